@@ -1,0 +1,1 @@
+"""Actors: episodes become token trees here. Nothing below this package imports torch."""

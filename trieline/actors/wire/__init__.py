@@ -1,0 +1,1 @@
+"""The wire: the trajectory tree, the messages, their codec, and every socket of Trieline."""

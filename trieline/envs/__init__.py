@@ -1,0 +1,1 @@
+"""Environments: programs with which an agent talks in text. Nothing here knows of tokens."""

@@ -1,0 +1,1 @@
+"""The learner: trees become tries, tries become gradients, gradients become weights."""
