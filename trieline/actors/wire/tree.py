@@ -92,7 +92,10 @@ class TrajectoryTree:
 
     def sequence_index(self, leaf: int) -> Int32:
         """Token positions of the sequence of `leaf`, root first. Indexes every token column."""
-        runs = [np.arange(*self.node_tokens(n).indices(self.num_tokens)) for n in self.path(int(self.leaf_nodes[leaf]))]
+        runs = [
+            np.arange(*self.node_tokens(n).indices(self.num_tokens))
+            for n in self.path(int(self.leaf_nodes[leaf]))
+        ]
         return np.concatenate(runs).astype(np.int32)
 
     def sequence_return(self, leaf: int) -> float:
@@ -106,7 +109,8 @@ class TrajectoryTree:
         """Raise TreeError, naming the first broken invariant with what was expected and what came."""
         n, t, b = self.num_nodes, self.num_tokens, self.num_leaves
         if n == 0 or b == 0:
-            raise TreeError(f"expected at least one node and one leaf, got {n} nodes and {b} leaves")
+            msg = f"expected at least one node and one leaf, got {n} nodes and {b} leaves"
+            raise TreeError(msg)
         _expect_column("parents", self.parents, np.int32, n)
         _expect_column("node_offsets", self.node_offsets, np.int32, n + 1)
         _expect_column("sampled", self.sampled, np.bool_, n)
@@ -120,33 +124,47 @@ class TrajectoryTree:
         _expect_count("fork_causes", self.fork_causes, n)
         _expect_count("leaf_causes", self.leaf_causes, b)
         if self.parents[0] != -1 or (self.parents[1:] < 0).any() or (self.parents >= np.arange(n)).any():
-            raise TreeError(f"expected parents[0] == -1 and 0 <= parents[n] < n after it, got {self.parents.tolist()[:16]}")
+            msg = f"expected parents[0] == -1 and 0 <= parents[n] < n after it, got {self.parents.tolist()[:16]}"
+            raise TreeError(msg)
         if self.node_offsets[0] != 0 or self.node_offsets[-1] != t or (np.diff(self.node_offsets) < 1).any():
-            raise TreeError(f"expected node_offsets to rise strictly from 0 to {t}, got {self.node_offsets.tolist()[:16]}")
+            msg = f"expected node_offsets rising from 0 to {t}, got {self.node_offsets.tolist()[:16]}"
+            raise TreeError(msg)
         if ((self.leaf_nodes < 0) | (self.leaf_nodes >= n)).any():
-            raise TreeError(f"expected leaf_nodes in [0, {n}), got {self.leaf_nodes.tolist()[:16]}")
+            msg = f"expected leaf_nodes in [0, {n}), got {self.leaf_nodes.tolist()[:16]}"
+            raise TreeError(msg)
         for name in ("rewards", "behavior_logprobs", "entropies"):
             if not np.isfinite(getattr(self, name)).all():
-                raise TreeError(f"expected finite {name}, got NaN or infinity")
+                msg = f"expected finite {name}, got NaN or infinity"
+                raise TreeError(msg)
         if (self.behavior_logprobs > 1e-4).any():
-            raise TreeError(f"expected behavior_logprobs <= 0, got {float(self.behavior_logprobs.max())}")
+            msg = f"expected behavior_logprobs <= 0, got {float(self.behavior_logprobs.max())}"
+            raise TreeError(msg)
         low, high = int(self.token_ids.min()), int(self.token_ids.max())
         if low < 0 or (vocab_size is not None and high >= vocab_size):
-            raise TreeError(f"expected token_ids in [0, {vocab_size or 'vocabulary size'}), got {low}..{high}")
+            msg = f"expected token_ids in [0, {vocab_size or 'vocabulary size'}), got {low}..{high}"
+            raise TreeError(msg)
         by_policy = np.repeat(self.sampled, np.diff(self.node_offsets))
         if (self.policy_versions[by_policy] < 0).any():
-            raise TreeError("expected policy_versions >= 0 on sampled tokens, got a negative one")
-        for name, values, known in (("fork_causes", self.fork_causes, FORK_CAUSES), ("leaf_causes", self.leaf_causes, (SCORED, *CAUSES))):
+            msg = "expected policy_versions >= 0 on sampled tokens, got a negative one"
+            raise TreeError(msg)
+        for name, values, known in (
+            ("fork_causes", self.fork_causes, FORK_CAUSES),
+            ("leaf_causes", self.leaf_causes, (SCORED, *CAUSES)),
+        ):
             unknown = set(values) - set(known)
             if unknown:
-                raise TreeError(f"expected {name} out of {known}, got {sorted(unknown)}")
+                msg = f"expected {name} out of {known}, got {sorted(unknown)}"
+                raise TreeError(msg)
 
 
 def _expect_column(name: str, column: npt.NDArray[np.generic], dtype: type[np.generic], length: int) -> None:
     if column.dtype != dtype or column.shape != (length,):
-        raise TreeError(f"expected {name} as {np.dtype(dtype).name}[{length}], got {column.dtype.name}{list(column.shape)}")
+        came = f"{column.dtype.name}{list(column.shape)}"
+        msg = f"expected {name} as {np.dtype(dtype).name}[{length}], got {came}"
+        raise TreeError(msg)
 
 
 def _expect_count(name: str, values: tuple[str, ...], count: int) -> None:
     if len(values) != count:
-        raise TreeError(f"expected {count} {name}, got {len(values)}")
+        msg = f"expected {count} {name}, got {len(values)}"
+        raise TreeError(msg)

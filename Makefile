@@ -1,0 +1,41 @@
+# Everything from a fresh clone. `make train` and `make test` make what they need.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+RECIPE ?= smollm2
+TRAIN_FLAGS ?=
+
+.PHONY: help install train tiny test check clean
+
+help:
+	@echo "make train   teach a real pretrained model code, math and games on this machine"
+	@echo "make tiny    the same loop with a model of 1 M parameters: minutes, no download"
+	@echo "make test    all tests, Docker and end-to-end ones included"
+	@echo "make check   ruff, formatting and the type checker"
+
+# Installed anew whenever the list of what is needed changes.
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[learner,test,dev]'
+	touch $@
+
+install: $(VENV)/installed
+
+train: install
+	./scripts/ensure_bubblewrap.sh
+	$(BIN)/trieline train --config $(RECIPE) $(TRAIN_FLAGS)
+
+tiny: install
+	$(BIN)/trieline train --config tiny $(TRAIN_FLAGS)
+
+test: install
+	./scripts/with_docker.sh $(BIN)/python -m pytest
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

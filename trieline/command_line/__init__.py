@@ -1,0 +1,46 @@
+"""The `trieline` command: one binary with verbs. Parses first; imports what is heavy when a verb runs."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from trieline import __version__
+from trieline.command_line import checks, environments, inspection, processes, training
+
+VERBS = (training, processes, environments, inspection, checks)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit status. An error that a user can cause is one line, not a traceback."""
+    options = build_parser().parse_args(arguments)
+    try:
+        status: int = options.run(options)
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        if not _is_users(error):
+            raise
+        sys.stderr.write(f"trieline {options.verb}: {error}\n")
+        return 2
+    return status
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All verbs, each with its own options; importing this loads nothing heavy."""
+    parser = argparse.ArgumentParser(
+        prog="trieline",
+        description="Reinforcement learning of language-model agents on tree-shaped trajectories.",
+    )
+    parser.add_argument("--version", action="version", version=f"trieline {__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for module in VERBS:
+        module.add_verbs(verbs)
+    return parser
+
+
+def _is_users(error: Exception) -> bool:
+    """Errors of our own families speak for themselves. By name: their packages may not be loaded."""
+    families = {"ConfigError", "ChildError", "WireError", "ActorError", "EnvError", "LearnerError"}
+    return any(
+        base.__name__ in families and base.__module__.startswith("trieline.") for base in type(error).__mro__
+    )

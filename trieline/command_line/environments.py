@@ -1,0 +1,83 @@
+"""`trieline envs list | check | play`: look at environments without a model."""
+
+import argparse
+import sys
+
+
+def add_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the verbs of this module to the command."""
+    envs = verbs.add_parser("envs", help="list, check and play environments")
+    actions = envs.add_subparsers(dest="action", required=True, metavar="ACTION")
+
+    listing = actions.add_parser("list", help="the environments that are registered here")
+    listing.add_argument("--json", action="store_true", help="machine-readable")
+    listing.set_defaults(run=_list)
+
+    check = actions.add_parser("check", help="hold an environment against the contract")
+    check.add_argument("id", help="a Gymnasium id; module:namespace/Name-v0 imports a module first")
+    check.set_defaults(run=_check)
+
+    play = actions.add_parser("play", help="be the agent yourself")
+    play.add_argument("id")
+    play.add_argument("--seed", type=int, default=0)
+    play.add_argument("--level", type=int, default=None)
+    play.add_argument("--solution", action="store_true", help="show what an expert would answer")
+    play.set_defaults(run=_play)
+
+
+def _list(options: argparse.Namespace) -> int:
+    import json
+
+    from trieline.envs import list_environments
+
+    rows = list_environments()
+    if options.json:
+        print(json.dumps(rows))
+        return 0
+    width = max(len(row["id"]) for row in rows)
+    for row in rows:
+        print(f"{row['id']:<{width}}  {row['description']}")
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    return check_one(options.id)
+
+
+def check_one(env_id: str) -> int:
+    """Print a line a check; 1 if one failed."""
+    from trieline.envs.check import check_environment
+
+    results = check_environment(env_id)
+    for result in results:
+        print(
+            f"{'OK  ' if result.passed else 'FAIL'}  {result.name}{'' if result.passed else ': ' + result.detail}"
+        )
+    return 0 if all(result.passed for result in results) else 1
+
+
+def _play(options: argparse.Namespace) -> int:
+    from trieline.envs import make_env
+
+    env = make_env(options.id)
+    try:
+        level = {} if options.level is None else {"options": {"level": options.level}}
+        observation, _ = env.reset(seed=options.seed, **level)
+        expert = iter(env.unwrapped.demonstrate()) if options.solution else iter(())
+        over = False
+        while not over:
+            print(observation)
+            hint = next(expert, None)
+            if hint is not None:
+                print(f"(an expert would answer: {hint!r})")
+            print("> ", end="", flush=True)
+            line = sys.stdin.readline()
+            if not line:
+                return 1
+            observation, reward, terminated, truncated, info = env.step(line.rstrip("\n"))
+            over = terminated or truncated
+        print(observation)
+        print(f"reward {reward:g}, {'terminated' if terminated else 'truncated'}; score: {info.get('score')}")
+    finally:
+        env.close()
+    return 0

@@ -1,0 +1,193 @@
+"""Composing a configuration: TOML files in order, then `--set a.b=c`, checked against the typed records.
+
+Each process has its own record beside its code; this page only puts them together. People write TOML; the
+resolved copy of a run is written to its folder.
+"""
+
+import difflib
+import tomllib
+from collections.abc import Iterable, Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+import msgspec
+import tomli_w
+
+from trieline.actors.config import ActorConfig
+from trieline.actors.wire.config import EnvConfig, LinksConfig, ModelConfig
+from trieline.learner.config import LearnerConfig
+from trieline.learner.policy_server.config import PolicyServerConfig
+
+
+class ConfigError(Exception):
+    """A configuration that can't be used. The message names the key, what was expected and what came."""
+
+
+class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What belongs to the whole run."""
+
+    name: str = "run"
+    """First part of the run folder's name."""
+    folder: str = "runs"
+    """Where run folders are made."""
+    seed: Annotated[int, msgspec.Meta(ge=0)] = 0
+    actors: Annotated[int, msgspec.Meta(ge=1, le=256)] = 1
+    """Actor programs that `trieline train` starts; each forks `actor.processes` workers."""
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything. Each process reads the same files and takes its part."""
+
+    model: ModelConfig
+    envs: list[EnvConfig]
+    run: RunConfig = RunConfig()
+    links: LinksConfig = LinksConfig()
+    actor: ActorConfig = ActorConfig()
+    policy_server: PolicyServerConfig = PolicyServerConfig()
+    learner: LearnerConfig = LearnerConfig()
+
+
+def recipe_names() -> list[str]:
+    """The recipes that ship with the package."""
+    return sorted(
+        p.name.removesuffix(".toml") for p in files("trieline.recipes").iterdir() if p.name.endswith(".toml")
+    )
+
+
+def load_config(sources: Iterable[str], settings: Iterable[str] = ()) -> Config:
+    """Merge recipes and TOML files, the later winning, then apply `a.b=c` settings.
+
+    Raises:
+        ConfigError: a file is missing or no TOML, a key is unknown, or a value is of the wrong type or range.
+    """
+    tree: dict[str, Any] = {}
+    for source in sources:
+        _merge(tree, _read(source))
+    for setting in settings:
+        _apply_setting(tree, setting)
+    return config_from_dict(tree)
+
+
+def config_from_dict(tree: Mapping[str, Any]) -> Config:
+    """Check a nested mapping against the records."""
+    _check_keys(tree, Config, "")
+    try:
+        config = msgspec.convert(tree, Config)
+    except msgspec.ValidationError as error:
+        raise ConfigError(_dotted(str(error))) from None
+    if not config.envs:
+        msg = "envs: expected at least one environment, got an empty list"
+        raise ConfigError(msg)
+    return config
+
+
+def config_to_dict(config: Config) -> dict[str, Any]:
+    """The resolved configuration as plain values, `None` left out (TOML has no null)."""
+    plain: dict[str, Any] = _without_none(msgspec.to_builtins(config))
+    return plain
+
+
+def write_config(config: Config, path: Path) -> None:
+    """Write the resolved configuration as TOML; `load_config([path])` gives it back."""
+    path.write_text(tomli_w.dumps(config_to_dict(config)))
+
+
+def _read(source: str) -> dict[str, Any]:
+    if source in recipe_names():
+        return tomllib.loads((files("trieline.recipes") / f"{source}.toml").read_text())
+    path = Path(source)
+    if not path.is_file():
+        near = difflib.get_close_matches(source, recipe_names(), 1)
+        hint = f" Did you mean the recipe {near[0]!r}?" if near else f" Recipes: {', '.join(recipe_names())}."
+        msg = f"expected a recipe or a TOML file, got {source!r}, which is neither.{hint}"
+        raise ConfigError(msg)
+    try:
+        return tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        msg = f"{source}: expected TOML, got: {error}"
+        raise ConfigError(msg) from None
+
+
+def _merge(tree: dict[str, Any], other: Mapping[str, Any]) -> None:
+    for key, value in other.items():
+        if isinstance(value, Mapping) and isinstance(tree.get(key), dict):
+            _merge(tree[key], value)
+        else:
+            tree[key] = value
+
+
+def _apply_setting(tree: dict[str, Any], setting: str) -> None:
+    path, equals, text = setting.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        msg = f"--set: expected section.key=value, got {setting!r}"
+        raise ConfigError(msg)
+    node: Any = tree
+    for depth, key in enumerate(keys[:-1]):
+        if isinstance(node, list):
+            node = _item(node, key, ".".join(keys[: depth + 1]))
+        else:
+            node = node.setdefault(key, {})
+        if not isinstance(node, dict | list):
+            msg = f"--set {path}: {'.'.join(keys[: depth + 1])} is a value, not a section"
+            raise ConfigError(msg)
+    if isinstance(node, list):
+        _item(node, keys[-1], path)
+        node[int(keys[-1])] = _value(text)
+    else:
+        node[keys[-1]] = _value(text)
+
+
+def _item(items: list[Any], key: str, path: str) -> Any:
+    if not key.isdigit() or int(key) >= len(items):
+        msg = f"--set {path}: expected an index from 0 to {len(items) - 1}, got {key!r}"
+        raise ConfigError(msg)
+    return items[int(key)]
+
+
+def _value(text: str) -> Any:
+    """A TOML value if it parses as one, else the bare text (so that quotes may be left out)."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _check_keys(tree: Mapping[str, Any], record: type[msgspec.Struct], prefix: str) -> None:
+    """Name an unknown key by its dotted path, with the closest known one."""
+    known = {field.name: field.type for field in msgspec.structs.fields(record)}
+    for key, value in tree.items():
+        if key not in known:
+            near = difflib.get_close_matches(key, known, 1, cutoff=0.5)
+            hint = (
+                f" Did you mean {prefix}{near[0]!s}?" if near else f" Known here: {', '.join(sorted(known))}."
+            )
+            msg = f"unknown key {prefix}{key}.{hint}"
+            raise ConfigError(msg)
+        for inner in _records_in(known[key]):
+            items = value if isinstance(value, list) else [value]
+            for index, item in enumerate(items):
+                if isinstance(item, Mapping):
+                    at = f"{prefix}{key}.{index}." if isinstance(value, list) else f"{prefix}{key}."
+                    _check_keys(item, inner, at)
+
+
+def _records_in(annotation: Any) -> list[type[msgspec.Struct]]:
+    if isinstance(annotation, type) and issubclass(annotation, msgspec.Struct):
+        return [annotation]
+    return [record for part in get_args(annotation) for record in _records_in(part)]
+
+
+def _dotted(message: str) -> str:
+    """msgspec writes `Expected `int`, got `str` - at `$.run.seed``; people know keys as run.seed."""
+    what, at, where = message.rpartition(" - at `$.")
+    return f"{where.rstrip('`')}: {what[:1].lower()}{what[1:]}" if at else message
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _without_none(v) for k, v in value.items() if v is not None}
+    if isinstance(value, list | tuple):
+        return [_without_none(v) for v in value]
+    return value

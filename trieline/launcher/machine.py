@@ -1,0 +1,50 @@
+"""What this machine is and has: the facts that a report of a problem, or a benchmark, needs."""
+
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    "trieline", "torch", "triton", "transformers", "tokenizers", "gymnasium", "numpy", "pyzmq", "msgspec",
+    "docker", "math-verify",
+)  # fmt: skip
+# The instruction sets that decide which precision is fast on a CPU.
+CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16", "sve")
+
+
+def describe_machine() -> dict[str, Any]:
+    """CPU, cores, memory and the versions of what matters. Imports no torch."""
+    return {
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "cpu": _cpu_field("model name") or platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "usable_cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "cpu_flags": [
+            flag
+            for flag in CPU_FLAGS
+            if flag in (_cpu_field("flags") or _cpu_field("Features") or "").split()
+        ],
+        "packages": {name: version for name in PACKAGES if (version := _version(name))},
+    }
+
+
+def _cpu_field(name: str) -> str | None:
+    cpuinfo = Path("/proc/cpuinfo")
+    if not cpuinfo.exists():
+        return None
+    for line in cpuinfo.read_text().splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == name:
+            return value.strip()
+    return None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

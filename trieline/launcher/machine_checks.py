@@ -1,0 +1,128 @@
+"""`trieline check`: is this machine ready for this configuration? OK, WARN or FAIL and the next step."""
+
+import importlib.util
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from trieline.config import Config
+
+# SmolLM2-135M in training: float32 master weights, two moments, gradients, activations, the server's copy.
+MEMORY_WANTED_GIB = 6.0
+DISK_WANTED_GIB = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of `trieline check`."""
+
+    verdict: Literal["OK", "WARN", "FAIL"]
+    subject: str
+    text: str
+    next_step: str = ""
+
+
+def check_machine(config: Config) -> Iterator[Finding]:
+    """Everything that can be known before a run starts, cheapest first."""
+    yield from _check_resources(config)
+    yield from _check_learner_packages()
+    yield from _check_sandboxes()
+    yield from _check_environments(config)
+    yield from _check_addresses(config)
+
+
+def _check_resources(config: Config) -> Iterator[Finding]:
+    cores = len(os.sched_getaffinity(0))
+    yield Finding(
+        "OK" if cores >= 2 else "WARN",
+        "cores",
+        f"{cores}",
+        "" if cores >= 2 else "expect half the speed of two cores",
+    )
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    enough = memory >= MEMORY_WANTED_GIB
+    yield Finding(
+        "OK" if enough else "WARN", "memory", f"{memory:.1f} GiB",
+        "" if enough else f"the default recipe wants {MEMORY_WANTED_GIB:.0f} GiB; use --config tiny",
+    )  # fmt: skip
+    runs = Path(config.run.folder)
+    at = next(p for p in (runs, *runs.resolve().parents) if p.exists())
+    free = shutil.disk_usage(at).free / 2**30
+    enough = free >= DISK_WANTED_GIB
+    yield Finding(
+        "OK" if enough else "WARN", "disk", f"{free:.0f} GiB free for {runs}",
+        "" if enough else "set run.folder to a place with more room, or learner.checkpoint_every higher",
+    )  # fmt: skip
+
+
+def _check_learner_packages() -> Iterator[Finding]:
+    missing = [
+        name for name in ("torch", "transformers", "safetensors") if importlib.util.find_spec(name) is None
+    ]
+    if missing:
+        yield Finding(
+            "FAIL",
+            "learner",
+            f"not installed: {', '.join(missing)}",
+            "pip install 'trieline[learner]' (an actor machine needs none of it)",
+        )
+        return
+    import torch
+
+    from trieline.learner.compute_dtype import choose_dtype
+
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    dtype = str(choose_dtype("auto")).removeprefix("torch.")
+    yield Finding("OK", "learner", f"torch {torch.__version__} on {device}, computes in {dtype}")
+
+
+def _check_sandboxes() -> Iterator[Finding]:
+    from trieline.envs.sandbox import available_backends
+
+    backends = available_backends()
+    for name, reason in backends.items():
+        yield Finding(
+            "OK" if reason is None else "WARN", f"sandbox {name}", "works" if reason is None else reason
+        )
+    if all(reason is not None for name, reason in backends.items() if name != "none"):
+        yield Finding(
+            "FAIL", "sandbox", "neither Docker nor bubblewrap works, so code environments can't run",
+            "as root: apt-get install bubblewrap; or train without code by leaving its [[envs]] entry out",
+        )  # fmt: skip
+
+
+def _check_environments(config: Config) -> Iterator[Finding]:
+    from trieline.envs import make_env
+    from trieline.envs.errors import EnvError
+
+    for env_config in config.envs:
+        try:
+            env = make_env(env_config.id, **env_config.kwargs)
+            observation, _ = env.reset(seed=0)
+            env.close()
+        except EnvError as error:
+            yield Finding("FAIL", env_config.id, str(error), "trieline envs list")
+        else:
+            yield Finding("OK", env_config.id, f"first task: {observation.strip().splitlines()[0][:60]!r}")
+
+
+def _check_addresses(config: Config) -> Iterator[Finding]:
+    for name in ("trajectories", "generate", "weights_announce", "weights_fetch"):
+        address = getattr(config.links, name)
+        if not address.startswith("tcp://"):
+            continue
+        host, _, port = address.removeprefix("tcp://").rpartition(":")
+        with socket.socket() as probe:
+            try:
+                probe.bind((host, int(port)))
+            except OSError as error:
+                yield Finding(
+                    "WARN", f"links.{name}", f"{address}: {error.strerror}",
+                    f"`trieline train` picks a free port itself; by hand: --set links.{name}=tcp://127.0.0.1:PORT",
+                )  # fmt: skip
+            else:
+                yield Finding("OK", f"links.{name}", f"{address} is free")

@@ -1,0 +1,108 @@
+"""A run folder: where everything about one run stands, by name.
+
+`config.toml`, `logs/<process>.log`, `metrics.jsonl`, `tensorboard/`, `checkpoints/step_N/`, `journal/`,
+`eval/`, `report.md`.
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trieline.config import Config, ConfigError, load_config, write_config
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """Paths of one run."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, config: Config) -> "RunFolder":
+        """Make a new folder named after the run and the moment, and write the resolved configuration."""
+        base = Path(config.run.folder) / f"{config.run.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+        path, attempt = base, 1
+        while path.exists():
+            attempt += 1
+            path = base.with_name(f"{base.name}-{attempt}")
+        path.mkdir(parents=True)
+        folder = cls(path.resolve())
+        folder.logs.mkdir()
+        write_config(config, folder.config)
+        return folder
+
+    @classmethod
+    def open(cls, path: str) -> "RunFolder":
+        """An existing run.
+
+        Raises:
+            ConfigError: there is no run at `path`.
+        """
+        folder = cls(Path(path).resolve())
+        if not folder.config.is_file():
+            msg = f"expected a run folder with a config.toml, got {path!r}, which has none"
+            raise ConfigError(msg)
+        folder.logs.mkdir(exist_ok=True)
+        return folder
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.toml"
+
+    @property
+    def logs(self) -> Path:
+        return self.path / "logs"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def journal(self) -> Path:
+        return self.path / "journal"
+
+    @property
+    def evaluations(self) -> Path:
+        return self.path / "eval"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.md"
+
+    def log(self, process: str) -> Path:
+        return self.logs / f"{process}.log"
+
+    def load_config(self) -> Config:
+        return load_config([str(self.config)])
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """All whole records of `metrics.jsonl`, in order."""
+        return list(_json_lines(self.metrics.read_text())) if self.metrics.exists() else []
+
+
+class MetricsTail:
+    """Reads records of a growing `metrics.jsonl` as they are completed."""
+
+    def __init__(self, path: Path, *, from_end: bool = False) -> None:
+        self._path = path
+        self._offset = path.stat().st_size if from_end and path.exists() else 0
+
+    def read(self) -> list[dict[str, Any]]:
+        """The records completed since the last call."""
+        if not self._path.exists():
+            return []
+        with self._path.open("rb") as file:
+            file.seek(self._offset)
+            data = file.read()
+        whole, newline, _ = data.rpartition(b"\n")
+        self._offset += len(whole) + len(newline)
+        return list(_json_lines(whole.decode()))
+
+
+def _json_lines(text: str) -> Iterator[dict[str, Any]]:
+    for line in text.splitlines():
+        if line.strip():
+            yield json.loads(line)

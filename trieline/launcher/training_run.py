@@ -1,0 +1,156 @@
+"""One training run on this machine: prepare, start the programs, watch, stop in order, write the report."""
+
+import logging
+import signal
+import subprocess
+import sys
+import threading
+import time
+from types import FrameType
+
+import msgspec
+from rich.console import Console
+
+from trieline.actors.wire.addresses import free_loopback_address
+from trieline.actors.wire.config import LinksConfig
+from trieline.config import Config, write_config
+from trieline.launcher.progress import Progress
+from trieline.launcher.run_folder import MetricsTail, RunFolder
+from trieline.launcher.supervisor import ChildError, ProcessSpec, Supervisor
+
+log = logging.getLogger(__name__)
+
+POLL_S = 0.25
+# The learner finishes or abandons its step and writes a checkpoint before it goes.
+STOP_LEARNER_S = 90.0
+# Actors are told by the learner that training is over; the policy server has nothing to save.
+STOP_OTHERS_S = 15.0
+
+
+def run_training(config: Config, *, folder: RunFolder | None, resume: bool) -> int:
+    """Run to the end, to a failure, or to Ctrl-C. Returns the exit status.
+
+    Raises:
+        ChildError: a program failed in a way that ends the run.
+    """
+    console = Console(stderr=False)
+    config = msgspec.structs.replace(config, links=_own_links(config.links))
+    prepare_model(config, console)
+    check_environments(config)
+    if folder is None:
+        folder = RunFolder.create(config)
+    else:
+        write_config(config, folder.config)  # with the addresses of this start
+    console.print(f"run folder: {folder.path}", highlight=False)
+    stopping = threading.Event()
+    previous = {s: signal.signal(s, _set_on_signal(stopping)) for s in (signal.SIGINT, signal.SIGTERM)}
+    supervisor = Supervisor(process_specs(config, folder, resume=resume))
+    try:
+        # The start stands inside the `try`, so that what did start is stopped when the rest does not.
+        supervisor.start()
+        finished = _watch(config, folder, supervisor, console, stopping)
+    finally:
+        supervisor.close(STOP_OTHERS_S)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    if not finished:
+        console.print(
+            f"stopped. Go on with: trieline train --resume {folder.path}", highlight=False, soft_wrap=True
+        )
+        return 130
+    from trieline.launcher.report import write_report
+
+    write_report(folder)
+    console.print(folder.report.read_text().split("<!-- details -->")[0], highlight=False, markup=False)
+    console.print(f"report: {folder.report}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def process_specs(config: Config, folder: RunFolder, *, resume: bool) -> list[ProcessSpec]:
+    """The programs of a run. Each reads the run's config and can be started by hand with these arguments."""
+    base = ("--config", str(folder.config))
+    resumed = ("--resume",) if resume else ()
+    learner = ProcessSpec(
+        name="learner",
+        arguments=("learner", *base, "--run", str(folder.path), *resumed),
+        log_file=folder.log("learner"),
+    )
+    server = ProcessSpec(
+        name="policy-server",
+        arguments=("policy-server", *base),
+        log_file=folder.log("policy-server"),
+        restart=True,
+    )
+    actors = [
+        ProcessSpec(
+            name=f"actor-{i}", arguments=("actor", *base), log_file=folder.log(f"actor-{i}"), restart=True
+        )
+        for i in range(config.run.actors)
+    ]
+    return [server, learner, *actors]
+
+
+def prepare_model(config: Config, console: Console) -> None:
+    """Fetch or build the model once, in a child, since that takes torch and the launcher has none.
+
+    Raises:
+        ChildError: the model can't be had; the message is the child's.
+    """
+    command = [sys.executable, "-m", "trieline", "model", config.model.path]
+    child = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=False)
+    if child.returncode != 0:
+        msg = f"could not prepare the model {config.model.path!r} (see above)"
+        raise ChildError(msg)
+    console.print(f"model: {child.stdout.decode().strip()}", highlight=False, soft_wrap=True)
+
+
+def check_environments(config: Config) -> None:
+    """Make and reset every environment once: a wrong id or a missing sandbox is said before the start.
+
+    Raises:
+        EnvError: an environment can't be made, or its sandbox can't be had.
+    """
+    from trieline.envs import make_env
+
+    for env_config in config.envs:
+        env = make_env(env_config.id, **env_config.kwargs)
+        try:
+            env.reset(seed=0)
+        finally:
+            env.close()
+
+
+def _watch(
+    config: Config, folder: RunFolder, supervisor: Supervisor, console: Console, stopping: threading.Event
+) -> bool:
+    """Show progress until the learner has ended. False: somebody asked to stop."""
+    tail = MetricsTail(folder.metrics, from_end=True)
+    title = f"{config.run.name}  {config.model.path}"
+    with Progress(title, steps=config.learner.steps, console=console) as progress:
+        while "learner" not in supervisor.check():
+            for record in tail.read():
+                progress.update(record)
+            if stopping.is_set():
+                progress.phase("stopping: the learner writes a checkpoint")
+                supervisor.terminate("learner")
+                supervisor.wait("learner", STOP_LEARNER_S)
+                return False
+            time.sleep(POLL_S)
+        for record in tail.read():
+            progress.update(record)
+    return True
+
+
+def _own_links(links: LinksConfig) -> LinksConfig:
+    """Free loopback addresses in place of the default ones, so that two runs on one machine don't collide."""
+    default = LinksConfig()
+    names = ("trajectories", "generate", "weights_announce", "weights_fetch")
+    free = {name: free_loopback_address() for name in names if getattr(links, name) == getattr(default, name)}
+    return msgspec.structs.replace(links, **free)
+
+
+def _set_on_signal(event: threading.Event) -> "signal._HANDLER":
+    def handle(number: int, frame: FrameType | None) -> None:
+        event.set()
+
+    return handle

@@ -1,0 +1,1 @@
+"""Recipes: complete configurations that ship with the package."""
