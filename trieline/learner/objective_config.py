@@ -1,0 +1,121 @@
+"""What the learner optimises: advantages, policy loss, terms and normalisation. Importable without torch.
+
+A setting that has no effect in the chosen combination is an error (`validate`), so that nobody tunes a number
+that nothing reads. A setting left at its default never is.
+"""
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from trieline.learner.errors import ObjectiveError
+
+Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
+NonNegative = Annotated[float, msgspec.Meta(ge=0)]
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+
+
+class ObjectiveConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The defaults are those that most of the field now shares: no KL, clip 0.2/0.28, no division by the
+    standard deviation, token mean, groups without variance skipped.
+    """
+
+    advantage: Literal["group", "vtrace", "tree"] = "group"
+    """`group`: return minus the mean return of the other sequences of the task. `vtrace`: V-trace on the
+    trie with a value head. `tree`: mean return under a branch minus that under its parent."""
+    scale_rewards: Literal["none", "group", "batch"] = "none"
+    """Divide `group` and `tree` advantages by the standard deviation of the returns of the task or batch."""
+    skip_zero_std: bool = True
+    """Leave tasks out whose returns are all equal: their `group` and `tree` advantages are zero."""
+
+    loss: Literal["vtrace_pg", "ppo_clip", "tis", "icepop", "sft"] = "ppo_clip"
+    """How a token's advantage becomes a loss. `sft` ignores advantages: likelihood of the sampled tokens."""
+    clip_low: Fraction = 0.2
+    clip_high: NonNegative = 0.28
+    """`ppo_clip` keeps the ratio pi/mu within [1 - clip_low, 1 + clip_high]."""
+    tis_cap: Positive = 2.0
+    """`tis` truncates the ratio pi/mu here."""
+    icepop_low: NonNegative = 0.5
+    icepop_high: Positive = 5.0
+    """`icepop` drops the tokens whose ratio pi/mu is outside these."""
+
+    gamma: Fraction = 1.0
+    lam: Fraction = 1.0
+    rho_bar: Positive = 1.0
+    c_bar: Positive = 1.0
+    """V-trace (advantage `vtrace`): discount, trace decay, clips of the target and of the trace."""
+    rho_pg_bar: Positive = 1.0
+    """Clip of the ratio pi/mu in the loss `vtrace_pg`."""
+    value_coef: Positive = 0.5
+    """Weight of the value loss (advantage `vtrace`)."""
+
+    entropy_scaling: Literal["off", "sequence", "token"] = "off"
+    """Multiply advantages by the recorded entropy over its mean, of the sequence or of the token."""
+    entropy_scale_min: NonNegative = 0.5
+    entropy_scale_max: Positive = 2.0
+    """Clips of that factor (s_min and s_max)."""
+
+    entropy_coef: NonNegative = 0.0
+    """Weight of the entropy bonus."""
+    kl_coef: NonNegative = 0.0
+    """Weight of the KL to the reference model. 0: no reference model is loaded."""
+    kl_estimator: Literal["k1", "k2", "k3"] = "k3"
+
+    norm: Literal["token", "rollout", "tree"] = "token"
+    """The loss is a mean over the sampled tokens of the whole batch, or over rollouts, or over trees, of
+    such a mean. Independent of how the batch is packed."""
+    temperature: Positive = 1.0
+    """The temperature at which the trees were sampled."""
+
+    @property
+    def needs_value_head(self) -> bool:
+        return self.advantage == "vtrace" and self.loss != "sft"
+
+    @property
+    def skips_equal_returns(self) -> bool:
+        """Whether tasks whose returns are all equal are left out of training."""
+        return self.skip_zero_std and self.advantage != "vtrace" and self.loss != "sft"
+
+    def validate(self) -> None:
+        """Raise ObjectiveError for limits that contradict each other and settings without effect."""
+        for low, high in (("entropy_scale_min", "entropy_scale_max"), ("icepop_low", "icepop_high")):
+            if getattr(self, low) > getattr(self, high):
+                msg = f"expected {low} <= {high}, got {getattr(self, low)} > {getattr(self, high)}"
+                raise ObjectiveError(msg)
+        trains_policy = self.loss != "sft"
+        vtrace = self.advantage == "vtrace"
+        self._expect_default(trains_policy, "with loss = 'sft'", "advantage", "entropy_scaling")
+        self._expect_default(
+            trains_policy and not vtrace, self._without_returns, "scale_rewards", "skip_zero_std"
+        )
+        self._expect_default(trains_policy and vtrace, "without advantage = 'vtrace'", *_VTRACE_SETTINGS)
+        self._expect_default(
+            self.entropy_scaling != "off", "with entropy_scaling = 'off'", *_SCALING_SETTINGS
+        )
+        self._expect_default(self.kl_coef > 0, "with kl_coef = 0", "kl_estimator")
+        for loss, settings in _LOSS_SETTINGS.items():
+            self._expect_default(self.loss == loss, f"with loss = '{self.loss}'", *settings)
+
+    @property
+    def _without_returns(self) -> str:
+        return "with loss = 'sft'" if self.loss == "sft" else "with advantage = 'vtrace'"
+
+    def _expect_default(self, used: bool, when: str, *settings: str) -> None:
+        if used:
+            return
+        for name in settings:
+            value, default = getattr(self, name), _DEFAULTS[name]
+            if value != default:
+                msg = f"objective.{name} = {value!r} has no effect {when}; remove it (default {default!r})"
+                raise ObjectiveError(msg)
+
+
+_DEFAULTS = {f.name: f.default for f in msgspec.structs.fields(ObjectiveConfig)}
+_VTRACE_SETTINGS = ("gamma", "lam", "rho_bar", "c_bar", "value_coef")
+_SCALING_SETTINGS = ("entropy_scale_min", "entropy_scale_max")
+_LOSS_SETTINGS = {
+    "ppo_clip": ("clip_low", "clip_high"),
+    "tis": ("tis_cap",),
+    "icepop": ("icepop_low", "icepop_high"),
+    "vtrace_pg": ("rho_pg_bar",),
+}
