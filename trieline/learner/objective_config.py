@@ -16,7 +16,9 @@ Positive = Annotated[float, msgspec.Meta(gt=0)]
 
 
 class ObjectiveConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The defaults are those that most of the field now shares: no KL, clip 0.2/0.28, no division by the
+    """What is optimised.
+
+    The defaults are those that most of the field now shares: no KL, clip 0.2/0.28, no division by the
     standard deviation, token mean, groups without variance skipped.
     """
 
@@ -82,23 +84,16 @@ class ObjectiveConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
             if getattr(self, low) > getattr(self, high):
                 msg = f"expected {low} <= {high}, got {getattr(self, low)} > {getattr(self, high)}"
                 raise ObjectiveError(msg)
-        trains_policy = self.loss != "sft"
-        vtrace = self.advantage == "vtrace"
-        self._expect_default(trains_policy, "with loss = 'sft'", "advantage", "entropy_scaling")
-        self._expect_default(
-            trains_policy and not vtrace, self._without_returns, "scale_rewards", "skip_zero_std"
-        )
-        self._expect_default(trains_policy and vtrace, "without advantage = 'vtrace'", *_VTRACE_SETTINGS)
-        self._expect_default(
-            self.entropy_scaling != "off", "with entropy_scaling = 'off'", *_SCALING_SETTINGS
-        )
+        sft, vtrace = self.loss == "sft", self.advantage == "vtrace"
+        returns_unused = "with loss = 'sft'" if sft else "with advantage = 'vtrace'"
+        self._expect_default(not sft, "with loss = 'sft'", "advantage", "entropy_scaling")
+        self._expect_default(not sft and not vtrace, returns_unused, "scale_rewards", "skip_zero_std")
+        self._expect_default(not sft and vtrace, "without advantage = 'vtrace'", *_VTRACE_SETTINGS)
+        scaled = self.entropy_scaling != "off"
+        self._expect_default(scaled, "with entropy_scaling = 'off'", *_SCALING_SETTINGS)
         self._expect_default(self.kl_coef > 0, "with kl_coef = 0", "kl_estimator")
         for loss, settings in _LOSS_SETTINGS.items():
             self._expect_default(self.loss == loss, f"with loss = '{self.loss}'", *settings)
-
-    @property
-    def _without_returns(self) -> str:
-        return "with loss = 'sft'" if self.loss == "sft" else "with advantage = 'vtrace'"
 
     def _expect_default(self, used: bool, when: str, *settings: str) -> None:
         if used:
