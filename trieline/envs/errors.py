@@ -1,9 +1,21 @@
-"""The errors of environments: one family, so that an actor can tell a broken episode from a low score."""
+"""The errors of the environments: one family, named by what failed."""
 
 
 class EnvError(Exception):
-    """An environment can't go on. The episode counts as broken, never as reward 0."""
+    """Anything about an environment that is not the agent's doing."""
+
+
+class UnknownEnvError(EnvError):
+    """No environment of that id, or its module can't be imported."""
+
+
+class TaskError(EnvError):
+    """A split, level, task id or reset option that the environment does not have."""
 
 
 class SandboxError(EnvError):
-    """The sandbox itself failed: not there, not answering, not clean. Never raised for what a program did."""
+    """The sandbox itself failed, never the program in it. The episode is broken, not lost."""
+
+
+class GraderError(EnvError):
+    """The grader itself failed, never the answer. The episode is broken, not lost."""
