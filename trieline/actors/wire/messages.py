@@ -47,13 +47,24 @@ class ActorHeartbeat(msgspec.Struct, frozen=True, kw_only=True, tag="actor_heart
 
     actor_id: Name
     running_episodes: Count = 0
-    open_assignments: list[Count] = []
+    open_assignments: Annotated[list[Count], msgspec.Meta(max_length=200_000)] = []
+    """Granted and not yet acknowledged. What is missing here for long was lost, and goes to others."""
+    capacity: Annotated[int, msgspec.Meta(ge=0, le=100_000)] = 0
+    """As in ActorHello, so that a learner that has just started learns it from any heartbeat."""
 
 
 class ActorGoodbye(msgspec.Struct, frozen=True, kw_only=True, tag="actor_goodbye"):
     """The actor stops; its open assignments can go to others."""
 
     actor_id: Name
+
+
+class AssignmentFailed(msgspec.Struct, frozen=True, kw_only=True, tag="assignment_failed"):
+    """No tree will ever come of this assignment, not even a broken one (it was too large to send, say)."""
+
+    actor_id: Name
+    assignment_id: Count
+    reason: Text
 
 
 class TreeDelivery(msgspec.Struct, frozen=True, kw_only=True, tag="tree"):
@@ -90,11 +101,15 @@ class Stop(msgspec.Struct, frozen=True, kw_only=True, tag="stop"):
     reason: Text
 
 
+ActorToLearner = ActorHello | ActorHeartbeat | ActorGoodbye | AssignmentFailed | TreeDelivery
+LearnerToActor = Grant | Acknowledge | Reject | Stop
+
+
 # ---- generate: actor (DEALER) to policy server (ROUTER) ----------------------------------------------------
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How to sample. Temperature 0 is greedy (log-probability and entropy are then those of temperature 1)."""
+    """How to sample. Temperature 0 is greedy; log-probability and entropy are then those of temperature 1."""
 
     max_tokens: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 64
     temperature: Annotated[float, msgspec.Meta(ge=0)] = 1.0
@@ -158,6 +173,10 @@ class ServerStatus(msgspec.Struct, frozen=True, kw_only=True, tag="server_status
     protocol: int = PROTOCOL_VERSION
 
 
+ActorToServer = GenerateRequest | StatusRequest
+ServerToActor = Completion | GenerateRefusal | ServerStatus
+
+
 # ---- weights: learner (PUB and ROUTER) to policy server (SUB and DEALER) -----------------------------------
 
 
@@ -170,6 +189,9 @@ class WeightsAnnouncement(msgspec.Struct, frozen=True, kw_only=True, tag="weight
     """Of the whole file."""
     path: Text
     """Where the file is on the learner's machine; read there if it is visible, fetched in chunks if not."""
+    publisher_start: Count = 0
+    """When the publisher started, nanoseconds since 1970. A later start wins whatever its version (a learner
+    may resume from an older checkpoint); within one, the higher version does."""
 
 
 class LatestRequest(msgspec.Struct, frozen=True, kw_only=True, tag="latest"):
@@ -202,3 +224,9 @@ class WeightsLoaded(msgspec.Struct, frozen=True, kw_only=True, tag="weights_load
     policy_version: Count
     seconds: float
     """From the announcement's arrival to the swap."""
+    publisher_start: Count = 0
+    """Of the announcement that brought the version; 0 if the server started with it."""
+
+
+ServerToLearner = LatestRequest | ChunkRequest | WeightsLoaded
+LearnerToServer = WeightsAnnouncement | Chunk

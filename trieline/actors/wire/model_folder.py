@@ -1,4 +1,4 @@
-"""Where a model's files are: a folder of the user's, a hub name, or one of the built-in models in the cache."""
+"""Where a model's files are: a folder of the user's, a hub name, or a built-in model in the cache."""
 
 import os
 from pathlib import Path

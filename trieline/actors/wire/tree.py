@@ -25,6 +25,9 @@ FORK_CAUSES = ("", "rollout", "branch", "token_mismatch", "compaction")
 """Why a node starts a branch of its own: not at all, another rollout of the task, a fork that the branching
 policy asked for, or two that nobody asked for and that are therefore counted."""
 
+ROUNDING = 1e-4
+"""How far (nats) a log-probability may be above 0, or an entropy below it, for rounding alone."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class TrajectoryTree:
@@ -124,37 +127,42 @@ class TrajectoryTree:
         _expect_count("fork_causes", self.fork_causes, n)
         _expect_count("leaf_causes", self.leaf_causes, b)
         if self.parents[0] != -1 or (self.parents[1:] < 0).any() or (self.parents >= np.arange(n)).any():
-            msg = f"expected parents[0] == -1 and 0 <= parents[n] < n after it, got {self.parents.tolist()[:16]}"
+            found = self.parents.tolist()[:16]
+            msg = f"expected parents[0] == -1 and 0 <= parents[n] < n after it, got {found}"
             raise TreeError(msg)
-        if self.node_offsets[0] != 0 or self.node_offsets[-1] != t or (np.diff(self.node_offsets) < 1).any():
-            msg = f"expected node_offsets rising from 0 to {t}, got {self.node_offsets.tolist()[:16]}"
+        # In int64: differences of int32 offsets wrap around, and then a fall can look like a rise.
+        offsets = self.node_offsets.astype(np.int64)
+        lengths = offsets[1:] - offsets[:-1]
+        if self.node_offsets[0] != 0 or self.node_offsets[-1] != t or (lengths < 1).any():
+            found = self.node_offsets.tolist()[:16]
+            msg = f"expected node_offsets to rise strictly from 0 to {t}, got {found}"
             raise TreeError(msg)
         if ((self.leaf_nodes < 0) | (self.leaf_nodes >= n)).any():
             msg = f"expected leaf_nodes in [0, {n}), got {self.leaf_nodes.tolist()[:16]}"
             raise TreeError(msg)
+        _expect_known("fork_causes", self.fork_causes, FORK_CAUSES)
+        _expect_known("leaf_causes", self.leaf_causes, (SCORED, *CAUSES))
+        self._validate_tokens(np.repeat(self.sampled, lengths), vocab_size)
+
+    def _validate_tokens(self, by_policy: Bool, vocab_size: int | None) -> None:
+        """`by_policy` [T] is True on sampled tokens."""
         for name in ("rewards", "behavior_logprobs", "entropies"):
             if not np.isfinite(getattr(self, name)).all():
                 msg = f"expected finite {name}, got NaN or infinity"
                 raise TreeError(msg)
-        if (self.behavior_logprobs > 1e-4).any():
-            msg = f"expected behavior_logprobs <= 0, got {float(self.behavior_logprobs.max())}"
+        if (highest := float(self.behavior_logprobs.max())) > ROUNDING:
+            msg = f"expected behavior_logprobs <= 0, got {highest}"
+            raise TreeError(msg)
+        if (lowest := float(self.entropies.min())) < -ROUNDING:
+            msg = f"expected entropies >= 0, got {lowest}"
             raise TreeError(msg)
         low, high = int(self.token_ids.min()), int(self.token_ids.max())
         if low < 0 or (vocab_size is not None and high >= vocab_size):
             msg = f"expected token_ids in [0, {vocab_size or 'vocabulary size'}), got {low}..{high}"
             raise TreeError(msg)
-        by_policy = np.repeat(self.sampled, np.diff(self.node_offsets))
-        if (self.policy_versions[by_policy] < 0).any():
-            msg = "expected policy_versions >= 0 on sampled tokens, got a negative one"
+        if ((self.policy_versions >= 0) != by_policy).any():
+            msg = "expected policy_versions >= 0 on sampled tokens and -1 on context, got the opposite"
             raise TreeError(msg)
-        for name, values, known in (
-            ("fork_causes", self.fork_causes, FORK_CAUSES),
-            ("leaf_causes", self.leaf_causes, (SCORED, *CAUSES)),
-        ):
-            unknown = set(values) - set(known)
-            if unknown:
-                msg = f"expected {name} out of {known}, got {sorted(unknown)}"
-                raise TreeError(msg)
 
 
 def _expect_column(name: str, column: npt.NDArray[np.generic], dtype: type[np.generic], length: int) -> None:
@@ -167,4 +175,10 @@ def _expect_column(name: str, column: npt.NDArray[np.generic], dtype: type[np.ge
 def _expect_count(name: str, values: tuple[str, ...], count: int) -> None:
     if len(values) != count:
         msg = f"expected {count} {name}, got {len(values)}"
+        raise TreeError(msg)
+
+
+def _expect_known(name: str, values: tuple[str, ...], known: tuple[str, ...]) -> None:
+    if unknown := set(values) - set(known):
+        msg = f"expected {name} out of {known}, got {sorted(unknown)[:8]}"
         raise TreeError(msg)
