@@ -50,9 +50,7 @@ def check_one(env_id: str) -> int:
 
     results = check_environment(env_id)
     for result in results:
-        print(
-            f"{'OK  ' if result.passed else 'FAIL'}  {result.name}{'' if result.passed else ': ' + result.detail}"
-        )
+        print("OK    " + result.name if result.passed else f"FAIL  {result.name}: {result.detail}")
     return 0 if all(result.passed for result in results) else 1
 
 

@@ -146,7 +146,8 @@ class Progress:
     def _line(self) -> str:
         state = self._state
         rewards = "  ".join(f"{env} {values[-1]:.2f}" for env, values in sorted(state.rewards.items()))
-        return f"[{self._elapsed()}] step {state.step}/{self._steps}  {rewards}  {self._rates()}  ETA {self._eta()}"
+        step = f"step {state.step}/{self._steps}"
+        return f"[{self._elapsed()}] {step}  {rewards}  {self._rates()}  ETA {self._eta()}"
 
     def _elapsed(self) -> str:
         return _clock(time.monotonic() - self._began)

@@ -65,7 +65,8 @@ class Supervisor:
                 )
                 self._spawn(spec)
             else:
-                msg = f"{spec.name} (pid {process.pid}) ended with {_exit_text(code)}; its log {spec.log_file} ends:\n{last_lines(spec.log_file)}"
+                ended_with = f"{spec.name} (pid {process.pid}) ended with {_exit_text(code)}"
+                msg = f"{ended_with}; its log {spec.log_file} ends:\n{last_lines(spec.log_file)}"
                 raise ChildError(msg)
         return ended
 

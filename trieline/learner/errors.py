@@ -15,3 +15,23 @@ class ModelRefusedError(LearnerError):
 
 class BatchError(LearnerError):
     """The trees of a batch can't be trained on by the chosen objective."""
+
+
+class ModelSourceError(LearnerError):
+    """`model.path` leads to no usable model. The message names what is missing."""
+
+
+class JournalError(LearnerError):
+    """The journal can't be read or written. The message names the segment and the offset."""
+
+
+class CheckpointError(LearnerError):
+    """A checkpoint is missing, unfinished, corrupt or of another model. The message names the file."""
+
+
+class ProbeError(LearnerError):
+    """Learner and policy server do not compute the same. Training on such data would be silently wrong."""
+
+
+class TrainingError(LearnerError):
+    """The run can't go on: no batch in time, too many steps without a finite gradient, the mismatch alarm."""

@@ -1,0 +1,74 @@
+"""A trajectory tree drawn in the terminal: who wrote what, what it earned, how sure the policy was."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from rich.text import Text
+from rich.tree import Tree
+
+from trieline.actors.wire.tree import SCORED, TrajectoryTree
+
+TEXT_WIDTH = 100
+
+
+def draw_tree(
+    tree: TrajectoryTree, *, decode: Callable[[Sequence[int]], str] | None, advantages: Sequence[float]
+) -> Tree:
+    """The whole tree.
+
+    Args:
+        tree: what to draw.
+        decode: token ids to text; None shows token ids.
+        advantages: [B] one a leaf, NaN where the leaf is broken.
+    """
+    returns = [tree.sequence_return(b) for b in tree.scored_leaves()]
+    mean = f"{np.mean(returns):.2f}" if returns else "–"
+    title = Text(f"{tree.env_id}  {tree.task_id}", style="bold")
+    title.append(
+        f"  level {tree.level}, {tree.num_leaves} sequences, {tree.num_tokens} tokens, mean return {mean}",
+        "dim",
+    )
+    drawn = {-1: Tree(title, guide_style="dim")}
+    leaves: dict[int, list[int]] = {}
+    for leaf, node in enumerate(tree.leaf_nodes.tolist()):
+        leaves.setdefault(node, []).append(leaf)
+    for node, parent in enumerate(tree.parents.tolist()):
+        label = _node_label(tree, node, decode)
+        for leaf in leaves.get(node, []):
+            label.append_text(_leaf_label(tree, leaf, advantages[leaf]))
+        drawn[node] = drawn[parent].add(label)
+    return drawn[-1]
+
+
+def _node_label(tree: TrajectoryTree, node: int, decode: Callable[[Sequence[int]], str] | None) -> Text:
+    run = tree.node_tokens(node)
+    ids = tree.token_ids[run].tolist()
+    sampled = bool(tree.sampled[node])
+    label = Text("policy " if sampled else "context ", style="cyan" if sampled else "dim")
+    facts = [f"{len(ids)} tokens"]
+    if sampled:
+        versions = tree.policy_versions[run]
+        low, high = int(versions.min()), int(versions.max())
+        facts.append(f"version {low}" if low == high else f"versions {low}–{high}")
+        facts.append(f"entropy {float(tree.entropies[run].mean()):.2f}")
+        facts.append(f"logprob {float(tree.behavior_logprobs[run].sum()):.2f}")
+    if tree.rewards[node] != 0:
+        facts.append(f"reward {float(tree.rewards[node]):+.2f}")
+    if tree.fork_causes[node]:
+        facts.append(tree.fork_causes[node])
+    label.append(f"[{', '.join(facts)}] ", style="dim")
+    text = (decode(ids) if decode else str(ids)).strip().replace("\n", "⏎")
+    # The end of a context says what was asked, the beginning of a reply what was answered.
+    shown = text[:TEXT_WIDTH] if sampled else text[-TEXT_WIDTH:]
+    label.append(shown, style="default" if sampled else "dim italic")
+    return label
+
+
+def _leaf_label(tree: TrajectoryTree, leaf: int, advantage: float) -> Text:
+    cause = tree.leaf_causes[leaf]
+    if cause != SCORED:
+        return Text(f"  ✗ broken: {cause}", style="yellow")
+    total = tree.sequence_return(leaf)
+    ending = "terminated" if tree.leaf_terminated[leaf] else "truncated"
+    style = "bold green" if advantage > 0 else "bold red" if advantage < 0 else "bold"
+    return Text(f"  ● return {total:.2f}, advantage {advantage:+.2f}, {ending}", style=style)
