@@ -1,0 +1,34 @@
+"""The errors of the actors: one family. What goes wrong in an episode is data (a broken leaf)."""
+
+
+class ActorError(Exception):
+    """Anything that keeps an actor from playing at all."""
+
+
+class ChatTemplateError(ActorError):
+    """A model folder has no usable tokenizer or chat template."""
+
+
+class EnvironmentSetupError(ActorError):
+    """An environment of the configuration can't be found or made."""
+
+
+class StuckEnvironmentsError(ActorError):
+    """Too many calls into environments never came back: only a new process gets rid of their threads."""
+
+
+class DemonstrationError(ActorError):
+    """An environment can't show how its task is solved."""
+
+
+class EnvFailure(Exception):
+    """One episode can't go on. `cause` is one of the tree's `CAUSES`."""
+
+    def __init__(self, *, cause: str, reason: str) -> None:
+        super().__init__(reason)
+        self.cause = cause
+        self.reason = reason
+
+
+class ForkUnsupportedError(Exception):
+    """The environment can't be copied in the middle of an episode."""
