@@ -1,0 +1,151 @@
+"""Settings of the learner process. Importable without torch.
+
+A setting that would have no effect in the chosen combination is an error (`validate`).
+"""
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from trieline.learner.errors import LearnerError
+from trieline.learner.objective_config import ObjectiveConfig
+
+Positive = Annotated[int, msgspec.Meta(gt=0)]
+Count = Annotated[int, msgspec.Meta(ge=0)]
+Seconds = Annotated[float, msgspec.Meta(gt=0)]
+Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Rate = Annotated[float, msgspec.Meta(gt=0)]
+
+
+class OptimizerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """AdamW on float32 master weights."""
+
+    lr: Rate = 1e-5
+    betas: tuple[Annotated[float, msgspec.Meta(ge=0, lt=1)], Annotated[float, msgspec.Meta(ge=0, lt=1)]] = (
+        0.9,
+        0.95,
+    )
+    eps: Rate = 1e-8
+    weight_decay: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    max_grad_norm: Rate = 1.0
+    """Gradients are scaled down to this norm, over all parameters."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """How the learning rate falls after the warm-up, to `final_lr_fraction` of it at the last step."""
+    warmup_steps: Count = 0
+    """Steps over which the learning rate rises to `lr`."""
+    final_lr_fraction: Fraction = 0.0
+    """For the schedules `linear` and `cosine`."""
+
+
+class WarmStartConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Supervised steps on demonstrations before the first step of reinforcement learning.
+
+    They end at a measured sampled success: a warm start by step count stops too early or too late.
+    """
+
+    target: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.35
+    """Ends when the mean over the environments of the sampled success has reached this."""
+    max_steps: Positive = 1000
+    """Reaching this without the target is an error."""
+    trees_per_step: Positive = 64
+    lr: Rate = 1e-3
+    """Higher than the rate of reinforcement learning, which collapses at it."""
+    evaluate_every: Positive = 25
+    """Steps between two measurements."""
+
+
+class LearnerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The learner process. Counts are trees, rollouts, tokens and steps as their names say."""
+
+    steps: Positive = 100
+    """Optimizer steps of the whole run, resumed parts included."""
+    max_minutes: Seconds | None = None
+    """Stop earlier, after this many minutes since this start of the process. None: no limit."""
+    trees_per_step: Positive = 8
+    group_size: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 8
+    """Rollouts of one task: the least number of sequences in a tree."""
+    max_tokens: Positive = 8192
+    """Unique tokens in one forward pass. Bounds the memory of a step, not its result."""
+    max_staleness: Count = 1
+    """Versions that a token may be behind the weights it trains. 0: acting and learning take turns."""
+    objective: ObjectiveConfig = ObjectiveConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    warm_start: WarmStartConfig | None = None
+
+    promotion_episodes: Positive = 64
+    """Newest rollouts of the hardest open level over which its mean reward is taken."""
+    hardest_level_share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.6
+    """Share of an environment's tasks from the hardest open level; the easier ones share the rest."""
+
+    checkpoint_every: Positive = 50
+    """Steps between two checkpoints. There is always one at the end."""
+    keep_checkpoints: Positive = 2
+    """The newest ones are kept."""
+    journal_segment_mb: Positive = 64
+    journal_fsync_s: Annotated[float, msgspec.Meta(ge=0)] = 1.0
+    """Accepted trees reach the disk at most this long after their acknowledgement (a crash of the process
+    loses none in any case). 0: before it."""
+    replay: str | None = None
+    """Train on this recorded journal folder, in its order, instead of on live actors."""
+
+    probe: bool = True
+    """Compare the policy server with the learner before the first step."""
+    max_mismatch_kl: Rate | None = None
+    """The run stops when `mismatch_kl/mean` of a step is above. None: 0.001 in float32, 0.05 in bfloat16."""
+    max_skipped_steps: Positive = 3
+    """Steps in a row that may be skipped because a loss or gradient is not finite."""
+
+    startup_timeout_s: Seconds = 300.0
+    """For the first policy server to load the weights."""
+    batch_timeout_s: Seconds = 600.0
+    """For the trees of one step."""
+    weights_timeout_s: Seconds = 60.0
+    """For every live policy server to load a version."""
+    threads: Positive | None = None
+    """Threads that compute. None: torch decides."""
+
+    def validate(self) -> None:
+        """Raise LearnerError for contradictions and for settings without effect."""
+        self.objective.validate()
+        if self.optimizer.schedule == "constant" and self.optimizer.final_lr_fraction:
+            _no_effect(
+                "optimizer.final_lr_fraction", self.optimizer.final_lr_fraction, "schedule = 'constant'"
+            )
+        if self.optimizer.warmup_steps >= self.steps:
+            msg = (
+                f"expected optimizer.warmup_steps < steps, got {self.optimizer.warmup_steps} of "
+                f"{self.steps} steps: the learning rate would never be reached"
+            )
+            raise LearnerError(msg)
+        if self.group_size == 1 and self.objective.advantage != "vtrace" and self.objective.loss != "sft":
+            msg = (
+                f"advantage {self.objective.advantage!r} compares rollouts of one task: "
+                "expected group_size >= 2, got 1"
+            )
+            raise LearnerError(msg)
+        if self.replay is not None:
+            self._validate_replay()
+
+    def _validate_replay(self) -> None:
+        for name in _LIVE_SETTINGS:
+            value = getattr(self, name)
+            if value != _DEFAULTS[name]:
+                _no_effect(name, value, "replay: nothing is sampled")
+
+
+def _no_effect(name: str, value: object, when: str) -> None:
+    msg = f"learner.{name} = {value!r} has no effect with {when}; remove it"
+    raise LearnerError(msg)
+
+
+_DEFAULTS = {field.name: field.default for field in msgspec.structs.fields(LearnerConfig)}
+_LIVE_SETTINGS = (
+    "warm_start",
+    "journal_segment_mb",
+    "journal_fsync_s",
+    "probe",
+    "startup_timeout_s",
+    "batch_timeout_s",
+    "weights_timeout_s",
+)
+"""Settings left out here are kept in a replay, so that the config of the recorded run can be replayed."""

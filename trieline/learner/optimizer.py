@@ -1,0 +1,169 @@
+"""AdamW on float32 master weights, over all parameters as one flat tensor.
+
+The parameters of the model become views of one buffer in the compute dtype, and so do their gradients, in
+float32: backward passes then add up without rounding to bfloat16 in between. A step is a handful of passes
+over long rows of memory instead of some for each of hundreds of tensors, and the weights can be published as
+the one run of bytes that they are.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from trieline.learner.config import OptimizerConfig
+from trieline.learner.errors import CheckpointError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Update:
+    """What one optimizer step did."""
+
+    applied: bool
+    """False: the gradient was not finite and nothing was changed."""
+    grad_norm: float
+    """Before clipping."""
+    lr: float
+
+
+class MasterOptimizer:
+    """Owns the parameters of one model: float32 masters, gradients, moments, and the compute copies."""
+
+    def __init__(
+        self,
+        named_parameters: Iterable[tuple[str, nn.Parameter]],
+        config: OptimizerConfig,
+        *,
+        total_steps: int,
+        compute_dtype: torch.dtype | None = None,
+    ) -> None:
+        """Take over the parameters, whose values become the masters.
+
+        Args:
+            named_parameters: each once (tied ones under one name). Their `.data` and `.grad` are replaced.
+            config: rates and clipping.
+            total_steps: at which the schedule ends.
+            compute_dtype: of the parameters from now on. None: float32, without copies.
+        """
+        named = list(named_parameters)
+        self.config = config
+        self.updates = 0
+        self._total_steps = total_steps
+        device = named[0][1].device
+        num_elements = sum(p.numel() for _, p in named)
+        self._master = torch.empty(num_elements, dtype=torch.float32, device=device)
+        self._compute = self._master
+        if compute_dtype not in (None, torch.float32):
+            self._compute = torch.empty(num_elements, dtype=compute_dtype, device=device)
+        self._grad = torch.zeros_like(self._master)
+        self._spans: dict[str, tuple[slice, torch.Size]] = {}
+        self._parameters = [p for _, p in named]
+        offset = 0
+        for name, parameter in named:
+            self._spans[name] = (slice(offset, offset + parameter.numel()), parameter.shape)
+            offset += parameter.numel()
+            self._take_over(parameter, *self._spans[name])
+        self._adamw = torch.optim.AdamW(
+            [self._master],
+            lr=config.lr,
+            betas=config.betas,
+            eps=config.eps,
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+
+    def _take_over(self, parameter: nn.Parameter, span: slice, shape: torch.Size) -> None:
+        self._master[span].view(shape).copy_(parameter.data)
+        if self._compute is not self._master:
+            self._compute[span].view(shape).copy_(parameter.data)
+        parameter.data = self._compute[span].view(shape)
+        # Without this, autograd would insist on gradients in the dtype of the parameter.
+        parameter.grad_dtype = torch.float32
+        parameter.grad = self._grad[span].view(shape)
+
+    def step(self, *, lr: float | None = None) -> Update:
+        """Clip the gradients, update, copy back, and zero the gradients. `lr` overrides the schedule."""
+        rate = learning_rate(self.config, self.updates, self._total_steps) if lr is None else lr
+        norm = float(torch.linalg.vector_norm(self._grad))
+        applied = math.isfinite(norm)
+        if applied:
+            self._apply(norm, rate)
+            self.updates += 1
+        self.zero_grad()
+        return Update(applied=applied, grad_norm=norm, lr=rate)
+
+    @torch.no_grad()
+    def _apply(self, norm: float, rate: float) -> None:
+        # As in torch.nn.utils.clip_grad_norm_.
+        scale = self.config.max_grad_norm / (norm + 1e-6)
+        if scale < 1:
+            self._grad.mul_(scale)
+        self._adamw.param_groups[0]["lr"] = rate
+        self._master.grad = self._grad
+        self._adamw.step()
+        self._master.grad = None
+        if self._compute is not self._master:
+            self._compute.copy_(self._master)
+
+    def zero_grad(self) -> None:
+        """Gradients stay the same memory, so that autograd adds into it."""
+        self._grad.zero_()
+        for parameter, (span, shape) in zip(self._parameters, self._spans.values(), strict=True):
+            if parameter.grad is None:
+                parameter.grad = self._grad[span].view(shape)
+
+    def masters(self) -> dict[str, torch.Tensor]:
+        """Float32 master weights by name, as views, in the order of the flat buffer."""
+        return {name: self._master[span].view(shape) for name, (span, shape) in self._spans.items()}
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """Weights in the compute dtype by name, as views, in the order of the flat buffer."""
+        return {name: self._compute[span].view(shape) for name, (span, shape) in self._spans.items()}
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Moments as flat tensors; the masters are the model's own and are saved with it."""
+        state = self._adamw.state.get(self._master, {})
+        moments = {
+            name: state.get(name, torch.zeros_like(self._master)) for name in ("exp_avg", "exp_avg_sq")
+        }
+        return {**moments, "updates": torch.tensor(self.updates, dtype=torch.int64)}
+
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Go on where `state_dict` was taken.
+
+        Raises:
+            CheckpointError: it is the state of another model.
+        """
+        for name in ("exp_avg", "exp_avg_sq"):
+            found = tuple(state[name].shape) if name in state else None
+            if found != tuple(self._master.shape):
+                msg = (
+                    f"expected {name} of {self._master.numel()} elements in the optimizer state, got {found}"
+                )
+                raise CheckpointError(msg)
+        self.updates = int(state["updates"])
+        if self.updates:
+            self._adamw.state[self._master] = {
+                "step": torch.tensor(float(self.updates), device=self._master.device),
+                "exp_avg": state["exp_avg"].to(self._master.device, torch.float32).clone(),
+                "exp_avg_sq": state["exp_avg_sq"].to(self._master.device, torch.float32).clone(),
+            }
+
+    def forget(self) -> None:
+        """Drop the moments and start the schedule anew, as after a warm start on another objective."""
+        self._adamw.state.clear()
+        self.updates = 0
+
+
+def learning_rate(config: OptimizerConfig, update: int, total_steps: int) -> float:
+    """The rate of update number `update` (from 0): linear warm-up, then the schedule."""
+    if update < config.warmup_steps:
+        return config.lr * (update + 1) / config.warmup_steps
+    if config.schedule == "constant":
+        return config.lr
+    span = max(1, total_steps - 1 - config.warmup_steps)
+    done = min(1.0, (update - config.warmup_steps) / span)
+    shape = 1 - done if config.schedule == "linear" else (1 + math.cos(math.pi * done)) / 2
+    return config.lr * (config.final_lr_fraction + (1 - config.final_lr_fraction) * shape)
