@@ -48,7 +48,9 @@ class Sandbox(Protocol):
 
     def start(self) -> None: ...
 
-    def exec(self, argv: Sequence[str], *, stdin: bytes = b"", wall_seconds: float | None = None) -> ExecResult:
+    def exec(
+        self, argv: Sequence[str], *, stdin: bytes = b"", wall_seconds: float | None = None
+    ) -> ExecResult:
         """Run one command to its end, or to the wall-clock limit. Leaves no process behind."""
 
     def read(self, path: str, *, max_bytes: int = 1024 * 1024) -> bytes: ...

@@ -1,0 +1,198 @@
+"""Sandboxes without a daemon: bubblewrap, which needs nothing but unprivileged user namespaces.
+
+There is no control group, so the bounds are made of other things than Docker's, and are looser:
+- memory: RLIMIT_DATA of `memory_bytes` for each process, and the keeper adds up all of them every 50 ms and
+  ends a program that is over. Between two looks, `pids` processes can in theory hold `pids * memory_bytes`.
+- the writable folder: a tmpfs of `disk_bytes`, on top of `memory_bytes`;
+- pids: RLIMIT_NPROC, which Linux counts per user namespace, that is per sandbox, from 5.14 on; before, only
+  the keeper looks at their number, when it looks at memory;
+- `cpus` is not enforced. The wall-clock limit is, by the end of the whole pid namespace.
+"""
+
+import logging
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+
+from trieline.envs.errors import SandboxError
+from trieline.envs.sandbox import bundle
+from trieline.envs.sandbox.base import SandboxLimits
+from trieline.envs.sandbox.channel import Channel, PipeChannel
+from trieline.envs.sandbox.exit_cleanup import close_at_exit
+from trieline.envs.sandbox.kept import KeptSandbox
+
+logger = logging.getLogger(__name__)
+
+INSTALL = "apt-get install -y bubblewrap"
+END_SECONDS = 10.0
+HOST_UID = 2_147_000_000
+"""What root turns into before it starts bubblewrap: a user that owns nothing, beyond the ranges that are
+handed out. Programs then own none of root's files, and RLIMIT_NPROC, which spares root, binds them."""
+NPROC_PER_NAMESPACE_SINCE = (5, 14)
+OLDEST_PYTHON = (3, 9)
+
+
+@cache
+def _kernel() -> tuple[int, int]:
+    major, minor = re.match(r"(\d+)\.(\d+)", platform.release()).groups()  # type: ignore[union-attr]
+    return int(major), int(minor)
+
+
+@cache
+def _spawner(_pid: int) -> ThreadPoolExecutor:
+    """One thread that lives as long as the process: --die-with-parent means the *thread* that started it."""
+    return ThreadPoolExecutor(1, thread_name_prefix="bubblewrap-spawner")
+
+
+@cache
+def interpreter() -> tuple[Path, Path | None]:
+    """A Python for the sandbox, and the folder to show there for it (None: it lies in /usr, shown anyway)."""
+    for path in (Path("/usr/bin/python3"), Path("/usr/local/bin/python3")):
+        if path.exists() and path.resolve().is_relative_to("/usr") and _version(path) >= OLDEST_PYTHON:
+            return path, None
+    prefix = Path(sys.base_prefix).resolve()
+    return prefix / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}", prefix
+
+
+def _version(python: Path) -> tuple[int, ...]:
+    code = "import sys; print(*sys.version_info[:2])"
+    try:
+        done = subprocess.run([python, "-I", "-S", "-c", code], capture_output=True, timeout=20, check=True)
+        return tuple(int(number) for number in done.stdout.split())
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return (0, 0)
+
+
+def _system_folders() -> list[str]:
+    """/usr, and the old names at the top as they are on this machine."""
+    arguments = ["--ro-bind", "/usr", "/usr"]
+    for name in ("/bin", "/sbin", "/lib", "/lib32", "/lib64"):
+        path = Path(name)
+        if path.is_symlink():
+            arguments += ["--symlink", str(path.readlink()), name]
+        elif path.is_dir():
+            arguments += ["--ro-bind", name, name]
+    for name in ("/etc/ld.so.cache", "/etc/alternatives"):
+        arguments += ["--ro-bind-try", name, name]
+    return arguments
+
+
+def command(
+    limits: SandboxLimits, keeper: Sequence[str], prefix_fd: int | None, prefix: Path | None
+) -> list[str]:
+    """The bubblewrap command line. The order matters: what is mounted later lies on top."""
+    arguments = [
+        "bwrap",
+        "--unshare-all",
+        "--unshare-user",
+        "--uid",
+        str(bundle.UID),
+        "--gid",
+        str(bundle.GID),
+    ]
+    arguments += ["--die-with-parent", "--new-session", "--as-pid-1", "--clearenv", "--hostname", "sandbox"]
+    arguments += _system_folders()
+    if prefix is not None:
+        arguments += ["--ro-bind-fd", str(prefix_fd), str(prefix)]
+    workdir = str(bundle.WORKDIR)
+    arguments += ["--proc", "/proc", "--dev", "/dev"]
+    arguments += ["--perms", "0700", "--size", str(limits.disk_bytes), "--tmpfs", workdir, "--chdir", workdir]
+    # Both are tmpfs without a bound that the sandboxed user owns.
+    arguments += ["--remount-ro", "/dev", "--remount-ro", "/"]
+    return [*arguments, "--", *keeper]
+
+
+class BubblewrapSandbox(KeptSandbox):
+    """A set of namespaces whose process 1 is the keeper."""
+
+    def __init__(self, limits: SandboxLimits) -> None:
+        super().__init__(limits)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __str__(self) -> str:
+        return f"bubblewrap sandbox {self._process.pid if self._process else '(not started)'}"
+
+    def _another(self) -> "BubblewrapSandbox":
+        return BubblewrapSandbox(self.limits)
+
+    def _keeper(self, python: Path) -> Sequence[str]:
+        limits = self.limits
+        rlimits = {"RLIMIT_DATA": limits.memory_bytes}
+        if _kernel() >= NPROC_PER_NAMESPACE_SINCE:
+            rlimits["RLIMIT_NPROC"] = limits.pids + 1
+        path = bundle.PATH if python.is_relative_to("/usr") else f"{python.parent}:{bundle.PATH}"
+        settings = bundle.settings(limits, rlimits=rlimits, watch_memory_bytes=limits.memory_bytes, path=path)
+        return bundle.keeper_argv(str(python), settings)
+
+    def _launch(self, deadline: float) -> Channel:
+        close_at_exit(self)
+        self._process = _spawner(os.getpid()).submit(self._spawn).result()
+        process = self._process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        channel = PipeChannel(
+            *(os.dup(pipe.fileno()) for pipe in (process.stdin, process.stdout, process.stderr))
+        )
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            pipe.close()
+        return channel
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        python, prefix = interpreter()
+        # Opened as root: the folder may lie where an unprivileged user can't walk to.
+        prefix_fd = None if prefix is None else os.open(prefix, os.O_PATH | os.O_CLOEXEC)
+        is_root = os.geteuid() == 0
+        try:
+            return subprocess.Popen(
+                command(self.limits, self._keeper(python), prefix_fd, prefix),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                cwd="/",
+                pass_fds=() if prefix_fd is None else (prefix_fd,),
+                user=HOST_UID if is_root else None,
+                group=HOST_UID if is_root else None,
+                extra_groups=[] if is_root else None,
+                bufsize=0,
+            )
+        except OSError as error:
+            msg = f"could not start bubblewrap: {error}"
+            raise SandboxError(msg) from error
+        finally:
+            if prefix_fd is not None:
+                os.close(prefix_fd)
+
+    def _destroy(self) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.kill()  # the namespace goes with it: --die-with-parent
+        try:
+            process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            logger.warning(
+                "bubblewrap (pid %d) did not end within %.0f s of SIGKILL", process.pid, END_SECONDS
+            )
+
+
+def reason_against() -> str | None:
+    """Why this backend can't be used, or None if it can. Tried out: a kernel may refuse user namespaces."""
+    if shutil.which("bwrap") is None:
+        return f"bubblewrap is not installed ({INSTALL})"
+    try:
+        with BubblewrapSandbox(SandboxLimits()) as sandbox:
+            done = sandbox.exec(["python3", "-I", "-S", "-c", "print(6 * 7)"])
+    except SandboxError as error:
+        return f"bubblewrap does not work here: {error}"
+    if done.stdout != b"42\n":
+        said = done.stderr[-300:]
+        return f"bubblewrap does not work here: expected 42, got exit code {done.exit_code}, {said!r}"
+    return None

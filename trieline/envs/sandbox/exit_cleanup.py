@@ -1,0 +1,48 @@
+"""Closes what is still open when a process ends: normally, by an exception or as a multiprocessing worker.
+
+A process that is killed closes nothing, but its keepers notice the hang-up and end their sandboxes.
+"""
+
+import atexit
+import logging
+import os
+import threading
+import weakref
+from multiprocessing import util
+from typing import Protocol
+
+logger = logging.getLogger(__name__)
+
+
+class Closeable(Protocol):
+    """Anything with an idempotent close."""
+
+    def close(self) -> None: ...
+
+
+_lock = threading.Lock()
+_open: weakref.WeakSet[Closeable] = weakref.WeakSet()
+_pid: int | None = None
+
+
+def close_at_exit(thing: Closeable) -> None:
+    """Close `thing` when this process ends, unless it is gone by then. Forks don't inherit the duty."""
+    global _open, _pid
+    with _lock:
+        if _pid != os.getpid():
+            _open, _pid = weakref.WeakSet(), os.getpid()
+            atexit.register(_close_all)
+            # Workers of multiprocessing end by os._exit, after these finalizers and without atexit.
+            util.Finalize(None, _close_all, exitpriority=100)
+        _open.add(thing)
+
+
+def _close_all() -> None:
+    if _pid != os.getpid():
+        return
+    while _open:
+        thing = _open.pop()
+        try:
+            thing.close()
+        except Exception:  # the end of the process: the others must be closed too
+            logger.exception("could not close %s at exit", thing)

@@ -1,0 +1,284 @@
+"""The keeper: the one trusted process of a sandbox. It starts programs and ends all that they leave behind.
+
+It is process 1 of its own pid namespace and, like the programs, has an unprivileged uid and no capability.
+Since the uid is the same, four things keep programs off it:
+- signals: from inside its namespace the kernel delivers none to process 1 that it has no handler for, not
+  even SIGKILL;
+- it is not "dumpable", so ptrace and the links and memory under /proc/1 are out of reach;
+- the syscall filter refuses limits and scheduling of other processes;
+- requests and replies run over pipes of its own, which no program inherits, and results are what it saw
+  itself: pipes that it made, exit codes from the kernel. Nothing that a program prints is ever parsed.
+What it sends is bounded, and when its owner hangs up it exits, which ends every process in the namespace.
+"""
+
+# ruff: noqa: PTH101, PTH123, PTH208
+# the keeper starts faster without pathlib
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import io
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+from trieline.envs.sandbox.inside import files, frames, programs, syscall_filter
+
+PR_SET_DUMPABLE = 4
+REQUESTS, REPLIES = 0, 1
+KILL_SECONDS = 5.0
+MAX_REQUEST_BODY = 1 << 30
+CHUNK = 1 << 20
+
+
+def harden() -> None:
+    """Put this process out of reach of those that it will start."""
+    if os.getpid() != 1:
+        # kill_everything() signals all processes it may: a disaster anywhere but in a namespace of its own.
+        msg = f"expected to be process 1 of a pid namespace, got {os.getpid()}"
+        raise RuntimeError(msg)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # without a handler the kernel drops it
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
+        msg = f"prctl(PR_SET_DUMPABLE): {os.strerror(ctypes.get_errno())}"
+        raise OSError(msg)
+    syscall_filter.install()
+    for name in ("RLIMIT_CORE", "RLIMIT_MEMLOCK", "RLIMIT_MSGQUEUE", "RLIMIT_RTPRIO"):
+        resource.setrlimit(getattr(resource, name, resource.RLIMIT_CORE), (0, 0))
+
+
+def others() -> list[int]:
+    """Processes in the sandbox besides this one."""
+    return [int(name) for name in os.listdir("/proc") if name.isdigit() and name != "1"]
+
+
+def send_kill(_pid: int = 0) -> None:
+    """SIGKILL to all other processes at once: no fork escapes it."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(-1, signal.SIGKILL)
+
+
+def kill_everything() -> None:
+    """End and reap all other processes."""
+    deadline = time.monotonic() + KILL_SECONDS
+    while True:
+        send_kill()
+        while _reap():
+            pass
+        if not others():
+            return
+        if time.monotonic() > deadline:
+            msg = f"processes {others()[:8]} survived SIGKILL for {KILL_SECONDS} s"
+            raise TimeoutError(msg)
+        time.sleep(0.0005)
+
+
+def _reap() -> bool:
+    try:
+        return os.waitpid(-1, os.WNOHANG)[0] != 0
+    except ChildProcessError:
+        return False
+
+
+def _give_up_first() -> None:
+    """In a new process: if memory runs out, the kernel is to end this one and not the keeper."""
+    ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)  # else /proc/self belongs to root
+    try:
+        with open("/proc/self/oom_score_adj", "w") as score:
+            score.write("1000")
+    except OSError:
+        pass  # the order of killing is a courtesy; the bounds hold without it
+
+
+def cgroup_oom_kills() -> int:
+    """Processes of this sandbox that the kernel ended for memory, by its control group (version 2 or 1)."""
+    for path in ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control"):
+        try:
+            with open(path) as counters:
+                return int(dict(line.split() for line in counters)["oom_kill"])
+        except (OSError, KeyError, ValueError):
+            continue
+    return 0
+
+
+def resident_bytes(share: bool) -> int:
+    """Of all programs. `share` divides shared pages among their users: exact, and ten times the work."""
+    total = 0
+    for pid in others():
+        try:
+            if share:
+                with open(f"/proc/{pid}/smaps_rollup") as rollup:
+                    total += sum(int(line.split()[1]) for line in rollup if line.startswith("Pss:")) * 1024
+            else:
+                with open(f"/proc/{pid}/statm") as statm:
+                    total += int(statm.read().split()[1]) * resource.getpagesize()
+        except (OSError, IndexError, ValueError):
+            continue  # it has just ended
+    return total
+
+
+def _read_exactly(count: int) -> bytes:
+    parts = []
+    while count:
+        part = os.read(REQUESTS, min(count, CHUNK))
+        if not part:
+            raise EOFError
+        parts.append(part)
+        count -= len(part)
+    return b"".join(parts)
+
+
+class Body(io.RawIOBase):
+    """The body of the request that is being answered, as a stream."""
+
+    def __init__(self, length: int) -> None:
+        self.left = length
+
+    def read(self, size: int = -1) -> bytes:
+        size = self.left if size < 0 else min(size, self.left)
+        self.left -= size
+        return _read_exactly(size)
+
+
+class Replies(io.RawIOBase):
+    """The stream of replies, for an archive to be written to."""
+
+    def write(self, data) -> int:  # type: ignore[no-untyped-def]  # the base class takes any buffer
+        _send(data)
+        return len(data)
+
+
+Reply = tuple[dict[str, Any] | None, bytes]
+"""Header and body; no header if the reply was sent already."""
+
+
+class Keeper:
+    """Answers requests, one at a time. `settings` come from the owner, see `bundle.Settings`."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.settings = settings
+        self.workdir: str = settings["workdir"]
+        self.clean_usage = self.usage()
+
+    def usage(self) -> tuple[int, int]:
+        """Blocks and files taken in the writable folder, deleted files that are still open included."""
+        stat = os.statvfs(self.workdir)
+        return stat.f_blocks - stat.f_bfree, stat.f_files - stat.f_ffree
+
+    def over_memory(self) -> bool:
+        """For sandboxes without a control group: do the programs hold more than they may, of anything?"""
+        limit: int = self.settings["watch_memory_bytes"]
+        if limit == 0:
+            return False
+        if self.usage()[1] > self.settings["max_files"] or len(others()) > self.settings["max_pids"]:
+            return True
+        return resident_bytes(share=False) > limit and resident_bytes(share=True) > limit
+
+    def exec(self, header: dict[str, Any], body: Body) -> Reply:
+        kills = cgroup_oom_kills()
+        order = programs.Order(
+            argv=header["argv"],
+            stdin=body.read(body.left),
+            workdir=self.workdir,
+            environment=self.settings["environment"],
+            wall_seconds=header["wall_seconds"],
+            output_bytes=self.settings["output_bytes"],
+            rlimits=self.settings["rlimits"],
+        )
+        outcome = programs.run(
+            order,
+            kill_all=send_kill,
+            reap_all=kill_everything,
+            before_exec=_give_up_first,
+            over_memory=self.over_memory,
+            owner_fd=REQUESTS,
+        )
+        reply = {
+            "exit_code": outcome.exit_code,
+            "stdout_bytes": len(outcome.stdout),
+            "timed_out": outcome.timed_out,
+            "oom": outcome.oom or cgroup_oom_kills() > kills,
+            "truncated": outcome.truncated,
+            "seconds": outcome.seconds,
+        }
+        return reply, outcome.stdout + outcome.stderr
+
+    def read(self, header: dict[str, Any], _body: Body) -> Reply:
+        return {}, files.read(self.workdir, header["path"], header["max_bytes"])
+
+    def write(self, header: dict[str, Any], body: Body) -> Reply:
+        files.write(self.workdir, header["path"], body.read(body.left))
+        return {}, b""
+
+    def archive(self, header: dict[str, Any], _body: Body) -> Reply:
+        """Sent as it is made: an archive in memory would count against the programs' limit."""
+        size = files.archive_size(self.workdir, header["max_bytes"])
+        _send(frames.pack({}, size))
+        files.archive(self.workdir, Replies())
+        return None, b""
+
+    def restore(self, _header: dict[str, Any], body: Body) -> Reply:
+        files.restore(self.workdir, body)
+        return {}, b""
+
+    def reset(self, _header: dict[str, Any], _body: Body) -> Reply:
+        """Back to the start, or a reply that says what is left."""
+        kill_everything()
+        os.chmod(self.workdir, 0o700)
+        files.wipe(self.workdir)
+        left = {"files": os.listdir(self.workdir)[:8], "processes": others()[:8], "usage": self.usage()}
+        clean = not left["files"] and not left["processes"] and self.usage() == self.clean_usage
+        return {"clean": clean, "left": left}, b""
+
+    def answer(self, header: dict[str, Any], body: Body) -> None:
+        """Act on one request and send the reply."""
+        act = {
+            "exec": self.exec,
+            "read": self.read,
+            "write": self.write,
+            "archive": self.archive,
+            "restore": self.restore,
+            "reset": self.reset,
+        }[header["op"]]
+        data = b""
+        try:
+            reply, data = act(header, body)
+        except (TimeoutError, subprocess.TimeoutExpired) as error:
+            reply = {"failed": str(error)}
+        except OSError as error:
+            reply = {"errno": error.errno or 0, "message": error.strerror or str(error)}
+        while body.read(CHUNK):
+            pass  # what a failed request left of its body is not the next request
+        if reply is not None:
+            _send(frames.pack(reply, len(data)))
+            _send(data)
+
+
+def _send(data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(REPLIES, view) :]
+
+
+def main(settings: dict[str, Any]) -> None:
+    """Say hello, then answer requests until the owner hangs up."""
+    harden()
+    keeper = Keeper(settings)
+    _send(frames.pack({"hello": os.getpid(), "uid": os.getuid(), "python": sys.version.split()[0]}))
+    try:
+        while True:
+            header, length = frames.unpack(_read_exactly, MAX_REQUEST_BODY)
+            keeper.answer(header, Body(length))
+    except (EOFError, BrokenPipeError, programs.OwnerGoneError):
+        os._exit(0)  # ends every process of the namespace
+
+
+def run_from_command_line() -> None:
+    """`bundle.keeper_argv` starts the keeper here, with the settings as the last argument."""
+    main(json.loads(sys.argv[-1]))

@@ -1,0 +1,209 @@
+"""One untrusted program from start to end: bounded in time, output and resources, and nothing left of it."""
+
+from __future__ import annotations
+
+import math
+import os
+import resource
+import select
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import IO
+
+READ_CHUNK = 64 * 1024
+# As shells report them.
+NOT_FOUND, NOT_EXECUTABLE = 127, 126
+WATCH_SECONDS = 0.05
+REAP_SECONDS = 5.0
+# More than the largest pipe (1 MiB) can need, page by page.
+MAX_READS_AFTER_END = 512
+
+
+class OwnerGoneError(Exception):
+    """The one who asked for the program closed the connection while it ran."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to run, and within which bounds."""
+
+    argv: list[str]
+    stdin: bytes
+    workdir: str
+    environment: dict[str, str]
+    wall_seconds: float
+    output_bytes: int
+    rlimits: dict[str, int]
+    """Names of `resource` constants, such as RLIMIT_FSIZE, and the bound (soft and hard)."""
+
+
+@dataclass
+class Outcome:
+    """What came of it."""
+
+    exit_code: int
+    stdout: bytes = b""
+    stderr: bytes = b""
+    timed_out: bool = False
+    oom: bool = False
+    truncated: bool = False
+    seconds: float = 0.0
+
+
+class _Capture:
+    """The first `limit` bytes of a stream; the rest is read and thrown away."""
+
+    def __init__(self, pipe: IO[bytes], limit: int) -> None:
+        self.pipe = pipe
+        self.fd = pipe.fileno()
+        self.limit = limit
+        self.data = bytearray()
+        self.truncated = False
+        os.set_blocking(self.fd, False)
+
+    def read_some(self) -> bool:
+        """False if nothing is there, for now or for good."""
+        try:
+            chunk = os.read(self.fd, READ_CHUNK)
+        except BlockingIOError:
+            return False
+        room = self.limit - len(self.data)
+        self.data += chunk[:room]
+        self.truncated = self.truncated or len(chunk) > room
+        return bool(chunk)
+
+
+class _Running:
+    """A program and the three pipes to it."""
+
+    def __init__(self, order: Order, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        self.process = process
+        self.stdin = process.stdin
+        self.unsent = memoryview(order.stdin)
+        self.captures = [_Capture(pipe, order.output_bytes) for pipe in (process.stdout, process.stderr)]
+        os.set_blocking(self.stdin.fileno(), False)
+        self.exited_fd = os.pidfd_open(process.pid)
+
+    def attend(self, deadline: float, tick: float, owner_fd: int | None) -> bool:
+        """Move bytes until the program ends (True), or `deadline` or `tick` seconds have come (False)."""
+        until = min(deadline, time.monotonic() + tick)
+        poll = select.poll()
+        poll.register(self.exited_fd, select.POLLIN)
+        if owner_fd is not None:
+            poll.register(owner_fd, 0)  # hang-ups are always reported
+        for capture in self.captures:
+            poll.register(capture.fd, select.POLLIN)
+        self._feed()
+        if self.unsent:
+            poll.register(self.stdin.fileno(), select.POLLOUT)
+        while (left := until - time.monotonic()) > 0:
+            ready = dict(poll.poll(math.ceil(left * 1000)))
+            if owner_fd is not None and owner_fd in ready:
+                raise OwnerGoneError
+            for capture in self.captures:
+                if capture.fd in ready and not capture.read_some() and ready[capture.fd] & select.POLLHUP:
+                    poll.unregister(capture.fd)
+            if not self.stdin.closed and self.stdin.fileno() in ready:
+                fd = self.stdin.fileno()
+                self._feed()
+                if not self.unsent:
+                    poll.unregister(fd)
+            if self.exited_fd in ready:
+                return True
+        return False
+
+    def _feed(self) -> None:
+        """Write what the pipe takes; close it after the last byte, or when the program no longer listens."""
+        try:
+            while self.unsent:
+                self.unsent = self.unsent[os.write(self.stdin.fileno(), self.unsent) :]
+        except BlockingIOError:
+            return
+        except BrokenPipeError:
+            self.unsent = self.unsent[:0]
+        self.stdin.close()
+
+    def close(self) -> None:
+        os.close(self.exited_fd)
+        self.stdin.close()
+        for capture in self.captures:
+            capture.pipe.close()
+
+
+def _start(order: Order, before_exec: Callable[[], None]) -> subprocess.Popen[bytes]:
+    def prepare() -> None:
+        before_exec()
+        for name, bound in order.rlimits.items():
+            limit = getattr(resource, name)
+            _, hard = resource.getrlimit(limit)
+            if hard != resource.RLIM_INFINITY:
+                bound = min(bound, hard)
+            resource.setrlimit(limit, (bound, bound))
+
+    return subprocess.Popen(
+        order.argv,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=order.workdir,
+        env=order.environment,
+        start_new_session=True,
+        preexec_fn=prepare,
+        bufsize=0,
+    )
+
+
+def run(
+    order: Order,
+    *,
+    kill_all: Callable[[int], None],
+    reap_all: Callable[[], None] = lambda: None,
+    before_exec: Callable[[], None] = lambda: None,
+    over_memory: Callable[[], bool] = lambda: False,
+    owner_fd: int | None = None,
+) -> Outcome:
+    """Run a program to its end or its wall-clock limit, and end whatever it left running.
+
+    `kill_all` gets the program's pid, which is also its session's, and kills all there may be; `reap_all` is
+    called once the program itself is reaped. `before_exec` runs in the new process. `over_memory`
+    is asked at every tick whether the programs hold too much. A hang-up of `owner_fd` raises OwnerGoneError.
+    """
+    started = time.monotonic()
+    deadline = started + order.wall_seconds
+    try:
+        process = _start(order, before_exec)
+    except (OSError, ValueError) as error:
+        missing = isinstance(error, FileNotFoundError)
+        text = f"{order.argv[0]}: {error}\n".encode(errors="replace")[: order.output_bytes]
+        return Outcome(exit_code=NOT_FOUND if missing else NOT_EXECUTABLE, stderr=text)
+    running = _Running(order, process)
+    try:
+        oom = False
+        while not (ended := running.attend(deadline, WATCH_SECONDS, owner_fd)):
+            oom = over_memory()
+            if oom or time.monotonic() >= deadline:
+                break
+        kill_all(process.pid)
+        code = process.wait(timeout=REAP_SECONDS)
+        reap_all()
+        for capture in running.captures:
+            for _ in range(MAX_READS_AFTER_END):
+                if not capture.read_some():
+                    break
+        stdout, stderr = running.captures
+        return Outcome(
+            exit_code=128 - code if code < 0 else code,
+            stdout=bytes(stdout.data),
+            stderr=bytes(stderr.data),
+            timed_out=not ended and not oom,
+            oom=oom,
+            truncated=stdout.truncated or stderr.truncated,
+            seconds=time.monotonic() - started,
+        )
+    finally:
+        running.close()

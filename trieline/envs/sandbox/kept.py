@@ -1,0 +1,267 @@
+"""A sandbox with a keeper in it: what Docker and bubblewrap share, which is all but how one is launched."""
+
+import abc
+import errno
+import logging
+import os
+import time
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+from typing import Any, Self
+
+from trieline.envs.errors import SandboxError
+from trieline.envs.sandbox import bundle
+from trieline.envs.sandbox.base import ExecResult, SandboxLimits
+from trieline.envs.sandbox.channel import Channel, ChannelClosedError, ChannelTimeoutError
+from trieline.envs.sandbox.inside import frames
+
+logger = logging.getLogger(__name__)
+
+START_SECONDS = 60.0
+FILE_SECONDS = 30.0
+"""For one read, write, archive, restore or reset, all bounded by `disk_bytes`."""
+KILL_SECONDS = 15.0
+"""What the keeper may need beyond the wall-clock limit of a program, to end and reap all processes."""
+MAX_COMMAND = 100_000
+ARCHIVE_OVERHEAD = 1024
+"""Bytes a file takes in an archive beyond its content."""
+
+
+class KeptSandbox(abc.ABC):
+    """One sandbox. Used by one thread at a time; belongs to the process that started it, not to its forks."""
+
+    def __init__(self, limits: SandboxLimits) -> None:
+        self.limits = limits
+        self._channel: Channel | None = None
+        self._pid = os.getpid()
+        self._pristine = True
+        """Nothing was run or written since the start or the last reset."""
+
+    @property
+    def workdir(self) -> PurePosixPath:
+        return bundle.WORKDIR
+
+    @abc.abstractmethod
+    def _launch(self, deadline: float) -> Channel:
+        """Start the keeper. Leaves nothing behind when it raises, whatever it raises."""
+
+    @abc.abstractmethod
+    def _destroy(self) -> None:
+        """End every process and free every resource of the last launch. Idempotent."""
+
+    def _ended_for_memory(self) -> bool:
+        """The keeper is gone: did the kernel end the sandbox because *its* memory ran out?"""
+        return False
+
+    @abc.abstractmethod
+    def _another(self) -> "KeptSandbox":
+        """A new sandbox of the same kind, not started."""
+
+    def __str__(self) -> str:
+        return type(self).__name__
+
+    def start(self) -> None:
+        """Start, if it is not running."""
+        if self._channel is not None:
+            return
+        deadline = time.monotonic() + START_SECONDS
+        self._pid = os.getpid()
+        try:
+            self._channel = self._launch(deadline)
+            hello, _ = self._receive(self._channel, deadline, max_body=0)
+            if hello.get("uid") in (0, None):
+                msg = f"{self}: expected an unprivileged user, got uid {hello.get('uid')}"
+                raise SandboxError(msg)
+        except ChannelClosedError as error:
+            self.close()
+            msg = f"{self}: the keeper ended while starting: {error}"
+            raise SandboxError(msg) from error
+        except ChannelTimeoutError as error:
+            self.close()
+            msg = f"{self}: waited {START_SECONDS:.0f} s for the keeper to start"
+            raise SandboxError(msg) from error
+        except BaseException:
+            self.close()
+            raise
+        self._pristine = True
+
+    def exec(
+        self, argv: Sequence[str], *, stdin: bytes = b"", wall_seconds: float | None = None
+    ) -> ExecResult:
+        wall = (
+            self.limits.wall_seconds if wall_seconds is None else min(wall_seconds, self.limits.wall_seconds)
+        )
+        if not argv or any("\0" in word for word in argv) or sum(map(len, argv)) > MAX_COMMAND:
+            got = str(list(argv))[:100]
+            msg = f"expected a command of 1 to {MAX_COMMAND} characters without NUL, got {got}"
+            raise ValueError(msg)
+        if len(stdin) > self.limits.disk_bytes:
+            msg = f"expected at most {self.limits.disk_bytes} bytes of stdin (disk_bytes), got {len(stdin)}"
+            raise ValueError(msg)
+        self._revive()
+        self._pristine = False
+        started = time.monotonic()
+        request = {"op": "exec", "argv": list(argv), "wall_seconds": wall}
+        try:
+            reply, output = self._ask(
+                request, stdin, seconds=wall + KILL_SECONDS, max_body=2 * self.limits.output_bytes
+            )
+        except ChannelClosedError as error:
+            return self._ended_by_program(time.monotonic() - started, error)
+        split = int(reply["stdout_bytes"])
+        return ExecResult(
+            exit_code=int(reply["exit_code"]),
+            stdout=output[:split],
+            stderr=output[split:],
+            timed_out=bool(reply["timed_out"]),
+            oom=bool(reply["oom"]),
+            truncated=bool(reply["truncated"]),
+            seconds=float(reply["seconds"]),
+        )
+
+    def _ended_by_program(self, seconds: float, error: ChannelClosedError) -> ExecResult:
+        """The program took the whole sandbox down. That is its result; the sandbox needs a reset."""
+        ended_for_memory = self._ended_for_memory()
+        self.close()
+        if not ended_for_memory:
+            msg = f"{self}: the keeper ended while a program ran: {error}"
+            raise SandboxError(msg) from error
+        return ExecResult(exit_code=137, stdout=b"", stderr=b"", oom=True, seconds=seconds)
+
+    def read(self, path: str, *, max_bytes: int = 1024 * 1024) -> bytes:
+        request = {"op": "read", "path": path, "max_bytes": max_bytes}
+        return self._ask_for_files(request, max_body=max_bytes, path=path)
+
+    def write(self, path: str, data: bytes) -> None:
+        if len(data) > self.limits.disk_bytes:
+            raise OSError(
+                errno.ENOSPC, f"{len(data)} bytes are over the limit of {self.limits.disk_bytes}", path
+            )
+        self._revive()
+        self._pristine = False
+        self._ask_for_files({"op": "write", "path": path}, data, path=path)
+
+    def snapshot(self) -> "ArchiveSnapshot":
+        """The writable folder as an archive in memory, bounded by `disk_bytes`: a tmpfs is in no image."""
+        return ArchiveSnapshot(
+            self,
+            self._ask_for_files(
+                {"op": "archive", "max_bytes": self._archive_bytes}, max_body=self._archive_bytes
+            ),
+        )
+
+    @property
+    def _archive_bytes(self) -> int:
+        return self.limits.disk_bytes + ARCHIVE_OVERHEAD * bundle.max_files(self.limits)
+
+    def restore(self, archive: bytes) -> None:
+        """Unpack what `snapshot` took. Only into a sandbox in which nothing ran."""
+        self._pristine = False
+        self._ask_for_files({"op": "restore"}, archive)
+
+    def reset(self) -> None:
+        """In place if that leaves it verifiably clean, else by a new sandbox in its place."""
+        if self._channel is not None and not self._pristine:
+            try:
+                reply, _ = self._ask({"op": "reset"}, seconds=FILE_SECONDS)
+                self._pristine = bool(reply.get("clean"))
+                if not self._pristine:
+                    logger.warning("%s: replaced, for a reset left %s", self, reply)
+            except (SandboxError, ChannelClosedError) as error:
+                logger.warning("%s: replaced, for it could not be reset: %s", self, error)
+        if self._channel is None or not self._pristine or self._channel.hung_up():
+            self.close()
+            self.start()
+
+    def close(self) -> None:
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            channel.close()
+        if self._pid == os.getpid():  # a fork has only copies of the connections
+            self._destroy()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _revive(self) -> None:
+        """A sandbox that died while idle and clean is simply started again."""
+        if self._pristine and self._channel is not None and self._channel.hung_up():
+            logger.warning("%s: had ended while idle, started again", self)
+            self.close()
+            self.start()
+
+    def _ask_for_files(
+        self, request: dict[str, Any], body: bytes = b"", *, max_body: int = 0, path: str = ""
+    ) -> bytes:
+        try:
+            reply, data = self._ask(request, body, seconds=FILE_SECONDS, max_body=max_body)
+        except ChannelClosedError as error:
+            self.close()
+            msg = f"{self}: the keeper ended during {request['op']!r}: {error}"
+            raise SandboxError(msg) from error
+        if "errno" in reply:
+            raise OSError(int(reply["errno"]), str(reply["message"]), path)
+        return data
+
+    def _ask(
+        self, request: dict[str, Any], body: bytes = b"", *, seconds: float, max_body: int = 0
+    ) -> tuple[dict[str, Any], bytes]:
+        if self._channel is None:
+            msg = f"{self}: is not running; reset() or start() it first"
+            raise SandboxError(msg)
+        deadline = time.monotonic() + seconds
+        frame = frames.pack(request, len(body))
+        try:
+            self._channel.send(frame, deadline)
+            self._channel.send(body, deadline)
+            reply, data = self._receive(self._channel, deadline, max_body)
+        except ChannelTimeoutError as error:
+            self.close()
+            msg = f"{self}: waited {seconds:.1f} s for the keeper to answer {request['op']!r}; ended it"
+            raise SandboxError(msg) from error
+        except ChannelClosedError:
+            raise
+        except BaseException:
+            self.close()  # the reply to this request must never be taken for that to the next
+            raise
+        if "failed" in reply:
+            self.close()
+            msg = f"{self}: {reply['failed']}"
+            raise SandboxError(msg)
+        return reply, data
+
+    def _receive(self, channel: Channel, deadline: float, max_body: int) -> tuple[dict[str, Any], bytes]:
+        try:
+            header, length = frames.unpack(lambda count: channel.receive(count, deadline), max_body)
+            return header, channel.receive(length, deadline)
+        except frames.FrameError as error:
+            msg = f"{self}: {error}"
+            raise SandboxError(msg) from error
+
+
+class ArchiveSnapshot:
+    """The files of a sandbox at one moment, as an opaque archive that is only ever unpacked in a sandbox."""
+
+    def __init__(self, origin: KeptSandbox, archive: bytes) -> None:
+        self._new_sandbox = origin._another
+        self._archive: bytes | None = archive
+
+    def start(self) -> KeptSandbox:
+        if self._archive is None:
+            msg = "expected an open snapshot, got one that was closed"
+            raise SandboxError(msg)
+        sandbox = self._new_sandbox()
+        sandbox.start()
+        try:
+            sandbox.restore(self._archive)
+        except BaseException:
+            sandbox.close()
+            raise
+        return sandbox
+
+    def close(self) -> None:
+        self._archive = None

@@ -1,0 +1,124 @@
+"""No sandbox at all, for those who ask for it by name: programs run as the user that runs Trieline.
+
+Only mishaps are bounded: time, output, memory of a process, size of a file. A program can read and write all
+that the user can, use the network, and leave processes behind by starting a new session.
+"""
+
+import logging
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+
+from trieline.envs.errors import SandboxError
+from trieline.envs.sandbox import bundle
+from trieline.envs.sandbox.base import ExecResult, SandboxLimits
+from trieline.envs.sandbox.exit_cleanup import close_at_exit
+from trieline.envs.sandbox.inside import files, programs
+
+logger = logging.getLogger(__name__)
+
+
+def _kill_session(pid: int) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+class UnprotectedSandbox:
+    """A temporary folder, and subprocesses in it."""
+
+    def __init__(self, limits: SandboxLimits) -> None:
+        self.limits = limits
+        self._folder: Path | None = None
+        self._pid = os.getpid()
+
+    @property
+    def workdir(self) -> PurePosixPath:
+        return PurePosixPath(self._running())
+
+    def _running(self) -> Path:
+        if self._folder is None:
+            msg = "the unprotected sandbox is not running; start() it first"
+            raise SandboxError(msg)
+        return self._folder
+
+    def start(self) -> None:
+        if self._folder is None:
+            self._pid = os.getpid()
+            self._folder = Path(tempfile.mkdtemp(prefix="trieline-unprotected-"))
+            close_at_exit(self)
+
+    def exec(
+        self, argv: Sequence[str], *, stdin: bytes = b"", wall_seconds: float | None = None
+    ) -> ExecResult:
+        limits = self.limits
+        workdir = str(self._running())
+        path = f"{Path(sys.executable).parent}:{bundle.PATH}"
+        order = programs.Order(
+            argv=list(argv),
+            stdin=stdin,
+            workdir=workdir,
+            environment={"PATH": path, "HOME": workdir, "TMPDIR": workdir, "LANG": "C.UTF-8"},
+            wall_seconds=limits.wall_seconds
+            if wall_seconds is None
+            else min(wall_seconds, limits.wall_seconds),
+            output_bytes=limits.output_bytes,
+            rlimits={
+                "RLIMIT_DATA": limits.memory_bytes,
+                "RLIMIT_FSIZE": limits.disk_bytes,
+                "RLIMIT_NOFILE": bundle.OPEN_FILES,
+                "RLIMIT_CORE": 0,
+            },
+        )
+        outcome = programs.run(order, kill_all=_kill_session)
+        return ExecResult(
+            exit_code=outcome.exit_code,
+            stdout=outcome.stdout,
+            stderr=outcome.stderr,
+            timed_out=outcome.timed_out,
+            oom=outcome.oom,
+            truncated=outcome.truncated,
+            seconds=outcome.seconds,
+        )
+
+    def read(self, path: str, *, max_bytes: int = 1024 * 1024) -> bytes:
+        return files.read(str(self._running()), path, max_bytes)
+
+    def write(self, path: str, data: bytes) -> None:
+        files.write(str(self._running()), path, data)
+
+    def snapshot(self) -> "CopiedFolder":
+        copy = Path(tempfile.mkdtemp(prefix="trieline-snapshot-"))
+        shutil.copytree(self._running(), copy, symlinks=True, dirs_exist_ok=True)
+        return CopiedFolder(copy, self.limits)
+
+    def reset(self) -> None:
+        self.start()
+        files.wipe(str(self._running()))
+
+    def close(self) -> None:
+        folder, self._folder = self._folder, None
+        if folder is not None and self._pid == os.getpid():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+class CopiedFolder:
+    """A copy of an unprotected sandbox's folder."""
+
+    def __init__(self, folder: Path, limits: SandboxLimits) -> None:
+        self._folder = folder
+        self._limits = limits
+        close_at_exit(self)
+
+    def start(self) -> UnprotectedSandbox:
+        sandbox = UnprotectedSandbox(self._limits)
+        sandbox.start()
+        shutil.copytree(self._folder, Path(sandbox.workdir), symlinks=True, dirs_exist_ok=True)
+        return sandbox
+
+    def close(self) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)
