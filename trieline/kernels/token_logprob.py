@@ -1,0 +1,193 @@
+"""Log-probabilities of tokens and entropies, from hidden states and the output weight, without all logits.
+
+With l[r] = hidden[r] @ weight.T / temperature and lse[r] = logsumexp(l[r]):
+
+    logprob[m] = l[row[m], target[m]] - lse[row[m]]
+    entropy[r] = lse[r] - sum_v p[r, v] l[r, v],   p[r] = softmax(l[r])
+    d/dl[r, v] = sum over m with row[m] = r of g_logprob[m] (1[v = target[m]] - p[r, v])
+                 - g_entropy[r] p[r, v] (l[r, v] - lse[r] + entropy[r])
+
+One row may have several targets (the children of a trie token). The product with the weight runs in the
+precision of its operands; the softmax in at least float32. `reference_token_logprob` is the specification.
+Shapes: R rows, M targets, D hidden size, V vocabulary.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+ROWS_PER_CHUNK = 64
+"""Rows whose softmax is worked on at once: the float32 copies then stay near the cache."""
+DEFAULT_LOGITS_BUDGET = 1 << 30
+"""Bytes of logits that the forward may keep for the backward, which computes the others again."""
+
+
+def token_logprob(
+    hidden: Tensor,
+    weight: Tensor,
+    rows: Tensor,
+    targets: Tensor,
+    *,
+    temperature: float = 1.0,
+    logits_budget: int = DEFAULT_LOGITS_BUDGET,
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities [M] of `targets` [M] at `rows` [M] of `hidden` [R, D], and entropies [R], in nats.
+
+    `weight` is [V, D]. Results are float32, or float64 for float64 operands; memory is O(budget + R + M).
+    """
+    logprobs, entropies = _TokenLogprob.apply(  # type: ignore[no-untyped-call]
+        hidden, weight, rows, targets, float(temperature), int(logits_budget)
+    )
+    return logprobs, entropies
+
+
+def reference_token_logprob(
+    hidden: Tensor, weight: Tensor, rows: Tensor, targets: Tensor, *, temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """The formula of this module with all logits at once. Same shapes as `token_logprob`."""
+    logits = functional.linear(hidden, weight)
+    logprobs = torch.log_softmax(logits.to(softmax_dtype(logits.dtype)) / temperature, dim=-1)
+    return logprobs[rows, targets], -(logprobs.exp() * logprobs).sum(-1)
+
+
+def logits_logprob(logits: Tensor, *, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Log-probabilities [R, V] of all tokens and entropies [R] from `logits` [R, V], as training sees them.
+
+    For a sampler: what it records then agrees with what `token_logprob` computes again.
+    """
+    scaled = logits.to(softmax_dtype(logits.dtype))
+    if temperature != 1.0:
+        scaled = scaled / temperature
+    logprobs = torch.log_softmax(scaled, dim=-1)
+    return logprobs, -(logprobs.exp() * logprobs).sum(-1)
+
+
+def softmax_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The precision of logarithms and sums over logits of `dtype`."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+class _TokenLogprob(torch.autograd.Function):
+    """Keeps logits, in their own precision, for as many rows as the budget allows."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        rows: Tensor,
+        targets: Tensor,
+        temperature: float,
+        logits_budget: int,
+    ) -> tuple[Tensor, Tensor]:
+        num_rows, num_targets = len(hidden), len(targets)
+        by_row = torch.argsort(rows, stable=True)
+        sorted_rows, sorted_targets = rows[by_row], targets[by_row]
+        dtype = softmax_dtype(hidden.dtype)
+        entropies = hidden.new_empty(num_rows, dtype=dtype)
+        normalisers = hidden.new_empty(num_rows, dtype=dtype)
+        sorted_logprobs = hidden.new_empty(num_targets, dtype=dtype)
+        needs_grad = any(ctx.needs_input_grad[:2])
+        kept: list[Tensor] = []
+        rows_per_group = max(1, logits_budget // (weight.shape[0] * hidden.element_size()))
+        for start in range(0, num_rows, rows_per_group):
+            group = slice(start, min(start + rows_per_group, num_rows))
+            logits = functional.linear(hidden[group], weight)
+            for lo in range(group.start, group.stop, ROWS_PER_CHUNK):
+                hi = min(lo + ROWS_PER_CHUNK, group.stop)
+                scaled = logits[lo - start : hi - start].to(dtype)
+                if temperature != 1.0:
+                    scaled = scaled / temperature
+                lse, entropy = _lse_and_entropy(scaled)
+                normalisers[lo:hi], entropies[lo:hi] = lse, entropy
+                first, last = torch.searchsorted(
+                    sorted_rows, torch.tensor([lo, hi], device=rows.device)
+                ).tolist()
+                chunk_rows = sorted_rows[first:last] - lo
+                chosen = scaled[chunk_rows, sorted_targets[first:last]]
+                sorted_logprobs[first:last] = chosen - lse[chunk_rows]
+            if needs_grad and start == 0:
+                kept.append(logits)
+        logprobs = torch.empty_like(sorted_logprobs)
+        logprobs[by_row] = sorted_logprobs
+        ctx.save_for_backward(hidden, weight, sorted_rows, sorted_targets, by_row, normalisers, entropies)
+        # Not among the saved tensors, because the backward overwrites it.
+        ctx.kept_logits = kept
+        ctx.temperature, ctx.rows_per_group = temperature, rows_per_group
+        return logprobs, entropies
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any, grad_logprobs: Tensor, grad_entropies: Tensor
+    ) -> tuple[Tensor, Tensor, None, None, None, None]:
+        hidden, weight, rows, targets, by_row, normalisers, entropies = ctx.saved_tensors
+        grad_logprobs = grad_logprobs[by_row]
+        grad_hidden, grad_weight = torch.empty_like(hidden), None
+        for start in range(0, len(hidden), ctx.rows_per_group):
+            stop = min(start + ctx.rows_per_group, len(hidden))
+            # A second backward through the same graph finds nothing kept, and computes the logits again.
+            logits = ctx.kept_logits.pop() if start == 0 and ctx.kept_logits else None
+            if logits is None:
+                logits = functional.linear(hidden[start:stop], weight)
+            for lo in range(start, stop, ROWS_PER_CHUNK):
+                hi = min(lo + ROWS_PER_CHUNK, stop)
+                first, last = torch.searchsorted(rows, torch.tensor([lo, hi], device=rows.device)).tolist()
+                _logits_gradient_(
+                    logits[lo - start : hi - start],
+                    rows[first:last] - lo,
+                    targets[first:last],
+                    normalisers[lo:hi],
+                    entropies[lo:hi],
+                    grad_logprobs[first:last],
+                    grad_entropies[lo:hi],
+                    ctx.temperature,
+                )
+            grad_hidden[start:stop] = logits @ weight
+            part = logits.T @ hidden[start:stop]
+            if stop - start == len(hidden):
+                grad_weight = part
+            elif grad_weight is None:
+                grad_weight = part.to(softmax_dtype(part.dtype))
+            else:
+                grad_weight += part
+        if grad_weight is None:
+            grad_weight = torch.zeros_like(weight)
+        return grad_hidden, grad_weight.to(weight.dtype), None, None, None, None
+
+
+def _lse_and_entropy(scaled: Tensor) -> tuple[Tensor, Tensor]:
+    lse = torch.logsumexp(scaled, dim=-1)
+    logprobs = scaled - lse[:, None]
+    return lse, -(logprobs.exp().mul_(logprobs)).sum(-1)
+
+
+def _logits_gradient_(
+    logits: Tensor,
+    rows: Tensor,
+    targets: Tensor,
+    normalisers: Tensor,
+    entropies: Tensor,
+    grad_logprobs: Tensor,
+    grad_entropies: Tensor,
+    temperature: float,
+) -> None:
+    """Overwrite `logits` [C, V] with the gradient of the loss with respect to them."""
+    grad_by_row = torch.zeros_like(normalisers).index_add_(0, rows, grad_logprobs)
+    logprobs = logits.to(normalisers.dtype)
+    if temperature != 1.0:
+        logprobs = logprobs / temperature
+    logprobs = logprobs - normalisers[:, None]
+    probs = logprobs.exp()
+    # p * (-sum_m g_logprob - g_entropy * (logprob + entropy))
+    grad = (
+        logprobs.add_(entropies[:, None])
+        .mul_(-grad_entropies[:, None])
+        .sub_(grad_by_row[:, None])
+        .mul_(probs)
+    )
+    grad.index_put_((rows, targets), grad_logprobs, accumulate=True)
+    logits.copy_(grad.div_(temperature) if temperature != 1.0 else grad)

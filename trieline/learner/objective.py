@@ -1,0 +1,138 @@
+"""The loss of one pack, on flat columns of its sampled tokens.
+
+Log-probabilities l, entropies H and values V come from one forward over the trie; `column_targets` gathers
+them along the sequences, and the backward of that gather adds up the branches:
+
+    dLoss/dl[i] = sum over the columns m of token i of dLoss_m/dl_m
+
+So everything below is written on sequences and knows nothing of the trie. With w_m the weights of the batch's
+normalisation, s_m the entropy-aware scale, A_m the advantage:
+
+    loss = sum_m w_m [ policy_loss_m(s_m A_m) + value_coef (V_m - vs_m)^2 / 2
+                       - entropy_coef H_m + kl_coef KL_m ]
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trieline.learner.batch import Pack
+from trieline.learner.losses.importance import icepop, tis
+from trieline.learner.losses.kl import kl_penalty
+from trieline.learner.losses.policy_loss import PolicyLoss, TokenColumns
+from trieline.learner.losses.ppo_clip import ppo_clip
+from trieline.learner.losses.sft import sft
+from trieline.learner.losses.vtrace_pg import vtrace_pg
+from trieline.learner.objective_config import ObjectiveConfig
+from trieline.learner.vtrace import vtrace_on_trie
+
+POLICY_LOSSES: dict[str, PolicyLoss] = {
+    "vtrace_pg": vtrace_pg,
+    "ppo_clip": ppo_clip,
+    "tis": tis,
+    "icepop": icepop,
+    "sft": sft,
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class PackOutputs:
+    """What the model says of a pack, with gradients."""
+
+    logprobs: Tensor
+    """[U] of the different sampled tokens."""
+    entropies: Tensor
+    """[R] of the distributions they were sampled from."""
+    values: Tensor | None
+    """[N] of every trie token as a state; None without a value head."""
+    reference_logprobs: Tensor | None
+    """[U] under the reference model, without gradient; None if there is none."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class PackLoss:
+    """The pack's share of the batch's loss, and its metrics."""
+
+    loss: Tensor
+    terms: dict[str, float]
+    """Shares of the terms, `loss/*`; they add up over packs."""
+    columns: dict[str, Tensor]
+    """[M] each, by the name of the metric that is their mean over all columns of the batch."""
+
+
+def pack_loss(pack: Pack, outputs: PackOutputs, config: ObjectiveConfig) -> PackLoss:
+    """The formula of this module."""
+    dtype = outputs.logprobs.dtype
+    weights = pack.weights.to(dtype)
+    logprobs = outputs.logprobs[pack.column_targets]
+    entropies = outputs.entropies[pack.target_rows[pack.column_targets]]
+    columns: dict[str, Tensor] = {"entropy/mean": entropies.detach()}
+
+    advantages = pack.advantages
+    terms = {}
+    if config.needs_value_head:
+        assert outputs.values is not None, "the objective needs a model with a value head"
+        vs, advantages, rho_clipped = _vtrace_columns(pack, outputs, config)
+        values = outputs.values[_states(pack)]
+        errors = values - vs.to(values.dtype)
+        terms["loss/value"] = config.value_coef * (weights.to(values.dtype) * errors.square() / 2).sum()
+        columns["vtrace/rho_clipped_fraction"] = rho_clipped
+        columns["value/mean"] = values.detach()
+        columns["value/squared_error"] = errors.detach().square()
+    advantages = (advantages * pack.scales).to(dtype)
+    policy = POLICY_LOSSES[config.loss](
+        TokenColumns(
+            logprobs=logprobs, behavior_logprobs=pack.behavior_logprobs.to(dtype), advantages=advantages
+        ),
+        config,
+    )
+    terms["loss/policy"] = (weights * policy.losses).sum()
+    columns |= policy.metrics
+    if config.loss != "sft":
+        columns["advantage/mean"] = advantages
+        columns["advantage/mean_abs"] = advantages.abs()
+    if config.entropy_coef > 0:
+        terms["loss/entropy"] = -config.entropy_coef * (weights * entropies).sum()
+    if config.kl_coef > 0:
+        assert outputs.reference_logprobs is not None, "kl_coef > 0 needs a reference model"
+        reference = outputs.reference_logprobs.to(dtype)[pack.column_targets]
+        kl = kl_penalty(logprobs, reference, config.kl_estimator)
+        terms["loss/kl"] = config.kl_coef * (weights * kl).sum()
+        columns["kl/mean"] = kl.detach()
+    loss = torch.stack([term.to(dtype) for term in terms.values()]).sum()
+    shares = {name: float(term.detach()) for name, term in terms.items()}
+    return PackLoss(loss=loss, terms=shares | {"loss/total": float(loss.detach())}, columns=columns)
+
+
+def _states(pack: Pack) -> Tensor:
+    """[M] the trie token that ends the state in which each column's token was sampled."""
+    return pack.rows[pack.target_rows[pack.column_targets]]
+
+
+def _vtrace_columns(
+    pack: Pack, outputs: PackOutputs, config: ObjectiveConfig
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Columns [M] of value targets, advantages and whether rho was clipped. No gradient."""
+    assert outputs.values is not None
+    values = outputs.values.detach().double().cpu().numpy()
+    logprobs = np.zeros(pack.trie.num_tokens)
+    logprobs[pack.target_tokens.numpy()] = outputs.logprobs.detach().double().cpu().numpy()
+    num_columns = len(pack.weights)
+    vs, advantages, rho_clipped = (np.zeros(num_columns), np.zeros(num_columns), np.zeros(num_columns, bool))
+    for trace in pack.traces:
+        returns = vtrace_on_trie(
+            trace.episodes,
+            values[trace.tokens],
+            logprobs[trace.tokens],
+            gamma=config.gamma,
+            lam=config.lam,
+            rho_bar=config.rho_bar,
+            c_bar=config.c_bar,
+        )
+        states = trace.episodes.trie.predecessor[trace.column_tokens]
+        vs[trace.columns] = returns.vs[states]
+        advantages[trace.columns] = returns.pg_advantages[trace.column_does, trace.column_tokens]
+        rho_clipped[trace.columns] = returns.rho_clipped[trace.column_tokens]
+    return torch.from_numpy(vs), torch.from_numpy(advantages), torch.from_numpy(rho_clipped)

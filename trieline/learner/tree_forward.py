@@ -1,0 +1,218 @@
+"""A Hugging Face decoder run on tries: one forward over a forest's preorder, exact for every path.
+
+The attention of all layers goes through transformers' attention interface under the name `ATTENTION_NAME`;
+the plan of the pack travels as a keyword argument. Positions are depths. A model whose layers let a token
+see anything but its own path is refused by name (`refuse_unsupported`), not silently trained wrong.
+"""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AttentionInterface, AutoModelForCausalLM
+
+from trieline.actors.wire.tree import Int32
+from trieline.kernels.token_logprob import DEFAULT_LOGITS_BUDGET, token_logprob
+from trieline.kernels.tree_attention import TreeAttentionPlan, plan_tree_attention, tree_attention
+from trieline.learner.errors import ModelRefusedError
+from trieline.learner.trie import Trie, build_trie
+from trieline.learner.value_head import ValueHead
+
+logger = logging.getLogger(__name__)
+
+ATTENTION_NAME = "trieline_tree"
+
+_WITHOUT_EFFECT = {"position_ids", "use_cache", "is_causal", "cache_position", "output_attentions"}
+"""Keywords of the attention interface that don't change what a tree's token sees."""
+
+
+class TreeContext:
+    """The plan of one forward pass, and how many layers have used it."""
+
+    def __init__(self, plan: TreeAttentionPlan) -> None:
+        self.plan = plan
+        self.layers = 0
+
+
+def attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    tree_context: TreeContext | None = None,
+    **others: Any,
+) -> tuple[Tensor, None]:
+    """`tree_attention` in the form that transformers calls: query [1, H, T, D] to [1, T, H, D]."""
+    if tree_context is None:
+        msg = f"{type(module).__name__} dropped the keyword tree_context on its way to the attention"
+        raise ModelRefusedError(msg)
+    unsupported = {name: v for name, v in others.items() if name not in _WITHOUT_EFFECT and v is not None}
+    if attention_mask is not None:
+        unsupported["attention_mask"] = "a tensor"
+    if dropout:
+        unsupported["dropout"] = dropout
+    if unsupported:
+        listed = ", ".join(f"{name} ({_short(v)})" for name, v in sorted(unsupported.items()))
+        msg = f"{type(module).__name__} asks its attention for {listed}, which is not exact on tries"
+        raise ModelRefusedError(msg)
+    tree_context.layers += 1
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    return tree_attention(query, key, value, tree_context.plan, scale=scale), None
+
+
+AttentionInterface.register(ATTENTION_NAME, attend)
+
+
+class TreeModel(nn.Module):
+    """A decoder, and the value head if the objective needs one.
+
+    Parameters below float32 get float32 gradients, so that packs and branches add up in float32.
+    """
+
+    def __init__(self, hf_model: Any, value_head: ValueHead | None = None) -> None:
+        super().__init__()
+        refuse_unsupported(hf_model)
+        hf_model.set_attn_implementation(ATTENTION_NAME)
+        # No dropout: the gradient is that of the policy which sampled.
+        self.hf_model = hf_model.eval()
+        self.value_head = value_head
+        for parameter in self.parameters():
+            if parameter.dtype in (torch.bfloat16, torch.float16):
+                parameter.grad_dtype = torch.float32
+        refuse_inexact(self)
+
+    @property
+    def name(self) -> str:
+        return model_name(self.hf_model)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        dtype: torch.dtype = self.output_weight.dtype
+        return dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.output_weight.device
+
+    @property
+    def output_weight(self) -> Tensor:
+        """[V, D]; often the embedding itself."""
+        weight: Tensor = self.hf_model.get_output_embeddings().weight
+        return weight
+
+    def hidden_states(self, trie: Trie) -> Tensor:
+        """[N, D] of every token of `trie`, after the last norm."""
+        ids, positions, context = self._inputs(trie)
+        output = self.hf_model.base_model(
+            input_ids=ids, position_ids=positions, use_cache=False, tree_context=context
+        )
+        self._expect_all_layers(context)
+        hidden: Tensor = output.last_hidden_state
+        return hidden[0]
+
+    def logprobs(
+        self, hidden: Tensor, target_rows: Tensor, target_ids: Tensor, *, temperature: float
+    ) -> tuple[Tensor, Tensor]:
+        """Log-probabilities [U] of the targets and entropies [R], from `hidden` [R, D]."""
+        return token_logprob(
+            hidden,
+            self.output_weight,
+            target_rows.to(self.device),
+            target_ids.to(self.device),
+            temperature=temperature,
+            logits_budget=DEFAULT_LOGITS_BUDGET,
+        )
+
+    def _inputs(self, trie: Trie) -> tuple[Tensor, Tensor, TreeContext]:
+        ids, positions = (
+            torch.from_numpy(column.astype(np.int64))[None].to(self.device)
+            for column in (trie.token_ids, trie.position)
+        )
+        subtree_end = torch.from_numpy(trie.subtree_end).to(self.device)
+        return ids, positions, TreeContext(plan_tree_attention(subtree_end, dtype=self.dtype))
+
+    def _expect_all_layers(self, context: TreeContext) -> None:
+        expected = self.hf_model.config.get_text_config().num_hidden_layers
+        if context.layers != expected:
+            msg = f"{self.name}: expected tree attention in {expected} layers, got it in {context.layers}"
+            raise ModelRefusedError(msg)
+
+
+def load_tree_model(folder: Path, dtype: torch.dtype, with_value_head: bool) -> TreeModel:
+    """Load a Hugging Face folder. Raises ModelRefusedError if it can't be trained exactly on tries."""
+    hf_model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
+    hidden_size = hf_model.config.get_text_config().hidden_size
+    return TreeModel(hf_model, ValueHead(hidden_size, dtype=dtype) if with_value_head else None)
+
+
+def model_name(hf_model: Any) -> str:
+    """How messages call a model."""
+    path = getattr(hf_model.config, "_name_or_path", "")
+    return f"{type(hf_model).__name__} {path}".strip()
+
+
+def refuse_unsupported(hf_model: Any) -> None:
+    """Raise ModelRefusedError for what the configuration says is not exact on tries."""
+    name, config = model_name(hf_model), hf_model.config.get_text_config()
+    reason = None
+    layer_types = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
+    window = getattr(config, "sliding_window", None)
+    if not getattr(hf_model, "_supports_attention_backend", False):
+        reason = "its attention can't be replaced (no attention backend support)"
+    elif getattr(hf_model.config, "is_encoder_decoder", False):
+        reason = "it is an encoder-decoder"
+    elif layer_types:
+        reason = f"it has layers of type {', '.join(sorted(layer_types))}; only full_attention is exact"
+    elif (
+        window is not None
+        and getattr(config, "use_sliding_window", True)
+        and not hasattr(config, "layer_types")
+    ):
+        reason = f"its attention slides over a window of {window} tokens"
+    elif hf_model.get_output_embeddings() is None:
+        reason = "it has no output embedding"
+    elif getattr(hf_model.get_output_embeddings(), "bias", None) is not None:
+        reason = "its output embedding has a bias"
+    if reason:
+        msg = f"{name} can't be trained on tries: {reason}"
+        raise ModelRefusedError(msg)
+
+
+@torch.no_grad()
+def refuse_inexact(model: TreeModel) -> None:
+    """Run eight tokens and raise ModelRefusedError if branches see each other or logits are not linear.
+
+    Catches what no configuration tells: convolutions and recurrences between tokens, routing by capacity,
+    logits that are scaled or capped after the output weight.
+    """
+    trie = build_trie([_ids(1, 2, 3, 4), _ids(1, 2, 5, 6), _ids(1, 7)])
+    other = build_trie([_ids(1, 2, 3, 4), _ids(1, 2, 9, 8), _ids(1, 10)])
+    kept = torch.from_numpy(trie.paths[0].astype(np.int64)).to(model.device)
+    hidden = model.hidden_states(trie)
+    if not torch.equal(hidden[kept], model.hidden_states(other)[kept]):
+        msg = f"{model.name} can't be trained on tries: a token changes the hidden states of other branches"
+        raise ModelRefusedError(msg)
+    ids, positions, context = model._inputs(trie)
+    logits = model.hf_model(
+        input_ids=ids, position_ids=positions, use_cache=False, tree_context=context
+    ).logits[0]
+    linear = functional.linear(hidden, model.output_weight)
+    if not torch.allclose(logits.float(), linear.float(), rtol=1e-2, atol=1e-3):
+        msg = f"{model.name} can't be trained on tries: its logits are not linear in the hidden states"
+        raise ModelRefusedError(msg)
+
+
+def _ids(*ids: int) -> Int32:
+    return np.array(ids, np.int32)
+
+
+def _short(value: object) -> str:
+    return "a tensor" if isinstance(value, Tensor) else repr(value)
