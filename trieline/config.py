@@ -36,6 +36,23 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """Actor programs that `trieline train` starts; each forks `actor.processes` workers."""
 
 
+class EvaluationConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Held-out success on tasks of the split `test`, the same ones for the same seed."""
+
+    episodes: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 100
+    """Tasks per environment."""
+    attempts: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 1
+    """Episodes per task; the k of avg@k and pass@k."""
+    temperature: Annotated[float, msgspec.Meta(ge=0)] = 1.0
+    """0: greedy. The training temperature shows what training changes."""
+    every: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """Steps between two evaluations in a training run. 0: only before the first step and after the last."""
+    concurrency: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 64
+    transcripts: Annotated[int, msgspec.Meta(ge=0, le=100)] = 4
+    """Episodes per environment that are kept as text, of the same tasks every time."""
+    seed: Annotated[int, msgspec.Meta(ge=0)] = 20_000
+
+
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything. Each process reads the same files and takes its part."""
 
@@ -46,6 +63,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     actor: ActorConfig = ActorConfig()
     policy_server: PolicyServerConfig = PolicyServerConfig()
     learner: LearnerConfig = LearnerConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
 
 
 def recipe_names() -> list[str]:

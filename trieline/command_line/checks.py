@@ -54,8 +54,9 @@ def _check_env(options: argparse.Namespace) -> int:
 
 def _check_model(options: argparse.Namespace) -> int:
     from trieline.learner.model_check import check_model
+    from trieline.learner.model_source import prepare_model
 
-    result = check_model(options.path)
+    result = check_model(prepare_model(options.path))
     for line in result.lines:
         print(line)
     return 0 if result.exact else 1

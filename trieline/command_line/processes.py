@@ -2,23 +2,24 @@
 
 import argparse
 import os
-from pathlib import Path
+import sys
+from typing import TYPE_CHECKING
+
+from trieline.command_line.options import add_config_options, log_to, read_config
+
+if TYPE_CHECKING:
+    from trieline.config import Config
 
 
 def add_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the verbs of this module to the command."""
-    from trieline.command_line.options import add_config_options
-
     learner = verbs.add_parser("learner", help="train on the trees that actors send; publish weights")
     add_config_options(learner)
     learner.add_argument(
-        "--run", required=True, metavar="FOLDER", help="the run folder: journal, metrics, checkpoints"
+        "--run", required=True, dest="run_dir", metavar="FOLDER", help="journal, metrics, checkpoints"
     )
     learner.add_argument(
         "--resume", action="store_true", help="go on from the latest checkpoint in the run folder"
-    )
-    learner.add_argument(
-        "--replay", metavar="JOURNAL", help="train from a recorded journal instead of live actors"
     )
     learner.set_defaults(run=_learner)
 
@@ -37,11 +38,58 @@ def add_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     model.set_defaults(run=_model)
 
 
-def end_with_parent() -> None:
-    """A program that a launcher started ends when the launcher is killed, instead of running on unseen."""
-    if os.environ.get("TRIELINE_LAUNCHER_PID"):
-        import ctypes
-        import signal
+def _learner(options: argparse.Namespace) -> int:
+    config = _begin_program(options)
+    from trieline.launcher.learner_program import run_learner_program
+    from trieline.launcher.run_folder import RunFolder
 
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+    folder = RunFolder.attach(options.run_dir, config)
+    return run_learner_program(config, folder, resume=options.resume)
+
+
+def _policy_server(options: argparse.Namespace) -> int:
+    config = _begin_program(options)
+    from trieline.learner.policy_server.process import run_policy_server
+
+    return run_policy_server(
+        config.policy_server, model=config.model, links=config.links, weights=None, policy_version=0
+    )
+
+
+def _actor(options: argparse.Namespace) -> int:
+    config = _begin_program(options)
+    from trieline.actors.process import run_actor
+    from trieline.actors.wire.model_folder import tokenizer_folder
+
+    folder = tokenizer_folder(config.model.path)
+    return run_actor(config.actor, model_folder=folder, envs=config.envs, links=config.links, log_file=None)
+
+
+def _model(options: argparse.Namespace) -> int:
+    from trieline.learner.model_source import prepare_model
+
+    sys.stdout.write(f"{prepare_model(options.path, progress=_say)}\n")
+    return 0
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+
+
+def _begin_program(options: argparse.Namespace) -> "Config":
+    """Log to stderr (the launcher sends it to the program's log file), and end with the launcher."""
+    log_to(None)
+    if launcher := os.environ.get("TRIELINE_LAUNCHER_PID"):
+        _end_with(int(launcher))
+    return read_config(options)
+
+
+def _end_with(launcher: int) -> None:
+    """Get SIGTERM when the launcher dies, however it dies, so that nothing runs on unseen."""
+    import ctypes
+    import signal
+
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+    if os.getppid() != launcher:
+        raise SystemExit(0)

@@ -77,7 +77,7 @@ class Progress:
         if "time/step" in record:
             state.step_seconds.append(float(record["time/step"]))
         for name, value in record.items():
-            env = _env_of(name)
+            env = environment_of(name)
             if env:
                 state.rewards.setdefault(env, []).append(float(value))
         if not self._live:
@@ -167,7 +167,8 @@ def sparkline(values: list[float], width: int) -> str:
     return "".join(BARS[min(len(BARS) - 1, max(0, int(v * len(BARS))))] for v in values)
 
 
-def _env_of(metric: str) -> str | None:
+def environment_of(metric: str) -> str | None:
+    """The environment whose reward this metric is, None if it is another metric."""
     if metric.startswith(REWARD_PREFIX) and metric.endswith(REWARD_SUFFIX) and metric != "reward/mean":
         return metric[len(REWARD_PREFIX) : -len(REWARD_SUFFIX)]
     return None

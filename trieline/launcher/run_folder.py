@@ -35,6 +35,15 @@ class RunFolder:
         return folder
 
     @classmethod
+    def attach(cls, path: str, config: Config) -> "RunFolder":
+        """The folder that a learner started by hand writes to; made if it is not there."""
+        folder = cls(Path(path).resolve())
+        folder.logs.mkdir(parents=True, exist_ok=True)
+        if not folder.config.exists():
+            write_config(config, folder.config)
+        return folder
+
+    @classmethod
     def open(cls, path: str) -> "RunFolder":
         """An existing run.
 

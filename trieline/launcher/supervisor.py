@@ -111,7 +111,7 @@ class Supervisor:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **spec.environment},
+                env={**os.environ, "TRIELINE_LAUNCHER_PID": str(os.getpid()), **spec.environment},
                 start_new_session=True,
             )
 

@@ -19,3 +19,7 @@ class AddressError(WireError):
 
 class PeerTimeoutError(WireError):
     """A peer stayed silent past a deadline. The message says who was waited for, for what, how long."""
+
+
+class ModelFolderError(WireError):
+    """The model's folder, with the tokenizer that both ends must share, is not on this machine."""

@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from trieline.actors.wire.errors import ModelFolderError
+
 BUILTIN_PREFIX = "builtin:"
 
 
@@ -17,3 +19,30 @@ def cache_folder() -> Path:
 def builtin_folder(name: str) -> Path:
     """Where the built-in model `name` (without the prefix) is kept once it has been prepared."""
     return cache_folder() / "models" / name
+
+
+def tokenizer_folder(path: str) -> Path:
+    """The folder with tokenizer and chat template of `model.path`, for a process that has no torch.
+
+    A built-in model must have been prepared on this machine; of a hub model only the small files are fetched.
+
+    Raises:
+        ModelFolderError: there is no such folder here; the message says how to get it.
+    """
+    if path.startswith(BUILTIN_PREFIX):
+        folder = builtin_folder(path.removeprefix(BUILTIN_PREFIX))
+        if not (folder / "tokenizer.json").is_file():
+            msg = f"expected {path} in {folder}, got no tokenizer.json; make it with: trieline model {path}"
+            raise ModelFolderError(msg)
+        return folder
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        return folder.resolve()
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(path, allow_patterns=["*.json", "*.jinja"]))
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        msg = f"expected a model folder, a hub name or a built-in model, got {path!r}: {error}"
+        raise ModelFolderError(msg) from None
