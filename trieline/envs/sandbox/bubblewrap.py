@@ -25,7 +25,7 @@ from trieline.envs.errors import SandboxError
 from trieline.envs.sandbox import bundle
 from trieline.envs.sandbox.base import SandboxLimits
 from trieline.envs.sandbox.channel import Channel, PipeChannel
-from trieline.envs.sandbox.exit_cleanup import close_at_exit
+from trieline.envs.sandbox.exit_cleanup import close_at_exit, forget
 from trieline.envs.sandbox.kept import KeptSandbox
 
 logger = logging.getLogger(__name__)
@@ -84,9 +84,7 @@ def _system_folders() -> list[str]:
     return arguments
 
 
-def command(
-    limits: SandboxLimits, keeper: Sequence[str], prefix_fd: int | None, prefix: Path | None
-) -> list[str]:
+def command(limits: SandboxLimits, keeper: Sequence[str], prefix: Path | None) -> list[str]:
     """The bubblewrap command line. The order matters: what is mounted later lies on top."""
     arguments = [
         "bwrap",
@@ -100,7 +98,7 @@ def command(
     arguments += ["--die-with-parent", "--new-session", "--as-pid-1", "--clearenv", "--hostname", "sandbox"]
     arguments += _system_folders()
     if prefix is not None:
-        arguments += ["--ro-bind-fd", str(prefix_fd), str(prefix)]
+        arguments += ["--ro-bind", str(prefix), str(prefix)]
     workdir = str(bundle.WORKDIR)
     arguments += ["--proc", "/proc", "--dev", "/dev"]
     arguments += ["--perms", "0700", "--size", str(limits.disk_bytes), "--tmpfs", workdir, "--chdir", workdir]
@@ -147,30 +145,27 @@ class BubblewrapSandbox(KeptSandbox):
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         python, prefix = interpreter()
-        # Opened as root: the folder may lie where an unprivileged user can't walk to.
-        prefix_fd = None if prefix is None else os.open(prefix, os.O_PATH | os.O_CLOEXEC)
-        is_root = os.geteuid() == 0
+        # Another user could not walk to an interpreter in root's home. Root without any capability, on
+        # read-only mounts, is then the lesser evil; the keeper counts processes in the place of RLIMIT_NPROC.
+        user = HOST_UID if os.geteuid() == 0 and prefix is None else None
         try:
             return subprocess.Popen(
-                command(self.limits, self._keeper(python), prefix_fd, prefix),
+                command(self.limits, self._keeper(python), prefix),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 cwd="/",
-                pass_fds=() if prefix_fd is None else (prefix_fd,),
-                user=HOST_UID if is_root else None,
-                group=HOST_UID if is_root else None,
-                extra_groups=[] if is_root else None,
+                user=user,
+                group=user,
+                extra_groups=None if user is None else [],
                 bufsize=0,
             )
         except OSError as error:
             msg = f"could not start bubblewrap: {error}"
             raise SandboxError(msg) from error
-        finally:
-            if prefix_fd is not None:
-                os.close(prefix_fd)
 
     def _destroy(self) -> None:
+        forget(self)
         process, self._process = self._process, None
         if process is None:
             return

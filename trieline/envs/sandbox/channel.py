@@ -28,8 +28,8 @@ class Channel(Protocol):
     def receive(self, count: int, deadline: float) -> bytes:
         """Exactly `count` bytes."""
 
-    def hung_up(self) -> bool:
-        """True if the other end is known to be gone. Doesn't wait."""
+    def hung_up(self, seconds: float = 0.0) -> bool:
+        """Is the other end gone, at once or within `seconds`?"""
 
     def close(self) -> None: ...
 
@@ -42,10 +42,10 @@ def _wait(fd: int, event: int, deadline: float) -> None:
         raise ChannelTimeoutError
 
 
-def _hung_up(fd: int) -> bool:
+def _hung_up(fd: int, seconds: float) -> bool:
     poll = select.poll()
     poll.register(fd, select.POLLRDHUP)
-    return bool(poll.poll(0))
+    return bool(poll.poll(seconds * 1000))
 
 
 class PipeChannel:
@@ -81,8 +81,8 @@ class PipeChannel:
             count -= len(part)
         return b"".join(parts)
 
-    def hung_up(self) -> bool:
-        return not self._open or _hung_up(self._replies)
+    def hung_up(self, seconds: float = 0.0) -> bool:
+        return not self._open or _hung_up(self._replies, seconds)
 
     def _said(self) -> str:
         try:
@@ -165,8 +165,8 @@ class AttachChannel:
                 raise ChannelClosedError(self._said())
             self._raw += part
 
-    def hung_up(self) -> bool:
-        return not self._open or _hung_up(self._connection.fileno())
+    def hung_up(self, seconds: float = 0.0) -> bool:
+        return not self._open or _hung_up(self._connection.fileno(), seconds)
 
     def _said(self) -> str:
         return self._stderr.decode(errors="replace").strip()

@@ -18,7 +18,7 @@ from trieline.envs.errors import SandboxError
 from trieline.envs.sandbox import bundle, owner
 from trieline.envs.sandbox.base import SandboxLimits
 from trieline.envs.sandbox.channel import AttachChannel, Channel
-from trieline.envs.sandbox.exit_cleanup import close_at_exit
+from trieline.envs.sandbox.exit_cleanup import close_at_exit, forget
 from trieline.envs.sandbox.kept import KeptSandbox
 
 logger = logging.getLogger(__name__)
@@ -212,6 +212,7 @@ class DockerSandbox(KeptSandbox):
         return bool(state["OOMKilled"])
 
     def _destroy(self) -> None:
+        forget(self)
         name, self._name = self._name, None
         if name is not None:
             engine().remove(name)

@@ -7,7 +7,6 @@ import atexit
 import logging
 import os
 import threading
-import weakref
 from multiprocessing import util
 from typing import Protocol
 
@@ -21,27 +20,34 @@ class Closeable(Protocol):
 
 
 _lock = threading.Lock()
-_open: weakref.WeakSet[Closeable] = weakref.WeakSet()
+_open: dict[int, Closeable] = {}
+"""By identity. Not weakly: what its user dropped without closing must be closed all the same."""
 _pid: int | None = None
 
 
 def close_at_exit(thing: Closeable) -> None:
-    """Close `thing` when this process ends, unless it is gone by then. Forks don't inherit the duty."""
-    global _open, _pid
+    """Close `thing` when this process ends, unless it was closed by then. Forks don't inherit the duty."""
+    global _pid
     with _lock:
         if _pid != os.getpid():
-            _open, _pid = weakref.WeakSet(), os.getpid()
+            _open.clear()
+            _pid = os.getpid()
             atexit.register(_close_all)
             # Workers of multiprocessing end by os._exit, after these finalizers and without atexit.
             util.Finalize(None, _close_all, exitpriority=100)
-        _open.add(thing)
+        _open[id(thing)] = thing
+
+
+def forget(thing: Closeable) -> None:
+    """`thing` is closed."""
+    _open.pop(id(thing), None)
 
 
 def _close_all() -> None:
     if _pid != os.getpid():
         return
     while _open:
-        thing = _open.pop()
+        _, thing = _open.popitem()
         try:
             thing.close()
         except Exception:  # the end of the process: the others must be closed too

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from trieline.envs.errors import SandboxError
 from trieline.envs.sandbox import bundle
-from trieline.envs.sandbox.base import ExecResult, SandboxLimits
+from trieline.envs.sandbox.base import ExecResult, SandboxLimits, check_command
 from trieline.envs.sandbox.channel import Channel, ChannelClosedError, ChannelTimeoutError
 from trieline.envs.sandbox.inside import frames
 
@@ -22,7 +22,6 @@ FILE_SECONDS = 30.0
 """For one read, write, archive, restore or reset, all bounded by `disk_bytes`."""
 KILL_SECONDS = 15.0
 """What the keeper may need beyond the wall-clock limit of a program, to end and reap all processes."""
-MAX_COMMAND = 100_000
 ARCHIVE_OVERHEAD = 1024
 """Bytes a file takes in an archive beyond its content."""
 
@@ -91,13 +90,7 @@ class KeptSandbox(abc.ABC):
         wall = (
             self.limits.wall_seconds if wall_seconds is None else min(wall_seconds, self.limits.wall_seconds)
         )
-        if not argv or any("\0" in word for word in argv) or sum(map(len, argv)) > MAX_COMMAND:
-            got = str(list(argv))[:100]
-            msg = f"expected a command of 1 to {MAX_COMMAND} characters without NUL, got {got}"
-            raise ValueError(msg)
-        if len(stdin) > self.limits.disk_bytes:
-            msg = f"expected at most {self.limits.disk_bytes} bytes of stdin (disk_bytes), got {len(stdin)}"
-            raise ValueError(msg)
+        check_command(argv, stdin, self.limits)
         self._revive()
         self._pristine = False
         started = time.monotonic()
@@ -175,10 +168,12 @@ class KeptSandbox(abc.ABC):
 
     def close(self) -> None:
         channel, self._channel = self._channel, None
-        if channel is not None:
-            channel.close()
         if self._pid == os.getpid():  # a fork has only copies of the connections
             self._destroy()
+            if channel is not None and not channel.hung_up(KILL_SECONDS):
+                logger.warning("%s: its keeper was still there %.0f s after the end", self, KILL_SECONDS)
+        if channel is not None:
+            channel.close()
 
     def __enter__(self) -> Self:
         self.start()

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from trieline.envs.errors import SandboxError
 from trieline.envs.sandbox.backends import Backend, open_sandbox
 from trieline.envs.sandbox.base import Sandbox, SandboxLimits
-from trieline.envs.sandbox.exit_cleanup import close_at_exit
+from trieline.envs.sandbox.exit_cleanup import close_at_exit, forget
 
 logger = logging.getLogger(__name__)
 
@@ -135,6 +135,7 @@ class SandboxPool:
 
     def close(self) -> None:
         """Close all sandboxes, lent ones too. Idempotent."""
+        forget(self)
         with self._changed:
             self._closed = True
             sandboxes = self._idle + [sandbox for sandbox, _ in self._lent.values()]

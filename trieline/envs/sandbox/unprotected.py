@@ -4,6 +4,7 @@ Only mishaps are bounded: time, output, memory of a process, size of a file. A p
 that the user can, use the network, and leave processes behind by starting a new session.
 """
 
+import errno
 import logging
 import os
 import shutil
@@ -16,8 +17,8 @@ from pathlib import Path, PurePosixPath
 
 from trieline.envs.errors import SandboxError
 from trieline.envs.sandbox import bundle
-from trieline.envs.sandbox.base import ExecResult, SandboxLimits
-from trieline.envs.sandbox.exit_cleanup import close_at_exit
+from trieline.envs.sandbox.base import ExecResult, SandboxLimits, check_command
+from trieline.envs.sandbox.exit_cleanup import close_at_exit, forget
 from trieline.envs.sandbox.inside import files, programs
 
 logger = logging.getLogger(__name__)
@@ -56,6 +57,7 @@ class UnprotectedSandbox:
         self, argv: Sequence[str], *, stdin: bytes = b"", wall_seconds: float | None = None
     ) -> ExecResult:
         limits = self.limits
+        check_command(argv, stdin, limits)
         workdir = str(self._running())
         path = f"{Path(sys.executable).parent}:{bundle.PATH}"
         order = programs.Order(
@@ -89,6 +91,10 @@ class UnprotectedSandbox:
         return files.read(str(self._running()), path, max_bytes)
 
     def write(self, path: str, data: bytes) -> None:
+        if len(data) > self.limits.disk_bytes:
+            raise OSError(
+                errno.ENOSPC, f"{len(data)} bytes are over the limit of {self.limits.disk_bytes}", path
+            )
         files.write(str(self._running()), path, data)
 
     def snapshot(self) -> "CopiedFolder":
@@ -101,6 +107,7 @@ class UnprotectedSandbox:
         files.wipe(str(self._running()))
 
     def close(self) -> None:
+        forget(self)
         folder, self._folder = self._folder, None
         if folder is not None and self._pid == os.getpid():
             shutil.rmtree(folder, ignore_errors=True)
@@ -121,4 +128,5 @@ class CopiedFolder:
         return sandbox
 
     def close(self) -> None:
+        forget(self)
         shutil.rmtree(self._folder, ignore_errors=True)
