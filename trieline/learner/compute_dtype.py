@@ -1,0 +1,52 @@
+"""Which precision to compute in: bfloat16 only where this machine really multiplies it faster."""
+
+import functools
+import logging
+import time
+from collections.abc import Callable
+
+import torch
+from torch.nn import functional
+
+log = logging.getLogger(__name__)
+
+NAMED_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+# Rows, outputs and inputs of the measured product: a layer of a small model under a decode batch.
+PROBE_SHAPE = (64, 1536, 576)
+PROBE_REPEATS = 12
+# Far above the noise of a shared machine, and below what bfloat16 instructions gain (2x and more).
+REQUIRED_SPEEDUP = 1.3
+
+
+def choose_dtype(name: str) -> torch.dtype:
+    """The compute precision that `name` (`auto`, `float32` or `bfloat16`) stands for on this machine."""
+    if name == "auto":
+        return _measured_dtype()
+    if name not in NAMED_DTYPES:
+        msg = f"expected a dtype out of auto, {', '.join(NAMED_DTYPES)}; got {name!r}"
+        raise ValueError(msg)
+    return NAMED_DTYPES[name]
+
+
+@functools.cache
+def _measured_dtype() -> torch.dtype:
+    speedup = matmul_seconds(torch.float32) / matmul_seconds(torch.bfloat16)
+    chosen = torch.bfloat16 if speedup >= REQUIRED_SPEEDUP else torch.float32
+    log.info("compute dtype %s: bfloat16 multiplies %.2f times as fast as float32 here", chosen, speedup)
+    return chosen
+
+
+@torch.no_grad()
+def matmul_seconds(dtype: torch.dtype) -> float:
+    """Seconds of one small product, the best of several: other programs can only make it slower."""
+    rows, outputs, inputs = PROBE_SHAPE
+    x, weight = torch.ones(rows, inputs, dtype=dtype), torch.ones(outputs, inputs, dtype=dtype)
+    product = functools.partial(functional.linear, x, weight)
+    return min(_seconds(product) for _ in range(PROBE_REPEATS))
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began

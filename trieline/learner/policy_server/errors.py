@@ -1,0 +1,23 @@
+"""The errors of the policy server, a branch of the learner's family."""
+
+from trieline.learner.errors import LearnerError
+
+
+class PolicyServerError(LearnerError):
+    """Anything that goes wrong inside a policy server for a reason outside its own code."""
+
+
+class InvalidRequestError(PolicyServerError):
+    """This request can never be answered. The message says which bound it breaks."""
+
+
+class OverloadedError(PolicyServerError):
+    """Too many requests wait already; ask again later."""
+
+
+class WeightsError(PolicyServerError):
+    """A file of weights does not fit the model. The message names the tensor; the old weights stay."""
+
+
+class NonFiniteLogitsError(PolicyServerError):
+    """The model gave NaN or infinity: nothing can be sampled from that."""

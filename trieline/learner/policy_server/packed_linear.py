@@ -1,0 +1,30 @@
+"""A matrix product whose weight lies in the layout that the CPU's kernels read fastest."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+class PackedLinear:
+    """y = x W^T + b, for x [T, in]. In bfloat16 bit for bit what `torch.nn.functional.linear` gives."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self._packed = is_packable(weight)
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight) if self._packed else weight
+        self._bias = bias
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if not self._packed:
+            return functional.linear(x, self._weight, self._bias)
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "none", [], "")
+        return y
+
+
+def is_packable(weight: Tensor) -> bool:
+    """Whether oneDNN has kernels for this weight here."""
+    available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    if weight.device.type != "cpu" or not available:
+        return False
+    if weight.dtype == torch.bfloat16:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return weight.dtype == torch.float32

@@ -1,0 +1,137 @@
+"""Keys and values of token sequences that may come again: shared prompts, and turns that go on.
+
+A radix tree: each node owns a run of tokens and their keys and values, children differ in their first token.
+What is common to several sequences is stored once. All entries are of one version of the weights: the owner
+clears the cache when it changes them.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+Tokens = npt.NDArray[np.int32]
+
+# Evicting leaves this share of the budget, so that it does not have to be done for every insertion.
+KEEP_SHARE = 0.9
+
+
+@dataclass(slots=True, eq=False)
+class _Node:
+    tokens: Tokens
+    keys: Tensor | None
+    """[N, H, len(tokens), D]; None for the root, which has no tokens."""
+    values: Tensor | None
+    parent: "_Node | None"
+    last_used: int = 0
+    children: dict[int, "_Node"] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PrefixRun:
+    """A piece of a cached prefix: keys and values, [N, H, n, D] each."""
+
+    keys: Tensor
+    values: Tensor
+
+
+class PrefixCache:
+    """At most `max_tokens` tokens, the least recently used out first."""
+
+    def __init__(self, max_tokens: int) -> None:
+        self.max_tokens = max_tokens
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._root = _Node(np.empty(0, np.int32), None, None, None)
+        self._clock = 0
+        self.num_tokens = 0
+
+    def match(self, tokens: Tokens) -> tuple[int, list[PrefixRun]]:
+        """The longest cached prefix of `tokens`: its length and its pieces in order."""
+        self._clock += 1
+        length, runs = 0, []
+        for node, common in self._walk(tokens):
+            node.last_used = self._clock
+            assert node.keys is not None
+            assert node.values is not None
+            runs.append(PrefixRun(keys=node.keys[:, :, :common], values=node.values[:, :, :common]))
+            length += common
+        return length, runs
+
+    def insert(self, tokens: Tokens, read: Callable[[int, int], tuple[Tensor, Tensor]]) -> None:
+        """Keep `tokens`; `read(start, stop)` gives keys and values of the part that is not there yet."""
+        if len(tokens) > self.max_tokens:
+            return
+        self._clock += 1
+        node, length = self._root, 0
+        for reached, common in self._walk(tokens):
+            node, length = reached, length + common
+            if common < len(reached.tokens):
+                node = self._split(reached, common)
+            node.last_used = self._clock
+        if length == len(tokens):
+            return
+        keys, values = read(length, len(tokens))
+        child = _Node(tokens[length:].copy(), keys, values, node, self._clock)
+        node.children[int(tokens[length])] = child
+        self.num_tokens += len(child.tokens)
+        if self.num_tokens > self.max_tokens:
+            self._evict()
+
+    def _walk(self, tokens: Tokens) -> Iterator[tuple[_Node, int]]:
+        """The nodes along `tokens`, each with how many of its tokens agree: all, but perhaps in the last."""
+        node, length = self._root, 0
+        while length < len(tokens) and (child := node.children.get(int(tokens[length]))) is not None:
+            common = common_prefix(child.tokens, tokens[length:])
+            whole = common == len(child.tokens)  # before the caller may split the child
+            yield child, common
+            if not whole:
+                return
+            node, length = child, length + common
+
+    def _split(self, node: _Node, at: int) -> _Node:
+        """Put the first `at` tokens of `node` into a new parent of it, and give that back."""
+        assert node.parent is not None
+        assert node.keys is not None
+        assert node.values is not None
+        # Copies: a view would keep the memory of both halves alive until both are evicted.
+        upper = _Node(
+            node.tokens[:at], node.keys[:, :, :at].clone(), node.values[:, :, :at].clone(), node.parent
+        )
+        upper.parent = node.parent
+        upper.children[int(node.tokens[at])] = node
+        node.parent.children[int(node.tokens[0])] = upper
+        node.tokens = node.tokens[at:]
+        node.keys, node.values = node.keys[:, :, at:].clone(), node.values[:, :, at:].clone()
+        node.parent = upper
+        return upper
+
+    def _evict(self) -> None:
+        while self.num_tokens > self.max_tokens * KEEP_SHARE:
+            leaves = sorted(self._leaves(), key=lambda node: node.last_used)
+            for leaf in leaves:
+                if self.num_tokens <= self.max_tokens * KEEP_SHARE:
+                    return
+                assert leaf.parent is not None
+                del leaf.parent.children[int(leaf.tokens[0])]
+                self.num_tokens -= len(leaf.tokens)
+
+    def _leaves(self) -> Iterator[_Node]:
+        stack = [self._root]
+        while stack:
+            node = stack.pop()
+            stack.extend(node.children.values())
+            if not node.children and node is not self._root:
+                yield node
+
+
+def common_prefix(a: Tokens, b: Tokens) -> int:
+    """How many tokens from the start are equal."""
+    n = min(len(a), len(b))
+    differs = a[:n] != b[:n]
+    first = int(differs.argmax()) if n else 0
+    return first if n and differs[first] else n
