@@ -1,0 +1,406 @@
+import asyncio
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.actors import fake_envs
+from tests.actors.fake_envs import COUNTING, FAULTY, RESTLESS, UNFORKABLE
+from tests.actors.scripted_policy import ENTROPY, LOGPROB, VERSION, Script, ScriptedPolicy
+from trieline.actors.chat import ChatRenderer
+from trieline.actors.config import ActorConfig
+from trieline.actors.env_session import EnvHost
+from trieline.actors.policy import Policy
+from trieline.actors.rollout_group import EpisodeSlots, GroupPlayer
+from trieline.actors.wire.config import EnvConfig
+from trieline.actors.wire.errors import PeerTimeoutError
+from trieline.actors.wire.messages import Assignment, Completion, Sampling
+from trieline.actors.wire.tree import Int32, TrajectoryTree
+
+SYSTEM = {"role": "system", "content": "You are a helpful assistant."}
+
+
+@pytest.fixture(autouse=True)
+def _release() -> Iterator[None]:
+    fake_envs.released.clear()
+    yield
+    fake_envs.released.set()
+
+
+def play(
+    policy: Policy,
+    renderer: ChatRenderer,
+    env: EnvConfig,
+    *,
+    group_size: int = 4,
+    level: int | None = None,
+    times: int = 1,
+    **settings: Any,
+) -> TrajectoryTree:
+    """Play one assignment (`times` times, and give the last tree)."""
+
+    async def run() -> TrajectoryTree:
+        config = ActorConfig(**settings)
+        host = EnvHost(
+            threads=config.env_threads,
+            max_stuck=config.max_stuck_threads,
+            call_timeout_s=config.turn_timeout_s,
+        )
+        player = GroupPlayer(
+            config=config,
+            envs={env.id: env},
+            renderer=renderer,
+            policy=policy,
+            host=host,
+            slots=EpisodeSlots(config.episodes),
+        )
+        assignment = Assignment(assignment_id=1, env_id=env.id, seed=11, level=level, group_size=group_size)
+        trees = [await player.play(assignment) for _ in range(times)]
+        fake_envs.released.set()
+        await host.close()
+        return trees[-1]
+
+    tree = asyncio.run(run())
+    tree.validate(vocab_size=renderer.vocab_size)
+    return tree
+
+
+def always(text: str) -> Script:
+    return lambda prompt, sampling: text
+
+
+def by_seed(*texts: str) -> Script:
+    return lambda prompt, sampling: texts[sampling.seed % len(texts)]
+
+
+def texts(tree: TrajectoryTree, renderer: ChatRenderer, leaf: int) -> list[str]:
+    """Text of each node on the path of a leaf."""
+    nodes = tree.path(int(tree.leaf_nodes[leaf]))
+    return [renderer.decode(tree.token_ids[tree.node_tokens(node)]) for node in nodes]
+
+
+def test_rollouts_share_the_prompt_and_rewards_stand_on_their_replies(renderer: ChatRenderer) -> None:
+    policy = ScriptedPolicy(renderer, always("good"))
+    tree = play(policy, renderer, EnvConfig(id=COUNTING), group_size=2, level=1)
+
+    assert (tree.env_id, tree.task_id, tree.level) == (COUNTING, "train-11-1", 1)
+    assert tree.parents.tolist() == [-1, 0, 1, 2, 3, 4, 0, 6, 7, 8, 9]
+    assert tree.sampled.tolist() == [False, *[True, False, True, False, True] * 2]
+    assert tree.rewards.tolist() == pytest.approx([0, *[1 / 3, 0, 2 / 3, 0, 1] * 2])
+    assert tree.fork_causes == ("", "", "", "", "", "", "rollout", "", "", "", "")
+    assert tree.leaf_nodes.tolist() == [5, 10]
+    assert tree.leaf_terminated.all()
+    assert tree.leaf_causes == ("", "")
+    by_policy = np.repeat(tree.sampled, np.diff(tree.node_offsets))
+    assert (tree.policy_versions == np.where(by_policy, VERSION, -1)).all()
+    assert (tree.behavior_logprobs == np.where(by_policy, np.float32(LOGPROB), 0)).all()
+    assert (tree.entropies == np.where(by_policy, np.float32(ENTROPY), 0)).all()
+    assert tree.info == {"prompt": "task train-11-1", "reply": "good", "score": "{'said': 'good'}"}
+
+
+def test_a_sequence_is_what_the_template_makes_of_the_chat(renderer: ChatRenderer) -> None:
+    tree = play(ScriptedPolicy(renderer, always("bad")), renderer, EnvConfig(id=COUNTING), group_size=1)
+    tokens = tree.token_ids[tree.sequence_index(0)]
+    chat = renderer._template.render(
+        [
+            SYSTEM,
+            *({"role": r, "content": c} for r, c in (("user", "task train-11-0"), ("assistant", "bad"))),
+            *({"role": r, "content": c} for r, c in (("user", "turn 1 after bad"), ("assistant", "bad"))),
+            *({"role": r, "content": c} for r, c in (("user", "turn 2 after bad/bad"), ("assistant", "bad"))),
+        ],
+        add_generation_prompt=False,
+    )
+    assert tokens.tolist() == renderer._encode(chat.removesuffix("\n")).tolist()
+
+
+def test_the_policy_sees_the_sequence_so_far_verbatim(renderer: ChatRenderer) -> None:
+    class Odd(ScriptedPolicy):
+        """Samples "good" letter by letter, as no tokenizer would write it."""
+
+        async def generate(self, prompt: Int32, sampling: Sampling, *, timeout_s: float) -> Completion:
+            self.prompts.append(prompt)
+            whole = await super().generate(prompt, sampling, timeout_s=timeout_s)
+            letters = np.concatenate([renderer._encode(letter) for letter in "good"])
+            assert len(letters) > len(whole.token_ids) - 1
+            k = len(letters)
+            return Completion(
+                request_id=0,
+                token_ids=letters,
+                logprobs=np.zeros(k, np.float32),
+                entropies=np.zeros(k, np.float32),
+                policy_versions=np.zeros(k, np.int32),
+                finish_reason="length",
+            )
+
+    policy = Odd(renderer, always("good"))
+    tree = play(policy, renderer, EnvConfig(id=COUNTING), group_size=1)
+    sequence = tree.token_ids[tree.sequence_index(0)].tolist()
+    for prompt in policy.prompts:
+        assert prompt.tolist() == sequence[: len(prompt)]
+    assert tree.rewards.sum() == pytest.approx(2)  # the environment read "good" all the same
+
+
+def test_episodes_at_once_are_bounded(renderer: ChatRenderer) -> None:
+    policy = ScriptedPolicy(renderer, always("good"))
+    play(policy, renderer, EnvConfig(id=COUNTING), group_size=40, episodes=7)
+    assert policy.most_running <= 7
+    assert len(policy.prompts) == 120
+
+
+def test_seeds_of_sampling_differ_by_rollout_and_turn_and_repeat(renderer: ChatRenderer) -> None:
+    policies = [ScriptedPolicy(renderer, by_seed("good", "bad", "ugly")) for _ in range(3)]
+    trees = [
+        play(policy, renderer, EnvConfig(id=COUNTING), seed=seed)
+        for policy, seed in zip(policies, (0, 0, 1), strict=True)
+    ]
+    assert trees[0].token_ids.tolist() == trees[1].token_ids.tolist() != trees[2].token_ids.tolist()
+    seeds = [sampling.seed for sampling in policies[0].samplings]
+    assert len(set(seeds)) == 12
+    assert set(seeds).isdisjoint(s.seed for s in policies[2].samplings)
+
+
+def test_settings_of_sampling_reach_the_policy(renderer: ChatRenderer) -> None:
+    policy = ScriptedPolicy(renderer, always("good"))
+    env = EnvConfig(id=COUNTING, max_tokens=9)
+    play(policy, renderer, env, temperature=0.7, top_p=0.9, top_k=5)
+    sampling = policy.samplings[0]
+    assert (sampling.temperature, sampling.top_p, sampling.top_k, sampling.max_tokens) == (0.7, 0.9, 5, 9)
+    assert sampling.stop_ids == renderer.stop_ids
+
+
+def test_max_turns_truncates(renderer: ChatRenderer) -> None:
+    env = EnvConfig(id=COUNTING, max_turns=2)
+    tree = play(ScriptedPolicy(renderer, always("good")), renderer, env, group_size=1)
+    assert tree.leaf_terminated.tolist() == [False]
+    assert tree.leaf_causes == ("",)
+    assert tree.sampled.sum() == 2
+
+
+def test_the_environment_s_own_truncation_is_kept(renderer: ChatRenderer) -> None:
+    env = EnvConfig(id=FAULTY, kwargs={"fault": "truncated", "at": 2})
+    tree = play(ScriptedPolicy(renderer, always("good")), renderer, env, group_size=1)
+    assert (tree.leaf_terminated.tolist(), tree.leaf_causes, int(tree.sampled.sum())) == ([False], ("",), 2)
+
+
+def test_max_context_truncates_and_shortens_the_last_reply(renderer: ChatRenderer) -> None:
+    prompt = len(renderer.prompt_tokens("task train-11-0"))
+    policy = ScriptedPolicy(renderer, always("good good good good"))
+    env = EnvConfig(id=COUNTING, max_context=prompt + 3)
+    tree = play(policy, renderer, env, group_size=1)
+    assert tree.num_tokens == prompt + 3
+    assert policy.samplings[0].max_tokens == 3
+    assert (tree.leaf_terminated.tolist(), tree.leaf_causes) == ([False], ("",))
+
+
+def test_a_prompt_that_does_not_fit_breaks_the_rollouts(renderer: ChatRenderer) -> None:
+    env = EnvConfig(id=COUNTING, max_context=5)
+    tree = play(ScriptedPolicy(renderer, always("good")), renderer, env, group_size=2)
+    assert tree.leaf_causes == ("environment", "environment")
+    assert tree.num_tokens == 1
+
+
+def test_a_flood_of_text_truncates(renderer: ChatRenderer) -> None:
+    env = EnvConfig(id=FAULTY, kwargs={"fault": "flood", "at": 2})
+    tree = play(ScriptedPolicy(renderer, always("good")), renderer, env, group_size=1)
+    assert (tree.leaf_terminated.tolist(), tree.leaf_causes, int(tree.sampled.sum())) == ([False], ("",), 2)
+
+
+@pytest.mark.parametrize(
+    ("fault", "cause"),
+    [("raise", "environment"), ("nan", "environment"), ("sandbox", "sandbox"), ("hang", "timeout")],
+)
+def test_a_fault_breaks_its_leaf_and_keeps_what_was_played(
+    renderer: ChatRenderer, fault: str, cause: str
+) -> None:
+    env = EnvConfig(id=FAULTY, kwargs={"fault": fault, "at": 2})
+    policy = ScriptedPolicy(renderer, always("good"))
+    tree = play(policy, renderer, env, group_size=2, turn_timeout_s=0.2 if fault == "hang" else 5.0)
+    assert tree.leaf_causes == (cause, cause)
+    assert not tree.leaf_terminated.any()
+    assert tree.leaf_nodes.tolist() == [3, 6]
+    assert tree.rewards.tolist() == pytest.approx([0, 1 / 3, 0, 0, 1 / 3, 0, 0])
+
+
+@pytest.mark.parametrize(
+    ("fault", "cause"), [("raise", "environment"), ("sandbox", "sandbox"), ("hang", "timeout")]
+)
+def test_a_reset_that_fails_still_gives_a_tree(renderer: ChatRenderer, fault: str, cause: str) -> None:
+    env = EnvConfig(id=FAULTY, kwargs={"fault": fault, "at": 0})
+    policy = ScriptedPolicy(renderer, always("good"))
+    tree = play(policy, renderer, env, group_size=3, turn_timeout_s=0.2 if fault == "hang" else 5.0)
+    assert tree.leaf_causes == (cause,) * 3
+    assert tree.leaf_nodes.tolist() == [0, 0, 0]
+    assert "broken" in tree.info
+
+
+def test_a_policy_server_that_is_gone_breaks_the_leaves(renderer: ChatRenderer) -> None:
+    class Gone:
+        async def generate(self, prompt: Int32, sampling: Sampling, *, timeout_s: float) -> Completion:
+            raise PeerTimeoutError("waited for the policy server")
+
+    tree = play(Gone(), renderer, EnvConfig(id=COUNTING), group_size=2, branching="random", branches=2)
+    assert tree.leaf_causes == ("policy_server",) * 2
+    assert tree.leaf_nodes.tolist() == [0, 0]
+    assert tree.num_tokens == len(renderer.prompt_tokens("task train-11-0"))
+
+
+def test_a_policy_that_is_silent_ends_with_the_episode_s_deadline(renderer: ChatRenderer) -> None:
+    class Silent:
+        async def generate(self, prompt: Int32, sampling: Sampling, *, timeout_s: float) -> Completion:
+            await asyncio.sleep(100)
+            raise AssertionError
+
+    tree = play(Silent(), renderer, EnvConfig(id=COUNTING), group_size=2, episode_timeout_s=0.1)
+    assert tree.leaf_causes == ("timeout",) * 2
+
+
+def test_a_fault_of_ours_breaks_one_episode_and_is_logged(
+    renderer: ChatRenderer, caplog: pytest.LogCaptureFixture
+) -> None:
+    def script(prompt: str, sampling: Sampling) -> str:
+        if "turn 1" in prompt:
+            raise LookupError("a bug")
+        return "good"
+
+    tree = play(ScriptedPolicy(renderer, script), renderer, EnvConfig(id=COUNTING), group_size=1)
+    assert tree.leaf_causes == ("environment",)
+    assert "LookupError: a bug" in caplog.text
+
+
+def test_text_that_is_no_unicode_and_speaks_in_special_tokens_is_played(renderer: ChatRenderer) -> None:
+    env = EnvConfig(id=FAULTY, kwargs={"fault": "surrogate", "at": 1})
+    tree = play(ScriptedPolicy(renderer, always("good")), renderer, env, group_size=1)
+    assert tree.leaf_causes == ("",)
+    assert (tree.token_ids == renderer.end_of_turn_id).sum() == 2 + 2 + 3  # system, messages, replies
+
+
+def test_an_environment_that_changes_its_task_is_broken(renderer: ChatRenderer) -> None:
+    tree = play(ScriptedPolicy(renderer, always("good")), renderer, EnvConfig(id=RESTLESS), group_size=3)
+    assert sorted(tree.leaf_causes) == ["", "environment", "environment"]
+    assert "token_mismatch" not in tree.fork_causes
+
+
+def test_an_assignment_for_an_unknown_environment_gives_a_broken_tree(renderer: ChatRenderer) -> None:
+    async def run() -> TrajectoryTree:
+        player = GroupPlayer(
+            config=ActorConfig(),
+            envs={COUNTING: EnvConfig(id=COUNTING)},
+            renderer=renderer,
+            policy=ScriptedPolicy(renderer, always("good")),
+            host=EnvHost(threads=1, max_stuck=1, call_timeout_s=1),
+            slots=EpisodeSlots(1),
+        )
+        return await player.play(Assignment(assignment_id=1, env_id="no/Such-v0", seed=1, group_size=2))
+
+    tree = asyncio.run(run())
+    tree.validate()
+    assert tree.leaf_causes == ("environment",) * 2
+    assert "got 'no/Such-v0'" in tree.info["broken"]
+
+
+# ---- branching
+
+
+@pytest.mark.parametrize("branching", ["random", "entropy"])
+def test_forks_start_in_the_middle_of_rollouts(renderer: ChatRenderer, branching: str) -> None:
+    policy = ScriptedPolicy(renderer, by_seed("good", "bad", "ugly"))
+    env = EnvConfig(id=COUNTING, kwargs={"turns": 5})
+    tree = play(policy, renderer, env, group_size=3, branching=branching, branches=4)
+    assert tree.num_leaves == 7
+    assert tree.leaf_causes == ("",) * 7
+    assert tree.fork_causes.count("branch") == 4
+    for leaf in range(7):
+        path = texts(tree, renderer, leaf)
+        replies = path[1::2]
+        assert len(replies) == 5
+        # The environment was in the state of the fork, not of the rollout that went on.
+        for turn in range(1, 5):
+            assert f"turn {turn} after {'/'.join(replies[:turn])}\n" in path[2 * turn]
+    starts = [int(tree.parents[n]) for n, cause in enumerate(tree.fork_causes) if cause == "branch"]
+    assert 0 not in starts
+    assert not tree.sampled[starts].any()
+
+
+def test_entropy_forks_at_the_most_uncertain_turns(renderer: ChatRenderer) -> None:
+    def entropy(prompt: str) -> float:
+        return {"3": 2.0, "1": 1.5}.get(prompt.rpartition("turn ")[2][:1], 1.0)
+
+    policy = ScriptedPolicy(renderer, by_seed("good", "bad"), entropy=entropy)
+    env = EnvConfig(id=COUNTING, kwargs={"turns": 5})
+    tree = play(policy, renderer, env, group_size=2, branching="entropy", branches=3)
+    forked = [int(tree.parents[n]) for n, cause in enumerate(tree.fork_causes) if cause == "branch"]
+    said = sorted(renderer.decode(tree.token_ids[tree.node_tokens(n)]).split("user\n")[1][:6] for n in forked)
+    assert said == ["turn 1", "turn 3", "turn 3"]
+
+
+def test_random_forks_do_not_depend_on_who_was_faster(renderer: ChatRenderer) -> None:
+    class Jittery(ScriptedPolicy):
+        def __init__(self, renderer: ChatRenderer, delay: Callable[[int], float]) -> None:
+            super().__init__(renderer, by_seed("good", "bad"))
+            self._delay = delay
+
+        async def generate(self, prompt: Int32, sampling: Sampling, *, timeout_s: float) -> Completion:
+            await asyncio.sleep(self._delay(sampling.seed))
+            return await super().generate(prompt, sampling, timeout_s=timeout_s)
+
+    env = EnvConfig(id=COUNTING, kwargs={"turns": 4})
+    trees = [
+        play(Jittery(renderer, delay), renderer, env, group_size=4, branching="random", branches=3)
+        for delay in (lambda seed: 0.0, lambda seed: seed % 7 * 0.004, lambda seed: seed % 5 * 0.003)
+    ]
+    for tree in trees[1:]:
+        assert tree.token_ids.tolist() == trees[0].token_ids.tolist()
+        assert tree.parents.tolist() == trees[0].parents.tolist()
+
+
+def test_copies_of_environments_are_bounded_and_closed(renderer: ChatRenderer) -> None:
+    fake_envs.closed.clear()
+    policy = ScriptedPolicy(renderer, by_seed("good", "bad"))
+    env = EnvConfig(id=COUNTING, kwargs={"turns": 6})
+    play(policy, renderer, env, group_size=4, branching="random", branches=2)
+    made = len(fake_envs.closed) - 4
+    assert 2 <= made <= 4 * 5
+    assert fake_envs.open_now["Forkable"] == 0
+
+
+@pytest.mark.parametrize("branching", ["random", "entropy"])
+def test_an_environment_without_copies_is_branched_at_its_start(
+    renderer: ChatRenderer, branching: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    policy = ScriptedPolicy(renderer, by_seed("good", "bad", "ugly"))
+    env = EnvConfig(id=UNFORKABLE)
+    tree = play(policy, renderer, env, group_size=3, branching=branching, branches=2, times=3)
+    assert tree.num_leaves == 5
+    assert tree.leaf_causes == ("",) * 5
+    forks = [n for n, cause in enumerate(tree.fork_causes) if cause == "branch"]
+    assert tree.parents[forks].tolist() == [0, 0]
+    assert caplog.text.count("is branched at its start only") == 1
+
+
+def test_episodes_of_one_turn_are_branched_at_their_start(renderer: ChatRenderer) -> None:
+    policy = ScriptedPolicy(renderer, by_seed("good", "bad", "ugly"))
+    env = EnvConfig(id=COUNTING, kwargs={"turns": 1})
+    tree = play(policy, renderer, env, group_size=3, branching="entropy", branches=2)
+    assert tree.parents.tolist() == [-1, 0, 0, 0, 0, 0]
+    assert tree.fork_causes == ("", "", "rollout", "rollout", "branch", "branch")
+
+
+def test_a_fork_that_breaks_is_a_broken_leaf_where_it_started(renderer: ChatRenderer) -> None:
+    class FailsForks(ScriptedPolicy):
+        async def generate(self, prompt: Int32, sampling: Sampling, *, timeout_s: float) -> Completion:
+            if len(self.prompts) >= 6:
+                raise PeerTimeoutError("gone")
+            return await super().generate(prompt, sampling, timeout_s=timeout_s)
+
+    policy = FailsForks(renderer, by_seed("good", "bad"))
+    tree = play(policy, renderer, EnvConfig(id=COUNTING), group_size=2, branching="random", branches=2)
+    assert tree.leaf_causes == ("", "", "policy_server", "policy_server")
+    assert not tree.sampled[tree.leaf_nodes[2:]].any()
+
+
+def test_settings_without_effect_are_refused() -> None:
+    with pytest.raises(ValueError, match="got none"):
+        ActorConfig(branches=2)
+    with pytest.raises(ValueError, match="got 0"):
+        ActorConfig(branching="random")

@@ -1,0 +1,335 @@
+"""One environment in use: blocking calls with deadlines, and what it returns checked before it is believed.
+
+Whatever goes wrong ends as an `EnvFailure` with the cause that the trajectory tree records.
+"""
+
+import asyncio
+import copy
+import importlib
+import inspect
+import logging
+import math
+import numbers
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import gymnasium
+from gymnasium.envs.registration import EnvSpec, load_env_creator
+
+from trieline.actors.env_threads import EnvThreads
+from trieline.actors.errors import ActorError, EnvFailure, EnvironmentSetupError, ForkUnsupportedError
+from trieline.actors.wire.config import EnvConfig
+from trieline.envs import make_env
+from trieline.envs.errors import SandboxError
+from trieline.envs.registry import load_env_modules
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+TextEnv = gymnasium.Env[str, str]
+
+MAX_TASK_ID = 256
+MAX_SCORE_TEXT = 500
+# Rewards travel as float32, of which this is far from the end.
+MAX_REWARD = 1e30
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Task:
+    """What reset returned."""
+
+    observation: str
+    task_id: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Step:
+    """What step returned."""
+
+    observation: str
+    reward: float
+    terminated: bool
+    truncated: bool
+    score: str
+    """`info["score"]` as text for people; empty if there is none."""
+
+
+class EnvHost:
+    """Makes the environments of one event loop, and closes them in the background."""
+
+    def __init__(self, *, threads: int, max_stuck: int, call_timeout_s: float) -> None:
+        self.threads = EnvThreads(threads, max_stuck=max_stuck)
+        self.call_timeout_s = call_timeout_s
+        self.unforkable: set[str] = set()
+        """Ids of the environments that turned out to have no copies."""
+        self._closing: set[asyncio.Task[None]] = set()
+
+    async def open(
+        self, config: EnvConfig, *, seed: int, level: int | None, split: str | None = None
+    ) -> "tuple[EnvSession, Task]":
+        """Make an environment and reset it to the task that `seed` and `level` pick.
+
+        Raises:
+            EnvFailure: it could not be made or reset, hung, or returned what no environment may return.
+            StuckEnvironmentsError: see `EnvThreads.call`.
+        """
+        session = EnvSession(config.id, self)
+        try:
+            return session, await session.start(config, seed=seed, level=level, split=split)
+        except BaseException:
+            session.close()
+            raise
+
+    def close_later(self, what: str, close: Callable[[], object]) -> None:
+        """Close something in a thread without making an episode wait for it."""
+        task = asyncio.get_running_loop().create_task(self._close(what, close))
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    async def close(self) -> None:
+        """Wait, one deadline long, until every environment is closed."""
+        if self._closing:
+            _, pending = await asyncio.wait(self._closing, timeout=self.call_timeout_s)
+            if pending:
+                log.warning("%d environments did not close within %g s", len(pending), self.call_timeout_s)
+            for task in pending:
+                task.cancel()
+        self.threads.close()
+
+    async def _close(self, what: str, close: Callable[[], object]) -> None:
+        try:
+            await self.threads.call(what, close, self.call_timeout_s, late=_nothing)
+        except (EnvFailure, ActorError) as error:
+            log.warning("%s", error)
+        except Exception:
+            log.warning("%s raised", what, exc_info=True)
+
+
+class EnvSession:
+    """One environment instance. One call at a time; after an `EnvFailure` only `close` makes sense."""
+
+    def __init__(self, env_id: str, host: EnvHost, env: TextEnv | None = None) -> None:
+        self._env_id = env_id
+        self._host = host
+        self._env = env
+        self._lost = False  # a call hangs in it: that call's thread closes it, if it ever comes back
+
+    async def start(self, config: EnvConfig, *, seed: int, level: int | None, split: str | None) -> Task:
+        """Make and reset, in one call and one deadline."""
+
+        def make_and_reset() -> object:
+            self._env = make_split(config, split)
+            return self._env.reset(seed=seed, options=reset_options(level))
+
+        return checked_reset(await self._call("reset", make_and_reset), self._env_id, seed)
+
+    async def step(self, action: str) -> Step:
+        """One action.
+
+        Raises:
+            EnvFailure, StuckEnvironmentsError: as `EnvHost.open`.
+        """
+        env = self._open_env()
+        return checked_step(await self._call("step", lambda: env.step(action)), self._env_id)
+
+    async def fork(self) -> "EnvSession":
+        """An independent copy in the same state.
+
+        Raises:
+            ForkUnsupportedError: the environment has no `fork`, or says that it can't.
+            EnvFailure, StuckEnvironmentsError: as `EnvHost.open`.
+        """
+        env = self._open_env()
+        copies: list[TextEnv] = []
+
+        def fork() -> None:
+            copies.append(fork_env(env))
+
+        def close_both() -> None:
+            for open_env in (env, *copies):
+                open_env.close()
+
+        await self._call("fork", fork, late=close_both)
+        return EnvSession(self._env_id, self._host, copies[0])
+
+    def close(self) -> None:
+        """Close the environment in the background. Idempotent."""
+        if self._env is None or self._lost:
+            return
+        env, self._env = self._env, None
+        self._host.close_later(f"{self._env_id}: close", env.close)
+
+    def _open_env(self) -> TextEnv:
+        assert self._env is not None, "the session is closed"
+        return self._env
+
+    async def _call(
+        self, name: str, function: Callable[[], T], late: Callable[[], object] | None = None
+    ) -> T:
+        what = f"{self._env_id}: {name}"
+        threads, timeout_s = self._host.threads, self._host.call_timeout_s
+        try:
+            return await threads.call(what, function, timeout_s, late=late or self._close_late)
+        except (ActorError, EnvFailure, asyncio.CancelledError) as error:
+            self._lost = not isinstance(error, EnvFailure) or error.cause == "timeout"
+            raise
+        except ForkUnsupportedError:
+            raise
+        except SandboxError as error:
+            raise EnvFailure(cause="sandbox", reason=f"{what} failed in its sandbox: {error}") from error
+        except Exception as error:
+            log.debug("%s raised", what, exc_info=True)
+            raise EnvFailure(
+                cause="environment", reason=f"{what} raised {type(error).__name__}: {error}"
+            ) from error
+
+    def _close_late(self) -> None:
+        if self._env is not None:
+            self._env.close()
+
+
+def make_split(config: EnvConfig, split: str | None) -> TextEnv:
+    """Make the environment of `config`; `split`, if not None, wins over one among its kwargs."""
+    kwargs: dict[str, Any] = dict(config.kwargs)
+    if split is not None:
+        kwargs["split"] = split
+    return make_env(config.id, **kwargs)
+
+
+def reset_options(level: int | None) -> dict[str, Any] | None:
+    """The options with which `reset` is asked for a level; None: it is not asked."""
+    return None if level is None else {"level": level}
+
+
+def checked_reset(outcome: object, env_id: str, seed: int) -> Task:
+    """What `reset` returned, believed. An environment without `info["task_id"]` has its tasks named by seed.
+
+    Raises:
+        EnvFailure: it is not (text, dict).
+    """
+    if not isinstance(outcome, tuple) or len(outcome) != 2:
+        raise EnvFailure(
+            cause="environment",
+            reason=f"{env_id}: expected (observation, info) from reset, got {_kind(outcome)}",
+        )
+    observation, info = outcome
+    if not isinstance(info, Mapping):
+        raise EnvFailure(
+            cause="environment", reason=f"{env_id}: expected a dict as info of reset, got {_kind(info)}"
+        )
+    return Task(
+        observation=_text(observation, env_id, "reset"),
+        task_id=_printable(info.get("task_id", seed), MAX_TASK_ID),
+    )
+
+
+def checked_step(outcome: object, env_id: str) -> Step:
+    """What `step` returned, believed.
+
+    Raises:
+        EnvFailure: it is not (text, finite number, bool, bool, dict).
+    """
+    if not isinstance(outcome, tuple) or len(outcome) != 5:
+        expected = "(observation, reward, terminated, truncated, info)"
+        raise EnvFailure(
+            cause="environment", reason=f"{env_id}: expected {expected} from step, got {_kind(outcome)}"
+        )
+    observation, reward, terminated, truncated, info = outcome
+    if not isinstance(info, Mapping):
+        raise EnvFailure(
+            cause="environment", reason=f"{env_id}: expected a dict as info of step, got {_kind(info)}"
+        )
+    return Step(
+        observation=_text(observation, env_id, "step"),
+        reward=_finite(reward, env_id),
+        terminated=bool(terminated),
+        truncated=bool(truncated),
+        score=_printable(info["score"], MAX_SCORE_TEXT) if "score" in info else "",
+    )
+
+
+def fork_env(env: TextEnv) -> TextEnv:
+    """Copy an environment with its wrappers (a step counter in a wrapper belongs to the state too).
+
+    Raises:
+        ForkUnsupportedError: it has no `fork`, or raises NotImplementedError.
+    """
+    fork = getattr(type(env), "fork", None)
+    if fork is not None:
+        try:
+            copied: TextEnv = fork(env)
+        except NotImplementedError as error:
+            raise ForkUnsupportedError(str(error)) from error
+        return copied
+    if not isinstance(env, gymnasium.Wrapper):
+        msg = f"{type(env).__name__} has no fork()"
+        raise ForkUnsupportedError(msg)
+    inner = fork_env(env.env)
+    wrapper: TextEnv = object.__new__(type(env))
+    for name, value in vars(env).items():
+        wrapper.__dict__[name] = inner if name == "env" else copy.deepcopy(value)
+    return wrapper
+
+
+def check_env(config: EnvConfig) -> None:
+    """Look an environment up without making it.
+
+    Raises:
+        EnvironmentSetupError: it is not registered, or its module can't be imported.
+    """
+    _env_spec(config.id)
+
+
+def takes_split(config: EnvConfig) -> bool:
+    """Does the environment's constructor know `split`?
+
+    Raises:
+        EnvironmentSetupError: as `check_env`.
+    """
+    spec = _env_spec(config.id)
+    creator = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
+    parameters = inspect.signature(creator).parameters if creator is not None else {}
+    return "split" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
+def _env_spec(env_id: str) -> EnvSpec:
+    """`env_id` as in a config: `[module:]namespace/Name-v0`, the module imported for what it registers."""
+    module, _, name = env_id.rpartition(":")
+    try:
+        if module:
+            importlib.import_module(module)
+        elif name not in gymnasium.registry:
+            load_env_modules()
+        return gymnasium.spec(name)
+    except (gymnasium.error.Error, ImportError) as error:
+        msg = f"expected a registered environment, got {env_id!r}: {error}"
+        raise EnvironmentSetupError(msg) from error
+
+
+def _text(observation: object, env_id: str, call: str) -> str:
+    if not isinstance(observation, str):
+        reason = f"{env_id}: expected text as observation of {call}, got {_kind(observation)}"
+        raise EnvFailure(cause="environment", reason=reason)
+    return observation
+
+
+def _finite(reward: object, env_id: str) -> float:
+    value = float(reward) if isinstance(reward, numbers.Real) else math.nan
+    if not abs(value) <= MAX_REWARD:
+        raise EnvFailure(
+            cause="environment", reason=f"{env_id}: expected a finite number as reward, got {reward!r:.80}"
+        )
+    return value
+
+
+def _printable(value: object, length: int) -> str:
+    return str(value)[:length].encode("utf-8", "replace").decode("utf-8")
+
+
+def _kind(value: object) -> str:
+    return f"a tuple of {len(value)}" if isinstance(value, tuple) else type(value).__name__
+
+
+def _nothing() -> None:
+    pass

@@ -1,0 +1,160 @@
+"""One episode: the environment and the policy take turns until one of them, or a limit, ends it.
+
+Whatever happens, the rollout keeps what was played so far; a fault marks it broken and is never a reward.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable
+from dataclasses import dataclass
+
+import numpy as np
+
+from trieline.actors.branching import ForkPoints
+from trieline.actors.chat import ChatRenderer
+from trieline.actors.config import ActorConfig
+from trieline.actors.env_session import EnvHost, EnvSession
+from trieline.actors.errors import ActorError, EnvFailure
+from trieline.actors.policy import Policy, derived_seed
+from trieline.actors.rollout import Origin, Rollout, Turn
+from trieline.actors.wire.config import EnvConfig
+from trieline.actors.wire.errors import WireError
+from trieline.actors.wire.messages import Completion, Sampling
+from trieline.actors.wire.tree import Int32
+
+log = logging.getLogger(__name__)
+
+# No tokenizer packs more characters into a token on average: what is longer can't fit, and is not tried.
+MAX_CHARACTERS_PER_TOKEN = 32
+# The policy client keeps its own deadline; this only catches one that does not.
+GENERATE_GRACE_S = 5.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EpisodePlayer:
+    """Plays episodes of one task."""
+
+    env: EnvConfig
+    config: ActorConfig
+    renderer: ChatRenderer
+    policy: Policy
+    host: EnvHost
+    seed: int
+    """The task's. Seeds of sampling derive from it, the rollout and the turn."""
+    level: int | None = None
+    split: str | None = None
+    """Passed to the environment's constructor if not None."""
+    fork_points: ForkPoints | None = None
+    """Told of every turn after the first; None: nothing is forked."""
+
+    async def play(self, rollout: Rollout) -> None:
+        """From reset to the end.
+
+        Raises:
+            StuckEnvironmentsError: this process can't go on. Everything else is written into the rollout.
+        """
+        await self._guarded(rollout, self._from_start(rollout))
+
+    async def play_fork(self, rollout: Rollout, session: EnvSession, context: Int32, turns: int) -> None:
+        """From the middle: `context` [P] is all tokens so far, `turns` the replies. Closes `session`."""
+        await self._guarded(rollout, self._play_and_close(rollout, session, context, turns))
+
+    async def _guarded(self, rollout: Rollout, episode: Awaitable[None]) -> None:
+        try:
+            async with asyncio.timeout(self.config.episode_timeout_s):
+                await episode
+        except EnvFailure as failure:
+            self._break(rollout, failure.cause, failure.reason)
+        except WireError as error:
+            self._break(rollout, "policy_server", f"{self.env.id}: no reply from the policy: {error}")
+        except TimeoutError:
+            limit = self.config.episode_timeout_s
+            self._break(rollout, "timeout", f"{self.env.id}: the episode did not end within {limit:g} s")
+        except ActorError:
+            raise
+        except Exception as error:
+            # A fault of ours must not take the other episodes along, nor come back with the next assignment.
+            log.exception("%s: seed %d, rollout %d", self.env.id, self.seed, rollout.index)
+            self._break(rollout, "environment", f"{type(error).__name__}: {error}")
+
+    def _break(self, rollout: Rollout, cause: str, reason: str) -> None:
+        rollout.cause, rollout.reason = cause, reason
+        log.warning(
+            "broken episode (%s; seed %d, rollout %d): %.500s", cause, self.seed, rollout.index, reason
+        )
+
+    async def _from_start(self, rollout: Rollout) -> None:
+        session, task = await self.host.open(self.env, seed=self.seed, level=self.level, split=self.split)
+        rollout.task_id = task.task_id
+        rollout.observations.append(task.observation)
+        await self._play_and_close(rollout, session, None, 0)
+
+    async def _play_and_close(
+        self, rollout: Rollout, session: EnvSession, context: Int32 | None, turns: int
+    ) -> None:
+        try:
+            if context is None:
+                context = rollout.prompt = self._prompt(rollout.observations[0])
+                await self._play_turns(rollout, session, context, context, turns)
+            else:
+                await self._play_turns(rollout, session, context, context[:0], turns)
+        finally:
+            session.close()
+
+    async def _play_turns(
+        self, rollout: Rollout, session: EnvSession, tokens: Int32, own_context: Int32, turn: int
+    ) -> None:
+        """`tokens` is the whole sequence so far, `own_context` the end of it that no turn records yet."""
+        while True:
+            completion = await self._generate(rollout, tokens, turn)
+            reply = self.renderer.decode(completion.token_ids)
+            rollout.turns.append(Turn(context=own_context, completion=completion, reply=reply))
+            if self.fork_points is not None and rollout.origin is None and turn > 0:
+                await self.fork_points.offer(Origin(rollout=rollout.index, turn=turn), completion, session)
+            step = await session.step(reply)
+            rollout.rewards.append(step.reward)
+            rollout.observations.append(step.observation)
+            rollout.score = step.score or rollout.score
+            turn += 1
+            if step.terminated or step.truncated or turn >= self.env.max_turns:
+                rollout.terminated = step.terminated
+                return
+            if self._too_long(step.observation):
+                return
+            own_context = self.renderer.turn_tokens(
+                turn, step.observation, last_token=int(completion.token_ids[-1])
+            )
+            tokens = np.concatenate([tokens, completion.token_ids, own_context])
+            if len(tokens) >= self.env.max_context:
+                return
+
+    async def _generate(self, rollout: Rollout, tokens: Int32, turn: int) -> Completion:
+        timeout_s = self.config.generate_timeout_s
+        sampling = Sampling(
+            max_tokens=min(self.env.max_tokens, self.env.max_context - len(tokens)),
+            temperature=self.config.temperature,
+            top_p=self.config.top_p,
+            top_k=self.config.top_k,
+            stop_ids=self.renderer.stop_ids,
+            seed=derived_seed(self.config.seed, self.env.id, self.seed, rollout.index, turn),
+        )
+        try:
+            async with asyncio.timeout(timeout_s + GENERATE_GRACE_S):
+                return await self.policy.generate(tokens, sampling, timeout_s=timeout_s)
+        except TimeoutError:
+            reason = f"{self.env.id}: the policy gave no reply within {timeout_s:g} s"
+            raise EnvFailure(cause="policy_server", reason=reason) from None
+
+    def _prompt(self, observation: str) -> Int32:
+        """Raises EnvFailure if the task does not fit."""
+        prompt = self.renderer.prompt_tokens(observation) if not self._too_long(observation) else None
+        if prompt is None or len(prompt) >= self.env.max_context:
+            length = f"{len(observation)} characters" if prompt is None else f"{len(prompt)} tokens"
+            reason = (
+                f"{self.env.id}: expected a prompt of fewer tokens than {self.env.max_context}, got {length}"
+            )
+            raise EnvFailure(cause="environment", reason=reason)
+        return prompt
+
+    def _too_long(self, observation: str) -> bool:
+        return len(observation) > MAX_CHARACTERS_PER_TOKEN * self.env.max_context

@@ -1,0 +1,61 @@
+"""What one episode leaves: its turns, token for token, before the rollouts of a task become one tree."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from trieline.actors.wire.messages import Completion
+from trieline.actors.wire.tree import SCORED, Int32
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Turn:
+    """One reply of the policy, the tokens that came before it, and what the environment gave for it."""
+
+    context: Int32
+    """[C] tokens between the previous reply and this one; the prompt at the first turn, nothing at the
+    first turn of a fork (its origin has them)."""
+    completion: Completion
+    reply: str
+    """The text that the environment got."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Origin:
+    """Where a fork left another rollout: before the reply of its turn `turn`."""
+
+    rollout: int
+    turn: int
+
+
+@dataclass(kw_only=True, slots=True)
+class Rollout:
+    """One episode, complete or broken. A fork's turns are only its own, those after `origin`."""
+
+    index: int
+    """Number within the tree: the rollouts of the group first, then the forks."""
+    origin: Origin | None = None
+    """None: it began with the task."""
+    turns: list[Turn] = field(default_factory=list)
+    rewards: list[float] = field(default_factory=list)
+    """[len(turns)] or one fewer, when the environment failed on the last reply."""
+    observations: list[str] = field(default_factory=list)
+    """The environment's messages, that of reset first (a fork: that of its origin). For people."""
+    prompt: Int32 | None = None
+    """[P] tokens of the prompt, as soon as reset has succeeded."""
+    task_id: str = ""
+    terminated: bool = False
+    cause: str = SCORED
+    reason: str = ""
+    """Why it is broken, for the log."""
+    score: str = ""
+
+    @property
+    def own_return(self) -> float:
+        """Undiscounted sum of the rewards of its own turns."""
+        return sum(self.rewards)
+
+    def tokens(self, last_turn: int | None = None) -> Int32:
+        """Context and replies of the own turns before `last_turn` (None: all), in order."""
+        runs = [run for t in self.turns[:last_turn] for run in (t.context, t.completion.token_ids)]
+        return np.concatenate(runs) if runs else np.zeros(0, dtype=np.int32)

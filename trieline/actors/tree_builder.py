@@ -1,0 +1,142 @@
+"""Rollouts of one task become one tree: the prompt is shared, a fork hangs where it left its origin.
+
+The order of nodes follows the rollouts' numbers, not which of them was faster.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from trieline.actors.rollout import Rollout
+from trieline.actors.wire.messages import Completion
+from trieline.actors.wire.tree import SCORED, Int32, TrajectoryTree
+
+T = TypeVar("T", np.int32, np.float32)
+
+NO_PROMPT = np.zeros(1, dtype=np.int32)
+"""Stands for the prompt of a task that no rollout could begin: a tree has at least one token."""
+
+
+class TreeBuilder:
+    """The columns of a tree, grown node by node."""
+
+    def __init__(self) -> None:
+        self._parents: list[int] = []
+        self._runs: list[Int32] = []
+        self._completions: list[Completion | None] = []
+        self._rewards: list[float] = []
+        self._fork_causes: list[str] = []
+        self._leaves: list[tuple[int, bool, str]] = []
+        self._has_children: set[int] = set()
+
+    def add_context(self, parent: int, tokens: Int32, *, fork_cause: str) -> int:
+        """A run of the context; no tokens: no node, and the parent is returned."""
+        return self._add(parent, tokens, None, fork_cause) if len(tokens) else parent
+
+    def add_sampled(self, parent: int, completion: Completion, *, fork_cause: str) -> int:
+        """A reply. `fork_cause` counts only if something follows `parent` already."""
+        return self._add(parent, completion.token_ids, completion, fork_cause)
+
+    def add_reward(self, node: int, reward: float) -> None:
+        """Received after the last token of `node`."""
+        self._rewards[node] += reward
+
+    def add_leaf(self, node: int, *, terminated: bool, cause: str) -> None:
+        """A sequence ends with `node`."""
+        self._leaves.append((node, terminated and cause == SCORED, cause))
+
+    def build(self, *, env_id: str, task_id: str, level: int, info: Mapping[str, str]) -> TrajectoryTree:
+        """The tree of everything added so far."""
+        lengths = [len(run) for run in self._runs]
+        return TrajectoryTree(
+            env_id=env_id,
+            task_id=task_id,
+            level=level,
+            parents=np.asarray(self._parents, dtype=np.int32),
+            node_offsets=np.cumsum([0, *lengths]).astype(np.int32),
+            sampled=np.asarray([c is not None for c in self._completions]),
+            rewards=np.asarray(self._rewards, dtype=np.float32),
+            fork_causes=tuple(self._fork_causes),
+            token_ids=np.concatenate(self._runs).astype(np.int32, copy=False),
+            behavior_logprobs=self._column("logprobs", 0.0, np.float32),
+            entropies=self._column("entropies", 0.0, np.float32),
+            policy_versions=self._column("policy_versions", -1, np.int32),
+            leaf_nodes=np.asarray([leaf[0] for leaf in self._leaves], dtype=np.int32),
+            leaf_terminated=np.asarray([leaf[1] for leaf in self._leaves], dtype=np.bool_),
+            leaf_causes=tuple(leaf[2] for leaf in self._leaves),
+            info=dict(info),
+        )
+
+    def _add(self, parent: int, tokens: Int32, completion: Completion | None, fork_cause: str) -> int:
+        self._parents.append(parent)
+        self._runs.append(tokens)
+        self._completions.append(completion)
+        self._rewards.append(0.0)
+        self._fork_causes.append(fork_cause if parent in self._has_children else "")
+        self._has_children.add(parent)
+        return len(self._parents) - 1
+
+    def _column(self, name: str, neutral: float, dtype: type[T]) -> npt.NDArray[T]:
+        runs = zip(self._runs, self._completions, strict=True)
+        return np.concatenate(
+            [
+                np.full(len(r), neutral, dtype) if c is None else getattr(c, name).astype(dtype)
+                for r, c in runs
+            ]
+        )
+
+
+def build_tree(
+    rollouts: Sequence[Rollout], *, env_id: str, level: int | None, group_size: int, info: Mapping[str, str]
+) -> TrajectoryTree:
+    """One tree of all rollouts of a task, in the order of their numbers, one leaf each.
+
+    Rollouts from `group_size` on are forks that the branching policy asked for. A rollout that never began is
+    a broken leaf on the prompt.
+    """
+    builder = TreeBuilder()
+    prompt_nodes = _add_prompts(builder, [r.prompt for r in rollouts if r.prompt is not None])
+    before_reply: dict[tuple[int, int], int] = {}
+    for rollout in rollouts:
+        if rollout.origin is None:
+            node = 0 if rollout.prompt is None else prompt_nodes[rollout.prompt.tobytes()]
+            first_turn = 0
+        else:
+            node = before_reply[rollout.origin.rollout, rollout.origin.turn]
+            first_turn = rollout.origin.turn
+        cause = "rollout" if rollout.index < group_size else "branch"
+        for number, turn in enumerate(rollout.turns):
+            if number:  # the first context is the prompt, or belongs to the origin
+                node = builder.add_context(node, turn.context, fork_cause=cause)
+            before_reply[rollout.index, first_turn + number] = node
+            node = builder.add_sampled(node, turn.completion, fork_cause=cause)
+            if number < len(rollout.rewards):
+                builder.add_reward(node, rollout.rewards[number])
+        builder.add_leaf(node, terminated=rollout.terminated, cause=rollout.cause)
+    task_id = next((r.task_id for r in rollouts if r.task_id), "")
+    return builder.build(env_id=env_id, task_id=task_id, level=level or 0, info=info)
+
+
+def _add_prompts(builder: TreeBuilder, prompts: Iterable[Int32]) -> dict[bytes, int]:
+    """The node of each distinct prompt. Usually there is one; others leave it at the first difference."""
+    distinct = {prompt.tobytes(): prompt for prompt in prompts}
+    if not distinct:
+        builder.add_context(-1, NO_PROMPT, fork_cause="")
+        return {}
+    shared = common_prefix(list(distinct.values()))
+    root = builder.add_context(-1, next(iter(distinct.values()))[:shared], fork_cause="")
+    return {
+        key: builder.add_context(root, prompt[shared:], fork_cause="token_mismatch")
+        for key, prompt in distinct.items()
+    }
+
+
+def common_prefix(runs: Sequence[Int32]) -> int:
+    """How many tokens all runs begin with."""
+    shortest = min(len(run) for run in runs)
+    differs = np.zeros(shortest, dtype=np.bool_)
+    for run in runs[1:]:
+        differs |= run[:shortest] != runs[0][:shortest]
+    return int(differs.argmax()) if differs.any() else shortest
