@@ -190,8 +190,10 @@ class WeightsAnnouncement(msgspec.Struct, frozen=True, kw_only=True, tag="weight
     path: Text
     """Where the file is on the learner's machine; read there if it is visible, fetched in chunks if not."""
     publisher_start: Count = 0
-    """When the publisher started, nanoseconds since 1970. A later start wins whatever its version (a learner
-    may resume from an older checkpoint); within one, the higher version does."""
+    """Tells one start of the learner from the next (nanoseconds since 1970). Within one, the higher version
+    is the newer; of another, what came last is, since a learner may resume from an older checkpoint."""
+    modified_ns: Count = 0
+    """When the file was last written, as of its CRC-32. One of this time and size is the same file."""
 
 
 class LatestRequest(msgspec.Struct, frozen=True, kw_only=True, tag="latest"):
