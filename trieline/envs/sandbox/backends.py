@@ -3,6 +3,7 @@
 import logging
 import os
 from functools import cache
+from pathlib import Path
 from typing import Literal, get_args
 
 from trieline.envs.errors import SandboxError
@@ -11,11 +12,14 @@ from trieline.envs.sandbox.base import Sandbox, SandboxLimits
 
 logger = logging.getLogger(__name__)
 
+DOCKER_SOCKET = Path("/var/run/docker.sock")
 Backend = Literal["auto", "docker", "bubblewrap", "none"]
 
 
 def _reason_against_docker() -> str | None:
-    from trieline.envs.sandbox import docker  # the SDK takes 0.1 s to import, and many runs never need it
+    if "DOCKER_HOST" not in os.environ and not DOCKER_SOCKET.exists():
+        return f"no Docker Engine answers: there is no {DOCKER_SOCKET}"
+    from trieline.envs.sandbox import docker  # the SDK takes time and memory, and many runs never need it
 
     return docker.reason_against()
 

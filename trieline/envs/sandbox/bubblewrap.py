@@ -16,10 +16,13 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from functools import cache
 from pathlib import Path
+from queue import SimpleQueue
 
 from trieline.envs.errors import SandboxError
 from trieline.envs.sandbox import bundle
@@ -45,10 +48,46 @@ def _kernel() -> tuple[int, int]:
     return int(major), int(minor)
 
 
+class Spawner:
+    """Starts processes in one thread that lives as long as this process.
+
+    --die-with-parent means the *thread* that started bubblewrap, and those who ask for a sandbox come and go.
+    """
+
+    def __init__(self) -> None:
+        self._orders: SimpleQueue[
+            tuple[Future[subprocess.Popen[bytes]], Callable[[], subprocess.Popen[bytes]]]
+        ]
+        self._orders = SimpleQueue()
+        threading.Thread(target=self._run, name="bubblewrap-spawner", daemon=True).start()
+
+    def _run(self) -> None:
+        while True:
+            future, start = self._orders.get()
+            try:
+                future.set_result(start())
+            except BaseException as error:  # noqa: BLE001  # it belongs to the one who asked
+                future.set_exception(error)
+
+    def spawn(self, start: Callable[[], subprocess.Popen[bytes]], deadline: float) -> subprocess.Popen[bytes]:
+        """What `start` gives. If the caller is interrupted meanwhile, the process is killed when it comes."""
+        future: Future[subprocess.Popen[bytes]] = Future()
+        self._orders.put((future, start))
+        try:
+            return future.result(timeout=max(0.0, deadline - time.monotonic()))
+        except BaseException:
+            future.add_done_callback(_kill_late)
+            raise
+
+
+def _kill_late(future: Future[subprocess.Popen[bytes]]) -> None:
+    if future.exception() is None:
+        future.result().kill()
+
+
 @cache
-def _spawner(_pid: int) -> ThreadPoolExecutor:
-    """One thread that lives as long as the process: --die-with-parent means the *thread* that started it."""
-    return ThreadPoolExecutor(1, thread_name_prefix="bubblewrap-spawner")
+def _spawner(_pid: int) -> Spawner:
+    return Spawner()
 
 
 @cache
@@ -131,8 +170,7 @@ class BubblewrapSandbox(KeptSandbox):
 
     def _launch(self, deadline: float) -> Channel:
         close_at_exit(self)
-        self._process = _spawner(os.getpid()).submit(self._spawn).result()
-        process = self._process
+        process = self._process = _spawner(os.getpid()).spawn(self._spawn, deadline)
         assert process.stdin is not None
         assert process.stdout is not None
         assert process.stderr is not None

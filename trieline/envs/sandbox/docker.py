@@ -3,6 +3,7 @@
 import logging
 import os
 import socket
+import ssl
 import threading
 import time
 import uuid
@@ -41,6 +42,7 @@ class Engine:
 
     def __init__(self) -> None:
         self._calls = threading.BoundedSemaphore(CONCURRENT_CALLS)
+        close_at_exit(self)
         try:
             self.api = docker.from_env(timeout=ENGINE_SECONDS).api
             self.api.ping()
@@ -88,6 +90,14 @@ class Engine:
                 self.remove(container["Id"])
                 swept += 1
         return swept
+
+    def close(self) -> None:
+        """At the end of the process, its own containers being closed: a last look for orphans of others."""
+        forget(self)
+        try:
+            self.sweep()
+        except SandboxError as error:
+            logger.warning("no sweep at exit: %s", error)
 
     def has_image(self, image: str) -> bool:
         """Is it here? Nothing is pulled."""
@@ -203,8 +213,12 @@ class DockerSandbox(KeptSandbox):
     def _attach(self, eng: Engine) -> socket.socket:
         params = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
         stream = eng.api.attach_socket(self._name, params=params)
-        connection: socket.socket = getattr(stream, "_sock", stream)
-        return connection
+        connection = getattr(stream, "_sock", stream)
+        if isinstance(connection, ssl.SSLSocket):
+            msg = "expected an engine on a local socket, got one over TLS: use an ssh tunnel to its socket"
+            raise SandboxError(msg)
+        # An own descriptor: the SDK closes its when the response is collected.
+        return socket.socket(fileno=os.dup(connection.fileno()))
 
     def _ended_for_memory(self) -> bool:
         eng = engine()

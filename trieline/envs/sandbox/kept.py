@@ -72,12 +72,12 @@ class KeptSandbox(abc.ABC):
                 msg = f"{self}: expected an unprivileged user, got uid {hello.get('uid')}"
                 raise SandboxError(msg)
         except ChannelClosedError as error:
-            self.close()
             msg = f"{self}: the keeper ended while starting: {error}"
+            self.close()
             raise SandboxError(msg) from error
         except ChannelTimeoutError as error:
-            self.close()
             msg = f"{self}: waited {START_SECONDS:.0f} s for the keeper to start"
+            self.close()
             raise SandboxError(msg) from error
         except BaseException:
             self.close()
@@ -114,10 +114,10 @@ class KeptSandbox(abc.ABC):
 
     def _ended_by_program(self, seconds: float, error: ChannelClosedError) -> ExecResult:
         """The program took the whole sandbox down. That is its result; the sandbox needs a reset."""
-        ended_for_memory = self._ended_for_memory()
+        ended_for_memory, name = self._ended_for_memory(), str(self)
         self.close()
         if not ended_for_memory:
-            msg = f"{self}: the keeper ended while a program ran: {error}"
+            msg = f"{name}: the keeper ended while a program ran: {error}"
             raise SandboxError(msg) from error
         return ExecResult(exit_code=137, stdout=b"", stderr=b"", oom=True, seconds=seconds)
 
@@ -195,8 +195,8 @@ class KeptSandbox(abc.ABC):
         try:
             reply, data = self._ask(request, body, seconds=FILE_SECONDS, max_body=max_body)
         except ChannelClosedError as error:
-            self.close()
             msg = f"{self}: the keeper ended during {request['op']!r}: {error}"
+            self.close()
             raise SandboxError(msg) from error
         if "errno" in reply:
             raise OSError(int(reply["errno"]), str(reply["message"]), path)
@@ -215,8 +215,8 @@ class KeptSandbox(abc.ABC):
             self._channel.send(body, deadline)
             reply, data = self._receive(self._channel, deadline, max_body)
         except ChannelTimeoutError as error:
-            self.close()
             msg = f"{self}: waited {seconds:.1f} s for the keeper to answer {request['op']!r}; ended it"
+            self.close()
             raise SandboxError(msg) from error
         except ChannelClosedError:
             raise
@@ -224,8 +224,8 @@ class KeptSandbox(abc.ABC):
             self.close()  # the reply to this request must never be taken for that to the next
             raise
         if "failed" in reply:
-            self.close()
             msg = f"{self}: {reply['failed']}"
+            self.close()
             raise SandboxError(msg)
         return reply, data
 

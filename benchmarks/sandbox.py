@@ -1,0 +1,164 @@
+"""What a sandbox costs: warm exec beside the engine's own, reset, start, the pool's acquire and release.
+
+    python -m benchmarks.sandbox [--backend docker|bubblewrap|none] [--execs N] [--json FILE]
+
+Times are wall-clock milliseconds; `exec_cpu_ms` is the processor time of keeper and programs, per exec. The
+engine's exec runs in the same container, and lacks what ours adds: an end to leftover processes, bounds on
+time and output.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from trieline.envs.sandbox import Sandbox, SandboxLimits, SandboxPool, available_backends, open_sandbox
+from trieline.envs.sandbox.backends import Backend
+from trieline.envs.sandbox.bubblewrap import BubblewrapSandbox
+
+PROGRAM = ["python3", "-I", "-S", "-c", "print(6 * 7)"]
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def times(act: Callable[[], object], count: int) -> dict[str, float]:
+    """Milliseconds of `act`."""
+    taken = []
+    for _ in range(count):
+        started = time.perf_counter()
+        act()
+        taken.append((time.perf_counter() - started) * 1e3)
+    taken.sort()
+    return {"median": round(statistics.median(taken), 2), "p95": round(taken[int(count * 0.95)], 2)}
+
+
+def keeper_pid(sandbox: Sandbox) -> int | None:
+    """On this machine."""
+    if isinstance(sandbox, BubblewrapSandbox):
+        assert sandbox._process is not None
+        outer = sandbox._process.pid
+        return int(Path(f"/proc/{outer}/task/{outer}/children").read_text().split()[0])
+    if hasattr(sandbox, "image"):
+        from trieline.envs.sandbox import docker
+
+        return int(docker.engine().api.inspect_container(sandbox._name)["State"]["Pid"])  # type: ignore[attr-defined]
+    return None
+
+
+def cpu_ms(pid: int) -> float:
+    """Of a process and its reaped children."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(int(field) for field in fields[11:15]) / TICKS * 1e3
+
+
+def resident_mib(pid: int) -> float:
+    """Of a process alone."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") / 2**20
+
+
+def engine_exec(sandbox: Sandbox) -> Callable[[], object]:
+    """The engine's own exec of the same program in the same container."""
+    from trieline.envs.sandbox import docker
+
+    api = docker.engine().api
+    name = sandbox._name  # type: ignore[attr-defined]
+
+    def run() -> None:
+        made = api.exec_create(name, PROGRAM)["Id"]
+        assert api.exec_start(made) == b"42\n"
+        assert api.exec_inspect(made)["ExitCode"] == 0
+
+    return run
+
+
+def measure(backend: Backend, execs: int) -> dict[str, Any]:
+    """All figures of one backend."""
+    limits = SandboxLimits()
+
+    def exec_once(sandbox: Sandbox) -> None:
+        assert sandbox.exec(PROGRAM).stdout == b"42\n"
+
+    def dirty_reset(sandbox: Sandbox) -> float:
+        sandbox.exec(["sh", "-c", "for n in 1 2 3 4 5 6; do mkdir d$n; echo x > d$n/f; done; sleep 60 &"])
+        started = time.perf_counter()
+        sandbox.reset()
+        return (time.perf_counter() - started) * 1e3
+
+    sandbox = open_sandbox(backend, limits)
+    try:
+        exec_once(sandbox)
+        pid = keeper_pid(sandbox)
+        before = cpu_ms(pid) if pid else 0.0
+        figures: dict[str, Any] = {"exec_ms": times(lambda: exec_once(sandbox), execs)}
+        if pid:
+            figures["exec_cpu_ms"] = round((cpu_ms(pid) - before) / execs, 2)
+            figures["keeper_resident_mib"] = round(resident_mib(pid), 1)
+        figures["exec_true_ms"] = times(lambda: sandbox.exec(["true"]), execs)
+        figures["reset_ms"] = {"median": round(statistics.median(dirty_reset(sandbox) for _ in range(20)), 2)}
+        if backend == "docker":
+            figures["engine_exec_ms"] = times(engine_exec(sandbox), max(20, execs // 5))
+    finally:
+        sandbox.close()
+    started = time.perf_counter()
+    for _ in range(5):
+        open_sandbox(backend, limits).close()
+    figures["start_and_close_ms"] = round((time.perf_counter() - started) / 5 * 1e3, 1)
+    figures["pool"] = measure_pool(backend, limits, execs)
+    return figures
+
+
+def measure_pool(backend: Backend, limits: SandboxLimits, tasks: int) -> dict[str, Any]:
+    """A clean sandbox from the warm pool and back, alone, and tasks a second over as many threads as cores."""
+    pool = SandboxPool(backend, limits)
+    try:
+        pool.warm()
+
+        def task(_: int = 0) -> None:
+            with pool.lease() as sandbox:
+                sandbox.write("program.py", b"print(6 * 7)")
+                assert sandbox.exec(["python3", "-I", "-S", "program.py"]).stdout == b"42\n"
+
+        figures: dict[str, Any] = {"task_ms": times(task, tasks)}
+        figures["lease_ms"] = times(lambda: pool.release(pool.acquire()), tasks)
+        with ThreadPoolExecutor(pool.size) as threads:
+            started = time.perf_counter()
+            list(threads.map(task, range(tasks)))
+            figures["tasks_per_second"] = round(tasks / (time.perf_counter() - started), 1)
+        figures["size"] = pool.size
+        return figures
+    finally:
+        pool.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--backend", choices=["docker", "bubblewrap", "none"], action="append")
+    parser.add_argument("--execs", type=int, default=200)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    reasons = available_backends()
+    report: dict[str, Any] = {
+        "program": PROGRAM,
+        "cores": len(os.sched_getaffinity(0)),
+        "execs": arguments.execs,
+    }
+    for backend in arguments.backend or ["docker", "bubblewrap", "none"]:
+        if reasons.get(backend):
+            print(f"{backend}: {reasons[backend]}", file=sys.stderr)
+            continue
+        report[backend] = measure(backend, arguments.execs)
+    text = json.dumps(report, indent=2)
+    print(text)
+    if arguments.json:
+        arguments.json.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
