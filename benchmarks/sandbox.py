@@ -113,7 +113,7 @@ def measure(backend: Backend, execs: int) -> dict[str, Any]:
 
 
 def measure_pool(backend: Backend, limits: SandboxLimits, tasks: int) -> dict[str, Any]:
-    """A clean sandbox from the warm pool and back, alone, and tasks a second over as many threads as cores."""
+    """A clean sandbox from the warm pool and back, alone, and tasks a second on as many threads as cores."""
     pool = SandboxPool(backend, limits)
     try:
         pool.warm()
