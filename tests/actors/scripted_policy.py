@@ -43,10 +43,10 @@ class ScriptedPolicy:
         return completion(tokens, entropy=self._entropy(text))
 
 
-def completion(tokens: Int32, *, entropy: float = ENTROPY) -> Completion:
+def completion(tokens: Int32, *, entropy: float = ENTROPY, request_id: int = 0) -> Completion:
     size = len(tokens)
     return Completion(
-        request_id=0,
+        request_id=request_id,
         token_ids=tokens,
         logprobs=np.full(size, LOGPROB, dtype=np.float32),
         entropies=np.full(size, entropy, dtype=np.float32),

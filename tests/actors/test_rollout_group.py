@@ -356,6 +356,7 @@ def test_random_forks_do_not_depend_on_who_was_faster(renderer: ChatRenderer) ->
 
 def test_copies_of_environments_are_bounded_and_closed(renderer: ChatRenderer) -> None:
     fake_envs.closed.clear()
+    fake_envs.open_now.clear()
     policy = ScriptedPolicy(renderer, by_seed("good", "bad"))
     env = EnvConfig(id=COUNTING, kwargs={"turns": 6})
     play(policy, renderer, env, group_size=4, branching="random", branches=2)

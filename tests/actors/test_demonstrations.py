@@ -1,0 +1,49 @@
+import numpy as np
+import pytest
+
+from tests.actors.fake_envs import COUNTING, FAULTY
+from trieline.actors.chat import ChatRenderer
+from trieline.actors.demonstrations import demonstration_tree
+from trieline.actors.errors import DemonstrationError
+from trieline.actors.wire.config import EnvConfig
+
+
+def test_the_expert_s_replies_stand_where_sampled_ones_would(renderer: ChatRenderer) -> None:
+    tree = demonstration_tree(EnvConfig(id=COUNTING), renderer, 7, 2)
+    tree.validate(vocab_size=renderer.vocab_size)
+    assert (tree.task_id, tree.level, tree.leaf_causes) == ("train-7-2", 2, ("",))
+    assert tree.sampled.tolist() == [False, True, False, True, False, True]
+    assert tree.rewards.tolist() == pytest.approx([0, 1 / 3, 0, 2 / 3, 0, 1])
+    assert tree.leaf_terminated.all()
+    assert not tree.behavior_logprobs.any()
+    assert not tree.entropies.any()
+    by_policy = np.repeat(tree.sampled, np.diff(tree.node_offsets))
+    assert (tree.policy_versions == np.where(by_policy, 0, -1)).all()
+    for node in np.flatnonzero(tree.sampled):
+        reply = tree.token_ids[tree.node_tokens(int(node))]
+        assert renderer.decode(reply) == "good"
+        assert reply[-1] == renderer.end_of_turn_id
+
+
+def test_the_tokens_are_those_of_a_rollout_that_says_the_same(renderer: ChatRenderer) -> None:
+    whole = demonstration_tree(EnvConfig(id=COUNTING), renderer, 7)
+    short = demonstration_tree(EnvConfig(id=COUNTING, max_turns=2), renderer, 7)
+    assert short.token_ids.tolist() == whole.token_ids[: short.num_tokens].tolist()
+    assert not short.leaf_terminated.any()
+
+
+@pytest.mark.parametrize(
+    ("env", "said"),
+    [
+        (
+            EnvConfig(id=COUNTING, max_tokens=1),
+            "expected a demonstration of 1 to max_tokens = 1",
+        ),
+        (EnvConfig(id=COUNTING, max_context=20), "expected a demonstration within max_context = 20"),
+        (EnvConfig(id="CartPole-v1"), "expected text as observation of reset, got ndarray"),
+        (EnvConfig(id=FAULTY, kwargs={"fault": "nan"}), "expected a finite number as reward"),
+    ],
+)
+def test_what_can_not_be_shown_is_said(renderer: ChatRenderer, env: EnvConfig, said: str) -> None:
+    with pytest.raises(DemonstrationError, match=said):
+        demonstration_tree(env, renderer, 7)

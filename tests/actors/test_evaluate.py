@@ -1,0 +1,115 @@
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from tests.actors import fake_envs
+from tests.actors.fake_envs import COUNTING, FAULTY
+from tests.actors.scripted_policy import VERSION, Script, ScriptedPolicy
+from trieline.actors.chat import ChatRenderer
+from trieline.actors.config import ActorConfig
+from trieline.actors.errors import EnvironmentSetupError, StuckEnvironmentsError
+from trieline.actors.evaluate import EvalReport, evaluate
+from trieline.actors.wire.config import EnvConfig
+from trieline.actors.wire.messages import Sampling
+
+ONE_TURN = EnvConfig(id=COUNTING, kwargs={"turns": 1}, levels=[0, 1, 2], eval_levels=[1, 2])
+
+
+def run(renderer: ChatRenderer, script: Script, *envs: EnvConfig, **settings: Any) -> EvalReport:
+    return asyncio.run(evaluate(ScriptedPolicy(renderer, script), renderer, envs, **settings))
+
+
+def good_at_level_1(prompt: str, sampling: Sampling) -> str:
+    return "good" if "-1\n" in prompt else "bad"
+
+
+def test_success_is_the_mean_return_over_held_out_tasks_of_the_eval_levels(renderer: ChatRenderer) -> None:
+    report = run(renderer, good_at_level_1, ONE_TURN, episodes=10)
+    (env,) = report.envs
+    assert (env.episodes, env.mean_return, env.pass_at_k, env.held_out) == (10, 0.5, 0.5, True)
+    assert [(level.level, level.episodes, level.mean_return) for level in env.levels] == [
+        (1, 5, 1.0),
+        (2, 5, 0.0),
+    ]
+    assert report.policy_versions == [VERSION]
+    assert all(t.task_id.startswith("test-") for t in env.transcripts)
+
+
+def test_the_same_seed_gives_the_same_tasks(renderer: ChatRenderer) -> None:
+    reports = [run(renderer, good_at_level_1, ONE_TURN, episodes=6, transcripts=6, seed=s) for s in (1, 1, 2)]
+    tasks = [[t.task_id for t in report.envs[0].transcripts] for report in reports]
+    assert tasks[0] == tasks[1]
+    assert set(tasks[0]).isdisjoint(tasks[2])
+
+
+def test_several_attempts_give_avg_and_pass_at_k(renderer: ChatRenderer) -> None:
+    def sometimes(prompt: str, sampling: Sampling) -> str:
+        return ("good", "bad", "bad", "bad")[sampling.seed % 4]
+
+    report = run(renderer, sometimes, ONE_TURN, episodes=20, attempts=4, temperature=1.0)
+    (env,) = report.envs
+    assert (env.tasks, env.attempts, env.episodes) == (20, 4, 80)
+    assert env.mean_return is not None
+    assert env.pass_at_k is not None
+    assert 0.05 < env.mean_return < 0.5 < env.pass_at_k
+
+
+def test_a_transcript_is_the_chat(renderer: ChatRenderer) -> None:
+    env = EnvConfig(id=COUNTING, kwargs={"turns": 2})
+    report = run(renderer, lambda prompt, sampling: "good", env, episodes=2, transcripts=1)
+    (transcript,) = report.envs[0].transcripts
+    assert [m["role"] for m in transcript.messages] == [
+        "system",
+        "user",
+        "assistant",
+        "user",
+        "assistant",
+        "user",
+    ]
+    assert transcript.messages[3]["content"] == "turn 1 after good"
+    assert transcript.episode_return == pytest.approx(1.5)
+
+
+def test_broken_episodes_count_in_nothing_else(renderer: ChatRenderer) -> None:
+    env = EnvConfig(id=FAULTY, kwargs={"fault": "sandbox", "at": 2})
+    report = run(renderer, lambda prompt, sampling: "good", env, ONE_TURN, episodes=4)
+    broken, sound = report.envs
+    assert (broken.episodes, broken.mean_return, broken.pass_at_k, broken.broken) == (
+        0,
+        None,
+        None,
+        {"sandbox": 4},
+    )
+    assert not broken.held_out
+    assert sound.broken == {}
+
+
+def test_a_report_is_json(renderer: ChatRenderer) -> None:
+    seen: list[tuple[int, int]] = []
+    report = run(
+        renderer,
+        good_at_level_1,
+        ONE_TURN,
+        episodes=4,
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    assert json.loads(json.dumps(report.to_dict()))["envs"][0]["env_id"] == COUNTING
+    assert seen == [(n, 4) for n in range(1, 5)]
+
+
+def test_an_unknown_environment_is_named(renderer: ChatRenderer) -> None:
+    with pytest.raises(EnvironmentSetupError, match="no/Such-v0"):
+        run(renderer, good_at_level_1, EnvConfig(id="no/Such-v0"))
+
+
+def test_environments_that_hang_end_the_evaluation(renderer: ChatRenderer) -> None:
+    fake_envs.released.clear()
+    env = EnvConfig(id=FAULTY, kwargs={"fault": "hang"})
+    config = ActorConfig(max_stuck_threads=1, turn_timeout_s=0.1)
+    try:
+        with pytest.raises(StuckEnvironmentsError):
+            run(renderer, lambda prompt, sampling: "good", env, episodes=5, config=config)
+    finally:
+        fake_envs.released.set()
