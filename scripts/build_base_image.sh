@@ -12,8 +12,11 @@ fail() { say "$*"; exit 1; }
 [ "$(id -u)" = 0 ] || fail "debootstrap needs root: run 'sudo scripts/build_base_image.sh'"
 if ! command -v debootstrap >/dev/null; then
     command -v apt-get >/dev/null || fail "no debootstrap and no apt-get: install debootstrap, then run this again"
-    apt-get update -q >&2
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends debootstrap >&2
+    say "installing debootstrap with apt"
+    apt_log=$(mktemp)
+    { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends debootstrap; } \
+        >"$apt_log" 2>&1 || { tail -n 20 "$apt_log" >&2; fail "apt could not install debootstrap"; }
+    rm -f "$apt_log"
 fi
 
 # The mirror that apt is configured with; its release too, so that debootstrap has keyring and script for it.

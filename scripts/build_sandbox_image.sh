@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 image=trieline/python:1
-pull_seconds=60
+pull_seconds=20
 
 say() { printf 'build_sandbox_image: %s\n' "$*" >&2; }
 have() { docker image inspect "$1" >/dev/null 2>&1; }
