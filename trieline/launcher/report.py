@@ -75,8 +75,8 @@ def _summary(records: Sequence[Mapping[str, Any]], config: Config) -> str:
     last = records[-1]
     tokens = sum(float(r.get("tokens/sampled", 0)) for r in records)
     size = f"{config.learner.trees_per_step} tasks x {config.learner.group_size} rollouts"
-    return f"{int(last['step'])} steps of {size} in {_minutes(records)[-1]:.1f} minutes, "
-        f"{tokens:,.0f} sampled tokens, seed {config.run.seed}."
+    minutes = f"{_minutes(records)[-1]:.1f} minutes"
+    return f"{int(last['step'])} steps of {size} in {minutes}, {tokens:,.0f} sampled tokens, seed {config.run.seed}."
 
 
 def _table(evaluations: Sequence[tuple[int, Mapping[str, Any]]], config: Config) -> str:

@@ -1,0 +1,62 @@
+"""The learner as a program, with what plays episodes for it: the learner itself knows no environment."""
+
+from collections.abc import Callable
+from itertools import count
+
+from trieline.actors.chat import ChatRenderer
+from trieline.actors.demonstrations import demonstration_tree
+from trieline.actors.wire.tree import TrajectoryTree
+from trieline.config import Config
+from trieline.launcher.evaluation import Evaluator
+from trieline.launcher.run_folder import RunFolder
+from trieline.learner.model_source import prepare_model
+from trieline.learner.process import run_learner
+from trieline.learner.training import Hooks
+
+# Above every seed that the curriculum hands out, so that no demonstration shows a task of the training.
+DEMONSTRATION_SEEDS = 2**30
+
+
+def run_learner_program(config: Config, folder: RunFolder, *, resume: bool) -> int:
+    """Run the learner to its end. Returns the exit status."""
+    live = config.learner.replay is None
+    return run_learner(
+        config.learner,
+        model=config.model,
+        envs=config.envs,
+        links=config.links,
+        run_dir=folder.path,
+        seed=config.run.seed,
+        resume=resume,
+        hooks=_hooks(config, folder) if live else Hooks(),
+    )
+
+
+def _hooks(config: Config, folder: RunFolder) -> Hooks:
+    model_folder = prepare_model(config.model.path)
+    evaluator = Evaluator(config, model_folder)
+    renderer = ChatRenderer(model_folder, system_prompt=config.actor.system_prompt)
+    return Hooks(
+        demonstrations=_demonstrations(config, renderer),
+        success=evaluator.success,
+        held_out=lambda step: evaluator.record(step, folder.evaluations),
+        held_out_every=config.evaluation.every,
+    )
+
+
+def _demonstrations(config: Config, renderer: ChatRenderer) -> Callable[[int], list[TrajectoryTree]]:
+    """Trees of experts' episodes, the environments and their levels in turn."""
+    numbers = count()
+
+    def draw(trees: int) -> list[TrajectoryTree]:
+        return [_demonstration(config, renderer, next(numbers)) for _ in range(trees)]
+
+    return draw
+
+
+def _demonstration(config: Config, renderer: ChatRenderer, number: int) -> TrajectoryTree:
+    env = config.envs[number % len(config.envs)]
+    turn = number // len(config.envs)
+    level = env.levels[turn % len(env.levels)] if env.levels else None
+    seed = DEMONSTRATION_SEEDS + config.run.seed * 1_000_003 + number
+    return demonstration_tree(env, renderer, seed % 2**31, level)
