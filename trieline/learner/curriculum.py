@@ -5,6 +5,7 @@ Python, so that it can be looked at without torch.
 """
 
 import logging
+import zlib
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
@@ -17,7 +18,8 @@ log = logging.getLogger(__name__)
 
 K = TypeVar("K")
 
-MAX_SEED = 2**31 - 1
+# Some environments hand the seed to generators that take 32 bits.
+SEED_RANGE = 2**31
 # Assignments that an earlier start of the process may have handed out after its last checkpoint.
 RESUME_GAP = 1_000_000
 
@@ -34,15 +36,12 @@ class Curriculum:
         promotion_episodes: int = 64,
         hardest_level_share: float = 0.6,
     ) -> None:
-        """`seed` in [0, 2**31): two runs of different seeds share no task.
+        """Task seeds count up from a place that depends on `seed`, and wrap around after 2**31.
 
         Raises:
             LearnerError: an environment stands twice in the mix, or opens more levels than it has.
         """
-        if not 0 <= seed <= MAX_SEED:
-            msg = f"expected a seed in [0, {MAX_SEED}], got {seed}"
-            raise LearnerError(msg)
-        self._seed = seed
+        self._first_seed = zlib.crc32(f"curriculum {seed}".encode()) % SEED_RANGE
         self._group_size = group_size
         self._next_id = 0
         self._envs: dict[str, _EnvCourse] = {}
@@ -61,7 +60,7 @@ class Curriculum:
         return Assignment(
             assignment_id=number,
             env_id=env_id,
-            seed=(self._seed << 32) + number,
+            seed=(self._first_seed + number) % SEED_RANGE,
             level=level,
             group_size=self._group_size,
         )

@@ -7,7 +7,7 @@ the one run of bytes that they are.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -38,6 +38,7 @@ class MasterOptimizer:
         *,
         total_steps: int,
         compute_dtype: torch.dtype | None = None,
+        full_precision: Collection[str] = (),
     ) -> None:
         """Take over the parameters, whose values become the masters.
 
@@ -46,6 +47,7 @@ class MasterOptimizer:
             config: rates and clipping.
             total_steps: at which the schedule ends.
             compute_dtype: of the parameters from now on. None: float32, without copies.
+            full_precision: names of the parameters that stay float32 all the same.
         """
         named = list(named_parameters)
         self.config = config
@@ -58,13 +60,14 @@ class MasterOptimizer:
         if compute_dtype not in (None, torch.float32):
             self._compute = torch.empty(num_elements, dtype=compute_dtype, device=device)
         self._grad = torch.zeros_like(self._master)
+        self._full_precision = frozenset(full_precision)
         self._spans: dict[str, tuple[slice, torch.Size]] = {}
         self._parameters = [p for _, p in named]
         offset = 0
         for name, parameter in named:
             self._spans[name] = (slice(offset, offset + parameter.numel()), parameter.shape)
             offset += parameter.numel()
-            self._take_over(parameter, *self._spans[name])
+            self._take_over(name, parameter)
         self._adamw = torch.optim.AdamW(
             [self._master],
             lr=config.lr,
@@ -74,11 +77,12 @@ class MasterOptimizer:
             fused=True,
         )
 
-    def _take_over(self, parameter: nn.Parameter, span: slice, shape: torch.Size) -> None:
+    def _take_over(self, name: str, parameter: nn.Parameter) -> None:
+        span, shape = self._spans[name]
         self._master[span].view(shape).copy_(parameter.data)
         if self._compute is not self._master:
             self._compute[span].view(shape).copy_(parameter.data)
-        parameter.data = self._compute[span].view(shape)
+        parameter.data = self._used(name)
         # Without this, autograd would insist on gradients in the dtype of the parameter.
         parameter.grad_dtype = torch.float32
         parameter.grad = self._grad[span].view(shape)
@@ -120,7 +124,29 @@ class MasterOptimizer:
 
     def weights(self) -> dict[str, torch.Tensor]:
         """Weights in the compute dtype by name, as views, in the order of the flat buffer."""
-        return {name: self._compute[span].view(shape) for name, (span, shape) in self._spans.items()}
+        return {name: self._used(name) for name in self._spans}
+
+    def _used(self, name: str) -> torch.Tensor:
+        span, shape = self._spans[name]
+        return (self._master if name in self._full_precision else self._compute)[span].view(shape)
+
+    @torch.no_grad()
+    def load_masters(self, masters: Mapping[str, torch.Tensor]) -> None:
+        """Take over master weights by name.
+
+        Raises:
+            CheckpointError: they are of another model; names the first tensor that differs.
+        """
+        for name in [*self._spans, *masters]:
+            expected = tuple(self._spans[name][1]) if name in self._spans else None
+            found = tuple(masters[name].shape) if name in masters else None
+            if found != expected:
+                msg = f"expected {name} of shape {expected} in the checkpoint, got {found} (None: not there)"
+                raise CheckpointError(msg)
+        for name, (span, shape) in self._spans.items():
+            self._master[span].view(shape).copy_(masters[name])
+        if self._compute is not self._master:
+            self._compute.copy_(self._master)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Moments as flat tensors; the masters are the model's own and are saved with it."""

@@ -1,0 +1,188 @@
+"""Whole runs from a recorded journal, through `run_learner`, with the real tiny model and real files."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tests.trees import random_tree
+from trieline.actors.wire.config import EnvConfig, LinksConfig, ModelConfig
+from trieline.actors.wire.messages import TreeDelivery
+from trieline.learner.checkpoint import latest_checkpoint
+from trieline.learner.config import LearnerConfig, OptimizerConfig
+from trieline.learner.journal import Journal
+from trieline.learner.objective_config import ObjectiveConfig
+from trieline.learner.process import run_learner
+
+ENV = EnvConfig(id="test/Random-v0", levels=[0, 1], promote_at=0.01)
+GROUP = LearnerConfig(
+    trees_per_step=2,
+    steps=4,
+    optimizer=OptimizerConfig(lr=1e-3, schedule="cosine"),
+    objective=ObjectiveConfig(advantage="group"),
+    promotion_episodes=4,
+    threads=1,
+)
+VTRACE = msgspec.structs.replace(
+    GROUP, objective=ObjectiveConfig(advantage="vtrace", loss="vtrace_pg", entropy_scaling="sequence")
+)
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A journal of twelve trees, of which one has no scored leaf."""
+    folder = tmp_path_factory.mktemp("recorded")
+    journal, rng = Journal(folder, segment_bytes=4000), np.random.default_rng(5)
+    for number in range(12):
+        tree = random_tree(
+            rng, vocab_size=260, broken_leaves=1.0 if number == 3 else 0.1, task_id=f"{number}"
+        )
+        journal.append(TreeDelivery(actor_id="a", sequence_number=number, assignment_id=number, tree=tree))
+    journal.close()
+    return folder
+
+
+def replay(
+    config: LearnerConfig,
+    recorded: Path,
+    model: Path,
+    run_dir: Path,
+    *,
+    resume: bool = False,
+    dtype: Any = "float32",
+) -> int:
+    return run_learner(
+        msgspec.structs.replace(config, replay=str(recorded)),
+        model=ModelConfig(path=str(model), dtype=dtype),
+        envs=[ENV],
+        links=LinksConfig(),
+        run_dir=run_dir,
+        seed=3,
+        resume=resume,
+    )
+
+
+def checkpoint_tensors(run_dir: Path, step: int) -> dict[str, torch.Tensor]:
+    folder = run_dir / "checkpoints" / f"step_{step}"
+    return load_file(folder / "model/model.safetensors") | load_file(folder / "trainer/optimizer.safetensors")
+
+
+def metrics_of(run_dir: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("config", "dtype"), [(GROUP, "float32"), (GROUP, "bfloat16"), (VTRACE, "bfloat16")], ids=str
+)
+def test_2k_steps_equal_k_steps_resumed_for_k_bit_for_bit(
+    config: LearnerConfig, dtype: str, recorded: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert replay(config, recorded, tiny_folder, one, dtype=dtype) == 0
+    # The first half ends as a run that is stopped: the schedule is that of four steps.
+    short = msgspec.structs.replace(config, checkpoint_every=2, keep_checkpoints=9)
+    assert replay(short, recorded, tiny_folder, two, dtype=dtype) == 0
+    for name in ("step_4", "step_3"):
+        path = two / "checkpoints" / name
+        if path.exists():
+            path.rename(tmp_path / name)
+    assert latest_checkpoint(two / "checkpoints") == two / "checkpoints" / "step_2"
+    assert replay(config, recorded, tiny_folder, two, resume=True, dtype=dtype) == 0
+    straight, resumed = checkpoint_tensors(one, 4), checkpoint_tensors(two, 4)
+    assert set(straight) == set(resumed)
+    assert all(torch.equal(straight[name], resumed[name]) for name in straight)
+    start = load_file(tiny_folder / "model.safetensors")
+    assert any(not torch.equal(straight[name], start[name]) for name in start)
+    states = [json.loads((d / "checkpoints/step_4/trainer/state.json").read_text()) for d in (one, two)]
+    assert states[0] == states[1]
+    assert states[0]["records_taken"] == 9, "eight trees of four steps, and the broken one"
+    figures = [[r["loss/total"] for r in metrics_of(d)] for d in (one, two)]
+    assert figures[0] == figures[1]
+    assert [r["step"] for r in metrics_of(two)] == [1, 2, 3, 4]
+
+
+def test_a_checkpoint_is_a_hugging_face_folder(recorded: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    config = msgspec.structs.replace(GROUP, steps=1)
+    assert replay(config, recorded, tiny_folder, tmp_path, dtype="bfloat16") == 0
+    folder = tmp_path / "checkpoints/step_1/model"
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    assert model.dtype == torch.float32
+    saved = load_file(folder / "model.safetensors")
+    assert all(torch.equal(p, saved[name]) for name, p in model.named_parameters())
+    assert (
+        AutoTokenizer.from_pretrained(folder).apply_chat_template(
+            [{"role": "user", "content": "hi"}], tokenize=False
+        )
+        == "<|im_start|>hi<|im_sep|>"
+    )
+
+
+def test_metrics_have_their_names(recorded: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    assert replay(GROUP, recorded, tiny_folder, tmp_path) == 0
+    records = metrics_of(tmp_path)
+    names = {name for record in records for name in record}
+    assert {
+        "reward/mean",
+        "reward/test/Random-v0/mean",
+        "entropy/mean",
+        "clip_ratio/low",
+        "optim/lr",
+        "optim/grad_norm",
+        "off_policy/staleness/mean",
+        "off_policy/staleness/max",
+        "frac_reward_zero_std",
+        "time/step",
+        "time/wait_for_batch",
+        "time/forward_backward",
+        "time/sync_weights",
+        "time/optimizer",
+        "perf/throughput",
+        "completions/mean_length",
+        "completions/clipped_ratio",
+        "tree/token_ratio",
+        "curriculum/test/Random-v0/level",
+        "policy_version",
+    } <= names
+    assert any(name.startswith("errored_rollouts/test/Random-v0/") for name in names)
+    assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_a_recording_that_ends_early_ends_the_run(recorded: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    config = msgspec.structs.replace(GROUP, steps=50)
+    assert replay(config, recorded, tiny_folder, tmp_path) == 0
+    assert latest_checkpoint(tmp_path / "checkpoints") == tmp_path / "checkpoints/step_5"
+
+
+def test_what_can_not_run_says_why(
+    recorded: Path, tiny_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert replay(GROUP, tmp_path / "none", tiny_folder, tmp_path / "a") == 1
+    assert "expected a journal" in caplog.text
+    assert replay(GROUP, recorded, tmp_path / "no-model", tmp_path / "b") == 1
+    assert "expected a model folder, a hub name" in caplog.text
+    assert replay(msgspec.structs.replace(GROUP, steps=1), recorded, tiny_folder, tmp_path / "c") == 0
+    assert replay(GROUP, recorded, tiny_folder, tmp_path / "c") == 1
+    assert "holds a run already" in caplog.text
+    caplog.clear()
+    weights = tmp_path / "c/checkpoints/step_1/model/model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-5] ^= 1
+    weights.write_bytes(data)
+    assert replay(GROUP, recorded, tiny_folder, tmp_path / "c", resume=True) == 1
+    assert "corrupt checkpoint: expected" in caplog.text
+    assert str(weights) in caplog.text
+
+
+def test_weights_that_are_not_finite_stop_the_run(
+    recorded: Path, tiny_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = msgspec.structs.replace(GROUP, steps=20, optimizer=OptimizerConfig(lr=1e30), max_skipped_steps=1)
+    assert replay(config, recorded, tiny_folder, tmp_path) == 1
+    assert "the step is skipped" in caplog.text
+    assert "2 steps in a row had a gradient that is not finite" in caplog.text

@@ -1,0 +1,165 @@
+"""The learner's ends of the links: trees in through the journal, weights out.
+
+A tree is in the journal before it is acknowledged. After a restart the journal tells which trees are safe
+already, and which of them no step has used up.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from trieline.actors.wire.config import LinksConfig
+from trieline.actors.wire.errors import PeerTimeoutError
+from trieline.actors.wire.messages import TreeDelivery
+from trieline.actors.wire.trajectory_link import TreeReceiver
+from trieline.actors.wire.weights_link import WeightsPublisher
+from trieline.learner.config import LearnerConfig
+from trieline.learner.errors import JournalError, TrainingError
+from trieline.learner.journal import Journal, read_journal
+from trieline.learner.tree_source import GLANCE_S
+from trieline.learner.weights import WeightsOutbox, outbox_folder
+
+log = logging.getLogger(__name__)
+
+# For actors to hear that training is over and to say goodbye.
+GOODBYE_S = 5.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Accepted:
+    """What the journal of an earlier start holds."""
+
+    keys: list[tuple[str, int]]
+    """(actor id, sequence number) of every tree."""
+    unused: list[TreeDelivery]
+    """Trees that no step up to the checkpoint has used up, in order."""
+    last_assignment: int
+    """The highest assignment id; -1 without a tree."""
+
+
+def read_accepted(folder: Path, records_taken: int) -> Accepted:
+    """Read the journal after a restart.
+
+    Raises:
+        JournalError: it is corrupt, or lacks trees that the checkpoint has used.
+    """
+    keys, unused, last = [], [], -1
+    deliveries = read_journal(folder) if any(folder.glob("*.journal")) else iter(())
+    for number, delivery in enumerate(deliveries):
+        keys.append((delivery.actor_id, delivery.sequence_number))
+        last = max(last, delivery.assignment_id)
+        if number >= records_taken:
+            unused.append(delivery)
+    if len(keys) < records_taken:
+        msg = (
+            f"expected at least the {records_taken} trees in {folder} that the checkpoint has used, "
+            f"got {len(keys)}"
+        )
+        raise JournalError(msg)
+    return Accepted(keys=keys, unused=unused, last_assignment=last)
+
+
+class LiveLinks:
+    """Owns the journal and the sockets."""
+
+    def __init__(
+        self,
+        config: LearnerConfig,
+        links: LinksConfig,
+        run_dir: Path,
+        *,
+        vocab_size: int,
+        accepted: Accepted,
+        weights_bytes: int,
+        stop: threading.Event,
+    ) -> None:
+        """Bind the sockets and begin to accept trees.
+
+        Raises:
+            AddressError: an address is in use.
+            JournalError: the journal can't be written.
+        """
+        self._config = config
+        self._stop = stop
+        self._outbox: WeightsOutbox | None = None
+        self._journal = Journal(
+            run_dir / "journal",
+            segment_bytes=config.journal_segment_mb * 1024 * 1024,
+            fsync_s=config.journal_fsync_s,
+        )
+        self.receiver = TreeReceiver(
+            links, accept=self._accept, vocab_size=vocab_size, already_accepted=accepted.keys
+        )
+        self._publisher = WeightsPublisher(links)
+        try:
+            self.receiver.start()
+            self._publisher.start()
+            self._outbox = WeightsOutbox(self._publisher, outbox_folder(run_dir, weights_bytes))
+        except BaseException:
+            self.close()
+            raise
+
+    def publish(self, policy_version: int, weights: Mapping[str, torch.Tensor]) -> None:
+        """Announce the weights of a version."""
+        assert self._outbox is not None, "the links are closed"
+        self._outbox.publish(policy_version, weights)
+
+    def wait_loaded(self, policy_version: int, timeout_s: float) -> bool:
+        """Wait until every live policy server, at least one, serves this version. False: asked to stop.
+
+        Raises:
+            TrainingError: one did not in time; names the late ones.
+        """
+        assert self._outbox is not None, "the links are closed"
+        deadline = time.monotonic() + timeout_s
+        while not self._stop.is_set():
+            left = deadline - time.monotonic()
+            try:
+                self._outbox.wait_loaded(policy_version, max(0.0, min(GLANCE_S, left)))
+            except PeerTimeoutError as error:
+                if left <= GLANCE_S:
+                    msg = f"gave up after {timeout_s:g} s: {error}"
+                    raise TrainingError(msg) from error
+            else:
+                return True
+        return False
+
+    def sync_journal(self) -> None:
+        """Force every accepted tree to the disk, before a checkpoint counts on it."""
+        self._journal.sync()
+
+    def metrics(self) -> dict[str, float]:
+        """What the trajectory link has counted since the start."""
+        receiver = self.receiver
+        return {
+            "link/actors": float(len(receiver.actors())),
+            "link/lost_actors": float(receiver.lost_actors),
+            "link/rejected_trees": float(receiver.rejected),
+            "link/duplicate_trees": float(receiver.duplicates),
+            "link/malformed_messages": float(receiver.malformed),
+        }
+
+    def stop_actors(self, reason: str) -> None:
+        """Tell the actors that training is over, and give them a moment to say goodbye."""
+        self.receiver.stop_actors(reason)
+        deadline = time.monotonic() + GOODBYE_S
+        while self.receiver.actors() and time.monotonic() < deadline:
+            time.sleep(0.05)
+
+    def close(self) -> None:
+        """Idempotent."""
+        self.receiver.close()
+        self._publisher.close()
+        if self._outbox is not None:
+            self._outbox.close()
+            self._outbox = None
+        self._journal.close()
+
+    def _accept(self, delivery: TreeDelivery) -> None:
+        # A JournalError ends the receiver, so that nothing is acknowledged that is not safe.
+        self._journal.append(delivery)

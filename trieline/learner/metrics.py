@@ -1,0 +1,73 @@
+"""What a run says of itself: `metrics.jsonl`, a record a line, and the same figures for TensorBoard.
+
+Every line is flushed, so that whoever follows the file sees a step as soon as it is done. After a resumption
+the records of steps that are made again are dropped first.
+"""
+
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+
+class MetricsLog:
+    """Writes the metrics of one run."""
+
+    def __init__(self, run_dir: Path, *, step: int) -> None:
+        """Go on after `step`."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        path = run_dir / "metrics.jsonl"
+        _drop_after(path, step)
+        self._file = path.open("a", encoding="utf-8")
+        try:
+            self._tensorboard = SummaryWriter(
+                str(run_dir / "tensorboard"), purge_step=step + 1 if step else None
+            )
+        except OSError:
+            self._file.close()
+            raise
+
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        """Add one record. Figures that are not finite are written as null, which JSON has."""
+        record = {"step": step, "time": time.time(), **values}
+        plain = {name: _finite(value) for name, value in record.items()}
+        self._file.write(json.dumps(plain, ensure_ascii=False, allow_nan=False) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            if isinstance(value, int | float):
+                self._tensorboard.add_scalar(name, value, step)
+        self._tensorboard.flush()
+
+    def close(self) -> None:
+        """Idempotent."""
+        self._file.close()
+        self._tensorboard.close()
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _drop_after(path: Path, step: int) -> None:
+    """Keep the whole records up to `step`; a crash may have left half a line."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            log.warning("%s: dropped a line that is no JSON: %.80s", path, line)
+            continue
+        if isinstance(record, dict) and record.get("step", 0) <= step:
+            kept.append(line)
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    scratch.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+    scratch.rename(path)

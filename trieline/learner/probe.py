@@ -1,0 +1,176 @@
+"""Before the first step: do policy server and learner compute the same?
+
+A few rendered prompts go through the server as an actor's would, and the learner recomputes what came back. A
+server with other weights, another temperature, vocabulary or precision is found out here, and not by a
+policy that learns nothing for an hour.
+"""
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import AutoTokenizer
+
+from trieline.actors.wire.config import LinksConfig
+from trieline.actors.wire.generate_link import PolicyClient
+from trieline.actors.wire.messages import Completion, Sampling, ServerStatus
+from trieline.actors.wire.tree import SCORED, Int32, TrajectoryTree
+from trieline.learner.errors import ProbeError
+from trieline.learner.learner import Learner
+from trieline.learner.train_step import recompute_logprobs
+
+log = logging.getLogger(__name__)
+
+PROMPTS = (
+    "What is 2 + 2?",
+    "Name a colour.",
+    "Write one line of Python that prints the numbers from 1 to 5.",
+    'Ünïcode, "quotes", tabs\tand\n\nempty lines: repeat them.',
+)
+NEW_TOKENS = 24
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Agreement:
+    """How far log-probabilities may differ, in nats."""
+
+    mean: float
+    maximum: float
+
+
+# Float32: sums of another order. Bfloat16: SmolLM2 under transformers' own forward, one row against a padded
+# batch of 16, differs by 0.01 to 0.02 in the mean and by 0.1 to 0.3 at most over such prompts; wrong weights
+# or a wrong temperature differ by more than 0.3 in the mean.
+AGREEMENT = {
+    torch.float32: Agreement(mean=1e-4, maximum=1e-3),
+    torch.bfloat16: Agreement(mean=0.05, maximum=1.0),
+}
+
+
+def probe(learner: Learner, links: LinksConfig, model_folder: Path, *, timeout_s: float) -> dict[str, float]:
+    """Compare the policy server at `links.generate`, which serves the learner's weights, with the learner.
+
+    Returns the differences as metrics.
+
+    Raises:
+        ProbeError: they do not agree; says in what.
+        PeerTimeoutError: the server did not answer in time.
+    """
+    prompts = [render(model_folder, text) for text in PROMPTS]
+    temperature = learner.config.objective.temperature
+    status, completions = asyncio.run(_ask(links, prompts, temperature, timeout_s))
+    _check_status(status, learner)
+    trees = [
+        completion_tree(prompt, completion, learner.vocab_size)
+        for prompt, completion in zip(prompts, completions, strict=True)
+    ]
+    recomputed = recompute_logprobs(learner.model, trees, temperature=temperature)
+    differences = np.concatenate(
+        [
+            np.abs(ours - tree.behavior_logprobs)[tree.node_tokens(1)]
+            for ours, tree in zip(recomputed, trees, strict=True)
+        ]
+    )
+    mean, maximum = float(differences.mean()), float(differences.max())
+    _check_agreement(mean, maximum, learner.dtype)
+    log.info("the policy server agrees with the learner: mean %.2g nats, max %.2g nats", mean, maximum)
+    return {"probe/logprob_mean_abs": mean, "probe/logprob_max_abs": maximum}
+
+
+def render(model_folder: Path, text: str) -> Int32:
+    """One user message as the model's own tokenizer and chat template render it.
+
+    Raises:
+        ProbeError: template and tokenizer lose some of the text, so the policy would not read what was said.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(model_folder, local_files_only=True)
+    chat = [{"role": "user", "content": text}]
+    rendered = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    token_ids = tokenizer(rendered, add_special_tokens=False)["input_ids"]
+    back = tokenizer.decode(token_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    # A template may trim the message; everything between its ends must be there.
+    if text.strip() not in rendered or text.strip() not in back:
+        msg = f"expected the message {text!r} to survive the chat template of {model_folder}, got {back!r}"
+        raise ProbeError(msg)
+    return np.asarray(token_ids, dtype=np.int32)
+
+
+def completion_tree(prompt: Int32, completion: Completion, vocab_size: int) -> TrajectoryTree:
+    """A prompt and one completion of it.
+
+    Raises:
+        ProbeError: the completion has tokens that the learner's model does not know.
+    """
+    if (highest := int(completion.token_ids.max())) >= vocab_size:
+        msg = f"expected token ids below {vocab_size} from the policy server, got {highest}"
+        raise ProbeError(msg)
+    context, new = len(prompt), len(completion.token_ids)
+    blank = np.zeros(context, dtype=np.float32)
+    return TrajectoryTree(
+        env_id="probe",
+        task_id="probe",
+        parents=np.array([-1, 0], np.int32),
+        node_offsets=np.array([0, context, context + new], np.int32),
+        sampled=np.array([False, True]),
+        rewards=np.zeros(2, np.float32),
+        fork_causes=("", ""),
+        token_ids=np.concatenate([prompt, completion.token_ids]),
+        behavior_logprobs=np.concatenate([blank, completion.logprobs]),
+        entropies=np.concatenate([blank, completion.entropies]),
+        policy_versions=np.concatenate([np.full(context, -1, np.int32), completion.policy_versions]),
+        leaf_nodes=np.array([1], np.int32),
+        leaf_terminated=np.array([completion.finish_reason == "stop"]),
+        leaf_causes=(SCORED,),
+    )
+
+
+async def _ask(
+    links: LinksConfig, prompts: list[Int32], temperature: float, timeout_s: float
+) -> tuple[ServerStatus, list[Completion]]:
+    client = PolicyClient(links)
+    try:
+        await client.start()
+        status = await client.status(timeout_s)
+        requests = [
+            client.generate(
+                prompt,
+                Sampling(max_tokens=NEW_TOKENS, temperature=temperature, seed=number),
+                timeout_s=timeout_s,
+            )
+            for number, prompt in enumerate(prompts)
+        ]
+        return status, list(await asyncio.gather(*requests))
+    finally:
+        await client.close()
+
+
+def _check_status(status: ServerStatus, learner: Learner) -> None:
+    dtype = str(learner.dtype).removeprefix("torch.")
+    expected = {
+        "policy_version": learner.policy_version,
+        "vocab_size": learner.vocab_size,
+        "dtype": dtype,
+    }
+    wrong = [
+        f"{name} {value!r}, got {getattr(status, name)!r}"
+        for name, value in expected.items()
+        if getattr(status, name) != value
+    ]
+    if wrong:
+        msg = f"the policy server is not of this run: expected {'; '.join(wrong)}"
+        raise ProbeError(msg)
+
+
+def _check_agreement(mean: float, maximum: float, dtype: torch.dtype) -> None:
+    limit = AGREEMENT.get(dtype, AGREEMENT[torch.bfloat16])
+    if not (mean <= limit.mean and maximum <= limit.maximum):
+        msg = (
+            f"policy server and learner compute different log-probabilities for the same tokens: mean "
+            f"{mean:.3g} and max {maximum:.3g} nats apart, expected at most {limit.mean:g} and "
+            f"{limit.maximum:g} in {dtype}. Training on such data would be silently wrong; "
+            "learner.probe = false starts all the same"
+        )
+        raise ProbeError(msg)

@@ -1,0 +1,242 @@
+"""The main loop: collect, step, publish, say what happened, and now and then a checkpoint.
+
+The state moves on in one place, after the step (`_advance`): whatever ends the loop between two steps, what
+a checkpoint then says is whole.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trieline.actors.wire.tree import TrajectoryTree
+from trieline.learner.batch_metrics import (
+    batch_metrics,
+    failure_metrics,
+    num_sampled_tokens,
+    scored_returns,
+    text_sample,
+)
+from trieline.learner.checkpoint import TrainerState, save_checkpoint
+from trieline.learner.config import LearnerConfig
+from trieline.learner.curriculum import Curriculum
+from trieline.learner.learner import Learner
+from trieline.learner.live_links import LiveLinks
+from trieline.learner.metrics import MetricsLog
+from trieline.learner.tree_source import OutOfTrees, StepTrees, StopRequested, TreeSource
+from trieline.learner.warm_start import warm_start
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Hooks:
+    """What a caller adds that plays episodes: environments are none of the learner's business."""
+
+    demonstrations: Callable[[int], list[TrajectoryTree]] | None = None
+    """n trees of an expert's episodes, others at every call. Needed for a warm start."""
+    success: Callable[[], Mapping[str, float]] | None = None
+    """Sampled success by environment, measured through the policy server. Needed for a warm start."""
+    held_out: Callable[[int], Mapping[str, float]] | None = None
+    """Held-out evaluation at a step, through the policy server; its figures are metrics. Called before the
+    first step and after the last one."""
+    held_out_every: int = 0
+    """And after every so many steps. 0: not in between."""
+
+
+class Training:
+    """One run from where it stands to its end."""
+
+    def __init__(
+        self,
+        learner: Learner,
+        source: TreeSource,
+        curriculum: Curriculum,
+        *,
+        run_dir: Path,
+        model_folder: Path,
+        metrics: MetricsLog,
+        live: LiveLinks | None,
+        state: TrainerState | None,
+        hooks: Hooks,
+        stop: threading.Event,
+    ) -> None:
+        """`live` is None in a replay; `state` is that of the checkpoint the run goes on from, if any."""
+        self._learner = learner
+        self._source = source
+        self._curriculum = curriculum
+        self._run_dir = run_dir
+        self._model_folder = model_folder
+        self._metrics = metrics
+        self._live = live
+        self._hooks = hooks
+        self._stop = stop
+        self.step = state.step if state else 0
+        self._records_taken = state.records_taken if state else 0
+        self._warm_started = state.warm_started if state else False
+        self._saved_step = self.step if state else -1
+        self._ended_at = time.monotonic()
+
+    @property
+    def config(self) -> LearnerConfig:
+        return self._learner.config
+
+    def run(self) -> None:
+        """Train until the last step, the time limit, the end of the recording, or a request to stop.
+
+        Raises:
+            LearnerError: the run can't go on.
+        """
+        reason = "training is over"
+        try:
+            self._begin()
+            self._loop()
+        except StopRequested:
+            reason = "the learner was asked to stop"
+        self.checkpoint()
+        if self._live is not None:
+            if not self._stop.is_set():
+                self._evaluate()
+            self._live.stop_actors(reason)
+        log.info("%s at step %d of %d", reason, self.step, self.config.steps)
+
+    def _begin(self) -> None:
+        if self.config.warm_start is not None and not self._warm_started:
+            self._warm_start()
+        if self.step == 0 and self._live is not None:
+            self._evaluate()
+
+    def _loop(self) -> None:
+        minutes = self.config.max_minutes
+        deadline = None if minutes is None else time.monotonic() + 60 * minutes
+        self._ended_at = time.monotonic()
+        while self.step < self.config.steps:
+            if deadline is not None and time.monotonic() >= deadline:
+                log.info("the time limit of %g minutes is reached", minutes)
+                return
+            try:
+                self._make_step()
+            except OutOfTrees:
+                log.info("the recorded journal ends after step %d", self.step)
+                return
+
+    def _make_step(self) -> None:
+        began = self._ended_at
+        collecting = time.monotonic()
+        trees = self._source.collect(self._learner.policy_version)
+        collected = time.monotonic()
+        version = self._learner.policy_version
+        report = self._learner.step(trees.trees)
+        if self._live is not None and not trees.preloaded:
+            self._learner.check_mismatch(report.metrics)
+        self._advance(trees)
+        computed = time.monotonic()
+        if report.applied:
+            self._publish()
+        now = self._ended_at = time.monotonic()
+        times = {
+            "time/step": now - began,
+            "time/wait_for_batch": collected - collecting,
+            "time/sync_weights": now - computed,
+        }
+        self._record(trees, report.metrics | times, version)
+        last = self.step == self.config.steps
+        if not last and self._is_due(self._hooks.held_out_every):
+            self._evaluate()
+        if not last and self._is_due(self.config.checkpoint_every):
+            self.checkpoint()
+
+    def _is_due(self, every: int) -> bool:
+        return every > 0 and self.step % every == 0
+
+    def _advance(self, trees: StepTrees) -> None:
+        self.step += 1
+        self._records_taken += trees.num_records
+        for tree in trees.taken:
+            self._curriculum.record(tree.env_id, tree.level, scored_returns(tree))
+
+    def _publish(self) -> None:
+        """New weights to the policy servers. New trees are asked for only when all of them serve these."""
+        if self._live is not None:
+            self._live.publish(self._learner.policy_version, self._learner.weights())
+            self._live.wait_loaded(self._learner.policy_version, self.config.weights_timeout_s)
+
+    def _record(self, trees: StepTrees, metrics: Mapping[str, float], version: int) -> None:
+        values: dict[str, Any] = {
+            "policy_version": self._learner.policy_version,
+            **metrics,
+            **batch_metrics(trees.trees, policy_version=version),
+            **failure_metrics(trees.taken),
+            "off_policy/too_old_trees": trees.too_old,
+            "errored_trees": trees.broken,
+            "tokens/sampled": num_sampled_tokens(trees.taken),
+            **{f"curriculum/{env}/level": level for env, level in self._curriculum.levels().items()},
+        }
+        if self._live is not None:
+            values["perf/actor_tokens_per_second"] = values["tokens/sampled"] / metrics["time/step"]
+            values["off_policy/buffered_trees"] = self._source.buffered()
+            values |= self._live.metrics()
+        sample = text_sample(trees.taken, self.step)
+        if sample is not None:
+            values["sample"] = sample
+        self._metrics.write(self.step, values)
+
+    def _warm_start(self) -> None:
+        config, hooks = self.config.warm_start, self._hooks
+        assert config is not None
+        assert hooks.demonstrations is not None, "checked when the run was opened"
+        assert hooks.success is not None, "checked when the run was opened"
+        measure = hooks.success
+
+        def measure_published() -> Mapping[str, float]:
+            self._publish()
+            return measure()
+
+        steps = warm_start(
+            self._learner,
+            config,
+            demonstrations=hooks.demonstrations,
+            measure=measure_published,
+            record=lambda values: self._metrics.write(0, values),
+            stop=self._stop,
+        )
+        log.info("the warm start is over after %d steps", steps)
+        self._warm_started = True
+        self.checkpoint()
+
+    def _evaluate(self) -> None:
+        if self._hooks.held_out is None or self._stop.is_set():
+            return
+        began = time.monotonic()
+        figures = dict(self._hooks.held_out(self.step))
+        figures["time/evaluate"] = time.monotonic() - began
+        self._metrics.write(self.step, figures)
+        # The time of an evaluation is no step's.
+        self._ended_at += time.monotonic() - began
+
+    def checkpoint(self) -> None:
+        """Save where the run stands, unless that is saved already."""
+        if self._saved_step == self.step and not (self.step == 0 and self._warm_started):
+            return
+        if self._live is not None:
+            self._live.sync_journal()
+        state = TrainerState(
+            step=self.step,
+            policy_version=self._learner.policy_version,
+            records_taken=self._records_taken,
+            warm_started=self._warm_started,
+            skipped_in_a_row=self._learner.skipped_in_a_row,
+            curriculum=self._curriculum.state_dict(),
+        )
+        save_checkpoint(
+            self._run_dir / "checkpoints",
+            state,
+            source_model=self._model_folder,
+            weights=self._learner.masters(),
+            trainer=self._learner.trainer_tensors(),
+            keep=self.config.keep_checkpoints,
+        )
+        self._saved_step = self.step
