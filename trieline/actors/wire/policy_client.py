@@ -110,6 +110,10 @@ class PolicyClient:
             raise MessageError(msg)
         return answer
 
+    def pending(self) -> int:
+        """Requests that wait for their answer."""
+        return len(self._pending)
+
     async def close(self) -> None:
         """Close; whoever still waits gets WireError. Idempotent."""
         if self._heartbeat is not None:
