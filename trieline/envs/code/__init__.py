@@ -1,0 +1,1 @@
+"""Code: programs that the agent writes, run in a sandbox."""

@@ -1,0 +1,179 @@
+"""Write a small Python function from its description. Hidden tests run it in a sandbox.
+
+One exec an episode: all tests at once, in a bare interpreter. A sandbox that fails raises SandboxError, and
+the episode is broken; a program that fails scores 0.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from trieline.envs.code import examples, runner
+from trieline.envs.code.extraction import extract_source
+from trieline.envs.code.hidden_tests import Case, Report, judge, make_case
+from trieline.envs.code.templates import LEVELS, TEMPLATES, Constant, Template
+from trieline.envs.errors import TaskError
+from trieline.envs.sandbox import Backend, SandboxLimits, shared_pool
+from trieline.envs.sandbox.backends import resolve_backend
+from trieline.envs.text_env import Split, TextEnv, Turn
+
+PROMPT = "Write a one-line Python function {name}({params}) that returns {description}. Reply with code only."
+
+CASES = 8
+"""Hidden tests of a task."""
+CASE_DRAWS = 50
+"""Sets of inputs to try until the right answer is not the same for all of them."""
+SHOWN_LENGTH = 400
+"""Characters of the program that `score` repeats."""
+WALL_SECONDS = 4.0
+LIMITS = SandboxLimits(
+    wall_seconds=WALL_SECONDS, memory_bytes=256 * 1024 * 1024, pids=16, output_bytes=64 * 1024
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FunctionTask:
+    """A template with its constants chosen."""
+
+    template: Template
+    constants: tuple[tuple[str, Constant], ...]
+
+    @property
+    def params(self) -> str:
+        return ", ".join(self.template.params)
+
+    @property
+    def description(self) -> str:
+        return self.template.description.format_map(dict(self.constants))
+
+    @property
+    def gold(self) -> str:
+        return self.template.gold.format_map(dict(self.constants))
+
+
+class PythonFunction(TextEnv[FunctionTask]):
+    """Reward 1 if all hidden tests pass. Whole templates are held out for the test split.
+
+    `backend` names the sandbox: `auto` (Docker if it answers, else bubblewrap), `docker`, `bubblewrap`, or
+    `none`, which runs what the policy writes unprotected on this machine.
+    """
+
+    levels = LEVELS
+
+    def __init__(
+        self,
+        *,
+        split: Split = "train",
+        level: int = 0,
+        backend: Backend = "auto",
+        render_mode: str | None = None,
+    ) -> None:
+        super().__init__(split=split, level=level, render_mode=render_mode)
+        self.backend = backend
+
+    def draw_task(self, level: int) -> FunctionTask:
+        rows = [
+            row for row in TEMPLATES.values() if row.level == level and row.held_out == (self.split == "test")
+        ]
+        template = rows[self.np_random.integers(len(rows))]
+        chosen = {
+            name: choices[self.np_random.integers(len(choices))]
+            for name, choices in template.constants.items()
+        }
+        return FunctionTask(template=template, constants=tuple(chosen.items()))
+
+    def in_test(self, task: FunctionTask) -> bool:
+        return task.template.held_out
+
+    def task_id(self, task: FunctionTask) -> str:
+        constants = ",".join(f"{name}={value}" for name, value in task.constants)
+        return f"{task.template.name}:{constants}" if constants else task.template.name
+
+    def parse_task(self, task_id: str) -> FunctionTask:
+        name, _, rest = task_id.partition(":")
+        template = TEMPLATES.get(name)
+        if template is None:
+            msg = (
+                f"expected one of {len(TEMPLATES)} templates such as {next(iter(TEMPLATES))!r}, got {name!r}"
+            )
+            raise ValueError(msg)
+        given = dict(part.split("=", 1) for part in rest.split(",")) if rest else {}
+        if list(given) != list(template.constants):
+            msg = f"expected the constants {list(template.constants)}, got {list(given)}"
+            raise ValueError(msg)
+        known = {
+            key: {str(choice): choice for choice in choices} for key, choices in template.constants.items()
+        }
+        if wrong := [f"{key}={text}" for key, text in given.items() if text not in known[key]]:
+            msg = f"expected constants within their ranges, got {wrong}"
+            raise ValueError(msg)
+        return FunctionTask(
+            template=template, constants=tuple((key, known[key][text]) for key, text in given.items())
+        )
+
+    def begin(self, task: FunctionTask) -> str:
+        # Whether there is a sandbox at all is said at the start, not after the first answer.
+        resolve_backend(self.backend)
+        self.cases = make_cases(task, self.task_id(task))
+        return PROMPT.format(name=runner.NAME, params=task.params, description=task.description)
+
+    def act(self, action: str) -> Turn:
+        source = extract_source(action, self.task.params)
+        report = run_tests(source, self.cases, backend=self.backend)
+        passed = report.passed == report.total
+        score = {
+            "passed": report.passed,
+            "total": report.total,
+            "error": report.error,
+            "source": _printable(source),
+        }
+        observation = "All tests passed." if passed else f"{report.passed} of {report.total} tests passed."
+        return Turn(observation=observation, reward=float(passed), over=True, score=score)
+
+    def solution(self) -> str:
+        return f"def {runner.NAME}({self.task.params}): return {self.task.gold}"
+
+    def demonstrate(self) -> Iterator[str]:
+        yield self.solution()
+
+
+def make_cases(task: FunctionTask, task_id: str) -> tuple[Case, ...]:
+    """The hidden tests: the same ones for a task for ever. Not all of them expect the same value."""
+    rng = np.random.default_rng(int.from_bytes(hashlib.sha256(task_id.encode()).digest()[:8], "big"))
+    # Our own expression, from the table of templates; nothing in it comes from outside.
+    gold = eval(f"lambda {task.params}: {task.gold}")
+    constants = dict(task.constants)
+    for _ in range(CASE_DRAWS):
+        calls = [
+            tuple(examples.draw(kind, constants, rng) for kind in task.template.params.values())
+            for _ in range(CASES)
+        ]
+        cases = tuple(make_case(arguments, gold(*arguments)) for arguments in calls)
+        if any(case.expected != cases[0].expected for case in cases):
+            return cases
+    msg = f"{task_id}: the right answer is the same for all inputs in {CASE_DRAWS} draws of {CASES}"
+    raise TaskError(msg)
+
+
+def run_tests(source: str, cases: tuple[Case, ...], *, backend: Backend = "auto") -> Report:
+    """Run a function on the inputs of the cases in a sandbox and compare here. SandboxError if that fails."""
+    request = {"source": source, "calls": [case.arguments for case in cases]}
+    stdin = json.dumps(request).encode()
+    with shared_pool(backend, LIMITS).lease() as sandbox:
+        result = sandbox.exec(["python3", "-I", "-S", "-c", _runner_source()], stdin=stdin)
+    return judge(cases, result)
+
+
+def _printable(source: str) -> str:
+    """For people to look at; lone surrogates can't be written anywhere."""
+    return source[:SHOWN_LENGTH].encode("utf-8", "replace").decode()
+
+
+@cache
+def _runner_source() -> str:
+    return Path(runner.__file__).read_text(encoding="utf-8")

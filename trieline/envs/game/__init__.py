@@ -1,0 +1,1 @@
+"""Games: hidden information and small worlds, told in text."""

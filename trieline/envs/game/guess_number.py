@@ -1,0 +1,127 @@
+"""Guess a hidden number. Every message tells the range that is left: the last one is enough to play on.
+
+A level hides one of 2^k - 1 numbers and gives k turns: bisection always wins, and nothing else does as well.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from trieline.envs.text_env import TextEnv, Turn
+
+LEVEL_TURNS = (2, 3, 4, 5, 6)
+"""k by level: 3, 7, 15, 31 and 63 numbers."""
+MAX_TURNS = 16
+MAX_LOW = 60
+"""The smallest number of a range is drawn from 1 to this. Which ranges are held out depends on it."""
+MAX_LISTED = 4
+"""Numbers that a message lists singly; more are given as a range. A small model chooses better from a list."""
+READ_LENGTH = 1_000
+"""Characters of a reply that are looked at."""
+
+INTEGER = re.compile(r"(?<![\w.])\d{1,9}(?![\w]|\.\d)", re.ASCII)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HiddenNumber:
+    """`number` is one of `low..high`, to be found in `turns`."""
+
+    low: int
+    high: int
+    turns: int
+    number: int
+
+
+class GuessNumber(TextEnv[HiddenNumber]):
+    """Reward 1 for a hit.
+
+    The first number of a reply that lies in the range is the guess; a reply without one uses up a turn.
+    """
+
+    levels = len(LEVEL_TURNS)
+    test_share = 0.25
+
+    def draw_task(self, level: int) -> HiddenNumber:
+        turns = LEVEL_TURNS[level]
+        low = int(self.np_random.integers(1, MAX_LOW + 1))
+        high = low + 2**turns - 2
+        return HiddenNumber(
+            low=low, high=high, turns=turns, number=int(self.np_random.integers(low, high + 1))
+        )
+
+    def task_id(self, task: HiddenNumber) -> str:
+        return f"{task.low}-{task.high}/{task.turns}/{task.number}"
+
+    def parse_task(self, task_id: str) -> HiddenNumber:
+        match = re.fullmatch(r"(\d{1,9})-(\d{1,9})/(\d{1,2})/(\d{1,9})", task_id, re.ASCII)
+        if not match:
+            msg = "expected 'low-high/turns/number'"
+            raise ValueError(msg)
+        low, high, turns, number = map(int, match.groups())
+        if not (low <= number <= high and 1 <= turns <= MAX_TURNS):
+            msg = f"expected low <= number <= high and 1 to {MAX_TURNS} turns"
+            raise ValueError(msg)
+        return HiddenNumber(low=low, high=high, turns=turns, number=number)
+
+    def split_key(self, task: HiddenNumber) -> str:
+        """Whole ranges are held out: the number says nothing about the split."""
+        return f"{task.low}-{task.high}"
+
+    def begin(self, task: HiddenNumber) -> str:
+        self.low, self.high, self.turns_left = task.low, task.high, task.turns
+        self.guesses: list[int] = []
+        self.invalid = 0
+        return self._ask("")
+
+    def act(self, action: str) -> Turn:
+        guess = first_in_range(action, self.low, self.high)
+        self.turns_left -= 1
+        if guess is None:
+            self.invalid += 1
+            return self._next("That is not one of the numbers.")
+        self.guesses.append(guess)
+        if guess == self.task.number:
+            return Turn(observation="Correct.", reward=1.0, over=True, score=self._score(found=True))
+        if guess < self.task.number:
+            self.low = guess + 1
+            return self._next("Too low.")
+        self.high = guess - 1
+        return self._next("Too high.")
+
+    def solution(self) -> str:
+        return str(self.task.number)
+
+    def demonstrate(self) -> Iterator[str]:
+        while self.turns_left:
+            yield str((self.low + self.high) // 2)
+
+    def _next(self, verdict: str) -> Turn:
+        if self.turns_left:
+            return Turn(observation=self._ask(f"{verdict} "))
+        return Turn(observation=verdict, over=True, score=self._score(found=False))
+
+    def _ask(self, opening: str) -> str:
+        # The example is the worst sensible guess: to copy it is not to play well.
+        request = f'Choose {_choices(self.low, self.high)}. Reply with only the number, like "{self.low}".'
+        return f"{opening}{request} Guesses left: {self.turns_left}."
+
+    def _score(self, *, found: bool) -> dict[str, object]:
+        return {
+            "found": found,
+            "number": self.task.number,
+            "guesses": str(self.guesses),
+            "invalid": self.invalid,
+        }
+
+
+def first_in_range(reply: str, low: int, high: int) -> int | None:
+    """The first integer of a reply that is a possible guess, None if there is none."""
+    named = (int(text) for text in INTEGER.findall(reply[:READ_LENGTH]))
+    return next((number for number in named if low <= number <= high), None)
+
+
+def _choices(low: int, high: int) -> str:
+    if high - low >= MAX_LISTED:
+        return f"a number from {low} to {high}"
+    *numbers, last = [str(number) for number in range(low, high + 1)]
+    return f"{', '.join(numbers)} or {last}" if numbers else last

@@ -1,0 +1,1 @@
+"""Mathematics: tasks with one right answer, and the graders that compare answers."""

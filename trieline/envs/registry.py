@@ -1,0 +1,121 @@
+"""Find and make environments by id: ours, Gymnasium's, a module's, or those that a package announces."""
+
+import difflib
+import importlib.metadata
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+
+from trieline.envs.errors import EnvError, UnknownEnvError
+
+log = logging.getLogger(__name__)
+
+ENTRY_POINT_GROUP = "trieline.envs"
+"""A package names a module under this group; importing it registers the package's environments."""
+NAMESPACE = "trieline"
+CLOSE_IDS = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OwnEnv:
+    """One of our environments. The class is imported when the first one is made."""
+
+    name: str
+    entry_point: str
+    description: str
+
+    @property
+    def id(self) -> str:
+        return f"{NAMESPACE}/{self.name}-v0"
+
+
+OWN_ENVS = (
+    OwnEnv(
+        name="Arithmetic",
+        entry_point="trieline.envs.math.arithmetic:Arithmetic",
+        description="integer arithmetic, one turn; levels 0-5 from one-digit sums to three operands",
+    ),
+    OwnEnv(
+        name="GuessNumber",
+        entry_point="trieline.envs.game.guess_number:GuessNumber",
+        description="find a hidden number by bisection; levels 0-4 from 3 numbers in 2 turns to 63 in 6",
+    ),
+    OwnEnv(
+        name="FrozenLake",
+        entry_point="trieline.envs.game.frozen_lake:FrozenLake",
+        description="walk to the goal around the holes; levels 0-4 from next to it to 6 x 6 maps",
+    ),
+    OwnEnv(
+        name="PythonFunction",
+        entry_point="trieline.envs.code.python_function:PythonFunction",
+        description="write a one-line Python function, tested in a sandbox; levels 0-2",
+    ),
+)
+
+
+def register_own() -> None:
+    """Make ours known to Gymnasium. Harmless when repeated."""
+    for env in OWN_ENVS:
+        if env.id not in gymnasium.registry:
+            gymnasium.register(id=env.id, entry_point=env.entry_point)
+
+
+def list_environments() -> list[dict[str, str]]:
+    """`id` and `description` of ours and of all that installed packages announce."""
+    load_env_modules()
+    rows = {env.id: env.description for env in OWN_ENVS}
+    builtin = "gymnasium.envs."
+    for env_id, spec in gymnasium.registry.items():
+        entry_point = str(spec.entry_point)
+        if env_id not in rows and not entry_point.startswith(builtin) and spec.namespace is not None:
+            rows[env_id] = entry_point
+    return [{"id": env_id, "description": description} for env_id, description in rows.items()]
+
+
+def load_env_modules() -> None:
+    """Import the modules that installed packages announce. One that fails is logged and left out."""
+    for entry_point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
+        try:
+            entry_point.load()
+        except Exception:  # a boundary: code of other packages
+            log.warning(
+                "could not load %s, announced under %r", entry_point.value, ENTRY_POINT_GROUP, exc_info=True
+            )
+
+
+def make_env(env_id: str, **kwargs: Any) -> "gymnasium.Env[str, str]":
+    """Make an environment by id, `module:namespace/Name-v0` if a module must be imported to register it.
+
+    Raises:
+        UnknownEnvError: no such module or id; the message names the closest ids known.
+        EnvError: the environment does not take these arguments, or refuses them.
+    """
+    module, _, name = env_id.rpartition(":")
+    if not module and name not in gymnasium.registry:
+        load_env_modules()
+    try:
+        return gymnasium.make(env_id, disable_env_checker=True, **kwargs)
+    except gymnasium.error.UnregisteredEnv as error:
+        raise UnknownEnvError(_unknown(env_id, name)) from error
+    except ModuleNotFoundError as error:
+        if module and error.name and module.split(".")[0] == error.name.split(".")[0]:
+            msg = f"unknown environment {env_id!r}: there is no module {error.name!r} to import"
+            raise UnknownEnvError(msg) from error
+        msg = f"{env_id}: {error}"
+        raise EnvError(msg) from error
+    except (TypeError, gymnasium.error.Error) as error:
+        msg = f"{env_id} could not be made with {kwargs}: {error}"
+        raise EnvError(msg) from error
+
+
+def _unknown(env_id: str, name: str) -> str:
+    close = difflib.get_close_matches(name, gymnasium.registry, n=CLOSE_IDS, cutoff=0.5)
+    # A forgotten namespace or version is the commonest slip, and ratios miss it.
+    bare = name.rpartition("/")[2].partition("-v")[0].lower()
+    close += [
+        known for known in gymnasium.registry if known.rpartition("/")[2].partition("-v")[0].lower() == bare
+    ]
+    known = list(dict.fromkeys(close)) or [env.id for env in OWN_ENVS]
+    return f"unknown environment {env_id!r}; the closest known ids are {', '.join(known[: CLOSE_IDS + 1])}"
