@@ -18,7 +18,7 @@ from trieline.learner.value_head import ValueHead
 
 VOCAB_SIZE = 40
 
-_SHAPE = {
+_SHAPE: dict[str, Any] = {
     "vocab_size": VOCAB_SIZE,
     "hidden_size": 24,
     "intermediate_size": 40,
@@ -45,7 +45,9 @@ class Float64Norm(torch.nn.Module):
         self.weight, self.eps = norm.weight, norm.variance_epsilon
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        return self.weight * hidden * torch.rsqrt(hidden.square().mean(-1, keepdim=True) + self.eps)
+        scale = torch.rsqrt(hidden.square().mean(-1, keepdim=True) + self.eps)
+        scaled: torch.Tensor = self.weight * hidden * scale
+        return scaled
 
 
 def tiny_hf_model(architecture: str = "llama", *, dtype: torch.dtype = torch.float64, seed: int = 0) -> Any:
@@ -65,7 +67,7 @@ def tiny_pair(
     """A tree model with a value head of random weights, and a plain model with the same weights."""
     plain = tiny_hf_model(architecture, dtype=dtype, seed=seed)
     plain.set_attn_implementation("sdpa")
-    head = ValueHead(_SHAPE["hidden_size"], dtype=dtype)  # type: ignore[arg-type]
+    head = ValueHead(_SHAPE["hidden_size"], dtype=dtype)
     torch.nn.init.normal_(head.linear.weight, std=0.3)
     torch.nn.init.normal_(head.linear.bias)
     return TreeModel(copy.deepcopy(plain), head), plain
