@@ -42,8 +42,8 @@ class ActorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     seed: Count = 0
     """Mixed into the seeds of sampling and branching. The tasks' own seeds come from the learner."""
 
-    turn_timeout_s: Seconds = 30.0
-    """For one call into an environment: make, reset, step or fork."""
+    turn_timeout_s: Seconds = 60.0
+    """For one call into an environment: make, reset, step or fork, its wait for a sandbox included."""
     generate_timeout_s: Seconds = 120.0
     """For one reply of the policy, resubmissions to a restarted server included."""
     episode_timeout_s: Seconds = 900.0
