@@ -38,7 +38,10 @@ def _choose(_pid: int) -> Literal["docker", "bubblewrap"]:
         return "docker"
     against_bubblewrap = bubblewrap.reason_against()
     if against_bubblewrap is None:
-        logger.info("untrusted programs run under bubblewrap (%s)", against_docker)
+        logger.info(
+            "untrusted programs run under bubblewrap, without a bound on cpus (%s)",
+            against_docker,
+        )
         return "bubblewrap"
     msg = (
         f"no sandbox for untrusted programs. Docker: {against_docker}. bubblewrap: {against_bubblewrap}. "

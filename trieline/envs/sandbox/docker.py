@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar
 
 import docker
@@ -128,11 +129,7 @@ def reason_against(image: str = IMAGE) -> str | None:
 
 def build_command() -> str:
     """How to make the image: the script of a checkout, else docker build on the folder in this package."""
-    from pathlib import Path
-
-    import trieline
-
-    package = Path(trieline.__file__).parent
+    package = Path(__file__).parents[2]
     script = package.parent / "scripts" / "build_sandbox_image.sh"
     if script.exists():
         return str(script)
@@ -162,7 +159,7 @@ class DockerSandbox(KeptSandbox):
         # The name is known before the engine is asked, so a call that is cut short can still be undone.
         self._name = f"trieline-{uuid.uuid4().hex}"
         try:
-            eng.call("create a container", self._create, eng)
+            eng.call(f"create a container of {self.image} (missing? {build_command()})", self._create, eng)
             connection = eng.call("attach to the container", self._attach, eng)
             eng.call("start the container", eng.api.start, self._name)
         except BaseException:
