@@ -1,11 +1,19 @@
 """Which backend is chosen, and what is said of it."""
 
 import logging
+from pathlib import Path
 
 import pytest
 
 from trieline.envs.errors import SandboxError
-from trieline.envs.sandbox import SandboxLimits, available_backends, backends, open_sandbox
+from trieline.envs.sandbox import (
+    SandboxLimits,
+    available_backends,
+    backends,
+    docker,
+    exit_cleanup,
+    open_sandbox,
+)
 from trieline.envs.sandbox import bubblewrap as bubblewrap_backend
 
 
@@ -46,6 +54,16 @@ def test_without_any_the_error_says_what_to_run_and_how_to_do_without(
     with pytest.raises(SandboxError, match=message):
         open_sandbox()
     assert available_backends() == {"docker": "no engine answers", "bubblewrap": "not installed"}
+
+
+def test_an_engine_that_does_not_answer_is_a_reason_and_leaves_nothing_to_close(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/no.sock")
+    before = dict(exit_cleanup._open)
+    with pytest.raises(SandboxError, match="no Docker Engine answers"):
+        docker.Engine()
+    assert exit_cleanup._open == before
 
 
 def test_an_unknown_backend_is_named() -> None:

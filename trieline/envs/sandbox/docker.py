@@ -43,13 +43,13 @@ class Engine:
 
     def __init__(self) -> None:
         self._calls = threading.BoundedSemaphore(CONCURRENT_CALLS)
-        close_at_exit(self)
         try:
             self.api = docker.from_env(timeout=ENGINE_SECONDS).api
             self.api.ping()
         except ENGINE_ERRORS as error:
             msg = f"no Docker Engine answers: {error}"
             raise SandboxError(msg) from error
+        close_at_exit(self)
 
     def call(self, what: str, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """One call, in its turn. SandboxError says what it was for."""
