@@ -19,6 +19,7 @@ from trieline.actors.config import ActorConfig
 from trieline.actors.errors import ChatTemplateError, EnvironmentSetupError
 from trieline.actors.process import run_actor
 from trieline.actors.wire.config import EnvConfig, LinksConfig
+from trieline.actors.wire.errors import AddressError
 from trieline.actors.wire.messages import Sampling
 
 ROOT = Path(__file__).parents[2]
@@ -176,17 +177,27 @@ def test_environments_that_hang_again_and_again_end_the_program(
     assert all(d.tree.leaf_causes == ("timeout",) for d in learner.journal)
 
 
-def test_what_can_not_be_played_is_said_before_anything_starts(chat_folder: Path, tmp_path: Path) -> None:
-    for model_folder, env_id, error in (
-        (tmp_path, COUNTING, ChatTemplateError),
-        (chat_folder, "no/Such-v0", EnvironmentSetupError),
-        (chat_folder, "no_module_of_that_name:no/Such-v0", EnvironmentSetupError),
-    ):
-        with pytest.raises(error):
-            run_actor(
-                ActorConfig(),
-                model_folder=model_folder,
-                envs=[EnvConfig(id=env_id)],
-                links=LinksConfig(),
-                log_file=None,
-            )
+@pytest.mark.parametrize(
+    ("env_id", "address", "error"),
+    [
+        ("no/Such-v0", "ipc:///tmp/a", EnvironmentSetupError),
+        ("no_module_of_that_name:no/Such-v0", "ipc:///tmp/a", EnvironmentSetupError),
+        (COUNTING, "tcp://192.0.2.1:7701", AddressError),
+    ],
+)
+def test_what_can_not_be_played_is_said_before_anything_starts(
+    chat_folder: Path, env_id: str, address: str, error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        run_actor(
+            ActorConfig(),
+            model_folder=chat_folder,
+            envs=[EnvConfig(id=env_id)],
+            links=LinksConfig(trajectories=address),
+            log_file=None,
+        )
+
+
+def test_a_folder_that_is_no_model_is_said_before_anything_starts(tmp_path: Path) -> None:
+    with pytest.raises(ChatTemplateError):
+        run_actor(ActorConfig(), model_folder=tmp_path, envs=[], links=LinksConfig(), log_file=None)

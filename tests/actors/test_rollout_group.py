@@ -8,6 +8,7 @@ import pytest
 from tests.actors import fake_envs
 from tests.actors.fake_envs import COUNTING, FAULTY, RESTLESS, UNFORKABLE
 from tests.actors.scripted_policy import ENTROPY, LOGPROB, VERSION, Script, ScriptedPolicy
+from trieline.actors.broken_episodes import BrokenEpisodes
 from trieline.actors.chat import ChatRenderer
 from trieline.actors.config import ActorConfig
 from trieline.actors.env_session import EnvHost
@@ -405,3 +406,16 @@ def test_settings_without_effect_are_refused() -> None:
         ActorConfig(branches=2)
     with pytest.raises(ValueError, match="got 0"):
         ActorConfig(branching="random")
+
+
+def test_what_breaks_again_and_again_is_counted_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    broken = BrokenEpisodes()
+    for number in range(1000):
+        broken.add("a", "sandbox", f"reason {number}")
+    broken.add("a", "timeout", "x" * 10_000)
+    assert broken.counts == {("a", "sandbox"): 1000, ("a", "timeout"): 1}
+    assert [r.getMessage()[:50] for r in caplog.records] == [
+        "a: 1 broken (sandbox), the latest: reason 0",
+        "a: 1 broken (timeout), the latest: xxxxxxxxxxxxxxx",
+    ]
+    assert len(caplog.records[1].getMessage()) < 600

@@ -33,6 +33,8 @@ EXIT_ASKED = 4
 """A signal came to this worker, or its parent is gone."""
 
 PARENT_CHECK_S = 1.0
+# A worker waits for its learner as long as it takes, and says so this often.
+NOTICE_S = 60.0
 # Long enough for a learner between two steps to journal what is under way; short against a user's patience.
 FLUSH_S = 5.0
 
@@ -102,7 +104,12 @@ class ActorWorker:
 
     async def _take_assignments(self, tasks: asyncio.TaskGroup) -> None:
         while True:
-            assignment = await self._sender.next_assignment()
+            try:
+                assignment = await self._sender.next_assignment(NOTICE_S)
+            except PeerTimeoutError as idle:
+                if not self._slots.running:
+                    log.warning("nothing to do: %s", idle)
+                continue
             tasks.create_task(self._play(assignment), name=f"assignment {assignment.assignment_id}")
 
     async def _play(self, assignment: Assignment) -> None:

@@ -2,7 +2,8 @@
 
 Every turn after the first is a candidate with a rank: a random number, or the mean entropy of its reply. The
 `branches` highest of the whole tree are kept, each with a copy of its environment from just before the reply
-took effect. So at most `branches` copies live at once, and none is made for a turn that does not rank.
+took effect. So `branches` copies live at once, beside those just being made, and none is made for a turn that
+does not rank.
 """
 
 import heapq

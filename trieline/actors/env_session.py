@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import gymnasium
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 
+from trieline.actors.broken_episodes import BrokenEpisodes
 from trieline.actors.env_threads import EnvThreads
 from trieline.actors.errors import ActorError, EnvFailure, EnvironmentSetupError, ForkUnsupportedError
 from trieline.actors.wire.config import EnvConfig
@@ -61,6 +62,7 @@ class EnvHost:
     def __init__(self, *, threads: int, max_stuck: int, call_timeout_s: float) -> None:
         self.threads = EnvThreads(threads, max_stuck=max_stuck)
         self.call_timeout_s = call_timeout_s
+        self.broken = BrokenEpisodes()
         self.unforkable: set[str] = set()
         """Ids of the environments that turned out to have no copies."""
         self._closing: set[asyncio.Task[None]] = set()

@@ -79,9 +79,7 @@ class EpisodePlayer:
 
     def _break(self, rollout: Rollout, cause: str, reason: str) -> None:
         rollout.cause, rollout.reason = cause, reason
-        log.warning(
-            "broken episode (%s; seed %d, rollout %d): %.500s", cause, self.seed, rollout.index, reason
-        )
+        self.host.broken.add(self.env.id, cause, f"{reason} (seed {self.seed}, rollout {rollout.index})")
 
     async def _from_start(self, rollout: Rollout) -> None:
         session, task = await self.host.open(self.env, seed=self.seed, level=self.level, split=self.split)

@@ -24,6 +24,7 @@ from trieline.actors.actor import EXIT_STOPPED, run_worker
 from trieline.actors.chat import ChatRenderer
 from trieline.actors.config import ActorConfig
 from trieline.actors.env_session import check_env
+from trieline.actors.wire.addresses import check_address
 from trieline.actors.wire.config import EnvConfig, LinksConfig
 
 log = logging.getLogger(__name__)
@@ -52,11 +53,14 @@ def run_actor(
     Returns the exit status: 0 after the learner's stop or a signal, 1 when workers died again and again.
 
     Raises:
-        ChatTemplateError, EnvironmentSetupError: the configuration can't be played; nothing was started.
+        ChatTemplateError, EnvironmentSetupError, AddressError: the configuration can't be played; nothing was
+            started.
     """
     renderer = ChatRenderer(model_folder, system_prompt=config.system_prompt)
     for env in envs:
         check_env(env)
+    for address in (links.trajectories, links.generate):
+        check_address(address)
     with _shared_log(log_file):
         workers = Workers(config, renderer=renderer, envs=envs, links=links)
         with _signals_to(workers):

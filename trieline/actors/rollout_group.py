@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -52,7 +52,6 @@ class GroupPlayer:
     policy: Policy
     host: EnvHost
     slots: EpisodeSlots
-    _unknown: set[str] = field(default_factory=set)
 
     async def play(self, assignment: Assignment) -> TrajectoryTree:
         """Play everything that the assignment asks for. Always gives a tree, its leaves broken at worst.
@@ -93,8 +92,10 @@ class GroupPlayer:
             async with asyncio.TaskGroup() as tasks:
                 for rollout in rollouts:
                     tasks.create_task(self._in_slot(player, rollout))
-            _check_same_task(rollouts, assignment)
-            return await self._play_forks(player, rollouts, points) if points is not None else []
+            self._check_same_task(rollouts, assignment)
+            forks = await self._play_forks(player, rollouts, points) if points is not None else []
+            self._check_same_task([*rollouts, *forks], assignment)
+            return forks
         finally:
             if points is not None:
                 points.close()
@@ -152,33 +153,30 @@ class GroupPlayer:
             unforkable=self.host.unforkable,
         )
 
+    def _check_same_task(self, rollouts: list[Rollout], assignment: Assignment) -> None:
+        """Rollouts of another task than the first one's can't be compared with it: they count as broken."""
+        begun = [r for r in rollouts if r.prompt is not None]
+        for rollout in begun[1:]:
+            same_task = rollout.task_id == begun[0].task_id
+            if same_task and begun[0].prompt is not None and rollout.prompt is not None:
+                same_task = common_prefix([begun[0].prompt, rollout.prompt]) > 0
+            if same_task:
+                continue
+            rollout.cause = "environment"
+            rollout.reason = (
+                f"{assignment.env_id}: expected the same task for the same seed {assignment.seed}, "
+                f"got {begun[0].task_id!r} and {rollout.task_id!r}"
+            )
+            self.host.broken.add(assignment.env_id, "environment", rollout.reason)
+            rollout.prompt = None
+            rollout.turns.clear()
+            rollout.rewards.clear()
+
     def _break_unknown(self, rollouts: list[Rollout], env_id: str) -> None:
         reason = f"expected an assignment for one of {sorted(self.envs)}, got {env_id!r}"
-        if env_id not in self._unknown:
-            self._unknown.add(env_id)
-            log.error("%s", reason)
         for rollout in rollouts:
             rollout.cause, rollout.reason = "environment", reason
-
-
-def _check_same_task(rollouts: list[Rollout], assignment: Assignment) -> None:
-    """Rollouts of another task than the first one's can't be compared with it: they count as broken."""
-    begun = [r for r in rollouts if r.prompt is not None]
-    for rollout in begun[1:]:
-        same_task = rollout.task_id == begun[0].task_id
-        if same_task and begun[0].prompt is not None and rollout.prompt is not None:
-            same_task = common_prefix([begun[0].prompt, rollout.prompt]) > 0
-        if same_task:
-            continue
-        rollout.cause = "environment"
-        rollout.reason = (
-            f"{assignment.env_id}: expected the same task for the same seed {assignment.seed}, "
-            f"got {begun[0].task_id!r} and {rollout.task_id!r}"
-        )
-        log.warning("broken episode (environment): %s", rollout.reason)
-        rollout.prompt = None
-        rollout.turns.clear()
-        rollout.rewards.clear()
+            self.host.broken.add(env_id, "environment", reason)
 
 
 def _notes(rollouts: list[Rollout]) -> dict[str, str]:
