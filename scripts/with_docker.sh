@@ -32,6 +32,7 @@ install_engine() {
 
 start_engine() {
     command -v dockerd >/dev/null && command -v docker >/dev/null || install_engine
+    stop_engine # one that was started here, and is on its way out or stuck
     say "starting dockerd (log: $run/dockerd.log)"
     rm -f "$run/docker-engine.pid"
     # 9>&-: the engine outlives this command's hold on the lock.

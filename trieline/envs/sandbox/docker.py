@@ -179,6 +179,8 @@ class DockerSandbox(KeptSandbox):
             user=f"{bundle.UID}:{bundle.GID}",
             working_dir=str(bundle.WORKDIR),
             hostname="sandbox",
+            # The only one that this process 1 heeds: an engine that shuts down need not wait for it.
+            stop_signal="SIGKILL",
             network_disabled=True,
             stdin_open=True,
             detach=False,  # with stdin_open: the keeper's stdin ends when this process's connection does
