@@ -157,3 +157,23 @@ def test_a_folder_without_tokenizer_is_refused(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(ChatTemplateError, match="expected a tokenizer in"):
         ChatRenderer(tmp_path)
+
+
+def test_the_built_in_tiny_model_is_rendered_as_transformers_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from transformers import AutoTokenizer
+
+    from trieline.learner.model_source import prepare_model
+
+    monkeypatch.setenv("TRIELINE_CACHE", str(tmp_path))
+    folder = prepare_model("builtin:tiny")
+    with caplog.at_level(logging.WARNING, logger="trieline.actors"):
+        tiny = ChatRenderer(folder)
+    assert "leaves the system prompt out" in caplog.text
+    tokens = tiny.prompt_tokens("What is 12 + 30?")
+    reply = tiny.reply_tokens("42")
+    tokens = np.concatenate([tokens, reply, tiny.turn_tokens(1, "And ü?", last_token=int(reply[-1]))])
+    chat = [SYSTEM, user("What is 12 + 30?"), assistant("42"), user("And ü?")]
+    assert tokens.tolist() == rendered(AutoTokenizer.from_pretrained(folder), chat)
+    assert tiny.decode(reply) == "42"

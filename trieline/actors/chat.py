@@ -123,11 +123,14 @@ class ChatRenderer:
         return after
 
     def _knows_system_role(self) -> bool:
-        """Some templates refuse a system message, some leave it out."""
+        """Some templates refuse a system message; others leave it out, which is theirs to decide."""
         try:
-            return _REPLY in self._render([_message("system", _REPLY), _message("user", _EARLIER)])
+            shown = self._render([_message("system", _REPLY), _message("user", _EARLIER)])
         except ChatTemplateError:
             return False
+        if self._system_prompt and _REPLY not in shown:
+            log.warning("the chat template of %s leaves the system prompt out", self._folder)
+        return True
 
     def _end_of_turn(self) -> int | None:
         tokens = self._encode(self._after_reply(1, _EARLIER))
