@@ -68,8 +68,8 @@ class Engine:
         """End and remove a container, by name or id. No error if it is gone."""
         try:
             self.call(f"remove {container}", self._remove, container)
-        except SandboxError:
-            logger.exception("container %s may be left behind; the next start will sweep it", container)
+        except SandboxError as error:
+            logger.warning("%s; if it is left behind, a later start sweeps it", error)
 
     def _remove(self, container: str) -> None:
         try:

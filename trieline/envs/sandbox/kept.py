@@ -161,7 +161,9 @@ class KeptSandbox(abc.ABC):
                 if not self._pristine:
                     logger.warning("%s: replaced, for a reset left %s", self, reply)
             except (SandboxError, ChannelClosedError) as error:
-                logger.warning("%s: replaced, for it could not be reset: %s", self, error)
+                logger.warning(
+                    "%s: replaced, for it could not be reset: %s", self, str(error) or "its keeper ended"
+                )
         if self._channel is None or not self._pristine or self._channel.hung_up():
             self.close()
             self.start()
