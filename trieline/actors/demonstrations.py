@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from trieline.actors.chat import ChatRenderer
-from trieline.actors.env_session import TextEnv, checked_reset, checked_step, make_split, reset_options
+from trieline.actors.env_returns import checked_reset, checked_step
+from trieline.actors.env_session import TextEnv, make_split, reset_options
 from trieline.actors.errors import DemonstrationError, EnvFailure
 from trieline.actors.rollout import Rollout, Turn
 from trieline.actors.tree_builder import build_tree

@@ -1,4 +1,4 @@
-"""One environment in use: blocking calls with deadlines, and what it returns checked before it is believed.
+"""One environment in use: blocking calls with deadlines, and copies in the middle of an episode.
 
 Whatever goes wrong ends as an `EnvFailure` with the cause that the trajectory tree records.
 """
@@ -8,16 +8,14 @@ import copy
 import importlib
 import inspect
 import logging
-import math
-import numbers
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import gymnasium
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 
 from trieline.actors.broken_episodes import BrokenEpisodes
+from trieline.actors.env_returns import Step, Task, checked_reset, checked_step
 from trieline.actors.env_threads import EnvThreads
 from trieline.actors.errors import ActorError, EnvFailure, EnvironmentSetupError, ForkUnsupportedError
 from trieline.actors.wire.config import EnvConfig
@@ -29,31 +27,6 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 TextEnv = gymnasium.Env[str, str]
-
-MAX_TASK_ID = 256
-MAX_SCORE_TEXT = 500
-# Rewards travel as float32, of which this is far from the end.
-MAX_REWARD = 1e30
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Task:
-    """What reset returned."""
-
-    observation: str
-    task_id: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Step:
-    """What step returned."""
-
-    observation: str
-    reward: float
-    terminated: bool
-    truncated: bool
-    score: str
-    """`info["score"]` as text for people; empty if there is none."""
 
 
 class EnvHost:
@@ -191,66 +164,6 @@ class EnvSession:
             self._env.close()
 
 
-def make_split(config: EnvConfig, split: str | None) -> TextEnv:
-    """Make the environment of `config`; `split`, if not None, wins over one among its kwargs."""
-    kwargs: dict[str, Any] = dict(config.kwargs)
-    if split is not None:
-        kwargs["split"] = split
-    return make_env(config.id, **kwargs)
-
-
-def reset_options(level: int | None) -> dict[str, Any] | None:
-    """The options with which `reset` is asked for a level; None: it is not asked."""
-    return None if level is None else {"level": level}
-
-
-def checked_reset(outcome: object, env_id: str, seed: int) -> Task:
-    """What `reset` returned, believed. An environment without `info["task_id"]` has its tasks named by seed.
-
-    Raises:
-        EnvFailure: it is not (text, dict).
-    """
-    if not isinstance(outcome, tuple) or len(outcome) != 2:
-        raise EnvFailure(
-            cause="environment",
-            reason=f"{env_id}: expected (observation, info) from reset, got {_kind(outcome)}",
-        )
-    observation, info = outcome
-    if not isinstance(info, Mapping):
-        raise EnvFailure(
-            cause="environment", reason=f"{env_id}: expected a dict as info of reset, got {_kind(info)}"
-        )
-    return Task(
-        observation=_text(observation, env_id, "reset"),
-        task_id=_printable(info.get("task_id", seed), MAX_TASK_ID),
-    )
-
-
-def checked_step(outcome: object, env_id: str) -> Step:
-    """What `step` returned, believed.
-
-    Raises:
-        EnvFailure: it is not (text, finite number, bool, bool, dict).
-    """
-    if not isinstance(outcome, tuple) or len(outcome) != 5:
-        expected = "(observation, reward, terminated, truncated, info)"
-        raise EnvFailure(
-            cause="environment", reason=f"{env_id}: expected {expected} from step, got {_kind(outcome)}"
-        )
-    observation, reward, terminated, truncated, info = outcome
-    if not isinstance(info, Mapping):
-        raise EnvFailure(
-            cause="environment", reason=f"{env_id}: expected a dict as info of step, got {_kind(info)}"
-        )
-    return Step(
-        observation=_text(observation, env_id, "step"),
-        reward=_finite(reward, env_id),
-        terminated=bool(terminated),
-        truncated=bool(truncated),
-        score=_printable(info["score"], MAX_SCORE_TEXT) if "score" in info else "",
-    )
-
-
 def fork_env(env: TextEnv) -> TextEnv:
     """Copy an environment with its wrappers (a step counter in a wrapper belongs to the state too).
 
@@ -272,6 +185,19 @@ def fork_env(env: TextEnv) -> TextEnv:
     for name, value in vars(env).items():
         wrapper.__dict__[name] = inner if name == "env" else copy.deepcopy(value)
     return wrapper
+
+
+def make_split(config: EnvConfig, split: str | None) -> TextEnv:
+    """Make the environment of `config`; `split`, if not None, wins over one among its kwargs."""
+    kwargs: dict[str, Any] = dict(config.kwargs)
+    if split is not None:
+        kwargs["split"] = split
+    return make_env(config.id, **kwargs)
+
+
+def reset_options(level: int | None) -> dict[str, Any] | None:
+    """The options with which `reset` is asked for a level; None: it is not asked."""
+    return None if level is None else {"level": level}
 
 
 def check_env(config: EnvConfig) -> None:
@@ -307,30 +233,6 @@ def _env_spec(env_id: str) -> EnvSpec:
     except (gymnasium.error.Error, ImportError) as error:
         msg = f"expected a registered environment, got {env_id!r}: {error}"
         raise EnvironmentSetupError(msg) from error
-
-
-def _text(observation: object, env_id: str, call: str) -> str:
-    if not isinstance(observation, str):
-        reason = f"{env_id}: expected text as observation of {call}, got {_kind(observation)}"
-        raise EnvFailure(cause="environment", reason=reason)
-    return observation
-
-
-def _finite(reward: object, env_id: str) -> float:
-    value = float(reward) if isinstance(reward, numbers.Real) else math.nan
-    if not abs(value) <= MAX_REWARD:
-        raise EnvFailure(
-            cause="environment", reason=f"{env_id}: expected a finite number as reward, got {reward!r:.80}"
-        )
-    return value
-
-
-def _printable(value: object, length: int) -> str:
-    return str(value)[:length].encode("utf-8", "replace").decode("utf-8")
-
-
-def _kind(value: object) -> str:
-    return f"a tuple of {len(value)}" if isinstance(value, tuple) else type(value).__name__
 
 
 def _nothing() -> None:
