@@ -1,6 +1,7 @@
 """Find and make environments by id: ours, Gymnasium's, a module's, or those that a package announces."""
 
 import difflib
+import importlib
 import importlib.metadata
 import logging
 from dataclasses import dataclass
@@ -93,21 +94,29 @@ def make_env(env_id: str, **kwargs: Any) -> "gymnasium.Env[str, str]":
         EnvError: the environment does not take these arguments, or refuses them.
     """
     module, _, name = env_id.rpartition(":")
-    if not module and name not in gymnasium.registry:
+    if module:
+        _import(module, env_id)
+    elif name not in gymnasium.registry:
         load_env_modules()
     try:
-        return gymnasium.make(env_id, disable_env_checker=True, **kwargs)
+        return gymnasium.make(name, disable_env_checker=True, **kwargs)
     except gymnasium.error.UnregisteredEnv as error:
         raise UnknownEnvError(_unknown(env_id, name)) from error
-    except ModuleNotFoundError as error:
-        if module and error.name and module.split(".")[0] == error.name.split(".")[0]:
-            msg = f"unknown environment {env_id!r}: there is no module {error.name!r} to import"
-            raise UnknownEnvError(msg) from error
-        msg = f"{env_id}: {error}"
-        raise EnvError(msg) from error
     except (TypeError, gymnasium.error.Error) as error:
         msg = f"{env_id} could not be made with {kwargs}: {error}"
         raise EnvError(msg) from error
+
+
+def _import(module: str, env_id: str) -> None:
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if not f"{module}.".startswith(f"{error.name}."):
+            # The module is there, and something that it imports is not.
+            msg = f"{env_id}: {module} can't be imported: {error}"
+            raise EnvError(msg) from error
+        msg = f"unknown environment {env_id!r}: there is no module {error.name!r} to import"
+        raise UnknownEnvError(msg) from error
 
 
 def _unknown(env_id: str, name: str) -> str:

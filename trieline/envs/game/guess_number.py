@@ -15,7 +15,7 @@ MAX_TURNS = 16
 MAX_LOW = 60
 """The smallest number of a range is drawn from 1 to this. Which ranges are held out depends on it."""
 MAX_LISTED = 4
-"""Numbers that a message lists singly; more are given as a range. A small model chooses better from a list."""
+"""Numbers that a message lists singly; more are a range. A small model chooses better from a list."""
 READ_LENGTH = 1_000
 """Characters of a reply that are looked at."""
 
@@ -92,7 +92,7 @@ class GuessNumber(TextEnv[HiddenNumber]):
         return str(self.task.number)
 
     def demonstrate(self) -> Iterator[str]:
-        while self.turns_left:
+        while self.turns_left and not self._over:
             yield str((self.low + self.high) // 2)
 
     def _next(self, verdict: str) -> Turn:

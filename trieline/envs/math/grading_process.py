@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import selectors
+import signal
 import subprocess
 import sys
 import threading
@@ -19,25 +20,28 @@ from trieline.envs.errors import GraderError
 
 START_SECONDS = 60.0
 """For importing sympy on a busy machine."""
+WALL_FACTOR = 10
+"""Wall-clock seconds to wait for a second of processor time."""
 MAX_REPLY_BYTES = 4096
 
 
 class GradingProcess:
     """One worker. `verify` may be called by one thread at a time."""
 
-    def __init__(self, *, timeout_s: float) -> None:
-        self.timeout_s = timeout_s
+    def __init__(self, *, cpu_seconds: float) -> None:
+        self.cpu_seconds = cpu_seconds
         self._process: subprocess.Popen[bytes] | None = None
 
     def verify(self, gold: str, answer: str) -> str:
         """`equal`, `different`, `error` or `timeout`. Raises GraderError if no worker can be had."""
         process = self._running()
         try:
-            line = self._ask(process, json.dumps([gold, answer]), self.timeout_s)
+            line = self._ask(process, json.dumps([gold, answer]), self.cpu_seconds * WALL_FACTOR)
         except GraderError:
-            # It died of the answer: too much memory, or its own alarm.
+            # It died of the answer: too much processor time, or too much memory.
+            process.wait(timeout=START_SECONDS)
             self.close()
-            return "error"
+            return "timeout" if process.returncode == -signal.SIGPROF else "error"
         if line is None:
             self.close()
             return "timeout"
@@ -59,7 +63,7 @@ class GradingProcess:
         if self._process is not None and self._process.poll() is None:
             return self._process
         self.close()
-        command = [sys.executable, "-m", "trieline.envs.math.grading_worker", str(self.timeout_s)]
+        command = [sys.executable, "-m", "trieline.envs.math.grading_worker", str(self.cpu_seconds)]
         try:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
@@ -112,11 +116,11 @@ class GradingPool:
     _shared: ClassVar["GradingPool | None"] = None
     _shared_lock: ClassVar[Any] = threading.Lock()
 
-    def __init__(self, *, size: int = 2, timeout_s: float = 2.0) -> None:
+    def __init__(self, *, size: int = 2, cpu_seconds: float = 2.0) -> None:
         self._limit = threading.BoundedSemaphore(size)
         self._lock = threading.Lock()
         self._idle: list[GradingProcess] = []
-        self.timeout_s = timeout_s
+        self.cpu_seconds = cpu_seconds
         self.size = size
 
     @classmethod
@@ -136,13 +140,13 @@ class GradingPool:
     def verify(self, gold: str, answer: str) -> str:
         """See GradingProcess.verify."""
         # Everyone ahead in the queue takes at most a start and a time-out.
-        patience = START_SECONDS + 100 * self.timeout_s
+        patience = START_SECONDS + 100 * self.cpu_seconds
         if not self._limit.acquire(timeout=patience):
             msg = f"waited {patience:.0f} s for one of {self.size} grading processes"
             raise GraderError(msg)
         try:
             with self._lock:
-                worker = self._idle.pop() if self._idle else GradingProcess(timeout_s=self.timeout_s)
+                worker = self._idle.pop() if self._idle else GradingProcess(cpu_seconds=self.cpu_seconds)
             try:
                 return worker.verify(gold, answer)
             finally:

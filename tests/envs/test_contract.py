@@ -1,0 +1,38 @@
+"""Every environment of ours keeps the contract."""
+
+import subprocess
+import sys
+
+import pytest
+
+from trieline.envs.check import CHECKS, Subject
+from trieline.envs.registry import OWN_ENVS
+
+IDS = [env.id for env in OWN_ENVS]
+
+
+@pytest.mark.parametrize("env_id", IDS)
+@pytest.mark.parametrize("name", CHECKS)
+def test_environment_keeps_the_contract(env_id, name):
+    CHECKS[name](Subject(env_id, {}))
+
+
+def test_importing_the_environments_is_cheap():
+    heavy = ("torch", "sympy", "docker", "transformers")
+    program = f"import sys, trieline.envs; print([name for name in {heavy} if name in sys.modules])"
+    printed = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    ).stdout
+    assert printed.strip() == "[]"
+
+
+def test_playing_arithmetic_loads_no_sympy():
+    program = """
+import sys
+from trieline.envs import make_env
+env = make_env("trieline/Arithmetic-v0")
+env.reset(seed=0)
+assert env.step(env.unwrapped.solution())[1] == 1.0
+assert "sympy" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)

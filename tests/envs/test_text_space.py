@@ -1,0 +1,143 @@
+"""Texts arrive in vector environments as they were sent, whatever is in them."""
+
+import copy
+import pickle
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
+from gymnasium.vector.utils import (
+    batch_differing_spaces,
+    create_shared_memory,
+    read_from_shared_memory,
+    write_to_shared_memory,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trieline.envs.text_space import SharedTexts, Text
+
+ANY_TEXT = st.text(alphabet=st.characters(exclude_categories=()), max_size=30)
+STRANGE = ["", "\x00\x00", "\ud83d", "日本語 🙂", "a" * 64]
+
+
+class Echo(gymnasium.Env[str, str]):
+    """Says what it hears."""
+
+    def __init__(self) -> None:
+        self.observation_space = Text(64)
+        self.action_space = Text(64)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return f"seed {seed} ß🙂", {"task_id": str(seed)}
+
+    def step(self, action):
+        return str(action), 0.0, False, False, {"task_id": "?"}
+
+
+@given(ANY_TEXT)
+def test_contains_any_unicode_up_to_the_length(text):
+    assert text in Text(30)
+    assert (text + "x" * 31) not in Text(30)
+
+
+def test_contains_nothing_but_texts():
+    assert not any(value in Text(9) for value in (None, 3, b"abc", ["a"]))
+
+
+def test_samples_are_short_members_and_repeat_with_the_seed():
+    first, second = Text(1_000_000, seed=5), Text(1_000_000, seed=5)
+    samples = [first.sample() for _ in range(200)]
+    assert samples == [second.sample() for _ in range(200)]
+    assert all(text in first and len(text) <= 16 for text in samples)
+    assert len(set(samples)) > 100
+    assert all(Text(3, seed=1).sample() in Text(3) for _ in range(20))
+
+
+def test_space_survives_pickle_and_copy():
+    space = Text(40, seed=3)
+    for other in (pickle.loads(pickle.dumps(space)), copy.deepcopy(space)):
+        assert other == space
+        assert other.sample() == copy.deepcopy(space).sample()
+    assert Text(40) != Text(41)
+
+
+def test_masks_are_refused():
+    with pytest.raises(ValueError, match="mask"):
+        Text(5).sample(mask=(3, None))
+
+
+@given(st.lists(ANY_TEXT, min_size=1, max_size=4))
+def test_shared_memory_keeps_every_text(texts):
+    space = Text(30)
+    memory = create_shared_memory(space, n=len(texts))
+    view = read_from_shared_memory(space, memory, n=len(texts))
+    for index, text in enumerate(texts):
+        write_to_shared_memory(space, index, "x" * 30, memory)
+        write_to_shared_memory(space, index, text, memory)
+    assert isinstance(view, SharedTexts)
+    assert list(view) == texts
+    assert copy.deepcopy(view) == tuple(texts)
+
+
+def test_shared_memory_is_a_live_view():
+    space = Text(8)
+    memory = create_shared_memory(space, n=2)
+    view = read_from_shared_memory(space, memory, n=2)
+    before = copy.deepcopy(view)
+    write_to_shared_memory(space, 1, "later", memory)
+    assert (before, view[1], view[:]) == (("", ""), "later", ("", "later"))
+
+
+def test_shared_memory_refuses_too_long_a_text():
+    space = Text(8)
+    with pytest.raises(ValueError, match="at most 8 characters, got 9"):
+        write_to_shared_memory(space, 0, "123456789", create_shared_memory(space, n=1))
+
+
+def test_differing_spaces_are_batched():
+    batch = batch_differing_spaces([Text(3), Text(5)])
+    assert ("abc", "abcde") in batch
+    assert ("abcd", "abcde") not in batch
+
+
+@pytest.mark.parametrize(
+    "make", [SyncVectorEnv, AsyncVectorEnv, lambda fns: AsyncVectorEnv(fns, shared_memory=False)]
+)
+def test_vector_environments_echo_strange_texts(make):
+    envs = make([Echo] * len(STRANGE))
+    try:
+        observations, _ = envs.reset(seed=7)
+        assert tuple(observations) == tuple(f"seed {7 + i} ß🙂" for i in range(len(STRANGE)))
+        assert tuple(envs.step(STRANGE)[0]) == tuple(STRANGE)
+        assert tuple(envs.step(STRANGE[::-1])[0]) == tuple(STRANGE[::-1])
+    finally:
+        envs.close()
+
+
+@pytest.mark.parametrize(
+    "env_id", ["trieline/Arithmetic-v0", "trieline/GuessNumber-v0", "trieline/FrozenLake-v0"]
+)
+def test_sync_and_async_vectors_say_the_same(env_id):
+    played = [_play(env_id, mode, {}) for mode in ("sync", "async")]
+    assert played[0] == played[1]
+
+
+def test_spawned_workers_say_the_same():
+    env_id = "trieline.envs:trieline/GuessNumber-v0"
+    assert _play(env_id, "async", {"context": "spawn"}) == _play(env_id, "sync", {})
+
+
+def _play(env_id, mode, vector_kwargs):
+    envs = gymnasium.make_vec(env_id, num_envs=2, vectorization_mode=mode, vector_kwargs=vector_kwargs)
+    try:
+        observations, info = envs.reset(seed=3)
+        seen = [observations, list(info["task_id"])]
+        for action in ("left", "\ud800", "7"):
+            observations, rewards, terminated, _, _ = envs.step((action, action))
+            seen += [observations, np.asarray(rewards).tolist(), np.asarray(terminated).tolist()]
+        return seen
+    finally:
+        envs.close()
