@@ -18,8 +18,9 @@ log = logging.getLogger(__name__)
 
 K = TypeVar("K")
 
-# Some environments hand the seed to generators that take 32 bits.
-SEED_RANGE = 2**31
+# Some environments hand the seed to generators that take 31 bits; the upper half is left to whoever else
+# draws tasks, demonstrations for one.
+SEED_RANGE = 2**30
 # Assignments that an earlier start of the process may have handed out after its last checkpoint.
 RESUME_GAP = 1_000_000
 
@@ -36,7 +37,7 @@ class Curriculum:
         promotion_episodes: int = 64,
         hardest_level_share: float = 0.6,
     ) -> None:
-        """Task seeds count up from a place that depends on `seed`, and wrap around after 2**31.
+        """Task seeds count up from a place that depends on `seed`, and wrap around after 2**30.
 
         Raises:
             LearnerError: an environment stands twice in the mix, or opens more levels than it has.

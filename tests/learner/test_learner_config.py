@@ -1,0 +1,54 @@
+from typing import Any
+
+import msgspec
+import pytest
+
+from trieline.actors.wire.config import EnvConfig
+from trieline.learner.config import LearnerConfig
+from trieline.learner.errors import LearnerError
+from trieline.learner.process import check_settings
+
+LEVELS = [EnvConfig(id="a", levels=[0, 1])]
+
+
+def config(**settings: Any) -> LearnerConfig:
+    return msgspec.convert(settings, LearnerConfig)
+
+
+def test_defaults_are_valid() -> None:
+    check_settings(config(), LEVELS)
+    check_settings(config(), [EnvConfig(id="a")])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"optimizer": {"final_lr_fraction": 0.1}}, r"optimizer\.final_lr_fraction = 0\.1 has no effect"),
+        ({"optimizer": {"warmup_steps": 5}, "steps": 5}, "expected optimizer.warmup_steps < steps"),
+        ({"group_size": 1}, "expected group_size >= 2"),
+        ({"objective": {"kl_estimator": "k1"}}, "kl_estimator"),
+        ({"replay": "x", "probe": False}, r"learner\.probe = False has no effect with replay"),
+        ({"replay": "x", "warm_start": {}}, r"learner\.warm_start = .* has no effect with replay"),
+    ],
+)
+def test_settings_without_effect_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(LearnerError, match=message):
+        check_settings(config(**settings), LEVELS)
+
+
+def test_settings_of_the_curriculum_need_levels() -> None:
+    with pytest.raises(LearnerError, match=r"learner\.promotion_episodes has no effect"):
+        check_settings(config(promotion_episodes=3), [EnvConfig(id="a", levels=[4])])
+    check_settings(config(promotion_episodes=3), LEVELS)
+
+
+def test_the_values_of_advantages_without_groups() -> None:
+    check_settings(config(group_size=1, objective={"advantage": "vtrace", "loss": "vtrace_pg"}), LEVELS)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"steps": 0}, {"optimizer": {"lr": 0}}, {"optimizer": {"betas": [0.9, 1.0]}}, {"unknown": 1}]
+)
+def test_values_out_of_range_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(msgspec.ValidationError):
+        config(**settings)

@@ -1,0 +1,207 @@
+"""The learner with a real policy server, a real actor, and real sockets between them."""
+
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from tests.learner.live_parts import (
+    LEARNER,
+    EvenActor,
+    even_tree,
+    free_links,
+    policy_server,
+    program,
+    records,
+    wait_for_step,
+)
+from trieline.actors.wire.config import EnvConfig, LinksConfig, ModelConfig
+from trieline.actors.wire.messages import Assignment, Completion
+from trieline.actors.wire.tree import TrajectoryTree
+from trieline.learner.checkpoint import latest_checkpoint, read_state
+from trieline.learner.config import LearnerConfig, OptimizerConfig, WarmStartConfig
+from trieline.learner.journal import read_journal
+from trieline.learner.process import run_learner
+from trieline.learner.training import Hooks
+
+CONFIG = LearnerConfig(
+    steps=4,
+    trees_per_step=3,
+    group_size=4,
+    threads=1,
+    batch_timeout_s=60.0,
+    startup_timeout_s=60.0,
+    optimizer=OptimizerConfig(lr=1e-3),
+)
+
+
+@pytest.fixture(scope="module")
+def links(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LinksConfig]:
+    """Addresses with a policy server that outlives the learners of the tests, as it would their restarts."""
+    addresses = free_links()
+    with policy_server(addresses, tiny_folder, tmp_path_factory.mktemp("server") / "log"):
+        yield addresses
+
+
+def run(
+    config: LearnerConfig,
+    links: LinksConfig,
+    model: Path,
+    run_dir: Path,
+    *,
+    resume: bool = False,
+    hooks: Hooks | None = None,
+) -> int:
+    return run_learner(
+        config,
+        model=ModelConfig(path=str(model), dtype="float32"),
+        envs=[EnvConfig(id="test/Even-v0")],
+        links=links,
+        run_dir=run_dir,
+        seed=0,
+        resume=resume,
+        hooks=hooks or Hooks(),
+    )
+
+
+def steps_of(run_dir: Path) -> list[dict[str, Any]]:
+    return [r for r in records(run_dir) if "reward/mean" in r]
+
+
+@pytest.mark.parametrize("max_staleness", [0, 2])
+def test_a_live_run(max_staleness: int, links: LinksConfig, tiny_folder: Path, tmp_path: Path) -> None:
+    evaluated: list[int] = []
+
+    def held_out(step: int) -> Mapping[str, float]:
+        evaluated.append(step)
+        return {"eval/test/Even-v0/avg@k": 0.5}
+
+    config = msgspec.structs.replace(CONFIG, max_staleness=max_staleness)
+    hooks = Hooks(held_out=held_out, held_out_every=3)
+    with EvenActor(links, break_every=3) as actor:
+        assert run(config, links, tiny_folder, tmp_path, hooks=hooks) == 0
+        actor.join()
+        assert actor.stopped
+    steps = steps_of(tmp_path)
+    assert [r["step"] for r in steps] == [1, 2, 3, 4]
+    assert [r["policy_version"] for r in steps] == [1, 2, 3, 4]
+    assert max(r["off_policy/staleness/max"] for r in steps) <= max_staleness
+    assert sum(r["off_policy/too_old_trees"] for r in steps) == 0
+    assert max(r.get("mismatch_kl/logprob_max_abs", 0.0) for r in steps) < 1e-4
+    assert sum(r.get("errored_rollouts/test/Even-v0/sandbox", 0) for r in steps) > 0
+    assert steps[-1]["sample"]["reply"] == "a reply"
+    assert evaluated == [0, 3, 4]
+    numbers = [d.sequence_number for d in read_journal(tmp_path / "journal")]
+    assert numbers == sorted(set(numbers))
+    assert len(numbers) == len(actor.sent)
+
+
+def test_a_killed_learner_goes_on_and_loses_no_tree(
+    links: LinksConfig, tiny_folder: Path, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    config = msgspec.structs.replace(CONFIG, steps=200, checkpoint_every=2, max_staleness=1)
+    encoded = [msgspec.json.encode(record).decode() for record in (links, config)]
+    with EvenActor(links) as actor:
+        with program(LEARNER, tmp_path / "log", str(tiny_folder), *encoded, str(run_dir)) as learner:
+            wait_for_step(run_dir, 3)
+            learner.kill()
+        killed_at = steps_of(run_dir)[-1]["step"]
+        threading.Thread(target=terminate_after, args=(run_dir, killed_at + 3), daemon=True).start()
+        assert run(config, links, tiny_folder, run_dir, resume=True) == 0
+        actor.join()
+        assert actor.stopped
+    checkpoint = latest_checkpoint(run_dir / "checkpoints")
+    assert checkpoint is not None
+    state = read_state(checkpoint)
+    assert killed_at + 3 <= state.step < 200
+    numbers = [d.sequence_number for d in read_journal(run_dir / "journal")]
+    assert numbers == sorted(set(numbers)), "every tree once"
+    assert len(numbers) == len(actor.sent), "every tree that was sent"
+    assert [r["step"] for r in steps_of(run_dir)] == list(range(1, state.step + 1))
+    assert state.records_taken == 3 * state.step, "every step used the next three"
+
+
+def terminate_after(run_dir: Path, step: int) -> None:
+    wait_for_step(run_dir, step)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_without_a_policy_server_it_says_who_is_missing(
+    tiny_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = msgspec.structs.replace(CONFIG, startup_timeout_s=0.5)
+    assert run(config, free_links(), tiny_folder, tmp_path) == 1
+    assert "gave up after 0.5 s" in caplog.text
+    assert "no policy server lives" in caplog.text
+
+
+def test_without_actors_it_says_what_it_waited_for(
+    links: LinksConfig, tiny_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = msgspec.structs.replace(CONFIG, batch_timeout_s=0.5)
+    assert run(config, links, tiny_folder, tmp_path) == 1
+    assert "waited 0.5 s for the 3 trees of a step and got 0" in caplog.text
+    assert "0 actors live" in caplog.text
+
+
+def test_a_policy_server_that_computes_something_else_is_found_out(
+    links: LinksConfig, tiny_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    # The same shapes and weights, and other rotary positions.
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_folder, folder)
+    config_json = folder / "config.json"
+    config_json.write_text(config_json.read_text().replace("10000.0", "10.0"))
+    assert run(CONFIG, links, folder, tmp_path / "run") == 1
+    assert "policy server and learner compute different log-probabilities" in caplog.text
+
+
+def demonstrations(count: int) -> list[TrajectoryTree]:
+    """An expert who always writes four times the same even token."""
+    task = Assignment(assignment_id=0, env_id="test/Even-v0", seed=1, group_size=1)
+    prompt = np.frombuffer(b"task", np.uint8).astype(np.int32)
+    zeros = np.zeros(4, np.float32)
+    reply = Completion(
+        request_id=0,
+        token_ids=np.full(4, 50, np.int32),
+        logprobs=zeros,
+        entropies=zeros,
+        policy_versions=np.zeros(4, np.int32),
+        finish_reason="stop",
+    )
+    return [even_tree(task, prompt, [reply]) for _ in range(count)]
+
+
+def test_a_warm_start_ends_at_a_measured_success(
+    links: LinksConfig, tiny_folder: Path, tmp_path: Path
+) -> None:
+    measured = iter([0.1, 0.2, 0.6])
+    config = msgspec.structs.replace(
+        CONFIG, steps=1, warm_start=WarmStartConfig(target=0.5, evaluate_every=2, trees_per_step=4, lr=1e-3)
+    )
+    hooks = Hooks(demonstrations=demonstrations, success=lambda: {"test/Even-v0": next(measured)})
+    with EvenActor(links):
+        assert run(config, links, tiny_folder, tmp_path, hooks=hooks) == 0
+    warm = [r for r in records(tmp_path) if "warm_start/step" in r]
+    assert len(warm) == 6
+    losses = [r["warm_start/loss"] for r in warm]
+    assert losses[-1] < losses[0] - 0.5
+    assert warm[-1]["warm_start/success/mean"] == 0.6
+    (step,) = steps_of(tmp_path)
+    assert step["policy_version"] == 7
+
+
+def test_a_warm_start_without_demonstrations_is_refused(
+    tiny_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = msgspec.structs.replace(CONFIG, warm_start=WarmStartConfig())
+    assert run(config, free_links(), tiny_folder, tmp_path) == 1
+    assert "needs demonstrations" in caplog.text

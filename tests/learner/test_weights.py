@@ -1,0 +1,76 @@
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.learner.live_parts import free_links
+from trieline.actors.wire.config import LinksConfig
+from trieline.actors.wire.errors import PeerTimeoutError
+from trieline.actors.wire.weights_link import WeightsPublisher, WeightsSubscriber
+from trieline.learner.weights import SHARED_MEMORY, WeightsOutbox, outbox_folder
+
+
+@pytest.fixture
+def links() -> LinksConfig:
+    return free_links()
+
+
+@pytest.fixture
+def publisher(links: LinksConfig) -> Iterator[WeightsPublisher]:
+    with closing(WeightsPublisher(links)) as started:
+        started.start()
+        yield started
+
+
+def test_versions_reach_a_server_and_old_files_go(
+    links: LinksConfig, publisher: WeightsPublisher, tmp_path: Path
+) -> None:
+    outbox = WeightsOutbox(publisher, tmp_path)
+    with closing(WeightsSubscriber(links, server_id="s", fetch_folder=tmp_path / "fetched")) as server:
+        server.start()
+        for version in range(4):
+            outbox.publish(version, {"w": torch.full((5,), float(version))})
+            path = wait_for(server, version)
+            assert load_file(path)["w"].tolist() == [version] * 5
+            server.report_loaded(version, 0.0)
+            outbox.wait_loaded(version, 10)
+    assert [p.name for p in sorted(tmp_path.glob("*.safetensors"))] == [
+        "policy_00000002.safetensors",
+        "policy_00000003.safetensors",
+    ]
+    with pytest.raises(PeerTimeoutError, match="s serves 3"):
+        outbox.wait_loaded(4, 0.05)
+    outbox.close()
+    outbox.close()
+    assert not list(tmp_path.glob("*.safetensors"))
+
+
+def wait_for(server: WeightsSubscriber, version: int) -> Path:
+    for _ in range(1000):
+        if (found := server.poll()) is not None and found[0] == version:
+            return found[1]
+        time.sleep(0.01)
+    message = f"version {version} did not come"
+    raise AssertionError(message)
+
+
+def test_what_an_earlier_start_left_is_cleared(publisher: WeightsPublisher, tmp_path: Path) -> None:
+    (tmp_path / "policy_00000009.safetensors").write_bytes(b"old")
+    WeightsOutbox(publisher, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_go_to_memory_where_there_is_room(tmp_path: Path) -> None:
+    folder = outbox_folder(tmp_path, 1000)
+    assert folder == outbox_folder(tmp_path, 1000)
+    assert folder.is_dir()
+    if folder.parent == SHARED_MEMORY:
+        assert folder.stat().st_mode & 0o077 == 0, "nobody else may write there"
+        folder.rmdir()
+    too_much = outbox_folder(tmp_path, 1 << 60)
+    assert too_much == tmp_path / "weights"
+    assert too_much.is_dir()
