@@ -29,6 +29,6 @@ class PolicyServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     prefill_tokens: Annotated[int, msgspec.Meta(ge=16, le=65_536)] = 1024
     """Prompt tokens computed in one step at most: what running requests wait for while prompts are read."""
     max_failures: Positive = 3
-    """Steps in a row that may fail before the server gives up and exits with an error."""
+    """Steps that may fail, with no request answered in between, before the server exits with an error."""
     stop_grace_s: Seconds = 2.0
     """After SIGTERM or SIGINT, so long the refusals may take to leave."""

@@ -29,7 +29,7 @@ class HFDecoder:
 
     @torch.inference_mode()
     def forward(self, step: Step, kv: KVRows) -> Tensor:
-        step.prepare_masks(self.dtype)
+        step.prepare_masks(kv.dtype)
         before = _attention.set(_RowsAttention(step, kv))
         try:
             return _logits(self._model, step.token_ids, step.positions, step.sample_at)

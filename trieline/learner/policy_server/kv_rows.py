@@ -136,8 +136,9 @@ class KVRows:
         Q query heads, of which Q / H in a row share a key-value head.
         """
         keys_RHCD, values_RHCD = self.keys[layer], self.values[layer]
-        keys_RHCD[step.rows, :, step.positions] = key_THD
-        values_RHCD[step.rows, :, step.positions] = value_THD
+        keys_RHCD[step.rows, :, step.positions] = key_THD.to(self.dtype)
+        values_RHCD[step.rows, :, step.positions] = value_THD.to(self.dtype)
+        computed_in, query_TQD = query_TQD.dtype, query_TQD.to(self.dtype)
         out = query_TQD.new_empty(*query_TQD.shape[:2], self.shape.value_width)
         singles = len(step.single_rows)
         if singles:
@@ -155,7 +156,7 @@ class KVRows:
                 enable_gqa=query_TQD.shape[1] != key_THD.shape[1],
             )[0].transpose(0, 1)
             begin = end
-        return out
+        return out.to(computed_in)
 
     def _allocate(self, *, rows: int, capacity: int) -> None:
         shape = (self.shape.layers, rows, self.shape.heads, capacity)

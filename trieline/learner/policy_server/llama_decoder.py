@@ -80,7 +80,7 @@ class LlamaDecoder:
 
     @torch.inference_mode()
     def forward(self, step: Step, kv: KVRows) -> Tensor:
-        step.prepare_masks(self.dtype)
+        step.prepare_masks(kv.dtype)
         weights = self._weights
         cos, sin = self._cos[step.positions, None], self._sin[step.positions, None]
         hidden = functional.embedding(step.token_ids, weights.embedding)

@@ -119,7 +119,9 @@ class PolicyServer:
             self._swap_weights()
             self._step()
             if self._failures >= self._config.max_failures:
-                log.critical("giving up after %d failed steps in a row", self._failures)
+                log.critical(
+                    "giving up: %d steps failed and none of their requests was answered", self._failures
+                )
                 return 1
         log.info("stopping on %s", stop.reason)
         self._refuse_all("stopping", f"the policy server stops on {stop.reason}")
@@ -146,7 +148,7 @@ class PolicyServer:
             finished = self._engine.step()
         except Exception as error:
             self._failures += 1
-            log.exception("step failed (%d in a row); all its requests are refused", self._failures)
+            log.exception("step failed (failure %d of %d)", self._failures, self._config.max_failures)
             self._refuse_all("failed", f"{type(error).__name__}: {error}")
             return
         if finished:

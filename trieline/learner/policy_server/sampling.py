@@ -99,7 +99,7 @@ def _sample_part(logits_RV: Tensor, how: RowSampling, work: Tensor) -> Sampled:
     if best is not None:
         token_ids[greedy] = best
     totals = block_sums.sum(-1)
-    mean_scaled = torch.linalg.vecdot(weights, scaled).double().numpy() / totals
+    mean_scaled = _dots(weights, scaled) / totals
     chosen = scaled[torch.arange(num_rows), torch.from_numpy(token_ids)].double().numpy()
     log_totals = np.log(totals)
     return Sampled(
@@ -107,6 +107,16 @@ def _sample_part(logits_RV: Tensor, how: RowSampling, work: Tensor) -> Sampled:
         logprobs=np.minimum(chosen - log_totals, 0.0).astype(np.float32),
         entropies=np.maximum(log_totals - mean_scaled, 0.0).astype(np.float32),
     )
+
+
+def _dots(weights: Tensor, scaled: Tensor) -> npt.NDArray[np.float64]:
+    """Sums of weight x logit along the rows; what has no weight adds nothing."""
+    dots = torch.linalg.vecdot(weights, scaled)
+    if torch.isnan(dots).any():
+        # 0 x -inf, where the model itself masks a token. Rare, so looked for afterwards.
+        dots = torch.linalg.vecdot(weights, scaled.clamp_(min=DROPPED))
+    values: npt.NDArray[np.float64] = dots.double().numpy()
+    return values
 
 
 def _scale(logits_RV: Tensor, how: RowSampling, out: Tensor) -> None:

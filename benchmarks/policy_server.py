@@ -1,0 +1,189 @@
+"""Sampling speed of the policy server's engine against `model.generate` of transformers.
+
+    python benchmarks/policy_server.py [--model FOLDER] [--rows 64] [--tokens 32] [--rounds 3]
+
+Both sides get the same ragged prompts, sample at temperature 1 from the whole vocabulary and make the same
+number of new tokens for each. `generate` runs left-padded in the better of its dynamic and its static cache,
+and its logits are not even recorded; the engine gives log-probability and entropy with every token. Three loads:
+
+* `groups`: 8 prompts of 40 to 140 tokens, each for 8 rollouts, as they arrive in training;
+* `different`: 64 different prompts, where nothing can be shared;
+* `turns`: 3 turns, the prompt of each being the one before, what was sampled, and 12 new tokens.
+
+Written to `benchmarks/results/policy_server.json`. A round runs all sides one after the other; the figures are
+those of each side's fastest round, as other programs can only slow one down.
+"""
+
+import argparse
+import json
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM
+
+from trieline.actors.wire.messages import GenerateRequest, Sampling
+from trieline.actors.wire.tree import Int32
+from trieline.learner.compute_dtype import choose_dtype
+from trieline.learner.model_source import prepare_model
+from trieline.learner.policy_server.config import PolicyServerConfig
+from trieline.learner.policy_server.decoder import load_decoder
+from trieline.learner.policy_server.engine import Engine
+from trieline.learner.tiny_model import save_tiny_model
+
+RESULTS = Path(__file__).parent / "results" / "policy_server.json"
+GROUP = 8
+TURNS = 3
+NEW_CONTEXT = 12
+PROMPT_LENGTHS = (40, 140)
+
+Prompts = list[Int32]
+Sampler = Callable[[Prompts], Prompts]
+"""Prompts to completions."""
+
+
+class EngineSide:
+    """The engine, with a cache that starts each load empty."""
+
+    def __init__(self, folder: Path, dtype: torch.dtype, rows: int, tokens: int) -> None:
+        self._decoder = load_decoder(folder, dtype)
+        self._config = PolicyServerConfig(max_rows=rows)
+        self._tokens = tokens
+        self.reset()
+
+    def reset(self) -> None:
+        self._engine = Engine(self._decoder, self._config)
+
+    def __call__(self, prompts: Prompts) -> Prompts:
+        for number, prompt in enumerate(prompts):
+            sampling = Sampling(max_tokens=self._tokens, seed=number)
+            self._engine.submit(b"", GenerateRequest(request_id=number, prompt=prompt, sampling=sampling))
+        answers: dict[int, Int32] = {}
+        while self._engine.busy:
+            for finished in self._engine.step():
+                answers[finished.ticket[1]] = finished.completion.token_ids
+        return [answers[number] for number in range(len(prompts))]
+
+
+class GenerateSide:
+    """`model.generate` on left-padded prompts."""
+
+    def __init__(self, folder: Path, dtype: torch.dtype, tokens: int, cache: str) -> None:
+        self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa")
+        self._settings: dict[str, Any] = {
+            "do_sample": True,
+            "top_k": 0,
+            "max_new_tokens": tokens,
+            "min_new_tokens": tokens,
+            "pad_token_id": 0,
+            # Without an end token no logits processor is needed to keep it from being sampled.
+            "eos_token_id": None,
+        }
+        if cache == "static":
+            self._settings |= {"cache_implementation": "static", "disable_compile": True}
+        del self._settings["min_new_tokens"]
+        self._model.generation_config.eos_token_id = None
+
+    def reset(self) -> None:
+        pass
+
+    def __call__(self, prompts: Prompts) -> Prompts:
+        longest = max(map(len, prompts))
+        ids = torch.zeros(len(prompts), longest, dtype=torch.int64)
+        mask = torch.zeros_like(ids)
+        for row, prompt in enumerate(prompts):
+            ids[row, longest - len(prompt) :] = torch.from_numpy(prompt)
+            mask[row, longest - len(prompt) :] = 1
+        out = self._model.generate(ids, attention_mask=mask, **self._settings)
+        return list(out[:, longest:].numpy().astype(np.int32))
+
+
+def prompts_of(load: str, rows: int, vocab: int, seed: int) -> Prompts:
+    rng = np.random.default_rng(seed)
+    repeats = 1 if load == "different" else GROUP
+    return [
+        prompt
+        for _ in range(rows // repeats)
+        for prompt in [rng.integers(0, vocab, rng.integers(*PROMPT_LENGTHS)).astype(np.int32)] * repeats
+    ]
+
+
+def run_load(load: str, side: Sampler, prompts: Prompts, vocab: int, tokens: int) -> float:
+    """Sampled tokens per second."""
+    rng = np.random.default_rng(0)
+    made, began = 0, time.perf_counter()
+    for _ in range(TURNS if load == "turns" else 1):
+        completions = side(prompts)
+        made += sum(map(len, completions))
+        assert all(len(one) == tokens for one in completions)
+        context = rng.integers(0, vocab, NEW_CONTEXT).astype(np.int32)
+        prompts = [np.concatenate([p, c, context]) for p, c in zip(prompts, completions, strict=True)]
+    return made / (time.perf_counter() - began)
+
+
+def compare(folder: Path, dtype: torch.dtype, arguments: argparse.Namespace) -> dict[str, Any]:
+    sides: dict[str, Any] = {
+        "engine": EngineSide(folder, dtype, arguments.rows, arguments.tokens),
+        "generate_dynamic": GenerateSide(folder, dtype, arguments.tokens, "dynamic"),
+        "generate_static": GenerateSide(folder, dtype, arguments.tokens, "static"),
+    }
+    vocab = int(json.loads((folder / "config.json").read_text())["vocab_size"])
+    result: dict[str, Any] = {"dtype": str(dtype).removeprefix("torch.")}
+    for load in arguments.loads:
+        speeds: dict[str, float] = dict.fromkeys(sides, 0.0)
+        for seed in range(arguments.rounds):
+            prompts = prompts_of(load, arguments.rows, vocab, seed)
+            for name, side in sides.items():
+                side.reset()
+                speed = run_load(load, side, prompts, vocab, arguments.tokens)
+                speeds[name] = max(speeds[name], speed)
+        generate = max(speed for name, speed in speeds.items() if name != "engine")
+        result[load] = {name: round(speed, 1) for name, speed in speeds.items()}
+        result[load]["ratio"] = round(speeds["engine"] / generate, 2)
+        print(f"{folder.name:24} {load:10}", result[load], flush=True)
+    return result
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default="builtin:smollm2-135m-instruct", help="a model folder or its name")
+    parser.add_argument("--rows", type=int, default=64)
+    parser.add_argument("--tokens", type=int, default=32, help="new tokens of each request")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--loads", nargs="+", default=["groups", "different", "turns"])
+    parser.add_argument("--only", choices=["smollm2", "tiny"])
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    arguments = parse()
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(0)
+    results: dict[str, Any] = {
+        "machine": f"{platform.machine()}, {arguments.threads} threads, torch {torch.__version__}",
+        "rows": arguments.rows,
+        "tokens": arguments.tokens,
+        "unit": "sampled tokens/s",
+    }
+    if arguments.only != "smollm2":
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch) / "tiny-qwen3"
+            save_tiny_model(folder)
+            results["tiny"] = compare(folder, torch.float32, arguments)
+    if arguments.only != "tiny":
+        results["smollm2"] = compare(prepare_model(arguments.model), choose_dtype("auto"), arguments)
+    if arguments.only is None:
+        RESULTS.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
