@@ -1,0 +1,122 @@
+"""Blocked tree attention against its dense reference, and what it may never let through."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from trieline.kernels.tree_attention import (
+    MAX_BLOCK,
+    plan_tree_attention,
+    reference_tree_attention,
+    tree_attention,
+)
+from trieline.learner.trie import build_trie
+
+# Forests by the lengths of (trunk, number of branches, branch): none, short, and far beyond one block.
+SHAPES = [
+    [(1, 1, 1)],
+    [(5, 3, 4)],
+    [(3, 8, 1), (1, 1, 1), (7, 2, 40)],
+    [(150, 4, 30), (20, 12, 9)],
+    [(300, 3, 200)],
+    [(700, 2, 150), (1, 40, 3)],
+]
+
+
+def forest(shapes: list[tuple[int, int, int]], seed: int = 0) -> Tensor:
+    """subtree_end of tries whose branches fork again in their middle."""
+    rng = np.random.default_rng(seed)
+    sequences = []
+    for i, (trunk_length, branches, length) in enumerate(shapes):
+        trunk = np.concatenate([[i], rng.integers(0, 4, trunk_length)])
+        for _ in range(branches):
+            branch = rng.integers(0, 4, length)
+            again = np.concatenate([branch[: length // 2], rng.integers(0, 4, length)])
+            sequences += [np.concatenate([trunk, b]).astype(np.int32) for b in (branch, again)]
+        sequences.append(trunk.astype(np.int32))
+    return torch.from_numpy(build_trie(sequences).subtree_end)
+
+
+def random_qkv(tokens: int, dtype: torch.dtype, *, heads: int = 6, groups: int = 2) -> list[Tensor]:
+    """As transformers hands them over: [1, heads, T, size] views of [1, T, heads, size]."""
+    generator = torch.Generator().manual_seed(tokens)
+    return [
+        torch.randn(1, tokens, h, 16, dtype=torch.float64, generator=generator)
+        .to(dtype)
+        .transpose(1, 2)
+        .requires_grad_()
+        for h in (heads, groups, groups)
+    ]
+
+
+@pytest.mark.parametrize("shapes", SHAPES, ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"),
+    [
+        (torch.float64, 1e-12),
+        (torch.float32, 2e-5),
+        # Results are rounded to 8 bits: half a unit in the last place of numbers up to 8.
+        (torch.bfloat16, 2**-5),
+    ],
+    ids=str,
+)
+def test_equals_reference(shapes: list[tuple[int, int, int]], dtype: torch.dtype, tolerance: float) -> None:
+    subtree_end = forest(shapes)
+    q, k, v = random_qkv(len(subtree_end), dtype)
+    plan = plan_tree_attention(subtree_end, dtype=dtype)
+    out = tree_attention(q, k, v, plan, scale=0.25)
+    # Of the very same numbers, in float64.
+    exact = [t.detach().double().requires_grad_() for t in (q, k, v)]
+    expected = reference_tree_attention(exact[0], exact[1], exact[2], subtree_end, scale=0.25)
+    assert out.dtype == dtype
+    torch.testing.assert_close(out.double(), expected, rtol=tolerance, atol=tolerance)
+    upstream = torch.randn(out.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).to(
+        dtype
+    )
+    gradients = torch.autograd.grad(out, (q, k, v), upstream)
+    wanted = torch.autograd.grad(expected, exact, upstream.double())
+    for got, want in zip(gradients, wanted, strict=True):
+        error = (got.double() - want).norm() / want.norm()
+        assert error < tolerance, error
+
+
+def test_blocks_cover_every_query_once_and_save_pairs() -> None:
+    subtree_end = forest([(150, 4, 30), (20, 12, 9)])
+    plan = plan_tree_attention(subtree_end, dtype=torch.float32)
+    assert [b.start for b in plan.blocks] == [0, *(b.stop for b in plan.blocks[:-1])]
+    assert plan.blocks[-1].stop == plan.num_tokens == len(subtree_end)
+    assert plan.num_pairs < plan.num_tokens**2 / 3
+    assert all(b.stop - b.start <= MAX_BLOCK or b.mask is None for b in plan.blocks)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_other_branches_change_nothing_bit_for_bit(dtype: torch.dtype) -> None:
+    subtree_end = forest([(40, 4, 30), (20, 3, 9)])
+    q, k, v = random_qkv(len(subtree_end), dtype)
+    plan = plan_tree_attention(subtree_end, dtype=dtype)
+    out = tree_attention(q, k, v, plan, scale=0.25)
+    i = 77
+    visible = (torch.arange(len(subtree_end)) <= i) & (subtree_end > i)
+    with torch.no_grad():
+        k[:, :, ~visible] *= -1e4
+        v[:, :, ~visible] += 1e4
+    changed = tree_attention(q, k, v, plan, scale=0.25)
+    assert torch.equal(out[:, i], changed[:, i])
+    (gradient,) = torch.autograd.grad(changed[:, i].float().sum(), v)
+    assert torch.all(gradient[:, :, ~visible] == 0)
+    assert torch.all(gradient[:, :, visible] != 0)
+
+
+def test_gradcheck() -> None:
+    subtree_end = forest([(3, 2, 4)])
+    q, k, v = random_qkv(len(subtree_end), torch.float64, heads=2, groups=1)
+    plan = plan_tree_attention(subtree_end, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda q, k, v: tree_attention(q, k, v, plan, scale=0.3), (q, k, v))
+
+
+def test_shapes_that_do_not_fit_the_plan_are_named() -> None:
+    plan = plan_tree_attention(forest([(3, 2, 4)]), dtype=torch.float32)
+    q, k, v = random_qkv(5, torch.float32)
+    with pytest.raises(ValueError, match=rf"expected q and k of \[1, heads, {plan.num_tokens}, size\]"):
+        tree_attention(q, k, v, plan, scale=1.0)
