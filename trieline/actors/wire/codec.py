@@ -35,9 +35,12 @@ def encode(message: object) -> list[OutFrame]:
         if not isinstance(value, np.ndarray):
             msg = f"expected arrays and plain values in {type(message).__name__}, got {type(value).__name__}"
             raise MessageError(msg)
-        dtype = value.dtype.newbyteorder("<")
-        frames.append(_raw_bytes(value.astype(dtype, copy=False)))
-        return [dtype.str, list(value.shape)]
+        if value.dtype.str[0] == ">":
+            value = value.astype(value.dtype.newbyteorder("<"))
+        if not value.flags.c_contiguous:
+            value = np.ascontiguousarray(value)
+        frames.append(value.data.cast("B") if value.size else b"")
+        return value.dtype.str, value.shape
 
     frames[0] = msgspec.msgpack.encode(message, enc_hook=take_array)
     return frames
@@ -72,12 +75,6 @@ def num_bytes(frames: Sequence[InFrame]) -> int:
     return sum(_length(frame) for frame in frames)
 
 
-def _raw_bytes(array: npt.NDArray[Any]) -> OutFrame:
-    if array.size == 0:
-        return b""
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
-
-
 def _view(frame: InFrame) -> OutFrame:
     return frame.buffer if isinstance(frame, zmq.Frame) else frame
 
@@ -101,12 +98,10 @@ def _expect_bounded(frames: Sequence[InFrame], max_bytes: int) -> None:
 def _read_array(kind: Any, value: object, arrays: Iterator[InFrame]) -> npt.NDArray[Any]:
     """The next frame as the array that `value`, `[dtype, shape]`, announces and that `kind` expects."""
     dtype = _expected_dtype(kind)
-    match value:
-        case [str(name), [int(length)]] if name == dtype.str and length >= 0:
-            pass
-        case _:
-            msg = f"expected a one-dimensional array of {dtype.str}, got {repr(value)[:100]}"
-            raise MessageError(msg)
+    if not _is_column(value, dtype.str):
+        msg = f"expected a one-dimensional array of {dtype.str}, got {repr(value)[:100]}"
+        raise MessageError(msg)
+    length: int = value[1][0]  # type: ignore[index]
     frame = next(arrays, None)
     if frame is None:
         msg = "expected one frame for each array of the header, got fewer"
@@ -120,6 +115,13 @@ def _read_array(kind: Any, value: object, arrays: Iterator[InFrame]) -> npt.NDAr
         array = array.copy()
     array.flags.writeable = False
     return array
+
+
+def _is_column(value: object, dtype: str) -> bool:
+    if type(value) is not list or len(value) != 2 or value[0] != dtype:
+        return False
+    shape = value[1]
+    return type(shape) is list and len(shape) == 1 and type(shape[0]) is int and shape[0] >= 0
 
 
 @lru_cache(maxsize=64)

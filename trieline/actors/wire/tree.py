@@ -5,6 +5,7 @@ A node is a run of tokens added by one author: the context (prompt, tool output)
 node of a leaf; a leaf may sit on an inner node, when one rollout ended where another went on.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -146,16 +147,19 @@ class TrajectoryTree:
 
     def _validate_tokens(self, by_policy: Bool, vocab_size: int | None) -> None:
         """`by_policy` [T] is True on sampled tokens."""
-        for name in ("rewards", "behavior_logprobs", "entropies"):
-            if not np.isfinite(getattr(self, name)).all():
-                msg = f"expected finite {name}, got NaN or infinity"
+        for name, column, least, most in (
+            ("rewards", self.rewards, -math.inf, math.inf),
+            ("behavior_logprobs", self.behavior_logprobs, -math.inf, ROUNDING),
+            ("entropies", self.entropies, -ROUNDING, math.inf),
+        ):
+            # NaN goes through min and max.
+            lowest, highest = float(column.min()), float(column.max())
+            if not (math.isfinite(lowest) and math.isfinite(highest)):
+                msg = f"expected finite {name}, got {lowest}..{highest}"
                 raise TreeError(msg)
-        if (highest := float(self.behavior_logprobs.max())) > ROUNDING:
-            msg = f"expected behavior_logprobs <= 0, got {highest}"
-            raise TreeError(msg)
-        if (lowest := float(self.entropies.min())) < -ROUNDING:
-            msg = f"expected entropies >= 0, got {lowest}"
-            raise TreeError(msg)
+            if lowest < least or highest > most:
+                msg = f"expected {name} in [{least:g}, {most:g}], got {lowest}..{highest}"
+                raise TreeError(msg)
         low, high = int(self.token_ids.min()), int(self.token_ids.max())
         if low < 0 or (vocab_size is not None and high >= vocab_size):
             msg = f"expected token_ids in [0, {vocab_size or 'vocabulary size'}), got {low}..{high}"

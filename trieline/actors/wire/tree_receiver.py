@@ -7,6 +7,7 @@ before all others.
 """
 
 import logging
+import math
 import queue
 import threading
 import time
@@ -41,14 +42,16 @@ from trieline.actors.wire.tree import TrajectoryTree
 
 logger = logging.getLogger(__name__)
 
-# Whole messages for each actor. Receive queue full: this end stops reading from the actor, whose trees then
-# wait with it. Send queue full (the actor does not read): a grant goes to somebody else, an acknowledgement
-# is dropped and given again when the actor repeats the tree.
+# Whole messages for each actor, so at most 16 x max_message_bytes of unread trees. Receive queue full: this
+# end stops reading from the actor, whose trees then wait with it. Send queue full (the actor does not read):
+# a grant goes to somebody else, an acknowledgement is dropped and given again when the tree is repeated.
 SEND_QUEUE = 1_000
-RECEIVE_QUEUE = 64
+RECEIVE_QUEUE = 16
 
 # Trees read before acknowledgements and grants get their turn.
-RECEIVE_AT_ONCE = 64
+RECEIVE_AT_ONCE = 16
+# Acknowledgements wait this long for company: one message for many trees saves both ends most of its cost.
+ACKNOWLEDGE_WITHIN_S = 0.005
 MAX_ACTORS = 4_096
 # What a tree costs the learner grows with leaves x depth: bounds far above any search, far below a bomb.
 MAX_TREE_NODES = 100_000
@@ -113,6 +116,7 @@ class TreeReceiver:
         self._actors: dict[str, _Actor] = {}
         self._trees: queue.SimpleQueue[TreeDelivery | None] = queue.SimpleQueue()
         self._acknowledgements: dict[bytes, list[int]] = {}
+        self._acknowledge_at = 0.0
         self._complaints = Complaints("trajectories")
         self._stop_reason: str | None = None
         self._stop_told = False
@@ -220,11 +224,13 @@ class TreeReceiver:
             poller = zmq.Poller()
             poller.register(self._router, zmq.POLLIN)
             poller.register(self._waker.fileno(), zmq.POLLIN)
-            interval_ms = max(1, round(min(self._links.heartbeat_s, self._links.peer_timeout_s / 4) * 1000))
+            interval_s = min(self._links.heartbeat_s, self._links.peer_timeout_s / 4)
             while not self._closing:
-                poller.poll(interval_ms)
-                self._waker.drain()
+                timeout_s = ACKNOWLEDGE_WITHIN_S if self._acknowledgements else interval_s
+                if self._waker.fileno() in dict(poller.poll(math.ceil(timeout_s * 1000))):
+                    self._waker.drain()
                 self._turn()
+            self._acknowledge()
         except Exception as error:
             logger.exception("The tree receiver at %s failed", self._links.trajectories)
             self._failure = error
@@ -233,9 +239,8 @@ class TreeReceiver:
 
     def _turn(self) -> None:
         all_read = self._receive()
-        for identity, numbers in self._acknowledgements.items():
-            self._send(identity, Acknowledge(sequence_numbers=numbers))
-        self._acknowledgements.clear()
+        if time.monotonic() >= self._acknowledge_at:
+            self._acknowledge()
         with self._lock:
             # While messages wait unread, a silent actor may only be one that was not read yet.
             if all_read:
@@ -246,6 +251,11 @@ class TreeReceiver:
                 self._stop_told = True
                 for actor in self._actors.values():
                     self._send(actor.identity, Stop(reason=self._stop_reason))
+
+    def _acknowledge(self) -> None:
+        for identity, numbers in self._acknowledgements.items():
+            self._send(identity, Acknowledge(sequence_numbers=numbers))
+        self._acknowledgements.clear()
 
     def _receive(self) -> bool:
         """Handle what has come; True if nothing more waits."""
@@ -310,6 +320,8 @@ class TreeReceiver:
             if (actor := self._actors.get(delivery.actor_id)) is not None:
                 actor.delivered_trees += 1
                 actor.heard_at = time.monotonic()
+        if not self._acknowledgements:
+            self._acknowledge_at = time.monotonic() + ACKNOWLEDGE_WITHIN_S
         self._acknowledgements.setdefault(identity, []).append(delivery.sequence_number)
 
     def _reject(self, identity: bytes, delivery: TreeDelivery, error: WireError) -> None:

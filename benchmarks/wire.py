@@ -1,0 +1,212 @@
+"""Trees per second over the trajectory link, beside raw ZeroMQ carrying the same bytes.
+
+    python -m benchmarks.wire
+
+One process sends, another receives, over loopback TCP. `trieline`: TreeSender (encode, send, keep until
+acknowledged) to TreeReceiver (receive, decode, validate, remember, queue, acknowledge). `raw`: the same
+frames by DEALER and ROUTER with the same queues, received and thrown away, nothing answered. Rounds of all
+sides alternate; their medians are compared, by the clock and by the processor time of both processes together
+(which other work on the machine disturbs less). `busy` is trieline while the receiving process multiplies
+matrices in its main thread, as a learner does.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import multiprocessing
+import platform
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zmq
+
+from tests.trees import long_tree
+from trieline.actors.wire import sockets
+from trieline.actors.wire.addresses import free_loopback_address
+from trieline.actors.wire.codec import encode, num_bytes
+from trieline.actors.wire.config import LinksConfig
+from trieline.actors.wire.dealer import SEND_QUEUE
+from trieline.actors.wire.messages import TreeDelivery
+from trieline.actors.wire.trajectory_link import TreeReceiver, TreeSender
+from trieline.actors.wire.tree import TrajectoryTree
+from trieline.actors.wire.tree_receiver import RECEIVE_QUEUE
+
+RESULTS = Path(__file__).parent / "results" / "wire.json"
+VOCAB_SIZE = 49_152
+WARM_UP = 20
+WAIT_S = 60.0
+# (tokens of a tree, trees of a round)
+SIZES = ((1_000, 5_000), (10_000, 2_000), (100_000, 600))
+
+
+def make_tree(num_tokens: int) -> TrajectoryTree:
+    return long_tree(np.random.default_rng(0), num_tokens=num_tokens, vocab_size=VOCAB_SIZE)
+
+
+def make_delivery(num_tokens: int) -> TreeDelivery:
+    return TreeDelivery(actor_id="actor", sequence_number=1, assignment_id=1, tree=make_tree(num_tokens))
+
+
+def send_trieline(links: LinksConfig, num_tokens: int, count: int) -> None:
+    async def act() -> None:
+        tree = make_tree(num_tokens)
+        actor = TreeSender(links, actor_id="actor", capacity=64)
+        await actor.start()
+        for number in range(count):
+            await actor.send(number, tree)
+            # The loop must run for anything to be sent, as it does between the steps of an episode.
+            await asyncio.sleep(0)
+        await actor.flush(WAIT_S)
+        await actor.close()
+
+    asyncio.run(act())
+
+
+@contextlib.contextmanager
+def trieline_receiver(links: LinksConfig) -> Iterator[Callable[[], object]]:
+    receiver = TreeReceiver(links, accept=lambda delivery: None, vocab_size=VOCAB_SIZE)
+    receiver.start()
+    yield lambda: receiver.get(WAIT_S)
+    receiver.close()
+
+
+@contextlib.contextmanager
+def busy_receiver(links: LinksConfig) -> Iterator[Callable[[], object]]:
+    """As `trieline_receiver`, with a thread that multiplies."""
+    closing = threading.Event()
+
+    def multiply() -> None:
+        matrix = np.random.default_rng(0).normal(size=(512, 512)).astype(np.float32)
+        while not closing.is_set():
+            matrix @ matrix
+
+    thread = threading.Thread(target=multiply)
+    thread.start()
+    with trieline_receiver(links) as receive:
+        yield receive
+        closing.set()
+        thread.join()
+
+
+def send_raw(links: LinksConfig, num_tokens: int, count: int) -> None:
+    context = zmq.Context()
+    dealer = context.socket(zmq.DEALER)
+    sockets.limit(dealer, links, send_queue=SEND_QUEUE, receive_queue=RECEIVE_QUEUE)
+    dealer.connect(links.trajectories)
+    frames = encode(make_delivery(num_tokens))
+    for _ in range(count):
+        dealer.send_multipart(frames, copy=False)
+    context.destroy(linger=round(WAIT_S * 1000))
+
+
+@contextlib.contextmanager
+def raw_receiver(links: LinksConfig) -> Iterator[Callable[[], object]]:
+    context = zmq.Context()
+    router = context.socket(zmq.ROUTER)
+    sockets.limit(router, links, send_queue=SEND_QUEUE, receive_queue=RECEIVE_QUEUE)
+    router.bind(links.trajectories)
+    yield lambda: router.recv_multipart(copy=False)
+    context.destroy(linger=0)
+
+
+SIDES: dict[str, tuple[Callable[..., None], Callable[..., AbstractContextManager[Callable[[], object]]]]] = {
+    "raw": (send_raw, raw_receiver),
+    "trieline": (send_trieline, trieline_receiver),
+    "busy": (send_trieline, busy_receiver),
+}
+
+
+def sending(side: str, links: LinksConfig, num_tokens: int, count: int, report: Any) -> None:
+    """The sending process: says its processor seconds for all trees, without imports and preparation."""
+    start = time.process_time()
+    SIDES[side][0](links, num_tokens, count)
+    report.send(time.process_time() - start)
+
+
+def run_round(side: str, num_tokens: int, count: int) -> tuple[float, float]:
+    """(trees per second, processor milliseconds per tree) over a new connection from a new process."""
+    links = LinksConfig(trajectories=free_loopback_address())
+    theirs, ours = multiprocessing.Pipe()
+    arguments = (side, links, num_tokens, count, theirs)
+    process = multiprocessing.get_context("spawn").Process(target=sending, args=arguments)
+    with SIDES[side][1](links) as receive:
+        process.start()
+        for _ in range(WARM_UP):
+            receive()
+        start, cpu_start = time.perf_counter(), time.process_time()
+        for _ in range(count - WARM_UP):
+            receive()
+        seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
+        # The sender ends when everything is acknowledged.
+        process.join(WAIT_S)
+    cpu_ms = 1000 * (cpu_seconds / (count - WARM_UP) + ours.recv() / count)
+    return (count - WARM_UP) / seconds, cpu_ms
+
+
+def measure(num_tokens: int, count: int, rounds: int) -> dict[str, Any]:
+    tree_bytes = num_bytes(encode(make_delivery(num_tokens)))
+    found: dict[str, list[tuple[float, float]]] = {side: [] for side in SIDES}
+    for _ in range(rounds):
+        for side in SIDES:
+            found[side].append(run_round(side, num_tokens, count))
+    rate = {side: statistics.median(r for r, _ in values) for side, values in found.items()}
+    cpu_ms = {side: statistics.median(c for _, c in values) for side, values in found.items()}
+    return {
+        "tokens": num_tokens,
+        "bytes": tree_bytes,
+        "trees_per_s": {side: round(value, 1) for side, value in rate.items()},
+        "mb_per_s": {side: round(value * tree_bytes / 1e6, 1) for side, value in rate.items()},
+        "cpu_ms_per_tree": {side: round(value, 3) for side, value in cpu_ms.items()},
+        "ratio_to_raw": {side: round(rate[side] / rate["raw"], 3) for side in SIDES},
+        "ratio_to_raw_by_cpu": {side: round(cpu_ms["raw"] / cpu_ms[side], 3) for side in ("raw", "trieline")},
+        "trees_per_s_of_each_round": {side: [round(r, 1) for r, _ in v] for side, v in found.items()},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    report: dict[str, Any] = {
+        "command": "python -m benchmarks.wire " + " ".join(sys.argv[1:]),
+        "machine": {
+            "cpu": cpu_name(),
+            "cores": multiprocessing.cpu_count(),
+            "python": platform.python_version(),
+            "libzmq": zmq.zmq_version(),
+        },
+        "sizes": [],
+    }
+    print(report["machine"])
+    print(f"{'tokens':>8} {'bytes':>9} {'side':>9} {'trees/s':>9} {'MB/s':>8} {'of raw':>7} {'CPU ms':>7}")
+    for num_tokens, count in SIZES:
+        row = measure(num_tokens, count, options.rounds)
+        report["sizes"].append(row)
+        for side in SIDES:
+            rate, megabytes = row["trees_per_s"][side], row["mb_per_s"][side]
+            ratio, cpu = row["ratio_to_raw"][side], row["cpu_ms_per_tree"][side]
+            rates = f"{rate:>9} {megabytes:>8} {ratio:>7.1%} {cpu:>7}"
+            print(f"{num_tokens:>8} {row['bytes']:>9} {side:>9} {rates}", flush=True)
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(json.dumps(report, indent=2) + "\n")
+
+
+def cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
+if __name__ == "__main__":
+    main()
