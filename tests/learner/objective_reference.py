@@ -239,7 +239,15 @@ def _goes_on(o: Rollout, prefix: Prefix) -> bool:
 
 
 def _value(prefix: Prefix, group: list[Rollout]) -> float:
-    return float(_on_prefix(prefix, group)[0].value[len(prefix) - 1].detach())
+    """What the value head says, or what comes after it where only context follows."""
+    t = len(prefix)
+    going_on = [o for o in _on_prefix(prefix, group) if _goes_on(o, prefix)]
+    if not going_on or any(o.sampled[t] for o in going_on):
+        return float(_on_prefix(prefix, group)[0].value[t - 1].detach())
+    return sum(
+        o.reward[t] + (_value(o.prefix(t), group) if _goes_on(o, o.prefix(t)) or not o.terminated else 0.0)
+        for o in going_on
+    ) / len(going_on)
 
 
 def _edge(child: Prefix, group: list[Rollout], config: ObjectiveConfig) -> tuple[float, float, float]:

@@ -12,9 +12,10 @@ V = vs = 0 if it terminated, V = vs = V(c) if it was truncated. n(s) counts the 
 On a single path this is the sequence V-trace. Edges that several sequences took have the mean of their
 recorded behaviour log-probabilities, and of the rewards of those that went on, terminated or were truncated.
 
-Time passes with actions only: on a context token pi/mu, gamma and lam are 1, so that the length of a prompt
-or of a tool's output neither discounts nor cuts a trace, and the values of states before context tokens
-(where the policy has nothing to decide and the value is not trained) cancel.
+Time passes with actions only: on a context token pi/mu, gamma and lam are 1, and V of a state that only
+context follows is the mean of r_c + V(c) after it, not what the value head says there: the policy decides
+nothing in such a state, and its value is not trained. So the length of a prompt or of a tool's output neither
+discounts nor cuts a trace.
 """
 
 from collections.abc import Sequence
@@ -56,7 +57,7 @@ class VTraceReturns:
     """Targets, without gradients."""
 
     vs: Float64
-    """[N] target of the value of each token as a state; equal to its value where no sequence goes on."""
+    """[N] target of the value of each token as a state; its V where no sequence goes on."""
     pg_advantages: Float64
     """[3, N] of taking each token, by what the sequence does after it. 0 for first tokens."""
     rho_clipped: Bool
@@ -103,17 +104,24 @@ def vtrace_on_trie(
 
     through = episodes.counts.sum(0)
     going_on = episodes.num_going_on
-    # Means over the children of their own that a token stands for: r_c and V(c).
-    reward = (episodes.counts * episodes.rewards).sum(0) / through
-    value = values * (going_on + episodes.counts[TRUNCATED]) / through
     share = through / np.maximum(going_on[before], 1)
-    delta = rhos * (reward + gammas * value - values[before])
+    # Means over the children of their own that a token stands for: r_c, and the factor of V(c).
+    reward = (episodes.counts * episodes.rewards).sum(0) / through
+    not_terminated = (going_on + episodes.counts[TRUNCATED]) / through
 
+    only_context_follows = going_on > 0
+    only_context_follows[before[is_action]] = False
+    values = np.where(only_context_follows, 0.0, values)
     corrections = np.zeros(trie.num_tokens)
     """vs - V of each state, from the deepest tokens up. Ended sequences correct nothing but their value."""
     for level in _levels(trie)[:0:-1]:
+        parents = before[level]
+        next_values = not_terminated[level] * values[level]
+        passed = np.where(only_context_follows[parents], share[level] * (reward[level] + next_values), 0.0)
+        np.add.at(values, parents, passed)
+        delta = rhos[level] * (reward[level] + gammas[level] * next_values - values[parents])
         trace = gammas[level] * cs[level] * corrections[level] * going_on[level] / through[level]
-        np.add.at(corrections, before[level], share[level] * (delta[level] + trace))
+        np.add.at(corrections, parents, share[level] * (delta + trace))
     vs = values + corrections
 
     after = np.stack([vs, np.zeros_like(vs), values])
