@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import json
 import multiprocessing
+import os
 import platform
 import statistics
 import sys
@@ -181,6 +182,8 @@ def main() -> None:
         "machine": {
             "cpu": cpu_name(),
             "cores": multiprocessing.cpu_count(),
+            # Above 0 other work ran at the same time, and only the comparison of sides means something.
+            "load_average_before": round(os.getloadavg()[0], 1),
             "python": platform.python_version(),
             "libzmq": zmq.zmq_version(),
         },
