@@ -70,8 +70,9 @@ def test_a_model_without_full_attention_is_refused_by_name(tmp_path: Path) -> No
 @pytest.mark.parametrize("rows", [1, 3, 64])
 def test_a_packed_product_is_the_plain_one(dtype: torch.dtype, rows: int) -> None:
     torch.manual_seed(0)
-    weight, bias, x = (torch.randn(*shape).to(dtype) for shape in ((70, 50), (70,), (rows, 50)))
+    weight, bias, x = (torch.randn(*shape).to(dtype) for shape in ((700, 100), (700,), (rows, 100)))
     plain = torch.nn.functional.linear(x.double(), weight.double(), bias.double())
-    tolerance = 1e-4 if dtype == torch.float32 else 0.2
+    assert is_packable(weight)
+    tolerance = 1e-4 if dtype == torch.float32 else 0.3
     torch.testing.assert_close(PackedLinear(weight, bias)(x).double(), plain, atol=tolerance, rtol=0)
     assert not is_packable(weight.double())

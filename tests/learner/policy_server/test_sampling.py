@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trieline.kernels.token_logprob import logits_logprob
+from trieline.kernels.token_logprob import token_logprob
 from trieline.learner.policy_server.errors import NonFiniteLogitsError
 from trieline.learner.policy_server.sampling import RowSampling, Sampled, sample, uniforms
 
@@ -29,7 +29,7 @@ def draws(logits_V: torch.Tensor, count: int, **settings: Any) -> Sampled:
     return sample(logits_V.expand(count, -1), how(count, seed=np.arange(count), **settings))
 
 
-def slow_distribution(logits: torch.Tensor, temperature: float, top_k: int, top_p: float) -> np.ndarray:
+def slow_distribution(logits: torch.Tensor, temperature: float, top_k: int, top_p: float) -> Any:
     """The definition, token by token in float64."""
     values = logits.double().numpy() / temperature
     p = np.exp(values - values.max())
@@ -82,10 +82,12 @@ def test_draws_follow_the_distribution_and_report_it(
 
 
 def test_agrees_with_what_training_computes_from_the_same_logits() -> None:
-    logits = 3 * torch.randn(40, 5000, generator=torch.Generator().manual_seed(1)).to(torch.bfloat16)
-    sampled = sample(logits, how(40, seed=np.arange(40), temperature=0.9))
-    logprobs, entropies = logits_logprob(logits, temperature=0.9)
-    chosen = logprobs[torch.arange(40), torch.from_numpy(sampled.token_ids)]
+    generator = torch.Generator().manual_seed(1)
+    hidden, weight = (torch.randn(n, 32, generator=generator).to(torch.bfloat16) for n in (40, 5000))
+    sampled = sample(hidden @ weight.T, how(40, seed=np.arange(40), temperature=2.0))
+    chosen, entropies = token_logprob(
+        hidden, weight, torch.arange(40), torch.from_numpy(sampled.token_ids), temperature=2.0
+    )
     np.testing.assert_allclose(sampled.logprobs, chosen.numpy(), atol=1e-5)
     np.testing.assert_allclose(sampled.entropies, entropies.numpy(), atol=1e-5)
 
@@ -93,7 +95,8 @@ def test_agrees_with_what_training_computes_from_the_same_logits() -> None:
 def test_temperature_zero_takes_the_largest_with_the_figures_of_temperature_one() -> None:
     logits = torch.randn(7, 1000, generator=torch.Generator().manual_seed(2))
     sampled = sample(logits, how(7, temperature=0.0, top_k=3, seed=np.arange(7)))
-    logprobs, entropies = logits_logprob(logits)
+    logprobs = torch.log_softmax(logits, -1)
+    entropies = -(logprobs.exp() * logprobs).sum(-1)
     np.testing.assert_array_equal(sampled.token_ids, logits.argmax(-1).numpy())
     np.testing.assert_allclose(sampled.logprobs, logprobs.amax(-1).numpy(), atol=1e-5)
     np.testing.assert_allclose(sampled.entropies, entropies.numpy(), atol=1e-5)

@@ -10,7 +10,7 @@ from trieline.actors.wire.config import Positive, Seconds
 class PolicyServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How much one policy server takes on at once.
 
-    A token's keys and values are 2 x layers x kv_heads x head_dim numbers: 23 kB for SmolLM2 in bfloat16.
+    A token's keys and values are 2 x layers x kv_heads x head_dim float32 numbers: 46 kB for SmolLM2-135M.
     """
 
     threads: Annotated[int, msgspec.Meta(ge=0, le=1024)] = 0
@@ -23,7 +23,8 @@ class PolicyServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     """Tokens of prompt and completion together, also bounded by the model and by `kv_tokens`. A request for
     more is refused as `invalid`."""
     kv_tokens: Annotated[int, msgspec.Meta(ge=64)] = 65_536
-    """Tokens of the rows' key-value cache: long requests lower the number of rows."""
+    """Tokens of the rows' key-value cache (shared prompts have as many again): long requests lower the number
+    of rows."""
     prefix_tokens: Annotated[int, msgspec.Meta(ge=0)] = 32_768
     """Tokens of finished sequences and shared prompts kept for reuse, least recently used out first."""
     prefill_tokens: Annotated[int, msgspec.Meta(ge=16, le=65_536)] = 1024

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from trieline.learner.errors import ModelRefusedError
-from trieline.learner.policy_server.kv_rows import KVRows, KVShape, Step
+from trieline.learner.policy_server.kv_cache import KVCache
+from trieline.learner.policy_server.kv_store import KVShape
+from trieline.learner.policy_server.step import Step
 
 
 class Decoder(Protocol):
@@ -20,7 +22,7 @@ class Decoder(Protocol):
     max_positions: int
     """Longest sequence that the model was made for."""
 
-    def forward(self, step: Step, kv: KVRows) -> Tensor:
+    def forward(self, step: Step, cache: KVCache) -> Tensor:
         """Logits [S, V] in the compute precision, after the tokens of `step.sample_at`."""
         ...
 

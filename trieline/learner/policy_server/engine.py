@@ -6,6 +6,7 @@ Invariants: a running request has at least one token without keys and values (it
 prefix cache was computed by the current weights alone.
 """
 
+import functools
 import logging
 from collections import deque
 from collections.abc import Mapping
@@ -20,11 +21,12 @@ from trieline.kernels.tree_attention import compute_dtype
 from trieline.learner.policy_server.config import PolicyServerConfig
 from trieline.learner.policy_server.decoder import Decoder
 from trieline.learner.policy_server.errors import InvalidRequestError, OverloadedError
-from trieline.learner.policy_server.kv_rows import Chunk, KVRows, Step
+from trieline.learner.policy_server.kv_cache import KVCache
 from trieline.learner.policy_server.prefix_cache import PrefixCache, common_prefix
 from trieline.learner.policy_server.rows import Rows
 from trieline.learner.policy_server.sampling import RowSampling, Sampled, sample
 from trieline.learner.policy_server.sequence import Sequence, Ticket
+from trieline.learner.policy_server.step import Chunk, Step
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +65,7 @@ class Engine:
         self._waiting: deque[Sequence] = deque()
         self._prefixes = PrefixCache(config.prefix_tokens)
         self._rows = Rows(
-            KVRows(decoder.kv_shape, compute_dtype(decoder.dtype)),
+            KVCache(decoder.kv_shape, compute_dtype(decoder.dtype)),
             max_rows=config.max_rows,
             max_context=self.max_context,
             kv_tokens=config.kv_tokens,
@@ -116,7 +118,7 @@ class Engine:
         planned = self._plan()
         if not planned:
             return []
-        logits = self.decoder.forward(_packed(planned), self._rows.kv)
+        logits = self.decoder.forward(_packed(planned), self._rows.cache)
         return self._advance(planned, logits)
 
     def _check(self, request: GenerateRequest) -> None:
@@ -153,13 +155,9 @@ class Engine:
             ):
                 held_back.append(sequence)
                 continue
-            if not self._rows.place(sequence):
+            if not self._rows.place(sequence, self.policy_version, runs):
                 held_back.append(sequence)
                 break
-            for run in runs:
-                self._rows.kv.write(sequence.row, sequence.filled, run.keys, run.values)
-                sequence.filled += run.keys.shape[2]
-            sequence.first_version = self.policy_version
             self.counters.reused += matched
             if sequence.pending > 1:
                 reading.append(sequence)
@@ -219,28 +217,40 @@ class Engine:
 
     def _remember(self, sequence: Sequence, length: int) -> None:
         if sequence.first_version == self.policy_version:
-            kv, row = self._rows.kv, sequence.row
-            self._prefixes.insert(sequence.tokens[:length], lambda start, stop: kv.read(row, start, stop))
+            read = functools.partial(self._rows.read, sequence)
+            self._prefixes.insert(sequence.tokens[:length], read)
 
 
 def _packed(planned: list[tuple[Sequence, int]]) -> Step:
     """The planned tokens side by side; sampled from is whoever has no pending token left after it."""
     singles = [sequence for sequence, _ in planned if sequence.pending == 1]
     chunks = tuple(
-        Chunk(row=sequence.row, start=sequence.filled, stop=sequence.filled + count)
+        Chunk(
+            row=sequence.row,
+            start=sequence.filled,
+            stop=sequence.filled + count,
+            trunk=sequence.trunk.slot if sequence.trunk else -1,
+            base=sequence.base,
+        )
         for sequence, count in planned[len(singles) :]
     )
     counts = np.array([count for _, count in planned])
     ends = counts.cumsum()
     complete = np.array([sequence.pending == count for sequence, count in planned])
     token_ids = [sequence.tokens[sequence.filled : sequence.filled + count] for sequence, count in planned]
-    positions = [np.arange(sequence.filled, sequence.filled + count) for sequence, count in planned]
+    positions = np.concatenate(
+        [np.arange(sequence.filled, sequence.filled + count) for sequence, count in planned]
+    )
+    bases = np.array([sequence.base for sequence, _ in planned])
     rows = np.array([sequence.row for sequence, _ in planned])
+    trunks = [sequence.trunk.slot if sequence.trunk else -1 for sequence in singles]
     return Step(
         token_ids=torch.from_numpy(np.concatenate(token_ids).astype(np.int64)),
-        positions=torch.from_numpy(np.concatenate(positions)),
+        positions=torch.from_numpy(positions),
         rows=torch.from_numpy(rows.repeat(counts)),
-        single_rows=torch.from_numpy(rows[: len(singles)]),
+        places=torch.from_numpy(positions - bases.repeat(counts)),
+        num_singles=len(singles),
+        single_trunks=np.array(trunks, np.int64),
         chunks=chunks,
         sample_at=torch.from_numpy(ends[complete] - 1),
     )

@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from trieline.learner.errors import ModelRefusedError
-from trieline.learner.policy_server.kv_rows import KVRows, KVShape, Step
+from trieline.learner.policy_server.kv_cache import KVCache
+from trieline.learner.policy_server.kv_store import KVShape
+from trieline.learner.policy_server.step import Step
 
 ATTENTION_NAME = "trieline_rows"
 
@@ -28,9 +30,8 @@ class HFDecoder:
         self.kv_shape = _probe(model)
 
     @torch.inference_mode()
-    def forward(self, step: Step, kv: KVRows) -> Tensor:
-        step.prepare_masks(kv.dtype)
-        before = _attention.set(_RowsAttention(step, kv))
+    def forward(self, step: Step, cache: KVCache) -> Tensor:
+        before = _attention.set(_RowsAttention(step, cache))
         try:
             return _logits(self._model, step.token_ids, step.positions, step.sample_at)
         finally:
@@ -46,13 +47,13 @@ class HFDecoder:
 class _RowsAttention:
     """What `trieline_rows` does while a step runs."""
 
-    def __init__(self, step: Step, kv: KVRows) -> None:
-        self._step, self._kv = step, kv
+    def __init__(self, step: Step, cache: KVCache) -> None:
+        self._step, self._cache = step, cache
 
     def __call__(
         self, layer: int, query_TQD: Tensor, key_THD: Tensor, value_THD: Tensor, scale: float
     ) -> Tensor:
-        return self._kv.attend(layer, self._step, query_TQD, key_THD, value_THD, scale)
+        return self._cache.attend(layer, self._step, query_TQD, key_THD, value_THD, scale)
 
 
 class _Probe:

@@ -15,8 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from trieline.learner.policy_server.kv_rows import KVRows, KVShape, Step
+from trieline.learner.policy_server.kv_cache import KVCache
+from trieline.learner.policy_server.kv_store import KVShape
 from trieline.learner.policy_server.packed_linear import PackedLinear
+from trieline.learner.policy_server.step import Step
 
 MODEL_TYPES = ("llama", "qwen2", "qwen3")
 # Rotary kinds whose angles do not depend on the length of the sequence.
@@ -79,20 +81,19 @@ class LlamaDecoder:
         self._weights = self._pack(tensors)
 
     @torch.inference_mode()
-    def forward(self, step: Step, kv: KVRows) -> Tensor:
-        step.prepare_masks(kv.dtype)
+    def forward(self, step: Step, cache: KVCache) -> Tensor:
         weights = self._weights
         cos, sin = self._cos[step.positions, None], self._sin[step.positions, None]
         hidden = functional.embedding(step.token_ids, weights.embedding)
         for index, layer in enumerate(weights.layers):
-            attended = self._attend(index, layer, hidden, cos, sin, step, kv)
+            attended = self._attend(index, layer, hidden, cos, sin, step, cache)
             hidden = hidden + layer.out(attended)
             gate, up = layer.gate_up(self._norm(hidden, layer.mlp_norm)).chunk(2, -1)
             hidden = hidden + layer.down(functional.silu(gate) * up)
         return weights.head(self._norm(hidden[step.sample_at], weights.norm))
 
     def _attend(
-        self, index: int, layer: _Layer, hidden: Tensor, cos: Tensor, sin: Tensor, step: Step, kv: KVRows
+        self, index: int, layer: _Layer, hidden: Tensor, cos: Tensor, sin: Tensor, step: Step, cache: KVCache
     ) -> Tensor:
         queries, heads = self._query_heads, self.kv_shape.heads
         qkv = layer.qkv(self._norm(hidden, layer.input_norm)).view(len(hidden), queries + 2 * heads, -1)
@@ -101,7 +102,7 @@ class LlamaDecoder:
             qk = self._norm(qk, layer.qk_norm)
         qk = qk * cos + _swap_halves(qk) * sin
         query, key, value = qk[:, :queries], qk[:, queries:], qkv[:, queries + heads :]
-        attended = kv.attend(index, step, query, key, value, self._scale)
+        attended = cache.attend(index, step, query, key, value, self._scale)
         return attended.view(len(hidden), -1)
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:

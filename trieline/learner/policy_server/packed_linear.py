@@ -4,6 +4,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+# Below this many numbers the packed product's own overhead is more than what it saves.
+SMALLEST_PACKED = 64 * 1024
+
 
 class PackedLinear:
     """y = x W^T + b, for x [T, in]. In bfloat16 bit for bit what `torch.nn.functional.linear` gives."""
@@ -23,7 +26,7 @@ class PackedLinear:
 def is_packable(weight: Tensor) -> bool:
     """Whether oneDNN has kernels for this weight here."""
     available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    if weight.device.type != "cpu" or not available:
+    if weight.device.type != "cpu" or not available or weight.numel() < SMALLEST_PACKED:
         return False
     if weight.dtype == torch.bfloat16:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trieline.actors.wire.messages import Completion, GenerateRequest
+from trieline.learner.policy_server.trunks import Trunk
 
 Ticket = tuple[bytes, int]
 """Who asked (the peer's address) and the request's number there."""
@@ -23,6 +24,8 @@ class Sequence:
     filled: int = 0
     row: int = -1
     """-1 while it waits."""
+    trunk: Trunk | None = None
+    """Where its first `base` tokens lie, if it shares them with others."""
     first_version: int = -1
     """Version of the weights that its oldest keys and values come from; -1 while it waits."""
     stop_ids: frozenset[int] = frozenset()
@@ -44,8 +47,13 @@ class Sequence:
         return len(self.request.prompt)
 
     @property
+    def base(self) -> int:
+        """Tokens that lie in the trunk; the row holds those after them."""
+        return len(self.trunk.tokens) if self.trunk else 0
+
+    @property
     def need(self) -> int:
-        """Tokens that its row must be able to hold."""
+        """Tokens that it may come to."""
         return len(self.tokens)
 
     @property

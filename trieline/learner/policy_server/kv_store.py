@@ -1,0 +1,81 @@
+"""Keys and values of many token runs side by side, one row each.
+
+Letters: N layers, R rows, H key-value heads, C capacity of a row in tokens, T tokens, D head width.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+SMALLEST_CAPACITY = 64
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KVShape:
+    """What one token leaves behind in every layer."""
+
+    layers: int
+    heads: int
+    key_width: int
+    value_width: int
+
+
+class KVStore:
+    """The rows. Memory is only touched, and so only taken, where tokens have been written."""
+
+    def __init__(self, shape: KVShape, dtype: torch.dtype) -> None:
+        self.shape = shape
+        self.dtype = dtype
+        self._allocate(rows=0, capacity=0)
+
+    @property
+    def num_rows(self) -> int:
+        return self.keys.shape[1]
+
+    @property
+    def capacity(self) -> int:
+        """Tokens that a row can hold."""
+        return self.keys.shape[3]
+
+    def resize(self, *, rows: int, capacity: int, keep: list[tuple[int, int]]) -> None:
+        """Reallocate; row i then holds what row `keep[i][0]` held, of which `keep[i][1]` tokens count."""
+        old_keys, old_values = self.keys, self.values
+        self._allocate(rows=rows, capacity=capacity)
+        for new, (old, length) in enumerate(keep):
+            self.keys[:, new, :, :length] = old_keys[:, old, :, :length]
+            self.values[:, new, :, :length] = old_values[:, old, :, :length]
+
+    def move(self, source: int, target: int, length: int) -> None:
+        """Copy the first `length` tokens of a row to another."""
+        self.keys[:, target, :, :length] = self.keys[:, source, :, :length]
+        self.values[:, target, :, :length] = self.values[:, source, :, :length]
+
+    def read(self, row: int, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """A copy of a run of tokens: keys and values, [N, H, stop - start, D] each."""
+        return self.keys[:, row, :, start:stop].clone(), self.values[:, row, :, start:stop].clone()
+
+    def write(self, row: int, start: int, keys_NHTD: Tensor, values_NHTD: Tensor) -> None:
+        """Put a run of tokens, as `read` gives it, at `start`."""
+        stop = start + keys_NHTD.shape[2]
+        self.keys[:, row, :, start:stop] = keys_NHTD
+        self.values[:, row, :, start:stop] = values_NHTD
+
+    def _allocate(self, *, rows: int, capacity: int) -> None:
+        shape = (self.shape.layers, rows, self.shape.heads, capacity)
+        self.keys = _zeros((*shape, self.shape.key_width), self.dtype)
+        self.values = _zeros((*shape, self.shape.value_width), self.dtype)
+
+
+def capacity_for(tokens: int, limit: int) -> int:
+    """The capacity of a row that `tokens` tokens get: a power of two, so that it seldom has to grow."""
+    return min(max(SMALLEST_CAPACITY, 1 << (tokens - 1).bit_length()), limit)
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Zeros of which the pages are taken only when written. Never garbage: 0 x NaN behind a mask is NaN."""
+    count = int(np.prod(shape)) * dtype.itemsize
+    if not count:
+        return torch.zeros(shape, dtype=dtype)
+    return torch.from_numpy(np.zeros(count, dtype=np.uint8)).view(dtype).view(shape)
