@@ -20,7 +20,7 @@ def plain_python(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     shim = tmp_path / "shim"
     shim.write_text(f'#!/bin/sh\nshift 2\nexec {sys.executable} -c "$@"\n')
     shim.chmod(0o755)
-    monkeypatch.setattr(module.sys, "executable", str(shim))
+    monkeypatch.setattr(sys, "executable", str(shim))
 
 
 def spec(tmp_path: Path, code: str, *, name: str = "child", restart: bool = False) -> ProcessSpec:

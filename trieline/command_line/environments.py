@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from typing import Any
 
 
 def add_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -57,7 +58,7 @@ def check_one(env_id: str) -> int:
 def _play(options: argparse.Namespace) -> int:
     from trieline.envs import make_env
 
-    env = make_env(options.id)
+    env: Any = make_env(options.id)
     try:
         level = {} if options.level is None else {"options": {"level": options.level}}
         observation, _ = env.reset(seed=options.seed, **level)

@@ -46,7 +46,7 @@ def draw_rewards(
     minutes = _minutes(records)
     figure, axes = pyplot.subplots(figsize=(8, 4.2), dpi=130)
     names = sorted({env for record in records for name in record if (env := environment_of(name))})
-    for color, env in zip(pyplot.cm.tab10.colors, names, strict=False):
+    for color, env in zip(mpl.color_sequences["tab10"], names, strict=False):
         points = [
             (t, float(r[f"reward/{env}/mean"]))
             for t, r in zip(minutes, records, strict=True)
@@ -76,7 +76,8 @@ def _summary(records: Sequence[Mapping[str, Any]], config: Config) -> str:
     tokens = sum(float(r.get("tokens/sampled", 0)) for r in records)
     size = f"{config.learner.trees_per_step} tasks x {config.learner.group_size} rollouts"
     minutes = f"{_minutes(records)[-1]:.1f} minutes"
-    return f"{int(last['step'])} steps of {size} in {minutes}, {tokens:,.0f} sampled tokens, seed {config.run.seed}."
+    made = f"{int(last['step'])} steps of {size} in {minutes}"
+    return f"{made}, {tokens:,.0f} sampled tokens, seed {config.run.seed}."
 
 
 def _table(evaluations: Sequence[tuple[int, Mapping[str, Any]]], config: Config) -> str:

@@ -53,7 +53,8 @@ def check_model(folder: Path, *, seed: int = 0) -> ModelCheck:
     Raises:
         ModelRefusedError: the model's layers can't be made exact on tries; the message names why.
     """
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64, local_files_only=True).eval()
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64, local_files_only=True)
+    model.eval()  # type: ignore[no-untyped-call]
     limit = GRADIENT_TOLERANCE if _use_float64_norms(model) else ROUNDED_GRADIENT_TOLERANCE
     sequences = _random_sequences(model.config.get_text_config().vocab_size, seed)
     rng = np.random.default_rng(seed)
@@ -71,8 +72,9 @@ def check_model(folder: Path, *, seed: int = 0) -> ModelCheck:
     return ModelCheck(
         exact=exact,
         lines=[
-            f"{model_name(model)}: {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters, in float64",
-            f"{len(sequences)} sequences, L = {trie.num_sequence_tokens} tokens; one trie of N = {trie.num_tokens}",
+            f"{model_name(model)}: {model.num_parameters() / 1e6:.1f} M parameters, in float64",
+            f"{len(sequences)} sequences of L = {trie.num_sequence_tokens} tokens in all, "
+            f"N = {trie.num_tokens} in the trie",
             f"loss: relative difference {loss_error:.1e} (limit {LOSS_TOLERANCE:.0e})",
             f"gradients of {len(errors)} parameters: largest relative difference {errors[worst]:.1e}, "
             f"of {worst} (limit {limit:.0e})",
@@ -110,7 +112,8 @@ def _random_sequences(vocab_size: int, seed: int) -> list[Int32]:
 def _loss_alone(model: nn.Module, tokens: Int32, weights: Tensor) -> Tensor:
     ids = torch.from_numpy(tokens.astype(np.int64))[None]
     logprobs = model(input_ids=ids, use_cache=False).logits[0, :-1].log_softmax(-1)
-    return (weights * logprobs.gather(-1, ids[0, 1:, None])[:, 0]).sum()
+    loss: Tensor = (weights * logprobs.gather(-1, ids[0, 1:, None])[:, 0]).sum()
+    return loss
 
 
 def _loss_on_trie(model: TreeModel, sequences: list[Int32], weights: list[Tensor]) -> Tensor:
