@@ -30,6 +30,7 @@ tiny: install
 	$(BIN)/trieline train --config tiny $(TRAIN_FLAGS)
 
 test: install
+	./scripts/ensure_bubblewrap.sh --even-with-docker
 	./scripts/with_docker.sh $(BIN)/python -m pytest
 
 check: install
