@@ -1,0 +1,115 @@
+"""Seconds from `publish` on the learner to new weights in the policy server, through real processes and sockets.
+
+    python benchmarks/weights_sync.py [MODEL] [--dtype bfloat16] [--versions 10] [--busy]
+
+MODEL is anything that `model.path` takes; the default is SmolLM2-135M-Instruct. `--busy` keeps the server
+decoding 32 requests meanwhile. Columns: writing the file, and from the call of `publish` until the learner
+knows that the server serves the version.
+"""
+
+import argparse
+import asyncio
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from contextlib import closing
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+
+from trieline.actors.wire.addresses import free_loopback_address
+from trieline.actors.wire.config import LinksConfig
+from trieline.actors.wire.generate_link import PolicyClient
+from trieline.actors.wire.messages import Sampling
+from trieline.actors.wire.weights_link import WeightsPublisher
+from trieline.learner.config import LearnerConfig
+from trieline.learner.learner import Learner
+from trieline.learner.model_source import prepare_model
+from trieline.learner.weights import WeightsOutbox, outbox_folder
+
+SERVER = """
+import msgspec, sys
+from trieline.actors.wire.config import LinksConfig, ModelConfig
+from trieline.learner.policy_server.config import PolicyServerConfig
+from trieline.learner.policy_server.process import run_policy_server
+sys.exit(run_policy_server(
+    PolicyServerConfig(threads=int(sys.argv[4])), model=ModelConfig(path=sys.argv[1], dtype=sys.argv[2]),
+    links=msgspec.json.decode(sys.argv[3], type=LinksConfig)))
+"""
+BUSY_REQUESTS = 32
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", nargs="?", default="builtin:smollm2-135m-instruct")
+    parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
+    parser.add_argument("--versions", type=int, default=10)
+    parser.add_argument("--busy", action="store_true")
+    parser.add_argument("--threads", type=int, default=0, help="of the server; 0: one a core")
+    options = parser.parse_args()
+    folder = prepare_model(options.model)
+    trajectories, generate, announce, fetch = (free_loopback_address() for _ in range(4))
+    links = LinksConfig(
+        trajectories=trajectories, generate=generate, weights_announce=announce, weights_fetch=fetch
+    )
+    arguments = [str(folder), options.dtype, msgspec.json.encode(links).decode(), str(options.threads)]
+    server = subprocess.Popen([sys.executable, "-c", SERVER, *arguments])
+    try:
+        measure(folder, links, getattr(torch, options.dtype), options.versions, busy=options.busy)
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def measure(folder: Path, links: LinksConfig, dtype: torch.dtype, versions: int, *, busy: bool) -> None:
+    learner = Learner(LearnerConfig(), folder, dtype=dtype)
+    num_bytes = sum(t.numel() * t.element_size() for t in learner.weights().values())
+    stop = threading.Event()
+    load = threading.Thread(target=lambda: asyncio.run(generate_until(links, stop)))
+    with tempfile.TemporaryDirectory() as run_dir, closing(WeightsPublisher(links)) as publisher:
+        publisher.start()
+        outbox = WeightsOutbox(publisher, outbox_folder(Path(run_dir), num_bytes))
+        outbox.publish(1, learner.weights())
+        outbox.wait_loaded(1, 300)
+        if busy:
+            load.start()
+            time.sleep(2)
+        writes, totals = [], []
+        for version in range(2, versions + 2):
+            time.sleep(0.5)
+            began = time.perf_counter()
+            outbox.publish(version, learner.weights())
+            writes.append(time.perf_counter() - began)
+            outbox.wait_loaded(version, 60)
+            totals.append(time.perf_counter() - began)
+        stop.set()
+        if busy:
+            load.join()
+        outbox.close()
+    print(f"{folder.name}, {num_bytes / 1e6:.0f} MB of {dtype}, {'busy' if busy else 'idle'} server")
+    for name, seconds in (("write", writes), ("publish to served", totals)):
+        print(f"{name:18s} median {statistics.median(seconds):.3f} s   max {max(seconds):.3f} s")
+
+
+async def generate_until(links: LinksConfig, stop: threading.Event) -> None:
+    """Keep the server decoding."""
+    client = PolicyClient(links)
+    await client.start()
+    prompt = np.arange(100, 164, dtype=np.int32)
+    while not stop.is_set():
+        sampling = Sampling(max_tokens=64)
+        await asyncio.gather(
+            *(client.generate(prompt, sampling, timeout_s=120) for _ in range(BUSY_REQUESTS))
+        )
+    await client.close()
+
+
+if __name__ == "__main__":
+    main()
