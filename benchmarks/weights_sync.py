@@ -1,4 +1,4 @@
-"""Seconds from `publish` on the learner to new weights in the policy server, through real processes and sockets.
+"""Seconds from `publish` on the learner to new weights in the policy server, over the real sockets.
 
     python benchmarks/weights_sync.py [MODEL] [--dtype bfloat16] [--versions 10] [--busy]
 
