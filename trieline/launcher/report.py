@@ -10,6 +10,7 @@ from trieline.launcher.progress import environment_of
 from trieline.launcher.run_folder import RunFolder
 
 PICTURE = "reward.png"
+CAPTION = "Lines: reward in training, which drops where a harder level opens. Dots: held-out success."
 # Steps over which the picture's line is averaged: enough to see the trend through groups of a few tasks.
 SMOOTHING = 5
 MAX_ANSWER_CHARACTERS = 600
@@ -26,7 +27,7 @@ def write_report(folder: RunFolder) -> None:
         f"# {config.run.name}: {config.model.path}",
         _summary(records, config),
         _table(evaluations, config),
-        f"![Reward per environment]({PICTURE})" if records else "No step was made.",
+        f"![Reward per environment]({PICTURE})\n\n{CAPTION}" if records else "No step was made.",
         "<!-- details -->",
         *_answers(evaluations),
         _timing(records),
