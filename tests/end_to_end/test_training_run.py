@@ -157,10 +157,11 @@ def _check_run_folder(run: Path) -> None:
     assert "trieline/Arithmetic-v0" in report
     assert (run / "reward.png").read_bytes().startswith(b"\x89PNG")
     assert any((run / "tensorboard").iterdir())
-    final = records(run)[-1]
-    # Float32 on both sides: what was recorded is what is recomputed.
-    assert final["mismatch_kl/mean"] < 1e-4
-    assert final["off_policy/staleness/max"] == 0
+    # Float32 on both sides: what was recorded is what is recomputed. A step without spread has no figure.
+    mismatches = [r["mismatch_kl/mean"] for r in records(run) if "mismatch_kl/mean" in r]
+    assert mismatches
+    assert max(mismatches) < 1e-4
+    assert {r["off_policy/staleness/max"] for r in records(run)} == {0}
     shown = finish(trieline("show", str(run)))
     assert "policy" in shown
     assert "return" in shown

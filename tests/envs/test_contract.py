@@ -13,11 +13,11 @@ IDS = [env.id for env in OWN_ENVS]
 
 @pytest.mark.parametrize("env_id", IDS)
 @pytest.mark.parametrize("name", CHECKS)
-def test_environment_keeps_the_contract(env_id, name):
+def test_environment_keeps_the_contract(env_id: str, name: str) -> None:
     CHECKS[name](Subject(env_id, {}))
 
 
-def test_importing_the_environments_is_cheap():
+def test_importing_the_environments_is_cheap() -> None:
     heavy = ("torch", "sympy", "docker", "transformers")
     program = f"import sys, trieline.envs; print([name for name in {heavy} if name in sys.modules])"
     printed = subprocess.run(
@@ -26,7 +26,7 @@ def test_importing_the_environments_is_cheap():
     assert printed.strip() == "[]"
 
 
-def test_playing_arithmetic_loads_no_sympy():
+def test_playing_arithmetic_loads_no_sympy() -> None:
     program = """
 import sys
 from trieline.envs import make_env

@@ -2,21 +2,22 @@
 
 import copy
 import pickle
+from collections.abc import Callable
+from typing import Any
 
 import gymnasium
 import numpy as np
 import pytest
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
-from gymnasium.vector.utils import (
-    batch_differing_spaces,
-    create_shared_memory,
-    read_from_shared_memory,
-    write_to_shared_memory,
-)
+from gymnasium.vector.utils import batch_differing_spaces, create_shared_memory
 from hypothesis import given
 from hypothesis import strategies as st
 
 from trieline.envs.text_space import SharedTexts, Text
+
+# Gymnasium annotates them for the spaces that it knows.
+read_from_shared_memory: Any = gymnasium.vector.utils.read_from_shared_memory
+write_to_shared_memory: Any = gymnasium.vector.utils.write_to_shared_memory
 
 ANY_TEXT = st.text(alphabet=st.characters(exclude_categories=()), max_size=30)
 STRANGE = ["", "\x00\x00", "\ud83d", "日本語 🙂", "a" * 64]
@@ -29,25 +30,27 @@ class Echo(gymnasium.Env[str, str]):
         self.observation_space = Text(64)
         self.action_space = Text(64)
 
-    def reset(self, *, seed=None, options=None):
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[str, dict[str, Any]]:
         super().reset(seed=seed)
         return f"seed {seed} ß🙂", {"task_id": str(seed)}
 
-    def step(self, action):
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         return str(action), 0.0, False, False, {"task_id": "?"}
 
 
 @given(ANY_TEXT)
-def test_contains_any_unicode_up_to_the_length(text):
+def test_contains_any_unicode_up_to_the_length(text: str) -> None:
     assert text in Text(30)
     assert (text + "x" * 31) not in Text(30)
 
 
-def test_contains_nothing_but_texts():
+def test_contains_nothing_but_texts() -> None:
     assert not any(value in Text(9) for value in (None, 3, b"abc", ["a"]))
 
 
-def test_samples_are_short_members_and_repeat_with_the_seed():
+def test_samples_are_short_members_and_repeat_with_the_seed() -> None:
     first, second = Text(1_000_000, seed=5), Text(1_000_000, seed=5)
     samples = [first.sample() for _ in range(200)]
     assert samples == [second.sample() for _ in range(200)]
@@ -56,7 +59,7 @@ def test_samples_are_short_members_and_repeat_with_the_seed():
     assert all(Text(3, seed=1).sample() in Text(3) for _ in range(20))
 
 
-def test_space_survives_pickle_and_copy():
+def test_space_survives_pickle_and_copy() -> None:
     space = Text(40, seed=3)
     for other in (pickle.loads(pickle.dumps(space)), copy.deepcopy(space)):
         assert other == space
@@ -64,13 +67,13 @@ def test_space_survives_pickle_and_copy():
     assert Text(40) != Text(41)
 
 
-def test_masks_are_refused():
+def test_masks_are_refused() -> None:
     with pytest.raises(ValueError, match="mask"):
         Text(5).sample(mask=(3, None))
 
 
 @given(st.lists(ANY_TEXT, min_size=1, max_size=4))
-def test_shared_memory_keeps_every_text(texts):
+def test_shared_memory_keeps_every_text(texts: list[str]) -> None:
     space = Text(30)
     memory = create_shared_memory(space, n=len(texts))
     view = read_from_shared_memory(space, memory, n=len(texts))
@@ -82,7 +85,7 @@ def test_shared_memory_keeps_every_text(texts):
     assert copy.deepcopy(view) == tuple(texts)
 
 
-def test_shared_memory_is_a_live_view():
+def test_shared_memory_is_a_live_view() -> None:
     space = Text(8)
     memory = create_shared_memory(space, n=2)
     view = read_from_shared_memory(space, memory, n=2)
@@ -91,13 +94,13 @@ def test_shared_memory_is_a_live_view():
     assert (before, view[1], view[:]) == (("", ""), "later", ("", "later"))
 
 
-def test_shared_memory_refuses_too_long_a_text():
+def test_shared_memory_refuses_too_long_a_text() -> None:
     space = Text(8)
     with pytest.raises(ValueError, match="at most 8 characters, got 9"):
         write_to_shared_memory(space, 0, "123456789", create_shared_memory(space, n=1))
 
 
-def test_differing_spaces_are_batched():
+def test_differing_spaces_are_batched() -> None:
     batch = batch_differing_spaces([Text(3), Text(5)])
     assert ("abc", "abcde") in batch
     assert ("abcd", "abcde") not in batch
@@ -106,7 +109,7 @@ def test_differing_spaces_are_batched():
 @pytest.mark.parametrize(
     "make", [SyncVectorEnv, AsyncVectorEnv, lambda fns: AsyncVectorEnv(fns, shared_memory=False)]
 )
-def test_vector_environments_echo_strange_texts(make):
+def test_vector_environments_echo_strange_texts(make: Callable[..., Any]) -> None:
     envs = make([Echo] * len(STRANGE))
     try:
         observations, _ = envs.reset(seed=7)
@@ -120,17 +123,17 @@ def test_vector_environments_echo_strange_texts(make):
 @pytest.mark.parametrize(
     "env_id", ["trieline/Arithmetic-v0", "trieline/GuessNumber-v0", "trieline/FrozenLake-v0"]
 )
-def test_sync_and_async_vectors_say_the_same(env_id):
+def test_sync_and_async_vectors_say_the_same(env_id: str) -> None:
     played = [_play(env_id, mode, {}) for mode in ("sync", "async")]
     assert played[0] == played[1]
 
 
-def test_spawned_workers_say_the_same():
+def test_spawned_workers_say_the_same() -> None:
     env_id = "trieline.envs:trieline/GuessNumber-v0"
     assert _play(env_id, "async", {"context": "spawn"}) == _play(env_id, "sync", {})
 
 
-def _play(env_id, mode, vector_kwargs):
+def _play(env_id: str, mode: str, vector_kwargs: dict[str, Any]) -> list[Any]:
     envs = gymnasium.make_vec(env_id, num_envs=2, vectorization_mode=mode, vector_kwargs=vector_kwargs)
     try:
         observations, info = envs.reset(seed=3)

@@ -30,7 +30,7 @@ GOOD = [
 
 
 @pytest.mark.parametrize("reply", GOOD)
-def test_functions_are_found(reply):
+def test_functions_are_found(reply: str) -> None:
     namespace: dict[str, object] = {}
     exec(extract_source(reply, "x"), namespace)
     functions = [value for value in namespace.values() if callable(value)]
@@ -38,7 +38,7 @@ def test_functions_are_found(reply):
 
 
 @given(st.text(max_size=200))
-def test_any_text_gives_some_source(reply):
+def test_any_text_gives_some_source(reply: str) -> None:
     assert isinstance(extract_source(reply, "x"), str)
 
 
@@ -46,5 +46,5 @@ def test_any_text_gives_some_source(reply):
     "reply",
     ["`" * 100_000, "def " * 30_000, "(" * 100_000, "\n" * 100_000, "def f(" * 20_000, "```py " * 20_000],
 )
-def test_long_replies_are_cut(reply):
+def test_long_replies_are_cut(reply: str) -> None:
     assert len(extract_source(reply, "x")) < 25_000

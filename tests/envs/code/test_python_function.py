@@ -1,5 +1,7 @@
 """Functions are graded in a sandbox, and no trick earns the reward that the right function earns."""
 
+from typing import Any, NoReturn
+
 import pytest
 
 from trieline.envs import make_env
@@ -7,7 +9,7 @@ from trieline.envs.code import python_function
 from trieline.envs.code.hidden_tests import judge, make_case, same
 from trieline.envs.code.templates import LEVELS, TEMPLATES
 from trieline.envs.errors import SandboxError, TaskError
-from trieline.envs.sandbox import ExecResult
+from trieline.envs.sandbox import ExecResult, SandboxLimits
 
 ENV = "trieline/PythonFunction-v0"
 
@@ -86,31 +88,31 @@ def f(x):
 
 
 @pytest.fixture
-def env():
+def env() -> Any:
     env = make_env(ENV)
     env.reset(options={"task_id": "plus_constant:k=3"})
     return env
 
 
 @pytest.mark.parametrize("name", FORGERIES)
-def test_forgeries_earn_nothing(env, name):
+def test_forgeries_earn_nothing(env: Any, name: str) -> None:
     _, reward, terminated, _, info = env.step(FORGERIES[name])
     assert (reward, terminated) == (0.0, True)
     assert info["score"]["passed"] < info["score"]["total"]
     assert info["score"]["error"]
 
 
-def test_a_loop_ends_at_the_wall(env, monkeypatch):
-    limits = python_function.SandboxLimits(wall_seconds=0.5)
+def test_a_loop_ends_at_the_wall(env: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = SandboxLimits(wall_seconds=0.5)
     monkeypatch.setattr(python_function, "LIMITS", limits)
     assert env.step("def f(x):\n    while True: pass")[4]["score"]["error"] == "timeout"
 
 
-def test_a_right_function_may_print(env):
+def test_a_right_function_may_print(env: Any) -> None:
     assert env.step("def f(x):\n    print('x' * 100000)\n    return x + 3")[1] == 1.0
 
 
-def test_half_right_is_not_right(env):
+def test_half_right_is_not_right(env: Any) -> None:
     _, reward, _, _, info = env.step("def f(x): return x + 3 if x > 0 else None")
     score = info["score"]
     assert reward == 0.0
@@ -119,13 +121,13 @@ def test_half_right_is_not_right(env):
 
 
 @pytest.mark.parametrize("reply", ["\ud800", "def f(x): return '\ud800'", "\x00", "def f(x): return '\x00'"])
-def test_score_can_be_written_down(env, reply):
+def test_score_can_be_written_down(env: Any, reply: str) -> None:
     env.step(reply)[4]["score"]["source"].encode()
 
 
-def test_a_failing_sandbox_is_not_a_failing_program(env, monkeypatch):
+def test_a_failing_sandbox_is_not_a_failing_program(env: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     class BrokenPool:
-        def lease(self):
+        def lease(self) -> NoReturn:
             raise SandboxError("gone")
 
     monkeypatch.setattr(python_function, "shared_pool", lambda *_: BrokenPool())
@@ -134,7 +136,7 @@ def test_a_failing_sandbox_is_not_a_failing_program(env, monkeypatch):
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_every_template_has_telling_cases(name):
+def test_every_template_has_telling_cases(name: str) -> None:
     for seed in range(5):
         env = python_function.PythonFunction(level=TEMPLATES[name].level)
         env.reset(seed=seed)
@@ -146,13 +148,13 @@ def test_every_template_has_telling_cases(name):
         assert len({str(case.expected) for case in cases}) > 1
 
 
-def _any_task(name, seed):
+def _any_task(name: str, seed: int) -> python_function.FunctionTask:
     template = TEMPLATES[name]
     constants = tuple((key, choices[seed % len(choices)]) for key, choices in template.constants.items())
     return python_function.FunctionTask(template=template, constants=constants)
 
 
-def test_templates_of_each_level_are_held_out():
+def test_templates_of_each_level_are_held_out() -> None:
     assert len(TEMPLATES) >= 60
     for level in range(LEVELS):
         rows = [row for row in TEMPLATES.values() if row.level == level]
@@ -173,12 +175,12 @@ def test_templates_of_each_level_are_held_out():
         5,
     ],
 )
-def test_unknown_tasks_are_refused(task_id):
+def test_unknown_tasks_are_refused(task_id: Any) -> None:
     with pytest.raises(TaskError):
         make_env(ENV).reset(options={"task_id": task_id})
 
 
-def test_equality_is_by_value_but_knows_booleans():
+def test_equality_is_by_value_but_knows_booleans() -> None:
     assert same(3, 3.0)
     assert same(0.1 + 0.2, 0.3)
     assert not same(True, 1)
@@ -204,7 +206,7 @@ def test_equality_is_by_value_but_knows_booleans():
         b'["error", 5]',
     ],
 )
-def test_garbage_from_the_sandbox_is_a_failed_test(stdout):
+def test_garbage_from_the_sandbox_is_a_failed_test(stdout: bytes) -> None:
     report = judge((make_case((1,), 4),), ExecResult(exit_code=0, stdout=stdout + b"\n", stderr=b""))
     assert report.passed == 0
     assert report.error

@@ -1,6 +1,7 @@
 """Arithmetic: right values, right levels, and nothing to be won by copying the question."""
 
 import random
+from typing import Any
 
 import pytest
 
@@ -21,14 +22,14 @@ ENV = "trieline/Arithmetic-v0"
         ("9 * 3 * 2", "54"),
     ],
 )
-def test_values_follow_the_precedence(task_id, value):
-    env = make_env(ENV).unwrapped
+def test_values_follow_the_precedence(task_id: Any, value: str) -> None:
+    env: Any = make_env(ENV).unwrapped
     env.reset(options={"task_id": task_id})
     assert env.solution() == value
 
 
 @pytest.mark.parametrize("level", range(len(LEVELS)))
-def test_no_part_of_the_question_scores(level):
+def test_no_part_of_the_question_scores(level: int) -> None:
     env = make_env(ENV, level=level)
     for seed in range(100):
         question, info = env.reset(seed=seed)
@@ -41,14 +42,14 @@ def test_no_part_of_the_question_scores(level):
 @pytest.mark.parametrize(
     "reply", ["7", "7.", " The answer is 7.", "3 + 4 = 7", "It is **7**", "3 plus 4 is 7!", "'7'"]
 )
-def test_replies_that_end_in_the_number_are_right(reply):
+def test_replies_that_end_in_the_number_are_right(reply: str) -> None:
     env = make_env(ENV)
     env.reset(options={"task_id": "3 + 4"})
     assert env.step(reply)[1] == 1.0
 
 
 @pytest.mark.parametrize("reply", ["8", "-7", "7 or 8", "7.5", "x7", "7x", "", "3 + 4", "7 = 3 + 4", "٧"])
-def test_other_replies_are_wrong(reply):
+def test_other_replies_are_wrong(reply: str) -> None:
     env = make_env(ENV)
     env.reset(options={"task_id": "3 + 4"})
     _, reward, terminated, _, info = env.step(reply)
@@ -56,11 +57,11 @@ def test_other_replies_are_wrong(reply):
     assert info["score"]["gold"] == "7"
 
 
-def test_minus_signs_of_both_kinds_count():
+def test_minus_signs_of_both_kinds_count() -> None:
     assert (last_integer("it is -7."), last_integer("it is −7."), last_integer("9-7")) == ("-7", "-7", "7")
 
 
-def test_the_order_of_operands_does_not_change_the_split():
+def test_the_order_of_operands_does_not_change_the_split() -> None:
     env = Arithmetic()
     rng = random.Random(0)
     for _ in range(200):
@@ -69,7 +70,7 @@ def test_the_order_of_operands_does_not_change_the_split():
             assert env.in_test(env.parse_task(left)) == env.in_test(env.parse_task(right))
 
 
-def test_levels_grow():
+def test_levels_grow() -> None:
     first, last = (
         {make_env(ENV, level=level).reset(seed=s)[1]["task_id"] for s in range(50)} for level in (0, 5)
     )

@@ -62,7 +62,7 @@ class Lake:
 class FrozenLake(TextEnv[Lake]):
     """Reward 1 at the goal. A hole, or the last move, ends the episode.
 
-    A reply that does not name exactly one direction uses up a move.
+    The first direction that a reply names is the move; a reply without one uses up a move.
     """
 
     levels = len(LEVELS)
@@ -123,10 +123,10 @@ class FrozenLake(TextEnv[Lake]):
 
     def act(self, action: str) -> Turn:
         self.moves_left -= 1
-        direction = one_direction(action)
+        direction = first_direction(action)
         if direction is None:
             self.invalid += 1
-            return self._next("Say one direction.")
+            return self._next()
         _, reward, terminated, _, _ = self.world.step(MOVES[direction])  # type: ignore[no-untyped-call]
         if terminated:
             reached = float(reward) > 0
@@ -137,7 +137,7 @@ class FrozenLake(TextEnv[Lake]):
                 over=True,
                 score=self._score("goal" if reached else "hole"),
             )
-        return self._next("")
+        return self._next()
 
     def solution(self) -> str | None:
         way = list(self.demonstrate_way())
@@ -150,37 +150,37 @@ class FrozenLake(TextEnv[Lake]):
         while self.moves_left and (way := self.demonstrate_way()):
             yield way[0]
 
-    def _next(self, remark: str) -> Turn:
+    def _next(self) -> Turn:
         if self.moves_left:
-            return Turn(observation=f"{remark} {self._view()}".strip())
+            return Turn(observation=self._view())
         return Turn(observation="No moves left.", over=True, score=self._score("moves"))
 
     def _view(self) -> str:
-        """Map and its reading. The map shows the player as P."""
+        """The map, with the player as P, and its reading: all that a move depends on."""
         rows = [list(row.replace("S", ".").replace("F", ".")) for row in self.task.rows]
         row, column = self.position
         rows[row][column] = "P"
         lines = "\n".join("".join(cells) for cells in rows)
-        return f"{lines}\n{self._reading()} Reply with one word: up, down, left or right."
+        return f"{lines}\nChoose one word: up, down, left or right.{self._reading()}"
 
     def _reading(self) -> str:
-        down, right = self.goal[0] - self.position[0], self.goal[1] - self.position[1]
-        parts = [
-            f"{abs(n)} {plus if n > 0 else minus}"
-            for n, plus, minus in ((down, "down", "up"), (right, "right", "left"))
-            if n
-        ]
+        """What the map says of the next move, in words."""
+        row, column = self.position
+        goal_row, goal_column = self.goal
+        towards = [(goal_row < row, "up"), (goal_row > row, "down"), (goal_column < column, "left")]
+        towards += [(goal_column > column, "right")]
+        goal = " and ".join(move for is_there, move in towards if is_there)
         holes = [move for move in STEPS if _cell(self.task.rows, _moved(self.position, move)) == "H"]
-        return f"The goal is {' and '.join(parts)}." + (f" Holes: {', '.join(holes)}." if holes else "")
+        return (f" A hole is {' and '.join(holes)}." if holes else "") + f" The goal is {goal}."
 
     def _score(self, end: str) -> dict[str, object]:
         return {"end": end, "moves_left": self.moves_left, "invalid": self.invalid}
 
 
-def one_direction(reply: str) -> str | None:
-    """The direction that a reply names, None if it names none or several different ones."""
-    named = {word.lower() for word in WORD.findall(reply[:READ_LENGTH])}
-    return named.pop() if len(named) == 1 else None
+def first_direction(reply: str) -> str | None:
+    """The first direction that a reply names, None if it names none."""
+    word = WORD.search(reply[:READ_LENGTH])
+    return word[0].lower() if word else None
 
 
 def shortest_way(rows: tuple[str, ...], start: Cell) -> list[str] | None:

@@ -14,7 +14,7 @@ LEVEL_TURNS = (2, 3, 4, 5, 6)
 MAX_TURNS = 16
 MAX_LOW = 60
 """The smallest number of a range is drawn from 1 to this. Which ranges are held out depends on it."""
-MAX_LISTED = 4
+MAX_LISTED = 7
 """Numbers that a message lists singly; more are a range. A small model chooses better from a list."""
 READ_LENGTH = 1_000
 """Characters of a reply that are looked at."""
@@ -71,14 +71,14 @@ class GuessNumber(TextEnv[HiddenNumber]):
         self.low, self.high, self.turns_left = task.low, task.high, task.turns
         self.guesses: list[int] = []
         self.invalid = 0
-        return self._ask("")
+        return self._ask()
 
     def act(self, action: str) -> Turn:
         guess = first_in_range(action, self.low, self.high)
         self.turns_left -= 1
         if guess is None:
             self.invalid += 1
-            return self._next("That is not one of the numbers.")
+            return self._next("Not one of the numbers.")
         self.guesses.append(guess)
         if guess == self.task.number:
             return Turn(observation="Correct.", reward=1.0, over=True, score=self._score(found=True))
@@ -97,13 +97,12 @@ class GuessNumber(TextEnv[HiddenNumber]):
 
     def _next(self, verdict: str) -> Turn:
         if self.turns_left:
-            return Turn(observation=self._ask(f"{verdict} "))
+            return Turn(observation=self._ask())
         return Turn(observation=verdict, over=True, score=self._score(found=False))
 
-    def _ask(self, opening: str) -> str:
+    def _ask(self) -> str:
         # The example is the worst sensible guess: to copy it is not to play well.
-        request = f'Choose {_choices(self.low, self.high)}. Reply with only the number, like "{self.low}".'
-        return f"{opening}{request} Guesses left: {self.turns_left}."
+        return f'Choose {_choices(self.low, self.high)}. Reply with only the number, like "{self.low}".'
 
     def _score(self, *, found: bool) -> dict[str, object]:
         return {
