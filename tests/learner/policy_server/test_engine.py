@@ -16,6 +16,7 @@ from tests.learner.policy_server.tiny import (
     tiny_engine,
 )
 from trieline.actors.wire.messages import Completion
+from trieline.actors.wire.tree import Int32
 from trieline.learner.policy_server.errors import InvalidRequestError, OverloadedError
 from trieline.learner.policy_server.weights_file import expected_shapes, read_weights
 
@@ -72,6 +73,52 @@ def test_rollouts_of_one_prompt_read_it_once(folder: Path) -> None:
     assert len({tuple(one.token_ids.tolist()) for one in completions}) > 1
     for completion in completions:
         expect_plain(folder, prompt, completion)
+
+
+def test_running_rollouts_share_the_place_of_their_prompt(folder: Path) -> None:
+    engine = tiny_engine(folder)
+    prompts = [random_prompt(0, 60)] * 5 + [random_prompt(1, 33)] * 3 + [random_prompt(2, 50)]
+    for number, prompt in enumerate(prompts):
+        engine.submit(b"peer", request(number, prompt, max_tokens=8, seed=number))
+    for _ in range(4):
+        engine.step()
+    trunks = [sequence.trunk for sequence in engine._rows]
+    users = sorted((trunk.users, len(trunk.tokens)) for trunk in {id(t): t for t in trunks if t}.values())
+    assert users == [(3, 32), (5, 59)]
+    answers = drain(engine)
+    for number, prompt in enumerate(prompts):
+        expect_plain(folder, prompt, answers[number])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_any_mix_of_requests_is_answered_as_if_each_were_alone(folder: Path, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    engine = tiny_engine(
+        folder, max_rows=6, kv_tokens=1500, prefix_tokens=int(rng.choice([0, 150, 2000])), prefill_tokens=32
+    )
+    roots = [random_prompt(root, int(rng.integers(1, 90))) for root in range(4)]
+    prompts: list[Int32] = []
+    answers: dict[int, Completion] = {}
+    while len(prompts) < 40 or engine.busy:
+        if len(prompts) < 40 and rng.random() < 0.4:
+            for _ in range(int(rng.integers(1, 7))):
+                # A prompt afresh, a prefix of one, or the next turn of an earlier request.
+                root = roots[int(rng.integers(len(roots)))]
+                kind = rng.integers(3)
+                if kind == 1:
+                    root = root[: rng.integers(1, len(root) + 1)]
+                elif kind == 2 and answers:
+                    earlier = int(rng.choice(list(answers)))
+                    root = np.concatenate([prompts[earlier], answers[earlier].token_ids])
+                extra = rng.integers(0, VOCAB, int(rng.integers(0, 12))).astype(np.int32)
+                prompt = np.concatenate([root, extra])[-200:]
+                number, length = len(prompts), int(rng.integers(1, 15))
+                prompts.append(prompt)
+                engine.submit(b"peer", request(number, prompt, max_tokens=length, seed=int(rng.integers(9))))
+        answers |= {finished.ticket[1]: finished.completion for finished in engine.step()}
+    for number, prompt in enumerate(prompts):
+        expect_plain(folder, prompt, answers[number])
+    assert all(one.trunk is None for one in engine._rows)
 
 
 def test_the_next_turn_reads_its_new_tokens_only(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """Small models with random weights, engines over them, and what the plain Hugging Face forward says."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -83,9 +84,14 @@ def generate(engine: Engine, *requests: GenerateRequest) -> list[Completion]:
     return [answers[one.request_id] for one in requests]
 
 
+@functools.cache
+def _plain_model(folder: Path) -> Any:
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+
+
 def plain_logprobs(folder: Path, tokens: Int32) -> torch.Tensor:
     """[T, V] float32 of one plain forward: row t is the distribution of token t + 1."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model = _plain_model(folder)
     with torch.inference_mode():
         logits = model(torch.from_numpy(tokens.astype(np.int64))[None]).logits[0]
     return torch.log_softmax(logits, -1)

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from trieline.actors.wire.messages import Completion, GenerateRequest
-from trieline.kernels.tree_attention import compute_dtype
 from trieline.learner.policy_server.config import PolicyServerConfig
 from trieline.learner.policy_server.decoder import Decoder
 from trieline.learner.policy_server.errors import InvalidRequestError, OverloadedError
@@ -65,7 +64,7 @@ class Engine:
         self._waiting: deque[Sequence] = deque()
         self._prefixes = PrefixCache(config.prefix_tokens)
         self._rows = Rows(
-            KVCache(decoder.kv_shape, compute_dtype(decoder.dtype)),
+            KVCache(decoder.kv_shape, decoder.dtype),
             max_rows=config.max_rows,
             max_context=self.max_context,
             kv_tokens=config.kv_tokens,

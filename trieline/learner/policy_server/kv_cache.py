@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from trieline.kernels.tree_attention import compute_dtype
 from trieline.learner.policy_server.kv_store import KVShape, KVStore
 from trieline.learner.policy_server.step import AttentionPlan, Batch, Chunk, Step
 
@@ -23,11 +24,11 @@ from trieline.learner.policy_server.step import AttentionPlan, Batch, Chunk, Ste
 class KVCache:
     """The rows of the running requests and the trunks that they share."""
 
-    def __init__(self, shape: KVShape, dtype: torch.dtype) -> None:
+    def __init__(self, shape: KVShape, model_dtype: torch.dtype) -> None:
         self.shape = shape
-        self.dtype = dtype
-        self.rows = KVStore(shape, dtype)
-        self.trunks = KVStore(shape, dtype)
+        self.dtype = compute_dtype(model_dtype)
+        self.rows = KVStore(shape, self.dtype, model_dtype)
+        self.trunks = KVStore(shape, self.dtype, model_dtype)
 
     @property
     def can_share(self) -> bool:

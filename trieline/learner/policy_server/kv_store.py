@@ -25,9 +25,11 @@ class KVShape:
 class KVStore:
     """The rows. Memory is only touched, and so only taken, where tokens have been written."""
 
-    def __init__(self, shape: KVShape, dtype: torch.dtype) -> None:
+    def __init__(self, shape: KVShape, dtype: torch.dtype, run_dtype: torch.dtype) -> None:
+        """`run_dtype`: what the model computes keys and values in; runs are kept so, without loss."""
         self.shape = shape
         self.dtype = dtype
+        self.run_dtype = run_dtype
         self._allocate(rows=0, capacity=0)
 
     @property
@@ -54,7 +56,8 @@ class KVStore:
 
     def read(self, row: int, start: int, stop: int) -> tuple[Tensor, Tensor]:
         """A copy of a run of tokens: keys and values, [N, H, stop - start, D] each."""
-        return self.keys[:, row, :, start:stop].clone(), self.values[:, row, :, start:stop].clone()
+        keys, values = (store[:, row, :, start:stop] for store in (self.keys, self.values))
+        return keys.to(self.run_dtype, copy=True), values.to(self.run_dtype, copy=True)
 
     def write(self, row: int, start: int, keys_NHTD: Tensor, values_NHTD: Tensor) -> None:
         """Put a run of tokens, as `read` gives it, at `start`."""

@@ -97,18 +97,20 @@ def _make_plan(step: Step, heads: Heads, dtype: torch.dtype) -> AttentionPlan:
     if not count:
         return AttentionPlan(own=None, trunks=None, with_trunk=None, chunk_masks=masks)
     rows, places = step.rows[:count].numpy(), step.places[:count].numpy()
-    own = _batch(np.arange(count), rows, places + 1, heads, dtype)
+    own = _batch(count, np.arange(count), rows, places + 1, heads, dtype)
     chosen = np.flatnonzero(step.single_trunks >= 0)
     trunks = with_trunk = None
     if len(chosen):
         bases = step.positions[:count].numpy() - places
-        trunks = _batch(chosen, step.single_trunks[chosen], bases[chosen], heads, dtype)
+        trunks = _batch(count, chosen, step.single_trunks[chosen], bases[chosen], heads, dtype)
         with_trunk = None if len(chosen) == count else torch.from_numpy(chosen)
     return AttentionPlan(own=own, trunks=trunks, with_trunk=with_trunk, chunk_masks=masks)
 
 
-def _batch(singles: Index, entries: Index, lengths: Index, heads: Heads, dtype: torch.dtype) -> Batch:
-    """Put single `singles[i]` into entry `entries[i]`, which looks at `lengths[i]` keys."""
+def _batch(
+    total: int, singles: Index, entries: Index, lengths: Index, heads: Heads, dtype: torch.dtype
+) -> Batch:
+    """Put `singles[i]` (out of `total`) into entry `entries[i]`, which looks at `lengths[i]` keys."""
     members = np.bincount(entries)
     width = int(members.max())
     group = heads.queries // heads.heads
@@ -119,9 +121,7 @@ def _batch(singles: Index, entries: Index, lengths: Index, heads: Heads, dtype: 
     stands[entries, rank] = singles
     query = np.arange(heads.queries).reshape(heads.heads, 1, group)
     gather = (stands[:, None, :, None] * heads.queries + query).reshape(-1)
-    in_order = (
-        width == 1 and len(gather) == len(singles) * heads.queries and bool((stands[:, 0] == singles).all())
-    )
+    in_order = len(gather) == total * heads.queries and bool((gather == np.arange(len(gather))).all())
     place = (entries * width + rank)[:, None] * heads.queries
     scatter = place + (np.arange(group) * heads.heads + np.arange(heads.heads)[:, None]).reshape(-1)
     # An entry without singles looks at one key, whatever it is; nothing of it is used.
