@@ -7,6 +7,7 @@ from gymnasium.error import ResetNeeded
 
 from trieline.envs import make_env
 from trieline.envs.errors import EnvError, TaskError
+from trieline.envs.registry import OWN_ENVS
 
 ENV = "trieline/GuessNumber-v0"
 
@@ -75,3 +76,9 @@ def test_a_fork_is_independent() -> None:
     assert env.step("6")[1] == 1.0
     assert (env.turns_left, fork.turns_left) == (1, 2)
     assert fork.step("6")[1] == 1.0
+
+
+@pytest.mark.parametrize("env_id", [env.id for env in OWN_ENVS])
+def test_a_fork_before_the_first_reset_can_be_reset(env_id: str) -> None:
+    env: Any = make_env(env_id).unwrapped
+    assert env.fork().reset(seed=3) == env.reset(seed=3)

@@ -123,6 +123,10 @@ class TextEnv(gymnasium.Env[str, str], Generic[TaskT]):
         digest = hashlib.sha256(self.split_key(task).encode()).digest()
         return int.from_bytes(digest[:4], "big") < self.test_share * 2**32
 
+    def shared_by_forks(self) -> tuple[object, ...]:
+        """What holds no state of the episode, and would be most of the cost of a copy."""
+        return self.observation_space, self.action_space, self.spec
+
     # ---- what it gets
 
     @property
@@ -168,9 +172,7 @@ class TextEnv(gymnasium.Env[str, str], Generic[TaskT]):
         return "\n".join(self._transcript) if self.render_mode == "ansi" else None
 
     def fork(self) -> Self:
-        # The spaces hold no state of the episode, and copying their generators is most of the cost.
-        shared = (self.observation_space, self.action_space, self.spec)
-        return copy.deepcopy(self, {id(part): part for part in shared})
+        return copy.deepcopy(self, {id(part): part for part in self.shared_by_forks()})
 
     # ---- choice of the task
 

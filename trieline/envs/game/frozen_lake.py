@@ -139,6 +139,19 @@ class FrozenLake(TextEnv[Lake]):
             )
         return self._next()
 
+    def shared_by_forks(self) -> tuple[object, ...]:
+        if self._task is None:
+            return super().shared_by_forks()
+        world = self.world
+        tables = (
+            world.P,
+            world.desc,
+            world.initial_state_distrib,
+            world.observation_space,
+            world.action_space,
+        )
+        return *super().shared_by_forks(), *tables
+
     def solution(self) -> str | None:
         way = list(self.demonstrate_way())
         return way[0] if len(way) == 1 and not self.is_slippery else None
