@@ -91,7 +91,7 @@ class LearnerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     probe: bool = True
     """Compare the policy server with the learner before the first step."""
     max_mismatch_kl: Rate | None = None
-    """The run stops when `mismatch_kl/mean` of a step is above. None: 0.001 in float32, 0.05 in bfloat16."""
+    """The run stops when `mismatch_kl/mean` of a step is above. None: 0.001 in float32, 0.02 in bfloat16."""
     max_skipped_steps: Positive = 3
     """Steps in a row that may be skipped because a loss or gradient is not finite."""
 
