@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.trees import long_tree, random_tree
 from trieline.actors.wire import codec
-from trieline.actors.wire.codec import MAX_FRAMES, MAX_HEADER_BYTES, decode, encode, num_bytes
+from trieline.actors.wire.codec import MAX_FRAMES, MAX_HEADER_BYTES, SMALL_BYTES, decode, encode, num_bytes
 from trieline.actors.wire.errors import MessageError
 from trieline.actors.wire.messages import (
     ActorHello,
@@ -115,6 +115,25 @@ def test_empty_and_strided_arrays() -> None:
     assert back.data.tolist() == [0, 3, 6, 9]
 
 
+@given(st.lists(st.sampled_from([0, 1, 3, 1000, 4095, 4096, 5000]), min_size=3, max_size=3))
+def test_small_arrays_are_packed_and_large_ones_are_not(lengths: list[int]) -> None:
+    columns = [np.arange(length, dtype=np.int32) for length in lengths]
+    completion = Completion(
+        request_id=1,
+        token_ids=columns[0],
+        logprobs=columns[1].astype(np.float32),
+        entropies=columns[2].astype(np.float32),
+        policy_versions=columns[0],
+        finish_reason="stop",
+    )
+    frames = as_bytes(encode(completion))
+    large = [length for length in (*lengths, lengths[0]) if 4 * length >= SMALL_BYTES]
+    assert len(frames) == 1 + len(large) + (len(large) < 4)
+    back = decode(frames, ServerToActor, max_bytes=MAX_BYTES)
+    for name in ("token_ids", "logprobs", "entropies", "policy_versions"):
+        assert np.array_equal(getattr(back, name), getattr(completion, name))
+
+
 def test_foreign_byte_order_is_sent_in_ours() -> None:
     prompt = np.array([1, 2, 3], ">i4")
     frames = as_bytes(encode(GenerateRequest(request_id=1, prompt=prompt, sampling=Sampling())))
@@ -171,11 +190,24 @@ def test_fields_of_a_later_version_are_passed_over() -> None:
 
 def test_a_frame_too_many_or_too_few() -> None:
     request = GenerateRequest(request_id=1, prompt=np.zeros(2, np.int32), sampling=Sampling())
-    frames = as_bytes(encode(request))
-    with pytest.raises(MessageError, match="expected 2 frames of this GenerateRequest, got 3"):
-        decode([*frames, b""], ActorToServer, max_bytes=MAX_BYTES)
-    with pytest.raises(MessageError, match="got fewer"):
-        decode(frames[:1], ActorToServer, max_bytes=MAX_BYTES)
+    header, packed = as_bytes(encode(request))
+    for frames, complaint in (
+        ([header], "at least 8 bytes of small arrays, got 0"),
+        ([header, packed[:-1]], "at least 8 bytes of small arrays, got 7"),
+        ([header, packed + b"x"], "expected 8 bytes of small arrays, got 9"),
+        ([header, b"", packed], "expected 2 frames as the header says, got 3"),
+    ):
+        with pytest.raises(MessageError, match=complaint):
+            decode(frames, ActorToServer, max_bytes=MAX_BYTES)
+    long = GenerateRequest(request_id=1, prompt=np.zeros(SMALL_BYTES, np.int32), sampling=Sampling())
+    header, prompt = as_bytes(encode(long))
+    for frames, complaint in (
+        ([header], f"expected frame 1 of {4 * SMALL_BYTES} bytes, got 0"),
+        ([header, prompt[:-4]], f"got {4 * SMALL_BYTES - 4}"),
+        ([header, prompt, b""], "expected 2 frames as the header says, got 3"),
+    ):
+        with pytest.raises(MessageError, match=complaint):
+            decode(frames, ActorToServer, max_bytes=MAX_BYTES)
 
 
 def test_what_is_no_array_is_not_encoded() -> None:
