@@ -42,8 +42,8 @@ class Agreement:
 
 
 # Float32: sums of another order. Bfloat16, on SmolLM2 and these prompts: transformers' own forward differs
-# from its own token-by-token decoding by 0.028 in the mean and 0.17 at most, and either from float32 by 0.035;
-# the policy server from the learner by 0.039 and 0.25. Other models and texts round more or less.
+# from its own token-by-token decoding by 0.028 in the mean and 0.17 at most, and both differ from float32 by
+# 0.035; the policy server from the learner by 0.039 and 0.25. Other models and texts round more or less.
 AGREEMENT = {
     torch.float32: Agreement(mean=1e-4, maximum=1e-3),
     torch.bfloat16: Agreement(mean=0.15, maximum=1.5),
