@@ -1,3 +1,6 @@
+import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -58,6 +61,12 @@ def wait_for(server: WeightsSubscriber, version: int) -> Path:
     raise AssertionError(message)
 
 
+def dead_process_id() -> int:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
 def test_what_an_earlier_start_left_is_cleared(publisher: WeightsPublisher, tmp_path: Path) -> None:
     (tmp_path / "policy_00000009.safetensors").write_bytes(b"old")
     WeightsOutbox(publisher, tmp_path)
@@ -70,7 +79,10 @@ def test_weights_go_to_memory_where_there_is_room(tmp_path: Path) -> None:
     assert folder.is_dir()
     if folder.parent == SHARED_MEMORY:
         assert folder.stat().st_mode & 0o077 == 0, "nobody else may write there"
-        folder.rmdir()
+        (folder / "owner").write_text(str(dead_process_id()))
+        other = outbox_folder(tmp_path / "other", 1000)
+        assert not folder.exists(), "its learner is gone, and the memory is free again"
+        shutil.rmtree(other)
     too_much = outbox_folder(tmp_path, 1 << 60)
     assert too_much == tmp_path / "weights"
     assert too_much.is_dir()

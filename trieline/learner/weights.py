@@ -19,6 +19,8 @@ from trieline.learner.weight_file import write_weights
 log = logging.getLogger(__name__)
 
 KEPT_VERSIONS = 2
+# In a folder of the shared memory: the process id of the learner that writes there.
+OWNER_FILE = "owner"
 SHARED_MEMORY = Path("/dev/shm")
 
 
@@ -69,11 +71,24 @@ def outbox_folder(run_dir: Path, num_bytes: int) -> Path:
     if SHARED_MEMORY.is_dir() and shutil.disk_usage(SHARED_MEMORY).free > 2 * (KEPT_VERSIONS + 1) * num_bytes:
         name = hashlib.sha256(str(run_dir.resolve()).encode()).hexdigest()[:16]
         folder = SHARED_MEMORY / f"trieline-{os.getuid()}-{name}"
+        _sweep_orphans()
         if _make_private(folder):
+            (folder / OWNER_FILE).write_text(str(os.getpid()))
             return folder
         log.warning("%s belongs to somebody else; weights are written to %s", folder, fallback)
     fallback.mkdir(parents=True, exist_ok=True)
     return fallback
+
+
+def _sweep_orphans() -> None:
+    """Free the memory that learners of this user left taken when they were killed."""
+    for folder in SHARED_MEMORY.glob(f"trieline-{os.getuid()}-*"):
+        try:
+            os.kill(int((folder / OWNER_FILE).read_text()), 0)
+        except ProcessLookupError:
+            shutil.rmtree(folder, ignore_errors=True)
+        except (OSError, ValueError):
+            continue
 
 
 def _make_private(folder: Path) -> bool:
