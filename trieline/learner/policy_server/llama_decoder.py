@@ -112,11 +112,12 @@ class LlamaDecoder:
 
     def _pack(self, tensors: Mapping[str, Tensor]) -> _Weights:
         def get(*names: str) -> Tensor:
-            return torch.cat([tensors[name].to(self.dtype) for name in names])
+            parts = [tensors[name].to(self.dtype) for name in names]
+            return torch.cat(parts) if len(parts) > 1 else parts[0]
 
         def linear(prefix: str, *names: str) -> PackedLinear:
             biases = [f"{prefix}.{name}.bias" for name in names]
-            bias = get(*biases) if biases[0] in tensors else None
+            bias = get(*biases).clone() if biases[0] in tensors else None
             return PackedLinear(get(*(f"{prefix}.{name}.weight" for name in names)), bias)
 
         def layer(prefix: str) -> _Layer:
@@ -127,20 +128,21 @@ class LlamaDecoder:
                     [query.expand(self._query_heads, -1), key.expand(self.kv_shape.heads, -1)]
                 )
             return _Layer(
-                input_norm=get(f"{prefix}.input_layernorm.weight"),
+                input_norm=get(f"{prefix}.input_layernorm.weight").clone(),
                 qkv=linear(f"{prefix}.self_attn", "q_proj", "k_proj", "v_proj"),
                 qk_norm=qk_norm,
                 out=linear(f"{prefix}.self_attn", "o_proj"),
-                mlp_norm=get(f"{prefix}.post_attention_layernorm.weight"),
+                mlp_norm=get(f"{prefix}.post_attention_layernorm.weight").clone(),
                 gate_up=linear(f"{prefix}.mlp", "gate_proj", "up_proj"),
                 down=linear(f"{prefix}.mlp", "down_proj"),
             )
 
-        embedding = get("model.embed_tokens.weight")
+        # Copied: the file behind a mapped tensor may be gone tomorrow. (The products copy theirs.)
+        embedding = get("model.embed_tokens.weight").clone()
         return _Weights(
             embedding=embedding,
             layers=tuple(layer(f"model.layers.{i}") for i in range(self.kv_shape.layers)),
-            norm=get("model.norm.weight"),
+            norm=get("model.norm.weight").clone(),
             head=PackedLinear(get("lm_head.weight") if "lm_head.weight" in tensors else embedding, None),
         )
 

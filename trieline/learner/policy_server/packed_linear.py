@@ -12,8 +12,9 @@ class PackedLinear:
     """y = x W^T + b, for x [T, in]. In bfloat16 bit for bit what `torch.nn.functional.linear` gives."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        """Copies the weight, but not the bias."""
         self._packed = is_packable(weight)
-        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight) if self._packed else weight
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight) if self._packed else weight.clone()
         self._bias = bias
 
     def __call__(self, x: Tensor) -> Tensor:
