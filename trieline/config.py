@@ -97,7 +97,26 @@ def config_from_dict(tree: Mapping[str, Any]) -> Config:
     if not config.envs:
         msg = "envs: expected at least one environment, got an empty list"
         raise ConfigError(msg)
+    _check_both_ends(config)
     return config
+
+
+def _check_both_ends(config: Config) -> None:
+    """What no single process can see: actors must sample from what the learner computes."""
+    actor, objective = config.actor, config.learner.objective
+    if actor.temperature != objective.temperature:
+        msg = (
+            "expected actor.temperature and learner.objective.temperature to be equal, got "
+            f"{actor.temperature:g} and {objective.temperature:g}: the learner would compute other "
+            "probabilities than were sampled from"
+        )
+        raise ConfigError(msg)
+    if actor.top_p < 1 or actor.top_k > 0:
+        msg = (
+            f"expected actor.top_p = 1 and actor.top_k = 0, got {actor.top_p:g} and {actor.top_k}: "
+            "the learner recomputes probabilities over the whole vocabulary"
+        )
+        raise ConfigError(msg)
 
 
 def config_to_dict(config: Config) -> dict[str, Any]:
