@@ -1,10 +1,11 @@
 """Sampling speed of the policy server's engine against `model.generate` of transformers.
 
-    python benchmarks/policy_server.py [--model FOLDER] [--rows 64] [--tokens 32] [--rounds 3]
+    python benchmarks/policy_server.py [--model FOLDER] [--rows 64] [--rounds 3]
 
 Both sides get the same ragged prompts, sample at temperature 1 from the whole vocabulary and make the same
-number of new tokens for each. `generate` runs left-padded in the better of its dynamic and its static cache,
-and its logits are not even recorded; the engine gives log-probability and entropy with each token.
+number of new tokens for each: 32 with SmolLM2, 16 with the tiny model (their recipes sample 6 to 40, and 6
+or 7). `generate` runs left-padded in the better of its dynamic and its static cache, and its logits are not
+even recorded; the engine gives log-probability and entropy with each token.
 Three loads:
 
 * `groups`: 8 prompts of 40 to 140 tokens, each for 8 rollouts, as they arrive in training;
