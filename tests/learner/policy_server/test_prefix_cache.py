@@ -25,6 +25,7 @@ def found(cache: PrefixCache, tokens: list[int]) -> tuple[list[float], list[floa
     return keys, values
 
 
+@settings(deadline=None)
 @given(inserted=SEQUENCES, asked=SEQUENCES)
 def test_the_longest_inserted_prefix_is_found_with_its_keys_and_values(
     inserted: list[list[int]], asked: list[list[int]]
@@ -40,7 +41,7 @@ def test_the_longest_inserted_prefix_is_found_with_its_keys_and_values(
     assert cache.num_tokens == len({tuple(one[: n + 1]) for one in inserted for n in range(len(one))})
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(inserted=SEQUENCES)
 def test_the_budget_holds_and_what_is_left_is_right(inserted: list[list[int]]) -> None:
     cache = PrefixCache(15)
