@@ -73,8 +73,11 @@ def test_close_kills_what_will_not_stop_and_its_children(tmp_path: Path) -> None
         time.sleep(0.05)
     supervisor.close(timeout_s=0.3)
     supervisor.close()
+    # SIGKILL is on its way to a grandchild when close() returns: only its own children can be waited for.
     for pid in map(int, log.read_text().split()):
-        assert not _runs(pid)
+        while _runs(pid):
+            assert time.monotonic() < deadline, f"{pid} still runs"
+            time.sleep(0.01)
 
 
 def test_a_death_by_signal_is_named(tmp_path: Path) -> None:
