@@ -4,7 +4,7 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -183,11 +183,19 @@ def demonstrations(count: int) -> list[TrajectoryTree]:
 def test_a_warm_start_ends_at_a_measured_success(
     links: LinksConfig, tiny_folder: Path, tmp_path: Path
 ) -> None:
-    measured = iter([0.1, 0.2, 0.6])
+    measured = iter([(0.1, 0.2), (0.6, 0.2), (0.5, 0.7)])
+    wanted = []
+
+    def demonstrate(count: int, envs: Collection[str]) -> list[TrajectoryTree]:
+        wanted.append(envs)
+        return demonstrations(count)
+
     config = msgspec.structs.replace(
         CONFIG, steps=1, warm_start=WarmStartConfig(target=0.5, evaluate_every=2, trees_per_step=4, lr=1e-3)
     )
-    hooks = Hooks(demonstrations=demonstrations, success=lambda: {"test/Even-v0": next(measured)})
+    hooks = Hooks(
+        demonstrations=demonstrate, success=lambda: dict(zip(("easy", "hard"), next(measured), strict=True))
+    )
     with EvenActor(links):
         assert run(config, links, tiny_folder, tmp_path, hooks=hooks) == 0
     warm = [r for r in records(tmp_path) if "warm_start/step" in r]
@@ -195,6 +203,7 @@ def test_a_warm_start_ends_at_a_measured_success(
     losses = [r["warm_start/loss"] for r in warm]
     assert losses[-1] < losses[0] - 0.5
     assert warm[-1]["warm_start/success/mean"] == 0.6
+    assert wanted == [[], [], ["easy", "hard"], ["easy", "hard"], ["hard"], ["hard"]]
     (step,) = steps_of(tmp_path)
     assert step["policy_version"] == 7
 

@@ -1,6 +1,7 @@
 """The learner as a program, with what plays episodes for it: the learner itself knows no environment."""
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Collection
 from itertools import count
 
 from trieline.actors.chat import ChatRenderer
@@ -12,6 +13,7 @@ from trieline.launcher.run_folder import RunFolder
 from trieline.learner.model_source import prepare_model
 from trieline.learner.process import run_learner
 from trieline.learner.training import Hooks
+from trieline.learner.warm_start import Demonstrations
 
 # Above every seed that the curriculum hands out, so that no demonstration shows a task of the training.
 DEMONSTRATION_SEEDS = 2**30
@@ -44,19 +46,18 @@ def _hooks(config: Config, folder: RunFolder) -> Hooks:
     )
 
 
-def _demonstrations(config: Config, renderer: ChatRenderer) -> Callable[[int], list[TrajectoryTree]]:
-    """Trees of experts' episodes, the environments and their levels in turn."""
+def _demonstrations(config: Config, renderer: ChatRenderer) -> Demonstrations:
+    """The environments in turn, and each one's levels in turn."""
     numbers = count()
+    shown = Counter[str]()
 
-    def draw(trees: int) -> list[TrajectoryTree]:
-        return [_demonstration(config, renderer, next(numbers)) for _ in range(trees)]
+    def demonstration(wanted: Collection[str]) -> TrajectoryTree:
+        number = next(numbers)
+        envs = [env for env in config.envs if not wanted or env.id in wanted]
+        env = envs[number % len(envs)]
+        level = env.levels[shown[env.id] % len(env.levels)] if env.levels else None
+        shown[env.id] += 1
+        seed = DEMONSTRATION_SEEDS + config.run.seed * 1_000_003 + number
+        return demonstration_tree(env, renderer, seed % 2**31, level)
 
-    return draw
-
-
-def _demonstration(config: Config, renderer: ChatRenderer, number: int) -> TrajectoryTree:
-    env = config.envs[number % len(config.envs)]
-    turn = number // len(config.envs)
-    level = env.levels[turn % len(env.levels)] if env.levels else None
-    seed = DEMONSTRATION_SEEDS + config.run.seed * 1_000_003 + number
-    return demonstration_tree(env, renderer, seed % 2**31, level)
+    return lambda trees, wanted: [demonstration(wanted) for _ in range(trees)]

@@ -44,7 +44,8 @@ class WarmStartConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """
 
     target: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.35
-    """Ends when the mean over the environments of the sampled success has reached this."""
+    """Ends when the sampled success has reached this in every environment. Those that are there wait for the
+    others, and are not demonstrated meanwhile."""
     max_steps: Positive = 1000
     """Reaching this without the target is an error."""
     trees_per_step: Positive = 64

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trieline.actors.wire.tree import TrajectoryTree
 from trieline.learner.batch_metrics import (
     batch_metrics,
     failure_metrics,
@@ -27,7 +26,7 @@ from trieline.learner.learner import Learner
 from trieline.learner.live_links import LiveLinks
 from trieline.learner.metrics import MetricsLog
 from trieline.learner.tree_source import OutOfTrees, StepTrees, StopRequested, TreeSource
-from trieline.learner.warm_start import warm_start
+from trieline.learner.warm_start import Demonstrations, warm_start
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +35,8 @@ log = logging.getLogger(__name__)
 class Hooks:
     """What a caller adds that plays episodes: environments are none of the learner's business."""
 
-    demonstrations: Callable[[int], list[TrajectoryTree]] | None = None
-    """n trees of an expert's episodes, others at every call. Needed for a warm start."""
+    demonstrations: Demonstrations | None = None
+    """An expert's episodes. Needed for a warm start."""
     success: Callable[[], Mapping[str, float]] | None = None
     """Sampled success by environment, measured through the policy server. Needed for a warm start."""
     held_out: Callable[[int], Mapping[str, float]] | None = None

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from trieline.envs import make_env
+from trieline.envs.errors import EnvError
 from trieline.envs.game.guess_number import LEVEL_TURNS, first_in_range
 
 ENV = "trieline/GuessNumber-v0"
@@ -51,3 +52,11 @@ def test_ranges_of_the_test_split_are_new() -> None:
         ranges[split] = {env.reset(seed=s)[1]["task_id"].split("/")[0] for s in range(300)}
     assert not ranges["train"] & ranges["test"]
     assert len(ranges["test"]) >= 8
+
+
+def test_ranges_start_no_higher_than_told() -> None:
+    env: Any = make_env(ENV, lowest=2).unwrapped
+    starts = {env.parse_task(env.reset(seed=seed)[1]["task_id"]).low for seed in range(20)}
+    assert starts <= {1, 2}
+    with pytest.raises(EnvError, match=r"expected lowest in 1\.\.1000000, got 0"):
+        make_env(ENV, lowest=0)

@@ -7,13 +7,15 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from trieline.envs.text_env import TextEnv, Turn
+from trieline.envs.errors import TaskError
+from trieline.envs.text_env import Split, TextEnv, Turn
 
 LEVEL_TURNS = (2, 3, 4, 5, 6)
 """k by level: 3, 7, 15, 31 and 63 numbers."""
 MAX_TURNS = 16
-MAX_LOW = 60
-"""The smallest number of a range is drawn from 1 to this. Which ranges are held out depends on it."""
+LOWEST = 60
+"""The smallest number of a range is drawn from 1 to this, unless the environment is told otherwise."""
+LOWEST_RANGE = (1, 1_000_000)
 MAX_LISTED = 7
 """Numbers that a message lists singly; more are a range. A small model chooses better from a list."""
 READ_LENGTH = 1_000
@@ -33,7 +35,7 @@ class HiddenNumber:
 
 
 class GuessNumber(TextEnv[HiddenNumber]):
-    """Reward 1 for a hit.
+    """Reward 1 for a hit. Ranges start at 1 to `lowest`: the more there are, the less it helps to know them.
 
     The first number of a reply that lies in the range is the guess; a reply without one uses up a turn.
     """
@@ -41,9 +43,23 @@ class GuessNumber(TextEnv[HiddenNumber]):
     levels = len(LEVEL_TURNS)
     test_share = 0.25
 
+    def __init__(
+        self,
+        *,
+        split: Split = "train",
+        level: int = 0,
+        lowest: int = LOWEST,
+        render_mode: str | None = None,
+    ) -> None:
+        super().__init__(split=split, level=level, render_mode=render_mode)
+        if not LOWEST_RANGE[0] <= lowest <= LOWEST_RANGE[1]:
+            msg = f"expected lowest in {LOWEST_RANGE[0]}..{LOWEST_RANGE[1]}, got {lowest}"
+            raise TaskError(msg)
+        self.lowest = lowest
+
     def draw_task(self, level: int) -> HiddenNumber:
         turns = LEVEL_TURNS[level]
-        low = int(self.np_random.integers(1, MAX_LOW + 1))
+        low = int(self.np_random.integers(1, self.lowest + 1))
         high = low + 2**turns - 2
         return HiddenNumber(
             low=low, high=high, turns=turns, number=int(self.np_random.integers(low, high + 1))
