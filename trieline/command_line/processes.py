@@ -33,8 +33,9 @@ def add_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     add_config_options(actor)
     actor.set_defaults(run=_actor)
 
-    model = verbs.add_parser("model", help="fetch or build a model once and print its folder")
+    model = verbs.add_parser("model", help="fetch or build a model once; prints its folder and precision")
     model.add_argument("path", help="builtin:smollm2-135m-instruct, builtin:tiny, a folder, or a hub name")
+    model.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16"))
     model.set_defaults(run=_model)
 
 
@@ -66,9 +67,13 @@ def _actor(options: argparse.Namespace) -> int:
 
 
 def _model(options: argparse.Namespace) -> int:
+    import json
+
+    from trieline.learner.compute_dtype import choose_dtype, dtype_name
     from trieline.learner.model_source import prepare_model
 
-    sys.stdout.write(f"{prepare_model(options.path, progress=_say)}\n")
+    folder = prepare_model(options.path, progress=_say)
+    print(json.dumps({"folder": str(folder), "dtype": dtype_name(choose_dtype(options.dtype))}))
     return 0
 
 
@@ -81,7 +86,9 @@ def _begin_program(options: argparse.Namespace) -> "Config":
     log_to(None)
     if launcher := os.environ.get("TRIELINE_LAUNCHER_PID"):
         _end_with(int(launcher))
-    return read_config(options)
+    from trieline.launcher.core_sharing import share_cores
+
+    return share_cores(read_config(options))
 
 
 def _end_with(launcher: int) -> None:

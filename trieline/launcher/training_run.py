@@ -1,5 +1,6 @@
 """One training run on this machine: prepare, start the programs, watch, stop in order, write the report."""
 
+import json
 import logging
 import signal
 import subprocess
@@ -12,8 +13,9 @@ import msgspec
 from rich.console import Console
 
 from trieline.actors.wire.addresses import free_loopback_address
-from trieline.actors.wire.config import LinksConfig
+from trieline.actors.wire.config import LinksConfig, ModelConfig
 from trieline.config import Config, write_config
+from trieline.launcher.core_sharing import share_cores
 from trieline.launcher.progress import Progress
 from trieline.launcher.run_folder import MetricsTail, RunFolder
 from trieline.launcher.supervisor import ChildError, ProcessSpec, Supervisor
@@ -34,8 +36,10 @@ def run_training(config: Config, *, folder: RunFolder | None, resume: bool) -> i
         ChildError: a program failed in a way that ends the run.
     """
     console = Console(stderr=False)
-    config = msgspec.structs.replace(config, links=_own_links(config.links))
-    prepare_model(config, console)
+    config = msgspec.structs.replace(
+        config, links=_own_links(config.links), model=prepare_model(config.model, console)
+    )
+    config = share_cores(config)
     check_environments(config)
     if folder is None:
         folder = RunFolder.create(config)
@@ -90,18 +94,24 @@ def process_specs(config: Config, folder: RunFolder, *, resume: bool) -> list[Pr
     return [server, learner, *actors]
 
 
-def prepare_model(config: Config, console: Console) -> None:
+def prepare_model(model: ModelConfig, console: Console) -> ModelConfig:
     """Fetch or build the model once, in a child, since that takes torch and the launcher has none.
+
+    Returns:
+        The model with its precision decided: learner and policy server, each measuring for itself on a busy
+        machine, could come to different results.
 
     Raises:
         ChildError: the model can't be had; the message is the child's.
     """
-    command = [sys.executable, "-m", "trieline", "model", config.model.path]
+    command = [sys.executable, "-m", "trieline", "model", model.path, "--dtype", model.dtype]
     child = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=False)
     if child.returncode != 0:
-        msg = f"could not prepare the model {config.model.path!r} (see above)"
+        msg = f"could not prepare the model {model.path!r} (see above)"
         raise ChildError(msg)
-    console.print(f"model: {child.stdout.decode().strip()}", highlight=False, soft_wrap=True)
+    prepared = json.loads(child.stdout)
+    console.print(f"model: {prepared['folder']} in {prepared['dtype']}", highlight=False, soft_wrap=True)
+    return msgspec.structs.replace(model, dtype=prepared["dtype"])
 
 
 def check_environments(config: Config) -> None:

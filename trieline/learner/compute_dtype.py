@@ -29,6 +29,11 @@ def choose_dtype(name: str) -> torch.dtype:
     return NAMED_DTYPES[name]
 
 
+def dtype_name(dtype: torch.dtype) -> str:
+    """The name under which a config asks for `dtype`."""
+    return next(name for name, named in NAMED_DTYPES.items() if named == dtype)
+
+
 @functools.cache
 def _measured_dtype() -> torch.dtype:
     speedup = matmul_seconds(torch.float32) / matmul_seconds(torch.bfloat16)

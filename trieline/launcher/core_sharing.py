@@ -1,0 +1,32 @@
+"""Learner and policy server on one machine: who computes on how many cores.
+
+Two programs that multiply matrices on the same cores at the same time wait for each other's threads at every
+barrier, and are several times slower than either alone. So they take turns on all cores
+(`max_staleness = 0`: each waits for the other anyway), or each keeps to its half.
+`benchmarks/role_schedule.py` measures both, and what happens otherwise.
+"""
+
+import os
+
+import msgspec
+
+from trieline.config import Config
+
+
+def share_cores(config: Config, cores: int | None = None) -> Config:
+    """Fill in the numbers of threads that were left open, where both programs compute at the same time.
+
+    Args:
+        config: its links stay on this machine.
+        cores: how many there are. None: those that this process may use.
+    """
+    learner, server = config.learner, config.policy_server
+    if learner.max_staleness == 0 or learner.replay is not None:
+        return config
+    cores = cores or len(os.sched_getaffinity(0))
+    half = max(1, cores // 2)
+    return msgspec.structs.replace(
+        config,
+        learner=msgspec.structs.replace(learner, threads=learner.threads or half),
+        policy_server=msgspec.structs.replace(server, threads=server.threads or max(1, cores - half)),
+    )
