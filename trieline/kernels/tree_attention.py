@@ -24,6 +24,8 @@ BLOCK_OVERHEAD_PAIRS = 2000
 """What one more block costs, in query-key pairs: two small blocks become one if that adds fewer pairs.
 Measured with 9 heads of 64 in float32: about 90 us against 8 kFLOP a pair, forward and backward."""
 
+HALF_DTYPES = (torch.bfloat16, torch.float16)
+
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
@@ -37,6 +39,8 @@ class QueryBlock:
     key_ranges: tuple[tuple[int, int], ...]
     mask: Tensor | None
     """[B, keys] 0 where visible, -inf where not. None: a chain without ancestors, plainly causal."""
+    backward_mask: Tensor | None
+    """The same in the precision of the backward."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -59,8 +63,18 @@ class TreeAttentionPlan:
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Half precision is computed in float32: as fast without AMX forward, 2 to 3 times faster backward."""
-    return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
+    """The precision in which the CPU attends to tokens of `dtype`: float64 for half precision.
+
+    Rounded to half precision, the result then no longer depends on the order of the sums: a token attends to
+    the same bits in a whole trie and alone before a key-value cache. In float32 one element in some tens of
+    thousands rounds the other way, and ten layers later everything is different.
+    """
+    return torch.float64 if dtype in HALF_DTYPES else dtype
+
+
+def backward_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The precision of gradients for `dtype`: float32 for half precision, 2 to 3 times as fast as in that."""
+    return torch.float32 if dtype in HALF_DTYPES else dtype
 
 
 def plan_tree_attention(subtree_end: Tensor, *, dtype: torch.dtype) -> TreeAttentionPlan:
@@ -70,17 +84,22 @@ def plan_tree_attention(subtree_end: Tensor, *, dtype: torch.dtype) -> TreeAtten
     ends = subtree_end.tolist()
     cuts = _cut(ends)
     longest = max((_size(key_ranges) for _, _, key_ranges in cuts), default=0)
-    chain_mask = _chain_mask(longest, compute_dtype(dtype))
+    precisions = compute_dtype(dtype), backward_dtype(dtype)
+    chain_masks = [_chain_mask(longest, precision) for precision in dict.fromkeys(precisions)]
     blocks = []
     for start, stop, key_ranges in cuts:
         is_chain = len(set(ends[start:stop])) == 1
         if is_chain and key_ranges[0][0] == start:
-            mask = None
+            masks: list[Tensor | None] = [None]
         elif is_chain:
-            mask = chain_mask[MAX_BLOCK - (stop - start) :, longest - _size(key_ranges) :]
+            corner = MAX_BLOCK - (stop - start), longest - _size(key_ranges)
+            masks = [mask[corner[0] :, corner[1] :] for mask in chain_masks]
         else:
-            mask = _branching_mask(subtree_end, start, stop, key_ranges, compute_dtype(dtype))
-        blocks.append(QueryBlock(start=start, stop=stop, key_ranges=key_ranges, mask=mask))
+            mask = _branching_mask(subtree_end, start, stop, key_ranges, precisions[0])
+            masks = [mask, mask.to(precisions[1])]
+        blocks.append(
+            QueryBlock(start=start, stop=stop, key_ranges=key_ranges, mask=masks[0], backward_mask=masks[-1])
+        )
     return TreeAttentionPlan(subtree_end=subtree_end, blocks=tuple(blocks))
 
 
@@ -125,7 +144,7 @@ class _BlockedAttention(torch.autograd.Function):
                 scale=scale,
             )
             out[:, block.start : block.stop] = out_block.transpose(1, 2)
-            logsumexps.append(logsumexp)
+            logsumexps.append(logsumexp.to(backward_dtype(q.dtype)))
         out = out.to(q.dtype)
         ctx.save_for_backward(q, k, v, out, *logsumexps)
         ctx.plan, ctx.scale = plan, scale
@@ -135,7 +154,7 @@ class _BlockedAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         q, k, v, out, *logsumexps = ctx.saved_tensors
-        dtype = compute_dtype(q.dtype)
+        dtype = backward_dtype(q.dtype)
         q_, k_, v_ = q.to(dtype), k.to(dtype), v.to(dtype)
         grad_out, out = grad_out.to(dtype).transpose(1, 2), out.to(dtype).transpose(1, 2)
         grad_q, grad_k, grad_v = (_zeros_by_token(t) for t in (q_, k_, v_))
@@ -149,8 +168,8 @@ class _BlockedAttention(torch.autograd.Function):
                 out[:, :, queries],
                 logsumexp,
                 0.0,
-                block.mask is None,
-                attn_mask=block.mask,
+                block.backward_mask is None,
+                attn_mask=block.backward_mask,
                 scale=ctx.scale,
             )
             grad_q[:, :, queries] = grad_q_block
