@@ -79,7 +79,7 @@ def steps_of(run_dir: Path) -> list[dict[str, Any]]:
 def test_a_live_run(max_staleness: int, links: LinksConfig, tiny_folder: Path, tmp_path: Path) -> None:
     evaluated: list[int] = []
 
-    def held_out(step: int) -> Mapping[str, float]:
+    def held_out(step: int, stop: threading.Event) -> Mapping[str, float]:
         evaluated.append(step)
         return {"eval/test/Even-v0/avg@k": 0.5}
 
@@ -194,7 +194,8 @@ def test_a_warm_start_ends_at_a_measured_success(
         CONFIG, steps=1, warm_start=WarmStartConfig(target=0.5, evaluate_every=2, trees_per_step=4, lr=1e-3)
     )
     hooks = Hooks(
-        demonstrations=demonstrate, success=lambda: dict(zip(("easy", "hard"), next(measured), strict=True))
+        demonstrations=demonstrate,
+        success=lambda stop: dict(zip(("easy", "hard"), next(measured), strict=True)),
     )
     with EvenActor(links):
         assert run(config, links, tiny_folder, tmp_path, hooks=hooks) == 0

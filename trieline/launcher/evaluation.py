@@ -3,7 +3,8 @@
 import asyncio
 import json
 import logging
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ from trieline.actors.chat import ChatRenderer
 from trieline.actors.evaluate import EvalReport, evaluate
 from trieline.actors.wire.generate_link import PolicyClient
 from trieline.config import Config
+from trieline.learner.errors import StopRequested
 
 log = logging.getLogger(__name__)
 
 # A measurement that ends a warm start is made often, so it is small: its standard error at 0.5 is 0.06.
 WARM_START_EPISODES = 64
+STOP_POLL_S = 0.25
 
 
 class Evaluator:
@@ -26,19 +29,28 @@ class Evaluator:
         self._renderer = ChatRenderer(model_folder, system_prompt=config.actor.system_prompt)
 
     def run(
-        self, *, episodes: int | None = None, progress: Callable[[int, int], None] | None = None
+        self,
+        *,
+        episodes: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
+        stop: threading.Event | None = None,
     ) -> EvalReport:
-        """One evaluation; `episodes` per environment, as configured if None."""
-        return asyncio.run(self._run(episodes or self._config.evaluation.episodes, progress))
+        """One evaluation; `episodes` per environment, as configured if None.
 
-    def success(self) -> dict[str, float]:
+        Raises:
+            StopRequested: `stop` was set before it was done.
+        """
+        running = self._run(episodes or self._config.evaluation.episodes, progress)
+        return asyncio.run(_run_until(stop, running))
+
+    def success(self, stop: threading.Event) -> dict[str, float]:
         """Sampled success per environment, from few episodes: what a warm start ends by."""
-        report = self.run(episodes=WARM_START_EPISODES)
+        report = self.run(episodes=WARM_START_EPISODES, stop=stop)
         return {env.env_id: env.mean_return or 0.0 for env in report.envs}
 
-    def record(self, step: int, folder: Path) -> dict[str, float]:
+    def record(self, step: int, folder: Path, stop: threading.Event) -> dict[str, float]:
         """Evaluate, keep the whole report as `folder/step_N.json`, and return the figures as metrics."""
-        report = self.run()
+        report = self.run(stop=stop)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"step_{step}.json").write_text(json.dumps(report.to_dict(), indent=1))
         return eval_metrics(report)
@@ -64,6 +76,17 @@ class Evaluator:
             )
         finally:
             await client.close()
+
+
+async def _run_until(stop: threading.Event | None, running: Coroutine[Any, Any, EvalReport]) -> EvalReport:
+    task = asyncio.create_task(running)
+    while not task.done():
+        await asyncio.wait({task}, timeout=STOP_POLL_S)
+        if stop is not None and stop.is_set() and not task.done():
+            task.cancel()
+            await asyncio.wait({task})
+            raise StopRequested
+    return task.result()
 
 
 def eval_metrics(report: EvalReport) -> dict[str, float]:

@@ -41,7 +41,7 @@ def _hooks(config: Config, folder: RunFolder) -> Hooks:
     return Hooks(
         demonstrations=_demonstrations(config, renderer),
         success=evaluator.success,
-        held_out=lambda step: evaluator.record(step, folder.evaluations),
+        held_out=lambda step, stop: evaluator.record(step, folder.evaluations, stop),
         held_out_every=config.evaluation.every,
     )
 

@@ -35,3 +35,7 @@ class ProbeError(LearnerError):
 
 class TrainingError(LearnerError):
     """The run can't go on: no batch in time, too many steps without a finite gradient, the mismatch alarm."""
+
+
+class StopRequested(Exception):
+    """No failure: somebody asked the run to stop."""

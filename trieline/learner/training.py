@@ -22,10 +22,11 @@ from trieline.learner.batch_metrics import (
 from trieline.learner.checkpoint import TrainerState, save_checkpoint
 from trieline.learner.config import LearnerConfig
 from trieline.learner.curriculum import Curriculum
+from trieline.learner.errors import StopRequested
 from trieline.learner.learner import Learner
 from trieline.learner.live_links import LiveLinks
 from trieline.learner.metrics import MetricsLog
-from trieline.learner.tree_source import OutOfTrees, StepTrees, StopRequested, TreeSource
+from trieline.learner.tree_source import OutOfTrees, StepTrees, TreeSource
 from trieline.learner.warm_start import Demonstrations, warm_start
 
 log = logging.getLogger(__name__)
@@ -37,9 +38,10 @@ class Hooks:
 
     demonstrations: Demonstrations | None = None
     """An expert's episodes. Needed for a warm start."""
-    success: Callable[[], Mapping[str, float]] | None = None
-    """Sampled success by environment, measured through the policy server. Needed for a warm start."""
-    held_out: Callable[[int], Mapping[str, float]] | None = None
+    success: Callable[[threading.Event], Mapping[str, float]] | None = None
+    """Sampled success by environment, measured through the policy server. Needed for a warm start. Raises
+    StopRequested when the event is set, as does the next."""
+    held_out: Callable[[int, threading.Event], Mapping[str, float]] | None = None
     """Held-out evaluation at a step, through the policy server; its figures are metrics. Called before the
     first step and after the last one."""
     held_out_every: int = 0
@@ -192,7 +194,7 @@ class Training:
 
         def measure_published() -> Mapping[str, float]:
             self._publish()
-            return measure()
+            return measure(self._stop)
 
         steps = warm_start(
             self._learner,
@@ -210,7 +212,10 @@ class Training:
         if self._hooks.held_out is None or self._stop.is_set():
             return
         began = time.monotonic()
-        figures = dict(self._hooks.held_out(self.step))
+        try:
+            figures = dict(self._hooks.held_out(self.step, self._stop))
+        except StopRequested:
+            return
         figures["time/evaluate"] = time.monotonic() - began
         self._metrics.write(self.step, figures)
         # The time of an evaluation is no step's.

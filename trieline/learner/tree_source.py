@@ -17,7 +17,7 @@ from trieline.actors.wire.messages import TreeDelivery
 from trieline.actors.wire.trajectory_link import TreeReceiver
 from trieline.actors.wire.tree import TrajectoryTree
 from trieline.learner.curriculum import Curriculum
-from trieline.learner.errors import TrainingError
+from trieline.learner.errors import StopRequested, TrainingError
 from trieline.learner.journal import read_journal
 from trieline.learner.staleness import Pacing
 
@@ -27,10 +27,6 @@ log = logging.getLogger(__name__)
 GLANCE_S = 0.25
 # Trees without a single scored rollout, for each one that a step needs: then something is broken for good.
 MAX_BROKEN_RATIO = 8
-
-
-class StopRequested(Exception):
-    """Somebody asked the run to stop."""
 
 
 class OutOfTrees(Exception):

@@ -12,10 +12,9 @@ from typing import Any
 
 from trieline.actors.wire.tree import TrajectoryTree
 from trieline.learner.config import WarmStartConfig
-from trieline.learner.errors import TrainingError
+from trieline.learner.errors import StopRequested, TrainingError
 from trieline.learner.learner import Learner
 from trieline.learner.objective_config import ObjectiveConfig
-from trieline.learner.tree_source import StopRequested
 
 log = logging.getLogger(__name__)
 
