@@ -20,6 +20,9 @@ from trieline.kernels.tree_attention import compute_dtype
 from trieline.learner.policy_server.kv_store import KVShape, KVStore
 from trieline.learner.policy_server.step import AttentionPlan, Batch, Chunk, Step
 
+# An entry with at most so many queries is attended to without the flash kernel.
+FEW_QUERIES = 8
+
 
 class KVCache:
     """The rows of the running requests and the trunks that they share."""
@@ -104,6 +107,9 @@ def _attend_batch(
     query_EHAD = query.view(entries, -1, places, width)
     keys = store.keys[layer, :entries, :, :length]
     values = store.values[layer, :entries, :, :length]
+    if query_EHAD.shape[2] <= FEW_QUERIES:
+        out_EHAD, lse_EHA = _attend_few(query_EHAD, keys, values, batch.mask, scale)
+        return _scattered(out_EHAD, batch, queries), _scattered(lse_EHA[..., None], batch, queries)
     if not with_lse:
         out_EHAD = functional.scaled_dot_product_attention(
             query_EHAD, keys, values, attn_mask=batch.mask, scale=scale
@@ -116,9 +122,18 @@ def _attend_batch(
     return _scattered(out_EHAD, batch, queries), _scattered(lse_EHA[..., None], batch, queries)
 
 
+def _attend_few(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float
+) -> tuple[Tensor, Tensor]:
+    """The formula as it stands: the kernel takes twice as long to set up for a handful of queries."""
+    scores = torch.matmul(query, key.transpose(-1, -2)).mul_(scale).add_(mask)
+    lse = scores.logsumexp(-1, keepdim=True)
+    return torch.matmul(scores.sub_(lse).exp_(), value), lse[..., 0]
+
+
 def _scattered(x_EHAD: Tensor, batch: Batch, queries: int) -> Tensor:
     """From the layout of a batch back to [W, Q, D]."""
-    # The kernel's results lie in the order E, A, H, so that this view of them costs nothing.
+    # The flash kernel's results lie in the order E, A, H, so that this view of them costs nothing.
     flat = x_EHAD.transpose(1, 2).reshape(-1, x_EHAD.shape[3])
     return flat.index_select(0, batch.scatter).view(-1, queries, x_EHAD.shape[3])
 

@@ -87,10 +87,13 @@ class LlamaDecoder:
         hidden = functional.embedding(step.token_ids, weights.embedding)
         for index, layer in enumerate(weights.layers):
             attended = self._attend(index, layer, hidden, cos, sin, step, cache)
-            hidden = hidden + layer.out(attended)
+            if index == len(weights.layers) - 1:
+                # From here on only the tokens that are sampled after matter.
+                attended, hidden = attended[step.sample_at], hidden[step.sample_at]
+            hidden = layer.out(attended).add_(hidden)
             gate, up = layer.gate_up(self._norm(hidden, layer.mlp_norm)).chunk(2, -1)
-            hidden = hidden + layer.down(functional.silu(gate) * up)
-        return weights.head(self._norm(hidden[step.sample_at], weights.norm))
+            hidden = layer.down(functional.silu(gate).mul_(up)).add_(hidden)
+        return weights.head(self._norm(hidden, weights.norm))
 
     def _attend(
         self, index: int, layer: _Layer, hidden: Tensor, cos: Tensor, sin: Tensor, step: Step, cache: KVCache
@@ -100,15 +103,16 @@ class LlamaDecoder:
         qk = qkv[:, : queries + heads]
         if layer.qk_norm is not None:
             qk = self._norm(qk, layer.qk_norm)
-        qk = qk * cos + _swap_halves(qk) * sin
+        qk = _rotated(qk, cos, sin)
         query, key, value = qk[:, :queries], qk[:, queries:], qkv[:, queries + heads :]
         attended = cache.attend(index, step, query, key, value, self._scale)
-        return attended.view(len(hidden), -1)
+        return attended.flatten(1)
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
         wide = x.float()
-        scale = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self._eps)
-        return weight * (wide * scale).to(x.dtype)
+        # Summed just as the learner's model does it: another order of the sum would round otherwise.
+        scale = wide.pow(2).mean(-1, keepdim=True).add_(self._eps).rsqrt_()
+        return (wide * scale).to(x.dtype).mul_(weight)
 
     def _pack(self, tensors: Mapping[str, Tensor]) -> _Weights:
         def get(*names: str) -> Tensor:
@@ -147,15 +151,20 @@ class LlamaDecoder:
         )
 
 
-def _swap_halves(x_TQD: Tensor) -> Tensor:
+def _rotated(x_TQD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Each number times its cosine, plus its partner in the other half times that one's entry of `sin`."""
     half = x_TQD.shape[-1] // 2
-    return torch.cat((x_TQD[..., half:], x_TQD[..., :half]), -1)
+    crossed = x_TQD * sin
+    out = x_TQD * cos
+    out[..., :half] += crossed[..., half:]
+    out[..., half:] += crossed[..., :half]
+    return out
 
 
 @torch.inference_mode()
 def _rotary_table(model: Any, positions: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Cosines and sines [positions, D]. The first half of the sines is negated, which spares it per token."""
+    """Cosines and sines [positions, D], the sines' second half negated: what a number adds to its partner."""
     like = torch.empty(0, dtype=dtype)
     cos, sin = (table[0] for table in model.model.rotary_emb(like, torch.arange(positions)[None]))
     half = sin.shape[-1] // 2
-    return cos, torch.cat((-sin[:, :half], sin[:, half:]), -1)
+    return cos, torch.cat((sin[:, half:], -sin[:, :half]), -1)
