@@ -88,6 +88,8 @@ class Batch:
     """What is trained on in one step. No packs: there is nothing to learn from, and no gradient."""
 
     packs: tuple[Pack, ...]
+    max_tokens: int
+    """Tokens that may have activations at one time: a pack with a larger trie is run depth-first."""
     metrics: dict[str, float]
     """Those known before the model runs."""
 
@@ -117,7 +119,7 @@ def prepare_batch(trees: Sequence[TrajectoryTree], config: ObjectiveConfig, *, m
         "batch/sequences": float(len(sequences)),
         "batch/sampled_tokens": float(sum(s.num_trained for s in sequences)),
         "batch/packs": float(len(packs)),
-        "batch/oversized_tries": float(sum(size > max_tokens for size in sizes)),
+        "batch/depth_first_tries": float(sum(size > max_tokens for size in sizes)),
     }
     if packs:
         computed = sum(pack.trie.num_tokens for pack in packs)
@@ -125,7 +127,7 @@ def prepare_batch(trees: Sequence[TrajectoryTree], config: ObjectiveConfig, *, m
         metrics["tree/token_ratio"] = computed / sum(pack.trie.num_sequence_tokens for pack in packs)
         if config.entropy_scaling != "off":
             metrics |= _scale_metrics(np.concatenate(scales), config)
-    return Batch(packs=tuple(packs), metrics=metrics)
+    return Batch(packs=tuple(packs), max_tokens=max_tokens, metrics=metrics)
 
 
 def _groups(scored: list[list[ScoredSequence]], config: ObjectiveConfig) -> tuple[list[Group], int]:

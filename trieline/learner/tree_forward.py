@@ -37,6 +37,11 @@ class TreeContext:
         self.plan = plan
         self.layers = 0
 
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, *, scale: float) -> Tensor:
+        """Attention of the next layer: query [1, H, T, D] to [1, T, H, D]."""
+        self.layers += 1
+        return tree_attention(query, key, value, self.plan, scale=scale)
+
 
 def attend(
     module: nn.Module,
@@ -63,9 +68,8 @@ def attend(
         listed = ", ".join(f"{name} ({_short(v)})" for name, v in sorted(unsupported.items()))
         msg = f"{type(module).__name__} asks its attention for {listed}, which is not exact on tries"
         raise ModelRefusedError(msg)
-    tree_context.layers += 1
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return tree_attention(query, key, value, tree_context.plan, scale=scale), None
+    return tree_context.attend(query, key, value, scale=scale), None
 
 
 AttentionInterface.register(ATTENTION_NAME, attend)
@@ -110,9 +114,19 @@ class TreeModel(nn.Module):
 
     def hidden_states(self, trie: Trie) -> Tensor:
         """[N, D] of every token of `trie`, after the last norm."""
-        ids, positions, context = self._inputs(trie)
+        return self.run(trie.token_ids, trie.position, TreeContext(self.plan(trie.subtree_end)))
+
+    def plan(self, subtree_end: Int32) -> TreeAttentionPlan:
+        """What the attention of a forward pass over tokens with these subtrees needs to know."""
+        return plan_tree_attention(torch.from_numpy(subtree_end).to(self.device), dtype=self.dtype)
+
+    def run(self, token_ids: Int32, positions: Int32, context: TreeContext) -> Tensor:
+        """[T, D] of `token_ids` [T] at `positions` [T], after the last norm; `context` is used up."""
         output = self.hf_model.base_model(
-            input_ids=ids, position_ids=positions, use_cache=False, tree_context=context
+            input_ids=self._row(token_ids),
+            position_ids=self._row(positions),
+            use_cache=False,
+            tree_context=context,
         )
         self._expect_all_layers(context)
         hidden: Tensor = output.last_hidden_state
@@ -131,13 +145,8 @@ class TreeModel(nn.Module):
             logits_budget=DEFAULT_LOGITS_BUDGET,
         )
 
-    def _inputs(self, trie: Trie) -> tuple[Tensor, Tensor, TreeContext]:
-        ids, positions = (
-            torch.from_numpy(column.astype(np.int64))[None].to(self.device)
-            for column in (trie.token_ids, trie.position)
-        )
-        subtree_end = torch.from_numpy(trie.subtree_end).to(self.device)
-        return ids, positions, TreeContext(plan_tree_attention(subtree_end, dtype=self.dtype))
+    def _row(self, column: Int32) -> Tensor:
+        return torch.from_numpy(column.astype(np.int64))[None].to(self.device)
 
     def _expect_all_layers(self, context: TreeContext) -> None:
         expected = self.hf_model.config.get_text_config().num_hidden_layers
@@ -200,9 +209,11 @@ def refuse_inexact(model: TreeModel) -> None:
     if not torch.equal(hidden[kept], model.hidden_states(other)[kept]):
         msg = f"{model.name} can't be trained on tries: a token changes the hidden states of other branches"
         raise ModelRefusedError(msg)
-    ids, positions, context = model._inputs(trie)
     logits = model.hf_model(
-        input_ids=ids, position_ids=positions, use_cache=False, tree_context=context
+        input_ids=model._row(trie.token_ids),
+        position_ids=model._row(trie.position),
+        use_cache=False,
+        tree_context=TreeContext(model.plan(trie.subtree_end)),
     ).logits[0]
     linear = functional.linear(hidden, model.output_weight)
     if not torch.allclose(logits.float(), linear.float(), rtol=1e-2, atol=1e-3):
