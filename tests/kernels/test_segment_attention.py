@@ -1,4 +1,4 @@
-"""Attention of a segment below its ancestors against the dense formula, gradients of the ancestors included."""
+"""Attention of a segment below its ancestors against the dense formula, gradients of ancestors included."""
 
 import pytest
 import torch
@@ -24,8 +24,9 @@ def test_equals_the_dense_formula(
     q, k, v = random_qkv(tokens, dtype)
     _, k_above, v_above = random_qkv(num_above, dtype)
     inputs = [q, k, v, k_above, v_above]
-    out = segment_attention(*inputs, plan_tree_attention(subtree_end, dtype=dtype), scale=0.3)
-    expected = reference_segment_attention(*inputs, subtree_end, scale=0.3)
+    plan = plan_tree_attention(subtree_end, dtype=dtype)
+    out = segment_attention(q, k, v, k_above, v_above, plan, scale=0.3)
+    expected = reference_segment_attention(q, k, v, k_above, v_above, subtree_end, scale=0.3)
     assert (out - expected).abs().max() < tolerance
     weights = torch.randn(out.shape, dtype=dtype, generator=torch.Generator().manual_seed(1))
     got = torch.autograd.grad((out * weights).sum(), inputs)
@@ -61,8 +62,9 @@ def test_gradients_of_ancestors_below_float32_are_summed_in_float32() -> None:
         leaf.grad = torch.zeros(leaf.shape)
         above.append(leaf)
     totals = [leaf.grad for leaf in above]
-    segment_attention(q, k, v, above[0], above[1], plan, scale=0.3).sum().backward()
+    torch.autograd.backward(segment_attention(q, k, v, above[0], above[1], plan, scale=0.3).sum())
     for leaf, total in zip(above, totals, strict=True):
+        assert total is not None
         assert leaf.grad is total, "added in place"
         assert not torch.equal(total, total.bfloat16().float()), "not rounded on the way"
 

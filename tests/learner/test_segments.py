@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trieline.actors.wire.tree import Int32
@@ -54,6 +54,7 @@ def expect_valid(trie: Trie, segments: list[Segment], max_tokens: int) -> None:
             assert seen <= own
 
 
+@settings(deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
     count=st.integers(1, 25),

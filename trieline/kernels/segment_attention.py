@@ -8,7 +8,8 @@ attention holds. Over all keys, with own[i] the keys of the segment that query i
 `reference_segment_attention` is that formula with a dense mask, and the specification. On CPU both parts run
 apart, the ancestors without a mask, and merge by their log-sum-exps:
 
-    lse = log(exp(lse_above) + exp(lse_own)),   out = exp(lse_above - lse) out_above + exp(lse_own - lse) out_own
+    lse = log(exp(lse_above) + exp(lse_own))
+    out = exp(lse_above - lse) out_above + exp(lse_own - lse) out_own
 
 The backward of each part is that of flash attention with the merged `out` and `lse`: with p = exp(s - lse) it
 needs nothing else of the other part. Letters as in `tree_attention`.
@@ -29,7 +30,14 @@ _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_bac
 
 
 def segment_attention(
-    q: Tensor, k: Tensor, v: Tensor, k_above: Tensor, v_above: Tensor, plan: TreeAttentionPlan, *, scale: float
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    k_above: Tensor,
+    v_above: Tensor,
+    plan: TreeAttentionPlan,
+    *,
+    scale: float,
 ) -> Tensor:
     """Attend `q` [1, H, T, D] to `k_above`, `v_above` [1, G, P, D] and, by `plan`, to `k`, `v` [1, G, T, D].
 
@@ -112,9 +120,7 @@ class _SegmentAttention(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(
-        ctx: Any, grad_out: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, None, None]:
+    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, None, None]:
         q, k, v, out, lse = ctx.saved_tensors
         dtype = compute_dtype(q.dtype)
         q_, k_, v_ = q.to(dtype), k.to(dtype), v.to(dtype)

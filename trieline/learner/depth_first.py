@@ -3,11 +3,12 @@
 On the way down each segment attends to the keys and values of the path above it and adds its own. On the way
 up, after everything that hangs below it, each segment runs its backward from its loss and from the gradients
 that later segments have left at its keys and values, and leaves its own at those above. Activations are kept
-of the budget of tokens that `cut_segments` was given, keys and values (and their gradients) of one path, and nothing else.
+of as many tokens as `cut_segments` was given for a budget, keys and values (and their gradients) of one path,
+and nothing else.
 
 What it costs over one pass: a further forward of the segments that don't keep their activations (a third of
-their time; none where the longest path and a segment fit into the budget), and one addition to the gradient of
-every parameter a segment.
+their time; none where the longest path and a segment fit into the budget), and for each segment one addition
+to the gradients of all parameters.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -1,7 +1,7 @@
 """A pack divided by the segments of its trie: each part is the loss of what one segment predicts.
 
-A column belongs to the segment of the state in which its token was sampled: log-probability, entropy and value
-then come from that segment's hidden states, and V-trace's targets from it and what hangs below it.
+A column belongs to the segment of the state in which its token was sampled: log-probability, entropy and
+value then come from that segment's hidden states, and V-trace's targets from it and what hangs below it.
 """
 
 from collections.abc import Sequence

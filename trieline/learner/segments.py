@@ -54,7 +54,7 @@ class Segment:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Below:
-    """What is still to be cut: sibling subtrees (place of the first token, one past the last) below a token."""
+    """What is still to be cut: sibling subtrees (first token, one past the last) below one token."""
 
     subtrees: tuple[tuple[int, int], ...]
     depth: int

@@ -128,9 +128,7 @@ def recompute_logprobs(
     return results
 
 
-def _hidden_rows(
-    model: TreeModel, trie: Trie, rows: npt.NDArray[np.integer], max_tokens: int
-) -> Tensor:
+def _hidden_rows(model: TreeModel, trie: Trie, rows: npt.NDArray[np.integer], max_tokens: int) -> Tensor:
     """Hidden states of some tokens, however large the trie, without gradients."""
     if trie.num_tokens <= max_tokens:
         return model.hidden_states(trie)[torch.from_numpy(rows.astype(np.int64))]
