@@ -129,8 +129,10 @@ def test_metrics_do_not_depend_on_packing() -> None:
         for m in (ALL, 1)
     )
     assert many["batch/packs"] == 5 > one["batch/packs"]
-    assert many["batch/oversized_tries"] == 5
-    for name in set(one) - {"batch/packs", "batch/oversized_tries", "batch/trie_tokens", "tree/token_ratio"}:
+    assert many["batch/depth_first_tries"] == 5
+    of_packing = {"batch/packs", "batch/depth_first_tries", "batch/trie_tokens", "batch/visible_pairs"}
+    of_packing |= {"batch/waste", "tree/token_ratio", "tree/saving"}
+    for name in set(one) - of_packing:
         assert many[name] == pytest.approx(one[name], rel=1e-9, abs=1e-12), name
 
 

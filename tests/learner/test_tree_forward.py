@@ -11,9 +11,11 @@ from transformers import (
     Gemma2Config,
     GPT2Config,
     GptOssConfig,
+    LlamaConfig,
     MambaConfig,
     MistralConfig,
     Qwen2Config,
+    Qwen3MoeConfig,
 )
 
 from tests.learner.tiny_models import ARCHITECTURES, VOCAB_SIZE, tiny_hf_model, tiny_pair
@@ -118,7 +120,30 @@ REFUSED = {
     "gemma2": (_config(Gemma2Config, **_DECODER), "sliding_attention"),
     "gemma2 with full attention": (
         _config(Gemma2Config, **_DECODER, layer_types=["full_attention"] * 2),
-        "softcap",
+        "caps its logits at 50.0 .attn_logit_softcapping",
+    ),
+    "gemma2 with capped output": (
+        _config(Gemma2Config, **_DECODER, layer_types=["full_attention"] * 2, attn_logit_softcapping=None),
+        "caps its logits at 30.0 .final_logit_softcapping",
+    ),
+    "dynamic rotary frequencies": (
+        _config(
+            LlamaConfig,
+            **_DECODER,
+            rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10_000.0},
+        ),
+        "depend on the length of a sequence .rope type dynamic",
+    ),
+    "qwen3_moe with the auxiliary loss": (
+        _config(
+            Qwen3MoeConfig,
+            **_DECODER,
+            moe_intermediate_size=16,
+            num_experts=4,
+            num_experts_per_tok=2,
+            output_router_logits=True,
+        ),
+        "auxiliary loss of the router",
     ),
     "gpt_oss": (
         _config(

@@ -5,14 +5,21 @@ from typing import Any
 
 import torch
 from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
 )
 
+from trieline.learner.float64_parts import use_float64, use_plain_attention
 from trieline.learner.tree_forward import TreeModel
 from trieline.learner.value_head import ValueHead
 
@@ -34,30 +41,27 @@ ARCHITECTURES: dict[str, Any] = {
     "llama": lambda: LlamaForCausalLM(LlamaConfig(**_SHAPE, tie_word_embeddings=True)),
     "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**_SHAPE, tie_word_embeddings=False)),
     "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**_SHAPE, tie_word_embeddings=True)),
+    "mistral": lambda: MistralForCausalLM(MistralConfig(**_SHAPE, sliding_window=None)),
+    # Gemma's norms and scales; its windows and caps are refused.
+    "gemma2": lambda: Gemma2ForCausalLM(
+        Gemma2Config(
+            **_SHAPE,
+            layer_types=["full_attention"] * 2,
+            attn_logit_softcapping=None,
+            final_logit_softcapping=None,
+        )
+    ),
+    "qwen3_moe": lambda: Qwen3MoeForCausalLM(
+        Qwen3MoeConfig(**_SHAPE, moe_intermediate_size=16, num_experts=4, num_experts_per_tok=2)
+    ),
 }
-
-
-class Float64Norm(torch.nn.Module):
-    """RMSNorm in the precision of its input; transformers' own rounds to float32 on the way."""
-
-    def __init__(self, norm: Any) -> None:
-        super().__init__()
-        self.weight, self.eps = norm.weight, norm.variance_epsilon
-
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        scale = torch.rsqrt(hidden.square().mean(-1, keepdim=True) + self.eps)
-        scaled: torch.Tensor = self.weight * hidden * scale
-        return scaled
 
 
 def tiny_hf_model(architecture: str = "llama", *, dtype: torch.dtype = torch.float64, seed: int = 0) -> Any:
     torch.manual_seed(seed)
     model = ARCHITECTURES[architecture]().to(dtype).eval()
     if dtype == torch.float64:
-        for module in list(model.modules()):
-            for name, child in module.named_children():
-                if type(child).__name__.endswith("RMSNorm"):
-                    setattr(module, name, Float64Norm(child))
+        assert use_float64(model), "a part keeps rounding to float32"
     return model
 
 
@@ -66,7 +70,7 @@ def tiny_pair(
 ) -> tuple[TreeModel, Any]:
     """A tree model with a value head of random weights, and a plain model with the same weights."""
     plain = tiny_hf_model(architecture, dtype=dtype, seed=seed)
-    plain.set_attn_implementation("sdpa")
+    use_plain_attention(plain)
     head = ValueHead(_SHAPE["hidden_size"], dtype=dtype)
     torch.nn.init.normal_(head.linear.weight, std=0.3)
     torch.nn.init.normal_(head.linear.bias)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from trieline.actors.wire.tree import Bool, TrajectoryTree
+from trieline.actors.wire.tree import Bool, Int32, TrajectoryTree
 from trieline.learner.advantages import group_advantages, return_scale, tree_advantages
 from trieline.learner.entropy_scaling import entropy_scales
 from trieline.learner.objective_config import ObjectiveConfig
@@ -88,6 +88,8 @@ class Batch:
     """What is trained on in one step. No packs: there is nothing to learn from, and no gradient."""
 
     packs: tuple[Pack, ...]
+    max_tokens: int
+    """Tokens that may have activations at one time: a pack with a larger trie is run depth-first."""
     metrics: dict[str, float]
     """Those known before the model runs."""
 
@@ -117,15 +119,13 @@ def prepare_batch(trees: Sequence[TrajectoryTree], config: ObjectiveConfig, *, m
         "batch/sequences": float(len(sequences)),
         "batch/sampled_tokens": float(sum(s.num_trained for s in sequences)),
         "batch/packs": float(len(packs)),
-        "batch/oversized_tries": float(sum(size > max_tokens for size in sizes)),
+        "batch/depth_first_tries": float(sum(size > max_tokens for size in sizes)),
     }
     if packs:
-        computed = sum(pack.trie.num_tokens for pack in packs)
-        metrics["batch/trie_tokens"] = float(computed)
-        metrics["tree/token_ratio"] = computed / sum(pack.trie.num_sequence_tokens for pack in packs)
+        metrics |= _packing_metrics([pack.trie for pack in packs], max_tokens)
         if config.entropy_scaling != "off":
             metrics |= _scale_metrics(np.concatenate(scales), config)
-    return Batch(packs=tuple(packs), metrics=metrics)
+    return Batch(packs=tuple(packs), max_tokens=max_tokens, metrics=metrics)
 
 
 def _groups(scored: list[list[ScoredSequence]], config: ObjectiveConfig) -> tuple[list[Group], int]:
@@ -184,8 +184,8 @@ def _pack(groups: list[Group], scales: list[Float64], weights: Float64, config: 
     sequences = [s for group in groups for s in group.sequences]
     trie = build_trie([s.token_ids for s in sequences])
     column_tokens = np.concatenate([p[s.trained] for p, s in zip(trie.paths, sequences, strict=True)])
-    targets, column_targets = np.unique(column_tokens, return_inverse=True)
-    rows, target_rows = np.unique(trie.predecessor[targets], return_inverse=True)
+    targets, column_targets = _distinct(column_tokens, trie.num_tokens)
+    rows, target_rows = _distinct(trie.predecessor[targets], trie.num_tokens)
     lengths = [s.num_trained for s in sequences]
     versions = [s.policy_versions[s.trained] for s in sequences]
     return Pack(
@@ -204,6 +204,14 @@ def _pack(groups: list[Group], scales: list[Float64], weights: Float64, config: 
         newest_version=_int64(np.concatenate([np.maximum.accumulate(v) for v in versions])),
         traces=tuple(_traces(groups, trie)) if config.needs_value_head else (),
     )
+
+
+def _distinct(tokens: Int32, num_tokens: int) -> tuple[Int64, Int64]:
+    """As `np.unique` with the inverse, of places below `num_tokens`, without sorting."""
+    present = np.zeros(num_tokens, np.bool_)
+    present[tokens] = True
+    rank = np.cumsum(present) - 1
+    return np.flatnonzero(present), rank[tokens]
 
 
 def _traces(groups: list[Group], trie: Trie) -> list[GroupTrace]:
@@ -243,6 +251,21 @@ def _tree_metrics(
         "tree/depth": float(np.mean(depths)),
         "tree/forks": len(forks) / len(trees),
         "tree/unasked_forks": sum(cause != "branch" for cause in forks) / len(trees),
+    }
+
+
+def _packing_metrics(tries: Sequence[Trie], max_tokens: int) -> dict[str, float]:
+    """N, L, both ratios of them, pairs that attend, and the share of the passes' room that stays empty."""
+    unique = sum(trie.num_tokens for trie in tries)
+    total = sum(trie.num_sequence_tokens for trie in tries)
+    room = sum(max(max_tokens, trie.num_tokens) for trie in tries)
+    return {
+        "batch/trie_tokens": float(unique),
+        "batch/sequence_tokens": float(total),
+        "batch/visible_pairs": float(sum(trie.num_visible_pairs for trie in tries)),
+        "batch/waste": 1 - unique / room,
+        "tree/token_ratio": unique / total,
+        "tree/saving": total / unique,
     }
 
 

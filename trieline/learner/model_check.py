@@ -1,14 +1,13 @@
 """Proof on the user's own model: loss and gradients on a packed trie equal those of separate sequences.
 
 The reference is transformers' own forward with its own attention, one sequence at a time, in float64; the
-loss is a random weighting of all predicted tokens, so that no error can cancel. transformers' RMSNorm rounds
-to float32 whatever the model computes in, so the norms are computed in float64 here; a norm of another kind
-keeps its rounding, and the gradients are then only compared to float32's precision.
+loss is a random weighting of all predicted tokens, so that no error can cancel. Parts that round to float32
+whatever the model computes in are replaced (`use_float64`); one of a kind that is not known keeps its
+rounding, and the gradients are then only compared to float32's precision.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from trieline.actors.wire.tree import Int32
+from trieline.learner.float64_parts import use_float64, use_plain_attention
 from trieline.learner.tree_forward import TreeModel, model_name
 from trieline.learner.trie import build_trie
 
@@ -24,18 +24,6 @@ LOSS_TOLERANCE = 1e-12
 GRADIENT_TOLERANCE = 1e-10
 ROUNDED_GRADIENT_TOLERANCE = 1e-4
 TRUNK, BRANCHES, BRANCH = 24, 5, 12
-
-
-class _Float64Norm(nn.Module):
-    """RMSNorm in the precision of its input (arXiv 1910.07467, eq. 4)."""
-
-    def __init__(self, norm: Any) -> None:
-        super().__init__()
-        self.weight, self.eps = norm.weight, norm.variance_epsilon
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        scaled: Tensor = self.weight * hidden * torch.rsqrt(hidden.square().mean(-1, keepdim=True) + self.eps)
-        return scaled
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,11 +43,11 @@ def check_model(folder: Path, *, seed: int = 0) -> ModelCheck:
     """
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64, local_files_only=True)
     model.eval()  # type: ignore[no-untyped-call]
-    limit = GRADIENT_TOLERANCE if _use_float64_norms(model) else ROUNDED_GRADIENT_TOLERANCE
+    limit = GRADIENT_TOLERANCE if use_float64(model) else ROUNDED_GRADIENT_TOLERANCE
     sequences = _random_sequences(model.config.get_text_config().vocab_size, seed)
     rng = np.random.default_rng(seed)
     weights = [torch.from_numpy(rng.normal(size=len(s) - 1)) for s in sequences]
-    model.set_attn_implementation("sdpa")
+    use_plain_attention(model)
     loss = sum((_loss_alone(model, s, w) for s, w in zip(sequences, weights, strict=True)), torch.zeros(()))
     expected_loss, expected = _backward(model, loss)
     tree_model = TreeModel(model)
@@ -83,20 +71,6 @@ def check_model(folder: Path, *, seed: int = 0) -> ModelCheck:
             else "NOT exact: do not train it on tries",
         ],
     )
-
-
-def _use_float64_norms(model: nn.Module) -> bool:
-    """Replace the norms; False if one of them is of a kind that is not known here."""
-    known = True
-    for module in list(model.modules()):
-        for name, child in module.named_children():
-            if not type(child).__name__.endswith("Norm"):
-                continue
-            if type(child).__name__.endswith("RMSNorm") and hasattr(child, "variance_epsilon"):
-                setattr(module, name, _Float64Norm(child))
-            else:
-                known &= isinstance(child, nn.LayerNorm)  # computes in the precision of its input
-    return known
 
 
 def _random_sequences(vocab_size: int, seed: int) -> list[Int32]:

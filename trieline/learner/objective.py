@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trieline.learner.batch import Pack
+from trieline.learner.batch import GroupTrace, Pack
 from trieline.learner.losses.importance import icepop, tis
 from trieline.learner.losses.kl import kl_penalty
 from trieline.learner.losses.policy_loss import PolicyLoss, TokenColumns
@@ -26,7 +26,7 @@ from trieline.learner.losses.ppo_clip import ppo_clip
 from trieline.learner.losses.sft import sft
 from trieline.learner.losses.vtrace_pg import vtrace_pg
 from trieline.learner.objective_config import ObjectiveConfig
-from trieline.learner.vtrace import vtrace_on_trie
+from trieline.learner.vtrace import Int64, VTraceSweep
 
 POLICY_LOSSES: dict[str, PolicyLoss] = {
     "vtrace_pg": vtrace_pg,
@@ -52,6 +52,18 @@ class PackOutputs:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class ValueTargets:
+    """What V-trace makes of values and log-probabilities, without gradient."""
+
+    vs: Tensor
+    """[M] float64, target of the value of the state in which each column's token was sampled."""
+    pg_advantages: Tensor
+    """[M] float64"""
+    rho_clipped: Tensor
+    """[M] bool"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class PackLoss:
     """The pack's share of the batch's loss, and its metrics."""
 
@@ -62,8 +74,10 @@ class PackLoss:
     """[M] each, by the name of the metric that is their mean over all columns of the batch."""
 
 
-def pack_loss(pack: Pack, outputs: PackOutputs, config: ObjectiveConfig) -> PackLoss:
-    """The formula of this module."""
+def pack_loss(
+    pack: Pack, outputs: PackOutputs, config: ObjectiveConfig, *, targets: ValueTargets | None = None
+) -> PackLoss:
+    """The formula of this module. `targets`: if the pack is a part whose V-trace was computed with others."""
     dtype = outputs.logprobs.dtype
     weights = pack.weights.to(dtype)
     logprobs = outputs.logprobs[pack.column_targets]
@@ -74,11 +88,12 @@ def pack_loss(pack: Pack, outputs: PackOutputs, config: ObjectiveConfig) -> Pack
     terms = {}
     if config.needs_value_head:
         assert outputs.values is not None, "the objective needs a model with a value head"
-        vs, advantages, rho_clipped = _vtrace_columns(pack, outputs, config)
+        targets = targets or _value_targets(pack, outputs, config)
+        advantages = targets.pg_advantages
         values = outputs.values[_states(pack)]
-        errors = values - vs.to(values.dtype)
+        errors = values - targets.vs.to(values.dtype)
         terms["loss/value"] = config.value_coef * (weights.to(values.dtype) * errors.square() / 2).sum()
-        columns["vtrace/rho_clipped_fraction"] = rho_clipped
+        columns["vtrace/rho_clipped_fraction"] = targets.rho_clipped
         columns["value/mean"] = values.detach()
         columns["value/squared_error"] = errors.detach().square()
     advantages = (advantages * pack.scales).to(dtype)
@@ -106,33 +121,44 @@ def pack_loss(pack: Pack, outputs: PackOutputs, config: ObjectiveConfig) -> Pack
     return PackLoss(loss=loss, terms=shares | {"loss/total": float(loss.detach())}, columns=columns)
 
 
+def start_vtrace(trace: GroupTrace, config: ObjectiveConfig) -> VTraceSweep:
+    """The recursion over a group, as the objective has it."""
+    return VTraceSweep(
+        trace.episodes, gamma=config.gamma, lam=config.lam, rho_bar=config.rho_bar, c_bar=config.c_bar
+    )
+
+
+def column_targets(sweep: VTraceSweep, trace: GroupTrace, columns: Int64) -> ValueTargets:
+    """Targets of some of the columns of a group, whose states the recursion has passed."""
+    tokens = trace.column_tokens[columns]
+    states = trace.episodes.trie.predecessor[tokens].astype(np.int64)
+    return ValueTargets(
+        vs=torch.from_numpy(sweep.vs(states)),
+        pg_advantages=torch.from_numpy(sweep.pg_advantages(trace.column_does[columns], tokens)),
+        rho_clipped=torch.from_numpy(sweep.rho_clipped(tokens)),
+    )
+
+
 def _states(pack: Pack) -> Tensor:
     """[M] the trie token that ends the state in which each column's token was sampled."""
     return pack.rows[pack.target_rows[pack.column_targets]]
 
 
-def _vtrace_columns(
-    pack: Pack, outputs: PackOutputs, config: ObjectiveConfig
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Columns [M] of value targets, advantages and whether rho was clipped. No gradient."""
+def _value_targets(pack: Pack, outputs: PackOutputs, config: ObjectiveConfig) -> ValueTargets:
     assert outputs.values is not None
     values = outputs.values.detach().double().cpu().numpy()
     logprobs = np.zeros(pack.trie.num_tokens)
     logprobs[pack.target_tokens.numpy()] = outputs.logprobs.detach().double().cpu().numpy()
-    num_columns = len(pack.weights)
-    vs, advantages, rho_clipped = (np.zeros(num_columns), np.zeros(num_columns), np.zeros(num_columns, bool))
+    parts = []
+    # The columns of the groups follow each other.
     for trace in pack.traces:
-        returns = vtrace_on_trie(
-            trace.episodes,
-            values[trace.tokens],
-            logprobs[trace.tokens],
-            gamma=config.gamma,
-            lam=config.lam,
-            rho_bar=config.rho_bar,
-            c_bar=config.c_bar,
-        )
-        states = trace.episodes.trie.predecessor[trace.column_tokens]
-        vs[trace.columns] = returns.vs[states]
-        advantages[trace.columns] = returns.pg_advantages[trace.column_does, trace.column_tokens]
-        rho_clipped[trace.columns] = returns.rho_clipped[trace.column_tokens]
-    return torch.from_numpy(vs), torch.from_numpy(advantages), torch.from_numpy(rho_clipped)
+        sweep = start_vtrace(trace, config)
+        followers = np.flatnonzero(trace.episodes.trie.predecessor >= 0)
+        states = np.arange(len(trace.tokens))
+        sweep.take(states, values[trace.tokens], followers, logprobs[trace.tokens[followers]])
+        parts.append(column_targets(sweep, trace, np.arange(len(trace.column_tokens))))
+    return ValueTargets(
+        vs=torch.cat([p.vs for p in parts]),
+        pg_advantages=torch.cat([p.pg_advantages for p in parts]),
+        rho_clipped=torch.cat([p.rho_clipped for p in parts]),
+    )

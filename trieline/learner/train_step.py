@@ -3,43 +3,26 @@
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from trieline.actors.wire.tree import Float32, TrajectoryTree
 from trieline.learner.batch import Batch, Pack
+from trieline.learner.depth_first import backward_depth_first, forward_depth_first
 from trieline.learner.errors import ObjectiveError
 from trieline.learner.objective import PackOutputs, pack_loss
 from trieline.learner.objective_config import ObjectiveConfig
+from trieline.learner.pack_parts import PartedVTrace, divide_pack
 from trieline.learner.packing import pack_groups
+from trieline.learner.segments import cut_segments
 from trieline.learner.sequences import tree_sequences
+from trieline.learner.step_metrics import StepMetrics
 from trieline.learner.tree_forward import TreeModel
-from trieline.learner.trie import build_trie
+from trieline.learner.trie import Trie, build_trie
 
 DEFAULT_PROBE_TOKENS = 16_384
 """Trie tokens of a forward pass without gradients, if the caller doesn't say."""
-
-
-class ColumnMetrics:
-    """Means and maxima over the columns of all packs."""
-
-    def __init__(self) -> None:
-        self._sums: dict[str, float] = {}
-        self._counts: dict[str, int] = {}
-        self._maxima: dict[str, float] = {}
-
-    def add(self, name: str, values: Tensor) -> None:
-        self._sums[name] = self._sums.get(name, 0.0) + float(values.sum(dtype=torch.float64))
-        self._counts[name] = self._counts.get(name, 0) + values.numel()
-
-    def add_maximum(self, name: str, values: Tensor) -> None:
-        if values.numel():
-            self._maxima[name] = max(self._maxima.get(name, -np.inf), float(values.max()))
-
-    def result(self) -> dict[str, float]:
-        """Names of which no column came are left out."""
-        means = {name: self._sums[name] / count for name, count in self._counts.items() if count}
-        return means | self._maxima
 
 
 def accumulate_gradients(
@@ -57,36 +40,60 @@ def accumulate_gradients(
     `mismatch_kl/*` says how well. A batch without packs leaves the gradients alone.
     """
     _expect_parts(model, config, reference)
-    metrics, terms = ColumnMetrics(), dict[str, float]()
+    metrics = StepMetrics(config, policy_version)
     for pack in batch.packs:
+        if pack.trie.num_tokens > batch.max_tokens:
+            _train_depth_first(model, pack, config, batch.max_tokens, reference, metrics)
+            continue
         outputs = forward_pack(model, pack, config, reference=reference)
         result = pack_loss(pack, outputs, config)
         result.loss.backward()  # type: ignore[no-untyped-call]
-        for name, share in result.terms.items():
-            terms[name] = terms.get(name, 0.0) + share
-        for name, column in result.columns.items():
-            metrics.add(name, column)
-        if config.loss != "sft":
-            _add_mismatch(metrics, pack, outputs, policy_version)
-    return batch.metrics | terms | metrics.result()
+        metrics.add_pack(pack, outputs, result)
+    return batch.metrics | metrics.result()
 
 
 def forward_pack(
     model: TreeModel, pack: Pack, config: ObjectiveConfig, *, reference: TreeModel | None = None
 ) -> PackOutputs:
     """Run the model on one pack, and the reference model without gradients."""
-    hidden = model.hidden_states(pack.trie)
-    logprobs, entropies = _targets(model, hidden, pack, config)
     reference_logprobs = None
-    if reference is not None and config.kl_coef > 0:
+    if reference is not None:
         with torch.no_grad():
             reference_logprobs, _ = _targets(reference, reference.hidden_states(pack.trie), pack, config)
-    values = None
-    if config.needs_value_head and model.value_head is not None:
-        values = model.value_head(hidden)
-    return PackOutputs(
-        logprobs=logprobs, entropies=entropies, values=values, reference_logprobs=reference_logprobs
-    )
+    return _outputs(model, model.hidden_states(pack.trie), pack, config, reference_logprobs)
+
+
+def _train_depth_first(
+    model: TreeModel,
+    pack: Pack,
+    config: ObjectiveConfig,
+    max_tokens: int,
+    reference: TreeModel | None,
+    metrics: StepMetrics,
+) -> None:
+    """Gradient and metrics of a pack beyond the budget: the same as those of one pass over it."""
+    segments = cut_segments(pack.trie, max_tokens=max_tokens)
+    parts = divide_pack(pack, segments)
+    expected: list[Tensor | None] = [None] * len(parts)
+    if reference is not None:
+        with torch.no_grad():
+            for i, hidden in enumerate(forward_depth_first(reference, pack.trie, segments)):
+                expected[i], _ = _targets(reference, hidden, parts[i].pack, config)
+    vtrace = PartedVTrace(pack, config) if config.needs_value_head else None
+
+    def loss(index: int, hidden: Tensor) -> Tensor | None:
+        part = parts[index]
+        if vtrace is None and len(part.columns) == 0:
+            return None
+        outputs = _outputs(model, hidden, part.pack, config, expected[index])
+        targets = None if vtrace is None else vtrace.take(segments[index], part, outputs)
+        if len(part.columns) == 0:
+            return None
+        result = pack_loss(part.pack, outputs, config, targets=targets)
+        metrics.add_pack(part.pack, outputs, result)
+        return result.loss
+
+    backward_depth_first(model, pack.trie, segments, loss)
 
 
 @torch.no_grad()
@@ -110,7 +117,7 @@ def recompute_logprobs(
         trie = build_trie([s.token_ids for s in together])
         tokens = np.unique(np.concatenate([p[s.trained] for p, s in zip(trie.paths, together, strict=True)]))
         rows, target_rows = np.unique(trie.predecessor[tokens], return_inverse=True)
-        hidden = model.hidden_states(trie)[torch.from_numpy(rows.astype(np.int64))]
+        hidden = _hidden_rows(model, trie, rows, max_tokens)
         targets = torch.from_numpy(trie.token_ids[tokens].astype(np.int64))
         logprobs, _ = model.logprobs(hidden, torch.from_numpy(target_rows), targets, temperature=temperature)
         by_token = np.zeros(trie.num_tokens, np.float32)
@@ -119,6 +126,33 @@ def recompute_logprobs(
             index = trees[s.tree].sequence_index(s.leaf)[s.trained]
             results[s.tree][index] = by_token[path[s.trained]]
     return results
+
+
+def _hidden_rows(model: TreeModel, trie: Trie, rows: npt.NDArray[np.integer], max_tokens: int) -> Tensor:
+    """Hidden states of some tokens, however large the trie, without gradients."""
+    if trie.num_tokens <= max_tokens:
+        return model.hidden_states(trie)[torch.from_numpy(rows.astype(np.int64))]
+    segments = cut_segments(trie, max_tokens=max_tokens)
+    found: Tensor | None = None
+    for segment, hidden in zip(segments, forward_depth_first(model, trie, segments), strict=True):
+        wanted = np.isin(rows, segment.tokens)
+        places = np.searchsorted(segment.tokens, rows[wanted])
+        found = hidden.new_empty(len(rows), hidden.shape[1]) if found is None else found
+        found[torch.from_numpy(wanted)] = hidden[torch.from_numpy(places)]
+    assert found is not None
+    return found
+
+
+def _outputs(
+    model: TreeModel, hidden: Tensor, pack: Pack, config: ObjectiveConfig, reference_logprobs: Tensor | None
+) -> PackOutputs:
+    logprobs, entropies = _targets(model, hidden, pack, config)
+    values = None
+    if config.needs_value_head and model.value_head is not None:
+        values = model.value_head(hidden)
+    return PackOutputs(
+        logprobs=logprobs, entropies=entropies, values=values, reference_logprobs=reference_logprobs
+    )
 
 
 def _targets(model: TreeModel, hidden: Tensor, pack: Pack, config: ObjectiveConfig) -> tuple[Tensor, Tensor]:
@@ -134,20 +168,3 @@ def _expect_parts(model: TreeModel, config: ObjectiveConfig, reference: TreeMode
         given = "none" if reference is None else reference.name
         msg = f"expected a reference model iff kl_coef > 0, got kl_coef = {config.kl_coef} and {given}"
         raise ObjectiveError(msg)
-
-
-def _add_mismatch(metrics: ColumnMetrics, pack: Pack, outputs: PackOutputs, policy_version: int) -> None:
-    """KL(behaviour || recomputed) on tokens whose whole past was sampled by these weights.
-
-    With d = recomputed - recorded log-probability, the estimator is k3 = exp(d) - 1 - d: never negative, and
-    of low variance where the two agree.
-    """
-    fresh = (pack.oldest_version == policy_version) & (pack.newest_version == policy_version)
-    d = outputs.logprobs.detach().cpu().double()[pack.column_targets] - pack.behavior_logprobs
-    metrics.add("mismatch_kl/fresh_fraction", fresh.double())
-    d = d[fresh]
-    k3 = d.expm1() - d
-    metrics.add("mismatch_kl/mean", k3)
-    metrics.add_maximum("mismatch_kl/max", k3)
-    metrics.add("mismatch_kl/logprob_mean_abs", d.abs())
-    metrics.add_maximum("mismatch_kl/logprob_max_abs", d.abs())

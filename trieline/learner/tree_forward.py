@@ -26,7 +26,14 @@ logger = logging.getLogger(__name__)
 
 ATTENTION_NAME = "trieline_tree"
 
-_WITHOUT_EFFECT = {"position_ids", "use_cache", "is_causal", "cache_position", "output_attentions"}
+_WITHOUT_EFFECT = {
+    "position_ids",
+    "use_cache",
+    "is_causal",
+    "cache_position",
+    "output_attentions",
+    "output_router_logits",
+}
 """Keywords of the attention interface that don't change what a tree's token sees."""
 
 
@@ -36,6 +43,11 @@ class TreeContext:
     def __init__(self, plan: TreeAttentionPlan) -> None:
         self.plan = plan
         self.layers = 0
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, *, scale: float) -> Tensor:
+        """Attention of the next layer: query [1, H, T, D] to [1, T, H, D]."""
+        self.layers += 1
+        return tree_attention(query, key, value, self.plan, scale=scale)
 
 
 def attend(
@@ -63,9 +75,8 @@ def attend(
         listed = ", ".join(f"{name} ({_short(v)})" for name, v in sorted(unsupported.items()))
         msg = f"{type(module).__name__} asks its attention for {listed}, which is not exact on tries"
         raise ModelRefusedError(msg)
-    tree_context.layers += 1
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return tree_attention(query, key, value, tree_context.plan, scale=scale), None
+    return tree_context.attend(query, key, value, scale=scale), None
 
 
 AttentionInterface.register(ATTENTION_NAME, attend)
@@ -78,7 +89,9 @@ class TreeModel(nn.Module):
     """
 
     def __init__(self, hf_model: Any, value_head: ValueHead | None = None) -> None:
+        """`hf_model` may carry LoRA adapters of peft."""
         super().__init__()
+        hf_model = _without_peft(hf_model)
         refuse_unsupported(hf_model)
         hf_model.set_attn_implementation(ATTENTION_NAME)
         # No dropout: the gradient is that of the policy which sampled.
@@ -110,9 +123,19 @@ class TreeModel(nn.Module):
 
     def hidden_states(self, trie: Trie) -> Tensor:
         """[N, D] of every token of `trie`, after the last norm."""
-        ids, positions, context = self._inputs(trie)
+        return self.run(trie.token_ids, trie.position, TreeContext(self.plan(trie.subtree_end)))
+
+    def plan(self, subtree_end: Int32) -> TreeAttentionPlan:
+        """What the attention of a forward pass over tokens with these subtrees needs to know."""
+        return plan_tree_attention(torch.from_numpy(subtree_end).to(self.device), dtype=self.dtype)
+
+    def run(self, token_ids: Int32, positions: Int32, context: TreeContext) -> Tensor:
+        """[T, D] of `token_ids` [T] at `positions` [T], after the last norm; `context` is used up."""
         output = self.hf_model.base_model(
-            input_ids=ids, position_ids=positions, use_cache=False, tree_context=context
+            input_ids=self._row(token_ids),
+            position_ids=self._row(positions),
+            use_cache=False,
+            tree_context=context,
         )
         self._expect_all_layers(context)
         hidden: Tensor = output.last_hidden_state
@@ -131,13 +154,8 @@ class TreeModel(nn.Module):
             logits_budget=DEFAULT_LOGITS_BUDGET,
         )
 
-    def _inputs(self, trie: Trie) -> tuple[Tensor, Tensor, TreeContext]:
-        ids, positions = (
-            torch.from_numpy(column.astype(np.int64))[None].to(self.device)
-            for column in (trie.token_ids, trie.position)
-        )
-        subtree_end = torch.from_numpy(trie.subtree_end).to(self.device)
-        return ids, positions, TreeContext(plan_tree_attention(subtree_end, dtype=self.dtype))
+    def _row(self, column: Int32) -> Tensor:
+        return torch.from_numpy(column.astype(np.int64))[None].to(self.device)
 
     def _expect_all_layers(self, context: TreeContext) -> None:
         expected = self.hf_model.config.get_text_config().num_hidden_layers
@@ -177,6 +195,17 @@ def refuse_unsupported(hf_model: Any) -> None:
         and not hasattr(config, "layer_types")
     ):
         reason = f"its attention slides over a window of {window} tokens"
+    elif cap := getattr(config, "attn_logit_softcapping", None):
+        reason = f"its attention caps its logits at {cap} (attn_logit_softcapping)"
+    elif cap := getattr(config, "final_logit_softcapping", None):
+        reason = f"its output caps its logits at {cap} (final_logit_softcapping)"
+    elif rope := _length_dependent_rope(config):
+        reason = f"its rotary frequencies depend on the length of a sequence (rope type {rope})"
+    elif getattr(config, "output_router_logits", False):
+        reason = (
+            "output_router_logits asks for an auxiliary loss of the router, which would count a shared token "
+            "once; set it to false to train without"
+        )
     elif hf_model.get_output_embeddings() is None:
         reason = "it has no output embedding"
     elif getattr(hf_model.get_output_embeddings(), "bias", None) is not None:
@@ -184,6 +213,28 @@ def refuse_unsupported(hf_model: Any) -> None:
     if reason:
         msg = f"{name} can't be trained on tries: {reason}"
         raise ModelRefusedError(msg)
+
+
+def _without_peft(hf_model: Any) -> Any:
+    """The decoder in which peft has put its adapters; what it does outside of the layers is refused."""
+    if not hasattr(hf_model, "peft_config"):
+        return hf_model
+    for config in hf_model.peft_config.values():
+        if config.is_prompt_learning:
+            msg = (
+                f"{model_name(hf_model)} can't be trained on tries: {type(config).__name__} puts tokens "
+                "before the prompt; only adapters inside the layers (LoRA) are exact"
+            )
+            raise ModelRefusedError(msg)
+    return hf_model.get_base_model()
+
+
+def _length_dependent_rope(config: Any) -> str | None:
+    """The type of rotary embedding that computes other frequencies for longer inputs, if there is one."""
+    parameters = getattr(config, "rope_parameters", None) or {}
+    each = parameters.values() if all(isinstance(p, dict) for p in parameters.values()) else [parameters]
+    types = {str(p.get("rope_type")) for p in each if p}
+    return next(iter(sorted(types & {"dynamic", "longrope"})), None)
 
 
 @torch.no_grad()
@@ -197,17 +248,27 @@ def refuse_inexact(model: TreeModel) -> None:
     other = build_trie([_ids(1, 2, 3, 4), _ids(1, 2, 9, 8), _ids(1, 10)])
     kept = torch.from_numpy(trie.paths[0].astype(np.int64)).to(model.device)
     hidden = model.hidden_states(trie)
-    if not torch.equal(hidden[kept], model.hidden_states(other)[kept]):
+    if not _agree(hidden[kept], model.hidden_states(other)[kept], model.hf_model.config.get_text_config()):
         msg = f"{model.name} can't be trained on tries: a token changes the hidden states of other branches"
         raise ModelRefusedError(msg)
-    ids, positions, context = model._inputs(trie)
     logits = model.hf_model(
-        input_ids=ids, position_ids=positions, use_cache=False, tree_context=context
+        input_ids=model._row(trie.token_ids),
+        position_ids=model._row(trie.position),
+        use_cache=False,
+        tree_context=TreeContext(model.plan(trie.subtree_end)),
     ).logits[0]
     linear = functional.linear(hidden, model.output_weight)
     if not torch.allclose(logits.float(), linear.float(), rtol=1e-2, atol=1e-3):
         msg = f"{model.name} can't be trained on tries: its logits are not linear in the hidden states"
         raise ModelRefusedError(msg)
+
+
+def _agree(hidden: Tensor, other: Tensor, config: Any) -> bool:
+    """Bit for bit; but an expert's product of more or fewer tokens may sum in another order."""
+    if getattr(config, "num_experts", None) or getattr(config, "num_local_experts", None):
+        tolerance = torch.finfo(hidden.dtype).eps ** 0.5
+        return bool((hidden - other).abs().max() <= tolerance * hidden.abs().max())
+    return torch.equal(hidden, other)
 
 
 def _ids(*ids: int) -> Int32:

@@ -38,6 +38,11 @@ class Trie:
         return len(self.token_ids)
 
     @property
+    def num_visible_pairs(self) -> int:
+        """Query-key pairs of one attention head: each token sees itself and those above it."""
+        return int(self.position.sum(dtype=np.int64)) + self.num_tokens
+
+    @property
     def num_sequence_tokens(self) -> int:
         """L: the tokens of all sequences, each counted in full."""
         return sum(len(path) for path in self.paths)
@@ -49,7 +54,7 @@ def build_trie(sequences: Sequence[Int32]) -> Trie:
     In lexicographic order each sequence adds exactly its tokens after the longest common prefix with its
     predecessor, and the additions in that order are the preorder. O(L) numpy work, O(B) Python steps.
     """
-    order = sorted(range(len(sequences)), key=lambda b: _sort_key(sequences[b]))
+    order = lexicographic_order(sequences)
     num_tokens = sum(len(sequence) for sequence in sequences)
     token_ids, position, subtree_end, predecessor = (np.empty(num_tokens, np.int32) for _ in range(4))
     paths = [np.empty(0, np.int32)] * len(sequences)
@@ -88,6 +93,8 @@ def common_prefix_length(a: Int32, b: Int32) -> int:
     return first if length and differs[first] else length
 
 
-def _sort_key(sequence: Int32) -> bytes:
-    """Token ids are not negative, so the order of their big-endian bytes is their lexicographic order."""
-    return sequence.astype(">i4").tobytes()
+def lexicographic_order(sequences: Sequence[Int32]) -> list[int]:
+    """Indices of `sequences` in the order of their tokens, a prefix before what goes on."""
+    # Token ids are not negative, so the order of their big-endian bytes is their lexicographic order.
+    keys = [sequence.astype(">i4").tobytes() for sequence in sequences]
+    return sorted(range(len(keys)), key=keys.__getitem__)

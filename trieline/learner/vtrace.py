@@ -24,11 +24,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from trieline.actors.wire.tree import Bool
+from trieline.actors.wire.tree import Bool, Int32
 from trieline.learner.sequences import GOES_ON, TRUNCATED, ScoredSequence
 from trieline.learner.trie import Trie
 
 Float64 = npt.NDArray[np.float64]
+Int64 = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -84,6 +85,69 @@ def trie_episodes(trie: Trie, sequences: Sequence[ScoredSequence]) -> TrieEpisod
     )
 
 
+class VTraceSweep:
+    """The recursion from the deepest tokens up, which may come in parts: each after all that is below it."""
+
+    def __init__(
+        self, episodes: TrieEpisodes, *, gamma: float, lam: float, rho_bar: float, c_bar: float
+    ) -> None:
+        self._episodes = episodes
+        self._lam, self._rho_bar, self._c_bar = lam, rho_bar, c_bar
+        trie, going_on = episodes.trie, episodes.num_going_on
+        self._before = np.maximum(trie.predecessor, 0)
+        self._gammas = np.where(episodes.is_action, gamma, 1.0)
+        self._through = episodes.counts.sum(0)
+        self._share = self._through / np.maximum(going_on[self._before], 1)
+        # Means over the children of their own that a token stands for: r_c, and the factor of V(c).
+        self._reward = (episodes.counts * episodes.rewards).sum(0) / self._through
+        self._not_terminated = (going_on + episodes.counts[TRUNCATED]) / self._through
+        self._only_context_follows = going_on > 0
+        self._only_context_follows[self._before[episodes.is_action]] = False
+        self._values = np.zeros(trie.num_tokens)
+        self._corrections = np.zeros(trie.num_tokens)
+        """vs - V of each state. Ended sequences correct nothing but their value."""
+        self._ratios = np.ones(trie.num_tokens)
+
+    def take(self, states: Int64, values: Float64, tokens: Int64, target_logprobs: Float64) -> None:
+        """Go on to `states`, with their values, and all `tokens` after them, with their log-probabilities.
+
+        Everything below these states was taken before; log-probabilities are read on actions.
+        """
+        episodes, before = self._episodes, self._before
+        self._values[states] = np.where(self._only_context_follows[states], 0.0, values)
+        logs = np.where(episodes.is_action[tokens], target_logprobs - episodes.behavior_logprobs[tokens], 0.0)
+        self._ratios[tokens] = np.exp(logs)
+        for level in _levels(tokens, episodes.trie.position):
+            parents, is_action = before[level], episodes.is_action[level]
+            rhos = np.where(is_action, np.minimum(self._rho_bar, self._ratios[level]), 1.0)
+            cs = np.where(is_action, self._lam * np.minimum(self._c_bar, self._ratios[level]), 1.0)
+            gammas, share, reward = self._gammas[level], self._share[level], self._reward[level]
+            next_values = self._not_terminated[level] * self._values[level]
+            passed = np.where(self._only_context_follows[parents], share * (reward + next_values), 0.0)
+            np.add.at(self._values, parents, passed)
+            delta = rhos * (reward + gammas * next_values - self._values[parents])
+            trace = gammas * cs * self._corrections[level]
+            trace *= episodes.num_going_on[level] / self._through[level]
+            np.add.at(self._corrections, parents, share * (delta + trace))
+
+    def vs(self, states: Int64) -> Float64:
+        """Targets of the values of states that were taken; V where no sequence goes on."""
+        targets: Float64 = self._values[states] + self._corrections[states]
+        return targets
+
+    def pg_advantages(self, does: Int64, tokens: Int64) -> Float64:
+        """Of taking each of `tokens`, by what the sequence does after it. 0 for first tokens."""
+        after = np.choose(does, [self.vs(tokens), np.zeros(len(tokens)), self._values[tokens]])
+        advantages = self._episodes.rewards[does, tokens] + self._gammas[tokens] * after
+        advantages -= self._values[self._before[tokens]]
+        return np.where(self._episodes.trie.predecessor[tokens] < 0, 0.0, advantages)
+
+    def rho_clipped(self, tokens: Int64) -> Bool:
+        """Actions whose ratio exceeded rho_bar."""
+        clipped: Bool = self._episodes.is_action[tokens] & (self._ratios[tokens] > self._rho_bar)
+        return clipped
+
+
 def vtrace_on_trie(
     episodes: TrieEpisodes,
     values: Float64,
@@ -95,42 +159,21 @@ def vtrace_on_trie(
     c_bar: float,
 ) -> VTraceReturns:
     """Targets from `values` [N] of the states and `target_logprobs` [N] of the tokens (read on actions)."""
-    trie, is_action = episodes.trie, episodes.is_action
-    ratios = np.exp(np.where(is_action, target_logprobs - episodes.behavior_logprobs, 0.0))
-    rhos = np.where(is_action, np.minimum(rho_bar, ratios), 1.0)
-    cs = np.where(is_action, lam * np.minimum(c_bar, ratios), 1.0)
-    gammas = np.where(is_action, gamma, 1.0)
-    before = np.maximum(trie.predecessor, 0)
-
-    through = episodes.counts.sum(0)
-    going_on = episodes.num_going_on
-    share = through / np.maximum(going_on[before], 1)
-    # Means over the children of their own that a token stands for: r_c, and the factor of V(c).
-    reward = (episodes.counts * episodes.rewards).sum(0) / through
-    not_terminated = (going_on + episodes.counts[TRUNCATED]) / through
-
-    only_context_follows = going_on > 0
-    only_context_follows[before[is_action]] = False
-    values = np.where(only_context_follows, 0.0, values)
-    corrections = np.zeros(trie.num_tokens)
-    """vs - V of each state, from the deepest tokens up. Ended sequences correct nothing but their value."""
-    for level in _levels(trie)[:0:-1]:
-        parents = before[level]
-        next_values = not_terminated[level] * values[level]
-        passed = np.where(only_context_follows[parents], share[level] * (reward[level] + next_values), 0.0)
-        np.add.at(values, parents, passed)
-        delta = rhos[level] * (reward[level] + gammas[level] * next_values - values[parents])
-        trace = gammas[level] * cs[level] * corrections[level] * going_on[level] / through[level]
-        np.add.at(corrections, parents, share[level] * (delta + trace))
-    vs = values + corrections
-
-    after = np.stack([vs, np.zeros_like(vs), values])
-    pg_advantages = episodes.rewards + gammas * after - values[before]
-    pg_advantages[:, trie.predecessor < 0] = 0
-    return VTraceReturns(vs=vs, pg_advantages=pg_advantages, rho_clipped=is_action & (ratios > rho_bar))
+    sweep = VTraceSweep(episodes, gamma=gamma, lam=lam, rho_bar=rho_bar, c_bar=c_bar)
+    tokens = np.arange(episodes.trie.num_tokens)
+    followers = np.flatnonzero(episodes.trie.predecessor >= 0)
+    sweep.take(tokens, values, followers, target_logprobs[followers])
+    return VTraceReturns(
+        vs=sweep.vs(tokens),
+        pg_advantages=np.stack([sweep.pg_advantages(np.full(len(tokens), d), tokens) for d in range(3)]),
+        rho_clipped=sweep.rho_clipped(tokens),
+    )
 
 
-def _levels(trie: Trie) -> list[npt.NDArray[np.intp]]:
-    """Token indices by depth."""
-    order = np.argsort(trie.position, kind="stable")
-    return np.split(order, np.cumsum(np.bincount(trie.position))[:-1])
+def _levels(tokens: Int64, position: Int32) -> list[Int64]:
+    """`tokens` by depth, the deepest ones first."""
+    if len(tokens) == 0:
+        return []
+    order = np.argsort(-position[tokens], kind="stable")
+    edges = np.flatnonzero(np.diff(position[tokens][order])) + 1
+    return np.split(tokens[order], edges)

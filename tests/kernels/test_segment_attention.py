@@ -1,0 +1,77 @@
+"""Attention of a segment below its ancestors against the dense formula, gradients of ancestors included."""
+
+import pytest
+import torch
+
+from tests.kernels.test_tree_attention import SHAPES, forest, random_qkv
+from trieline.kernels.segment_attention import reference_segment_attention, segment_attention
+from trieline.kernels.tree_attention import plan_tree_attention
+
+
+@pytest.mark.parametrize("shapes", SHAPES, ids=str)
+@pytest.mark.parametrize("num_above", [1, 70, 300])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"),
+    # Sums in another order; in float32 they run over several hundred keys.
+    [(torch.float64, 1e-12), (torch.float32, 2e-5)],
+    ids=str,
+)
+def test_equals_the_dense_formula(
+    shapes: list[tuple[int, int, int]], num_above: int, dtype: torch.dtype, tolerance: float
+) -> None:
+    subtree_end = forest(shapes)
+    tokens = len(subtree_end)
+    q, k, v = random_qkv(tokens, dtype)
+    _, k_above, v_above = random_qkv(num_above, dtype)
+    inputs = [q, k, v, k_above, v_above]
+    plan = plan_tree_attention(subtree_end, dtype=dtype)
+    out = segment_attention(q, k, v, k_above, v_above, plan, scale=0.3)
+    expected = reference_segment_attention(q, k, v, k_above, v_above, subtree_end, scale=0.3)
+    assert (out - expected).abs().max() < tolerance
+    weights = torch.randn(out.shape, dtype=dtype, generator=torch.Generator().manual_seed(1))
+    got = torch.autograd.grad((out * weights).sum(), inputs)
+    wanted = torch.autograd.grad((expected * weights).sum(), inputs)
+    for name, a, b in zip(("q", "k", "v", "k_above", "v_above"), got, wanted, strict=True):
+        assert (a - b).norm() < 10 * tolerance * b.norm(), name
+
+
+def test_what_lies_behind_the_ancestors_may_change_before_the_backward() -> None:
+    """The keys of a path stand in one piece of memory, and each segment reads the first of them."""
+    subtree_end = forest([(5, 3, 4)])
+    q, k, v = random_qkv(len(subtree_end), torch.float64)
+    buffers = [torch.randn(1, 2, 9, 16, dtype=torch.float64) for _ in range(2)]
+    above = [b[:, :, :6].detach().requires_grad_() for b in buffers]
+    plan = plan_tree_attention(subtree_end, dtype=torch.float64)
+    out = segment_attention(q, k, v, above[0], above[1], plan, scale=0.3)
+    wanted = torch.autograd.grad(out.sum(), above, retain_graph=True)
+    for buffer in buffers:
+        buffer[:, :, 6:] = torch.nan
+    for a, b in zip(torch.autograd.grad(out.sum(), above), wanted, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_gradients_of_ancestors_below_float32_are_summed_in_float32() -> None:
+    subtree_end = forest([(5, 3, 4)])
+    q, k, v = random_qkv(len(subtree_end), torch.bfloat16)
+    plan = plan_tree_attention(subtree_end, dtype=torch.bfloat16)
+    above = []
+    for generator_seed in range(2):
+        generator = torch.Generator().manual_seed(generator_seed)
+        leaf = torch.randn(1, 2, 6, 16, generator=generator).bfloat16().requires_grad_()
+        leaf.grad_dtype = torch.float32
+        leaf.grad = torch.zeros(leaf.shape)
+        above.append(leaf)
+    totals = [leaf.grad for leaf in above]
+    torch.autograd.backward(segment_attention(q, k, v, above[0], above[1], plan, scale=0.3).sum())
+    for leaf, total in zip(above, totals, strict=True):
+        assert total is not None
+        assert leaf.grad is total, "added in place"
+        assert not torch.equal(total, total.bfloat16().float()), "not rounded on the way"
+
+
+def test_wrong_shapes_are_refused() -> None:
+    subtree_end = forest([(5, 3, 4)])
+    q, k, v = random_qkv(4, torch.float32)
+    plan = plan_tree_attention(subtree_end, dtype=torch.float32)
+    with pytest.raises(ValueError, match="expected q and k of"):
+        segment_attention(q, k, v, k, v, plan, scale=1.0)

@@ -1,0 +1,180 @@
+"""Attention of a segment of a trie whose ancestors were computed before it.
+
+The P tokens on the path above the segment are visible to all of its T queries; inside the segment tree
+attention holds. Over all keys, with own[i] the keys of the segment that query i sees:
+
+    out[i] = sum over j in 0:P and own[i] of softmax_j(scale * q[i] . k[j]) * v[j]
+
+`reference_segment_attention` is that formula with a dense mask, and the specification. On CPU both parts run
+apart, the ancestors without a mask, and merge by their log-sum-exps:
+
+    lse = log(exp(lse_above) + exp(lse_own))
+    out = exp(lse_above - lse) out_above + exp(lse_own - lse) out_own
+
+The backward of each part is that of flash attention with the merged `out` and `lse`: with p = exp(s - lse) it
+needs nothing else of the other part. Letters as in `tree_attention`.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+from trieline.kernels.tree_attention import TreeAttentionPlan, compute_dtype, tree_attention
+
+_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+
+
+def segment_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    k_above: Tensor,
+    v_above: Tensor,
+    plan: TreeAttentionPlan,
+    *,
+    scale: float,
+) -> Tensor:
+    """Attend `q` [1, H, T, D] to `k_above`, `v_above` [1, G, P, D] and, by `plan`, to `k`, `v` [1, G, T, D].
+
+    Returns [1, T, H, D]. The memory of `k_above` and `v_above` must keep its values until the backward; what
+    lies behind it in the same storage may change.
+    """
+    if q.shape[2] != plan.num_tokens or k.shape[2] != plan.num_tokens:
+        msg = f"expected q and k of [1, heads, {plan.num_tokens}, size], got {[*q.shape]} and {[*k.shape]}"
+        raise ValueError(msg)
+    if k_above.shape[2] == 0:
+        return tree_attention(q, k, v, plan, scale=scale)
+    if q.device.type != "cpu":
+        return reference_segment_attention(q, k, v, k_above, v_above, plan.subtree_end, scale=scale)
+    out: Tensor = _SegmentAttention.apply(  # type: ignore[no-untyped-call]
+        q, k, v, k_above, v_above, plan, scale
+    )
+    return out
+
+
+def reference_segment_attention(
+    q: Tensor, k: Tensor, v: Tensor, k_above: Tensor, v_above: Tensor, subtree_end: Tensor, *, scale: float
+) -> Tensor:
+    """The formula of this module with a dense [T, P + T] mask. Same shapes as `segment_attention`."""
+    index = torch.arange(len(subtree_end), device=q.device)
+    own = (index[None, :] <= index[:, None]) & (index[:, None] < subtree_end[None, :])
+    visible = torch.cat([own.new_ones(len(own), k_above.shape[2]), own], dim=1)
+    out = functional.scaled_dot_product_attention(
+        q,
+        torch.cat([k_above, k], dim=2),
+        torch.cat([v_above, v], dim=2),
+        attn_mask=visible,
+        scale=scale,
+        enable_gqa=q.shape[1] != k.shape[1],
+    )
+    return out.transpose(1, 2)
+
+
+class _SegmentAttention(torch.autograd.Function):
+    """Both parts in the computing precision; `out` and `lse` are those of all keys."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        k_above: Tensor,
+        v_above: Tensor,
+        plan: TreeAttentionPlan,
+        scale: float,
+    ) -> Tensor:
+        dtype = compute_dtype(q.dtype)
+        q_, k_, v_ = q.to(dtype), k.to(dtype), v.to(dtype)
+        above, lse_above = _flash(
+            q_, k_above.to(dtype), v_above.to(dtype), 0.0, False, attn_mask=None, scale=scale
+        )
+        lse = torch.empty_like(lse_above)
+        out = q_.new_empty(1, q.shape[2], q.shape[1], q.shape[3])
+        for block in plan.blocks:
+            queries = slice(block.start, block.stop)
+            own, lse_own = _flash(
+                q_[:, :, queries],
+                _gather(k_, block.key_ranges),
+                _gather(v_, block.key_ranges),
+                0.0,
+                block.mask is None,
+                attn_mask=block.mask,
+                scale=scale,
+            )
+            lse[..., queries] = torch.logaddexp(lse_above[..., queries], lse_own)
+            share = (lse_own - lse[..., queries]).exp()[..., None]
+            out[:, queries] = torch.lerp(above[:, :, queries], own, share).transpose(1, 2)
+        out = out.to(q.dtype)
+        ctx.save_for_backward(q, k, v, out, lse)
+        # Not among the saved tensors, whose versions are checked: later segments write behind them into the
+        # same storage.
+        ctx.k_above, ctx.v_above = k_above, v_above
+        ctx.plan, ctx.scale = plan, scale
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, None, None]:
+        q, k, v, out, lse = ctx.saved_tensors
+        dtype = compute_dtype(q.dtype)
+        q_, k_, v_ = q.to(dtype), k.to(dtype), v.to(dtype)
+        grad_out, out = grad_out.to(dtype).transpose(1, 2), out.to(dtype).transpose(1, 2)
+        grad_q, grad_k_above, grad_v_above = _flash_backward(
+            grad_out,
+            q_,
+            ctx.k_above.to(dtype),
+            ctx.v_above.to(dtype),
+            out,
+            lse,
+            0.0,
+            False,
+            attn_mask=None,
+            scale=ctx.scale,
+        )
+        grad_k, grad_v = torch.zeros_like(k_), torch.zeros_like(v_)
+        for block in ctx.plan.blocks:
+            queries = slice(block.start, block.stop)
+            grad_q_block, grad_keys, grad_values = _flash_backward(
+                grad_out[:, :, queries],
+                q_[:, :, queries],
+                _gather(k_, block.key_ranges),
+                _gather(v_, block.key_ranges),
+                out[:, :, queries],
+                lse[..., queries],
+                0.0,
+                block.mask is None,
+                attn_mask=block.mask,
+                scale=ctx.scale,
+            )
+            grad_q[:, :, queries] += grad_q_block
+            _scatter_add(grad_k, grad_keys, block.key_ranges)
+            _scatter_add(grad_v, grad_values, block.key_ranges)
+        return (
+            grad_q.to(q.dtype),
+            grad_k.to(q.dtype),
+            grad_v.to(q.dtype),
+            # In the computing precision: gradients of many segments are summed.
+            grad_k_above,
+            grad_v_above,
+            None,
+            None,
+        )
+
+
+def _gather(keys: Tensor, ranges: Sequence[tuple[int, int]]) -> Tensor:
+    if len(ranges) == 1:
+        return keys[:, :, ranges[0][0] : ranges[0][1]]
+    return torch.cat([keys[:, :, lo:hi] for lo, hi in ranges], dim=2)
+
+
+def _scatter_add(total: Tensor, part: Tensor, ranges: Sequence[tuple[int, int]]) -> None:
+    offset = 0
+    for lo, hi in ranges:
+        total[:, :, lo:hi] += part[:, :, offset : offset + hi - lo]
+        offset += hi - lo
