@@ -87,6 +87,8 @@ class LearnerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     loses none in any case). 0: before it."""
     replay: str | None = None
     """Train on this recorded journal folder, in its order, instead of on live actors."""
+    replay_epochs: Positive = 1
+    """How often the recorded journal is gone through."""
 
     probe: bool = True
     """Compare the policy server with the learner before the first step."""
@@ -125,6 +127,8 @@ class LearnerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             raise LearnerError(msg)
         if self.replay is not None:
             self._validate_replay()
+        elif self.replay_epochs != 1:
+            _no_effect("replay_epochs", self.replay_epochs, "replay not set")
 
     def _validate_replay(self) -> None:
         for name in _LIVE_SETTINGS:
