@@ -141,7 +141,7 @@ class Progress:
             _figure(record, "perf/actor_tokens_per_second", "actors {:.0f} tokens/s"),
             _figure(record, "perf/throughput", "learner {:.0f} tokens/s"),
             _figure(record, "time/step", "{:.1f} s a step"),
-            _figure(record, "off_policy/staleness/mean", "lag {:.1f}"),
+            "" if self._supervised else _figure(record, "off_policy/staleness/mean", "lag {:.1f}"),
             _figure(record, "mismatch_kl/mean", "mismatch {:.1e}"),
             _figure(record, "entropy/mean", "entropy {:.2f}"),
         ]

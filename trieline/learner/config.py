@@ -65,7 +65,8 @@ class LearnerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     group_size: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 8
     """Rollouts of one task: the least number of sequences in a tree."""
     max_tokens: Positive = 8192
-    """Unique tokens in one forward pass. Bounds the memory of a step, not its result."""
+    """Unique tokens whose activations are kept at one time: a larger trie runs depth-first. Bounds the memory
+    of a step, not its result."""
     max_staleness: Count = 1
     """Versions that a token may be behind the weights it trains. 0: acting and learning take turns."""
     objective: ObjectiveConfig = ObjectiveConfig()
