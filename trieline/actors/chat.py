@@ -83,6 +83,32 @@ class ChatRenderer:
         end = self.stop_ids[:1]
         return np.concatenate([tokens, np.asarray(end, dtype=np.int32)])
 
+    def conversation_tokens(self, messages: Sequence[Message]) -> list[tuple[Int32, bool]]:
+        """A written conversation as runs of tokens: context, reply, context..., and whether each is a reply.
+
+        Ends with the last reply. Every reply stands as in sampling: after the start of a reply, closed by the
+        end of turn.
+
+        Raises:
+            ChatTemplateError: the template refuses the messages, or shows earlier turns otherwise later on.
+        """
+        messages = [_message(m["role"], self._clean(m["content"])) for m in messages]
+        runs: list[tuple[Int32, bool]] = []
+        shown = ""
+        for i, message in enumerate(messages):
+            if message["role"] != "assistant":
+                continue
+            before = self._render(messages[:i])
+            if not before.startswith(shown):
+                msg = f"the chat template rewrites earlier turns before message {i}, which no tree can hold"
+                raise ChatTemplateError(msg)
+            context = self._encode(before[len(shown) :])
+            if runs and len(context) and context[0] == self.end_of_turn_id:
+                context = context[1:]  # it closes the reply already
+            runs += [(context, False), (self.reply_tokens(message["content"]), True)]
+            shown = before + message["content"]
+        return runs
+
     def decode(self, token_ids: Int32) -> str:
         """The text of a reply, without special tokens."""
         known = token_ids[(token_ids >= 0) & (token_ids < self.vocab_size)]

@@ -48,7 +48,7 @@ def _play(env: TextEnv, config: EnvConfig, renderer: ChatRenderer, seed: int, le
         used += len(tokens)
         if turn == config.max_turns or used > config.max_context:
             break
-        rollout.turns.append(Turn(context=context, completion=_completion(tokens), reply=action))
+        rollout.turns.append(Turn(context=context, completion=written_completion(tokens), reply=action))
         step = checked_step(env.step(action), config.id)
         rollout.rewards.append(step.reward)
         rollout.observations.append(step.observation)
@@ -85,7 +85,8 @@ def _reply_tokens(renderer: ChatRenderer, action: str, config: EnvConfig) -> Int
     return tokens
 
 
-def _completion(tokens: Int32) -> Completion:
+def written_completion(tokens: Int32) -> Completion:
+    """Tokens that nobody sampled, as if a policy of version 0 had been certain of them."""
     zeros = np.zeros(len(tokens), dtype=np.float32)
     return Completion(
         request_id=0,

@@ -17,6 +17,10 @@ class StuckEnvironmentsError(ActorError):
     """Too many calls into environments never came back: only a new process gets rid of their threads."""
 
 
+class ConversationError(ActorError):
+    """A file of conversations has a line that is none. Names file and line."""
+
+
 class DemonstrationError(ActorError):
     """An environment can't show how its task is solved."""
 

@@ -5,9 +5,9 @@ import sys
 from collections.abc import Sequence
 
 from trieline import __version__
-from trieline.command_line import checks, environments, inspection, processes, training
+from trieline.command_line import checks, environments, fine_tuning, inspection, processes, training
 
-VERBS = (training, processes, environments, inspection, checks)
+VERBS = (training, fine_tuning, processes, environments, inspection, checks)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from trieline.kernels.tree_attention import TreeAttentionPlan, compute_dtype, tree_attention
+from trieline.kernels.tree_attention import TreeAttentionPlan, backward_dtype, compute_dtype, tree_attention
 
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
@@ -111,7 +111,7 @@ class _SegmentAttention(torch.autograd.Function):
             share = (lse_own - lse[..., queries]).exp()[..., None]
             out[:, queries] = torch.lerp(above[:, :, queries], own, share).transpose(1, 2)
         out = out.to(q.dtype)
-        ctx.save_for_backward(q, k, v, out, lse)
+        ctx.save_for_backward(q, k, v, out, lse.to(backward_dtype(q.dtype)))
         # Not among the saved tensors, whose versions are checked: later segments write behind them into the
         # same storage.
         ctx.k_above, ctx.v_above = k_above, v_above
@@ -122,7 +122,7 @@ class _SegmentAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, None, None]:
         q, k, v, out, lse = ctx.saved_tensors
-        dtype = compute_dtype(q.dtype)
+        dtype = backward_dtype(q.dtype)
         q_, k_, v_ = q.to(dtype), k.to(dtype), v.to(dtype)
         grad_out, out = grad_out.to(dtype).transpose(1, 2), out.to(dtype).transpose(1, 2)
         grad_q, grad_k_above, grad_v_above = _flash_backward(
@@ -148,8 +148,8 @@ class _SegmentAttention(torch.autograd.Function):
                 out[:, :, queries],
                 lse[..., queries],
                 0.0,
-                block.mask is None,
-                attn_mask=block.mask,
+                block.backward_mask is None,
+                attn_mask=block.backward_mask,
                 scale=ctx.scale,
             )
             grad_q[:, :, queries] += grad_q_block
@@ -159,7 +159,7 @@ class _SegmentAttention(torch.autograd.Function):
             grad_q.to(q.dtype),
             grad_k.to(q.dtype),
             grad_v.to(q.dtype),
-            # In the computing precision: gradients of many segments are summed.
+            # In the precision of the backward: gradients of many segments are summed.
             grad_k_above,
             grad_v_above,
             None,

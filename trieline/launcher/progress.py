@@ -32,8 +32,12 @@ class _State:
 class Progress:
     """Shows records of `metrics.jsonl`: a live view in a terminal, a line a step elsewhere."""
 
-    def __init__(self, title: str, *, steps: int, console: Console | None = None) -> None:
+    def __init__(
+        self, title: str, *, steps: int, console: Console | None = None, supervised: bool = False
+    ) -> None:
+        """`supervised`: what the run is after is the loss, not a reward."""
         self._title = title
+        self._supervised = supervised
         self._steps = steps
         self._console = console or Console()
         self._state = _State()
@@ -76,7 +80,7 @@ class Progress:
         state.record = record
         if "time/step" in record:
             state.step_seconds.append(float(record["time/step"]))
-        for name, value in record.items():
+        for name, value in () if self._supervised else record.items():
             env = environment_of(name)
             if env:
                 state.rewards.setdefault(env, []).append(float(value))
@@ -95,6 +99,7 @@ class Progress:
         parts: list[RenderableType] = [head, ProgressBar(total=max(1, self._steps), completed=state.step)]
         if state.rewards:
             parts.append(self._rewards())
+        if state.record:
             parts.append(Text(self._rates(), style="dim"))
         sample = state.record.get("sample")
         if isinstance(sample, Mapping):
@@ -132,10 +137,11 @@ class Progress:
     def _rates(self) -> str:
         record = self._state.record
         parts = [
+            _figure(record, "loss/policy", "loss {:.4f}") if self._supervised else "",
             _figure(record, "perf/actor_tokens_per_second", "actors {:.0f} tokens/s"),
             _figure(record, "perf/throughput", "learner {:.0f} tokens/s"),
             _figure(record, "time/step", "{:.1f} s a step"),
-            _figure(record, "off_policy/staleness/mean", "lag {:.1f}"),
+            "" if self._supervised else _figure(record, "off_policy/staleness/mean", "lag {:.1f}"),
             _figure(record, "mismatch_kl/mean", "mismatch {:.1e}"),
             _figure(record, "entropy/mean", "entropy {:.2f}"),
         ]

@@ -23,6 +23,13 @@ class RunFolder:
     @classmethod
     def create(cls, config: Config) -> "RunFolder":
         """Make a new folder named after the run and the moment, and write the resolved configuration."""
+        folder = cls.reserve(config)
+        folder.write(config)
+        return folder
+
+    @classmethod
+    def reserve(cls, config: Config) -> "RunFolder":
+        """Make a new folder for a run whose configuration isn't resolved yet."""
         base = Path(config.run.folder) / f"{config.run.name}-{time.strftime('%Y%m%d-%H%M%S')}"
         path, attempt = base, 1
         while path.exists():
@@ -31,7 +38,6 @@ class RunFolder:
         path.mkdir(parents=True)
         folder = cls(path.resolve())
         folder.logs.mkdir()
-        write_config(config, folder.config)
         return folder
 
     @classmethod
@@ -83,6 +89,10 @@ class RunFolder:
 
     def log(self, process: str) -> Path:
         return self.logs / f"{process}.log"
+
+    def write(self, config: Config) -> None:
+        """Write the resolved configuration."""
+        write_config(config, self.config)
 
     def load_config(self) -> Config:
         return load_config([str(self.config)])

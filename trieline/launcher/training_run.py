@@ -47,12 +47,12 @@ def run_training(config: Config, *, folder: RunFolder | None, resume: bool) -> i
         write_config(config, folder.config)  # with the addresses of this start
     console.print(f"run folder: {folder.path}", highlight=False)
     stopping = threading.Event()
-    previous = {s: signal.signal(s, _set_on_signal(stopping)) for s in (signal.SIGINT, signal.SIGTERM)}
+    previous = {s: signal.signal(s, set_on_signal(stopping)) for s in (signal.SIGINT, signal.SIGTERM)}
     supervisor = Supervisor(process_specs(config, folder, resume=resume))
     try:
         # The start stands inside the `try`, so that what did start is stopped when the rest does not.
         supervisor.start()
-        finished = _watch(config, folder, supervisor, console, stopping)
+        finished = watch_learner(config, folder, supervisor, console, stopping)
     finally:
         supervisor.close(STOP_OTHERS_S)
         for number, handler in previous.items():
@@ -73,12 +73,6 @@ def run_training(config: Config, *, folder: RunFolder | None, resume: bool) -> i
 def process_specs(config: Config, folder: RunFolder, *, resume: bool) -> list[ProcessSpec]:
     """The programs of a run. Each reads the run's config and can be started by hand with these arguments."""
     base = ("--config", str(folder.config))
-    resumed = ("--resume",) if resume else ()
-    learner = ProcessSpec(
-        name="learner",
-        arguments=("learner", *base, "--run", str(folder.path), *resumed),
-        log_file=folder.log("learner"),
-    )
     server = ProcessSpec(
         name="policy-server",
         arguments=("policy-server", *base),
@@ -91,7 +85,17 @@ def process_specs(config: Config, folder: RunFolder, *, resume: bool) -> list[Pr
         )
         for i in range(config.run.actors)
     ]
-    return [server, learner, *actors]
+    return [server, learner_spec(folder, resume=resume), *actors]
+
+
+def learner_spec(folder: RunFolder, *, resume: bool) -> ProcessSpec:
+    """The learner of a run."""
+    resumed = ("--resume",) if resume else ()
+    return ProcessSpec(
+        name="learner",
+        arguments=("learner", "--config", str(folder.config), "--run", str(folder.path), *resumed),
+        log_file=folder.log("learner"),
+    )
 
 
 def prepare_model(model: ModelConfig, console: Console) -> ModelConfig:
@@ -130,13 +134,14 @@ def check_environments(config: Config) -> None:
             env.close()
 
 
-def _watch(
+def watch_learner(
     config: Config, folder: RunFolder, supervisor: Supervisor, console: Console, stopping: threading.Event
 ) -> bool:
     """Show progress until the learner has ended. False: somebody asked to stop."""
     tail = MetricsTail(folder.metrics, from_end=True)
     title = f"{config.run.name}  {config.model.path}"
-    with Progress(title, steps=config.learner.steps, console=console) as progress:
+    supervised = config.learner.objective.loss == "sft"
+    with Progress(title, steps=config.learner.steps, console=console, supervised=supervised) as progress:
         while "learner" not in supervisor.check():
             for record in tail.read():
                 progress.update(record)
@@ -159,7 +164,9 @@ def _own_links(links: LinksConfig) -> LinksConfig:
     return msgspec.structs.replace(links, **free)
 
 
-def _set_on_signal(event: threading.Event) -> "signal._HANDLER":
+def set_on_signal(event: threading.Event) -> "signal._HANDLER":
+    """A handler that asks to stop."""
+
     def handle(number: int, frame: FrameType | None) -> None:
         event.set()
 

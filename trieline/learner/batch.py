@@ -38,13 +38,11 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class GroupTrace:
-    """One group of a pack, for V-trace: its episodes, and where its n trie tokens and m columns are."""
+    """One group of a pack, for V-trace: its episodes, where its n trie tokens are, and its m columns."""
 
     episodes: TrieEpisodes
     tokens: Int64
     """[n] place of each of its trie tokens in the pack's trie."""
-    columns: slice
-    """Its columns among those of the pack."""
     column_tokens: Int64
     """[m] the trie token (of the group's trie) of each column."""
     column_does: Int64
@@ -80,7 +78,7 @@ class Pack:
     newest_version: Tensor
     """[M] int64, over the sampled tokens of the sequence up to this one."""
     traces: tuple[GroupTrace, ...]
-    """Empty unless the advantage is `vtrace`."""
+    """Empty unless the advantage is `vtrace`; the columns of the groups follow each other in this order."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -216,26 +214,23 @@ def _distinct(tokens: Int32, num_tokens: int) -> tuple[Int64, Int64]:
 
 def _traces(groups: list[Group], trie: Trie) -> list[GroupTrace]:
     traces: list[GroupTrace] = []
-    first_sequence = first_column = 0
+    first_sequence = 0
     for group in groups:
         paths = trie.paths[first_sequence : first_sequence + len(group.sequences)]
         tokens = np.empty(group.trie.num_tokens, np.int64)
         for own, path in zip(group.trie.paths, paths, strict=True):
             tokens[own] = path
-        num_columns = sum(s.num_trained for s in group.sequences)
         episodes = trie_episodes(group.trie, group.sequences)
         own_paths = zip(group.trie.paths, group.sequences, strict=True)
         traces.append(
             GroupTrace(
                 episodes=episodes,
                 tokens=tokens,
-                columns=slice(first_column, first_column + num_columns),
                 column_tokens=np.concatenate([p[s.trained] for p, s in own_paths]).astype(np.int64),
                 column_does=np.concatenate([s.does_after()[s.trained] for s in group.sequences]),
             )
         )
         first_sequence += len(group.sequences)
-        first_column += num_columns
     return traces
 
 

@@ -66,7 +66,8 @@ class LearnerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     group_size: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 8
     """Rollouts of one task: the least number of sequences in a tree."""
     max_tokens: Positive = 8192
-    """Unique tokens in one forward pass. Bounds the memory of a step, not its result."""
+    """Unique tokens whose activations are kept at one time: a larger trie runs depth-first. Bounds the memory
+    of a step, not its result."""
     max_staleness: Count = 1
     """Versions that a token may be behind the weights it trains. 0: acting and learning take turns."""
     objective: ObjectiveConfig = ObjectiveConfig()
@@ -88,6 +89,8 @@ class LearnerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     loses none in any case). 0: before it."""
     replay: str | None = None
     """Train on this recorded journal folder, in its order, instead of on live actors."""
+    replay_epochs: Positive = 1
+    """How often the recorded journal is gone through."""
 
     probe: bool = True
     """Compare the policy server with the learner before the first step."""
@@ -126,6 +129,8 @@ class LearnerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             raise LearnerError(msg)
         if self.replay is not None:
             self._validate_replay()
+        elif self.replay_epochs != 1:
+            _no_effect("replay_epochs", self.replay_epochs, "replay not set")
 
     def _validate_replay(self) -> None:
         for name in _LIVE_SETTINGS:

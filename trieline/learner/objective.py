@@ -150,7 +150,6 @@ def _value_targets(pack: Pack, outputs: PackOutputs, config: ObjectiveConfig) ->
     logprobs = np.zeros(pack.trie.num_tokens)
     logprobs[pack.target_tokens.numpy()] = outputs.logprobs.detach().double().cpu().numpy()
     parts = []
-    # The columns of the groups follow each other.
     for trace in pack.traces:
         sweep = start_vtrace(trace, config)
         followers = np.flatnonzero(trace.episodes.trie.predecessor >= 0)

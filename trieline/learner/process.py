@@ -159,7 +159,11 @@ def _open_source(
     records_taken = state.records_taken if state else 0
     if config.replay is not None:
         source = ReplaySource(
-            Path(config.replay), trees_per_step=config.trees_per_step, start=records_taken, stop=stop
+            Path(config.replay),
+            trees_per_step=config.trees_per_step,
+            start=records_taken,
+            stop=stop,
+            epochs=config.replay_epochs,
         )
         return None, source
     accepted = read_accepted(run_dir / "journal", records_taken)

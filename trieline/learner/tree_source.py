@@ -71,8 +71,10 @@ class TreeSource(Protocol):
 class ReplaySource:
     """Steps from a recorded journal. Nothing is dropped for its age: the versions are another run's."""
 
-    def __init__(self, folder: Path, *, trees_per_step: int, start: int, stop: threading.Event) -> None:
-        self._deliveries: Iterator[TreeDelivery] = read_journal(folder, start=start)
+    def __init__(
+        self, folder: Path, *, trees_per_step: int, start: int, stop: threading.Event, epochs: int = 1
+    ) -> None:
+        self._deliveries = _replayed(folder, start, epochs)
         self._trees_per_step = trees_per_step
         self._stop = stop
 
@@ -90,6 +92,16 @@ class ReplaySource:
 
     def buffered(self) -> int:
         return 0
+
+
+def _replayed(folder: Path, start: int, epochs: int) -> Iterator[TreeDelivery]:
+    """All records `epochs` times, without the first `start` of them."""
+    for epoch in range(epochs):
+        for number, delivery in enumerate(read_journal(folder)):
+            if epoch == 0:
+                length = number + 1
+            if epoch * length + number >= start:
+                yield delivery
 
 
 class LiveSource:

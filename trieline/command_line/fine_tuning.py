@@ -1,0 +1,71 @@
+"""`trieline sft`: supervised fine-tuning on tree-shaped conversations and on recorded runs."""
+
+import argparse
+import math
+
+
+def add_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the verbs of this module to the command."""
+    from trieline.command_line.options import add_config_options
+
+    parser = verbs.add_parser(
+        "sft",
+        help="supervised fine-tuning on conversations that share prefixes, and on journals",
+        description="Trains on the replies (role assistant) of conversations, one a line: "
+        '{"messages": [{"role": ..., "content": ...}, ...]}. What conversations share is computed once.',
+    )
+    parser.add_argument("files", nargs="*", metavar="FILE.jsonl", help="conversations")
+    parser.add_argument(
+        "--journal",
+        action="append",
+        default=[],
+        metavar="RUN",
+        help="train on what the policy of this run (or journal folder) wrote; may be given several times",
+    )
+    parser.add_argument(
+        "--min-return",
+        type=float,
+        default=-math.inf,
+        metavar="R",
+        help="of journals, only the sequences with at least this return",
+    )
+    parser.add_argument("--epochs", type=int, default=1, help="times that the data are gone through")
+    parser.add_argument(
+        "--resume", metavar="RUN", help="go on with the run in this folder, from its latest checkpoint"
+    )
+    add_config_options(parser, default="sft")
+    parser.set_defaults(run=_sft)
+
+
+def _sft(options: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from trieline.command_line.options import log_to, read_config
+    from trieline.config import ConfigError
+    from trieline.launcher.run_folder import RunFolder
+    from trieline.launcher.sft_run import run_sft, start_sft
+
+    log_to(None)
+    if options.resume:
+        if options.files or options.journal or options.config or options.settings:
+            msg = "--resume goes on with the run's own data and config.toml: expected nothing else with it"
+            raise ConfigError(msg)
+        folder = RunFolder.open(options.resume)
+        return run_sft(folder.load_config(), folder, resume=True)
+    if not options.files and not options.journal:
+        msg = "expected conversations to train on (FILE.jsonl, or --journal RUN), got none"
+        raise ConfigError(msg)
+    if options.min_return != -math.inf and not options.journal:
+        msg = "--min-return has no effect without --journal"
+        raise ConfigError(msg)
+    if options.epochs < 1:
+        msg = f"expected --epochs of at least 1, got {options.epochs}"
+        raise ConfigError(msg)
+    config, folder = start_sft(
+        read_config(options),
+        files=[Path(f) for f in options.files],
+        journals=[Path(j) for j in options.journal],
+        min_return=options.min_return,
+        epochs=options.epochs,
+    )
+    return run_sft(config, folder, resume=False)
