@@ -15,7 +15,7 @@ that many queries see is cut into slices (`tree_blocks`), whose partial sums are
 import triton
 import triton.language as tl
 
-from trieline.kernels.tree_attention_forward import load_rows, scores
+from trieline.kernels.tree_attention_forward import PRECISION, load_rows, scores
 from trieline.kernels.tree_blocks import KEY_BLOCK, MAX_RUNS, QUERY_BLOCK
 
 _QUERY_BLOCK = tl.constexpr(QUERY_BLOCK)
@@ -48,55 +48,6 @@ def delta_kernel(
     )
     rows = m0 + tl.arange(0, BLOCK_M)
     tl.store(Delta + head * num_queries + rows, tl.sum(grad * out, axis=1), mask=rows < num_queries)
-
-
-@triton.jit
-def _gather_queries(
-    grad_k,
-    grad_v,
-    k,
-    v,
-    ends,
-    keys,
-    Q,
-    GradOut,
-    Lse,
-    Delta,
-    stride_qm,
-    stride_gm,
-    first,
-    stop,
-    num_queries,
-    query_offset,
-    scale,
-    softcap,
-    MASKED: tl.constexpr,
-    SOFTCAP: tl.constexpr,
-    HEAD_DIM: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    DOT: tl.constexpr,
-):
-    """Add the queries of the tiles `first:stop` to dK / scale and dV of one block of keys."""
-    for tile in range(first, stop):
-        m0 = tile * BLOCK_M
-        rows = m0 + tl.arange(0, BLOCK_M)
-        q = load_rows(Q, stride_qm, m0, num_queries, BLOCK_M, HEAD_DIM, BLOCK_D, DOT)
-        lse = tl.load(Lse + rows, mask=rows < num_queries, other=float("inf"))
-        s_t, slope_t = scores(tl.dot(k, tl.trans(q), input_precision="ieee"), scale, softcap, SOFTCAP)
-        p_t = tl.exp2(s_t - lse[None, :])
-        if MASKED:
-            queries = query_offset + rows
-            visible = (keys[:, None] <= queries[None, :]) & (queries[None, :] < ends[:, None])
-            p_t = tl.where(visible, p_t, 0.0)
-        grad_out = load_rows(GradOut, stride_gm, m0, num_queries, BLOCK_M, HEAD_DIM, BLOCK_D, DOT)
-        weights = p_t.to(Q.dtype.element_ty).to(DOT)
-        grad_v = tl.dot(weights, grad_out, grad_v, input_precision="ieee")
-        delta = tl.load(Delta + rows, mask=rows < num_queries, other=0.0)
-        grad_p_t = tl.dot(v, tl.trans(grad_out), input_precision="ieee")
-        grad_s_t = p_t * (grad_p_t - delta[None, :]) * slope_t
-        grad_k = tl.dot(grad_s_t.to(Q.dtype.element_ty).to(DOT), q, grad_k, input_precision="ieee")
-    return grad_k, grad_v
 
 
 @triton.jit(do_not_specialize=["num_queries", "num_keys", "query_offset", "key_blocks", "max_items"])
@@ -163,31 +114,43 @@ def keys_kernel(
         V + head.to(tl.int64) * stride_vg, stride_vn, n0, num_keys, BLOCK_N, HEAD_DIM, BLOCK_D, DOT
     )
 
-    # Tiles of queries: first:full_first masked, full_first:full_stop without mask, full_stop:stop masked.
+    # Tiles of queries: those of full_first:full_stop see all keys, the others of first:stop need the mask.
     seen_from = tl.maximum(n0 - query_offset, 0)
     seen_to = tl.maximum(tl.minimum(greatest - query_offset, num_queries), 0)
     first = tl.maximum(first_block * (_QUERY_BLOCK // BLOCK_M), seen_from // BLOCK_M)
     stop = tl.minimum(stop_block * (_QUERY_BLOCK // BLOCK_M), tl.cdiv(seen_to, BLOCK_M))
     full_first = tl.cdiv(tl.maximum(n0 + BLOCK_N - 1 - query_offset, 0), BLOCK_M)
-    full_first = tl.maximum(tl.minimum(full_first, stop), first)
     full_stop = tl.maximum(least - query_offset, 0) // BLOCK_M
     # Rows beyond the last query weigh nothing, with or without mask.
     full_stop = tl.where(least - query_offset >= num_queries, stop, full_stop)
-    full_stop = tl.maximum(tl.minimum(full_stop, stop), full_first)
+    tiles = tl.maximum(stop - first, 0)
 
     grad_k = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     grad_v = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
-    for query_head in range(head * GROUP, head * GROUP + GROUP):
-        offset = tl.cast(query_head, tl.int64)
-        for section in tl.static_range(3):
-            begin = first if section == 0 else (full_first if section == 1 else full_stop)
-            end = full_first if section == 0 else (full_stop if section == 1 else stop)
-            grad_k, grad_v = _gather_queries(
-                grad_k, grad_v, k, v, ends, keys, Q + offset * stride_qh, GradOut + offset * stride_gh,
-                Lse + offset * num_queries, Delta + offset * num_queries, stride_qm, stride_gm,
-                begin, end, num_queries, query_offset, scale, softcap,
-                section != 1, SOFTCAP, HEAD_DIM, BLOCK_D, BLOCK_M, DOT,
-            )  # fmt: skip
+    for step in range(tiles * GROUP):
+        query_head = tl.cast(head * GROUP + step // tiles, tl.int64)
+        tile = first + step % tiles
+        m0 = tile * BLOCK_M
+        rows = m0 + tl.arange(0, BLOCK_M)
+        q = load_rows(
+            Q + query_head * stride_qh, stride_qm, m0, num_queries, BLOCK_M, HEAD_DIM, BLOCK_D, DOT
+        )
+        lse = tl.load(Lse + query_head * num_queries + rows, mask=rows < num_queries, other=float("inf"))
+        s_t, slope_t = scores(tl.dot(k, tl.trans(q), input_precision=PRECISION), scale, softcap, SOFTCAP)
+        p_t = tl.exp2(s_t - lse[None, :])
+        if (tile < full_first) | (tile >= full_stop):
+            queries = query_offset + rows
+            visible = (keys[:, None] <= queries[None, :]) & (queries[None, :] < ends[:, None])
+            p_t = tl.where(visible, p_t, 0.0)
+        grad_out = load_rows(
+            GradOut + query_head * stride_gh, stride_gm, m0, num_queries, BLOCK_M, HEAD_DIM, BLOCK_D, DOT
+        )
+        grad_p_t = tl.dot(v, tl.trans(grad_out), input_precision=PRECISION)
+        weights = p_t.to(Q.dtype.element_ty).to(DOT)
+        grad_v = tl.dot(weights, grad_out, grad_v, input_precision=PRECISION)
+        delta = tl.load(Delta + query_head * num_queries + rows, mask=rows < num_queries, other=0.0)
+        grad_s_t = p_t * (grad_p_t - delta[None, :]) * slope_t
+        grad_k = tl.dot(grad_s_t.to(Q.dtype.element_ty).to(DOT), q, grad_k, input_precision=PRECISION)
     grad_k *= scale
 
     channels = tl.arange(0, BLOCK_D)
@@ -199,9 +162,9 @@ def keys_kernel(
     else:
         rows = part * BLOCK_N + tl.arange(0, BLOCK_N)
         base = Partial + (tl.cast(slot, tl.int64) * tl.num_programs(1) + head) * 2 * _KEY_BLOCK * BLOCK_D
-        pointers = base + rows[:, None] * BLOCK_D + channels[None, :]
-        tl.store(pointers, grad_k)
-        tl.store(pointers + _KEY_BLOCK * BLOCK_D, grad_v)
+        offsets = rows[:, None] * BLOCK_D + channels[None, :]
+        tl.store(base + offsets, grad_k)
+        tl.store(base + _KEY_BLOCK * BLOCK_D + offsets, grad_v)
 
 
 @triton.jit(do_not_specialize=["num_keys", "key_blocks"])
@@ -273,7 +236,7 @@ def _gather_keys(
         stop = tl.load(Runs + _MAX_RUNS + run) * _KEY_BLOCK
         for n0 in range(start, stop, BLOCK_N):
             k = load_rows(K, stride_kn, n0, num_keys, BLOCK_N, HEAD_DIM, BLOCK_D, DOT)
-            s, slope = scores(tl.dot(q, tl.trans(k), input_precision="ieee"), scale, softcap, SOFTCAP)
+            s, slope = scores(tl.dot(q, tl.trans(k), input_precision=PRECISION), scale, softcap, SOFTCAP)
             p = tl.exp2(s - lse[:, None])
             if MASKED:
                 keys = n0 + tl.arange(0, BLOCK_N)
@@ -281,9 +244,9 @@ def _gather_keys(
                 visible = (keys[None, :] <= queries[:, None]) & (queries[:, None] < ends[None, :])
                 p = tl.where(visible, p, 0.0)
             v = load_rows(V, stride_vn, n0, num_keys, BLOCK_N, HEAD_DIM, BLOCK_D, DOT)
-            grad_p = tl.dot(grad_out, tl.trans(v), input_precision="ieee")
+            grad_p = tl.dot(grad_out, tl.trans(v), input_precision=PRECISION)
             grad_s = p * (grad_p - delta[:, None]) * slope
-            grad_q = tl.dot(grad_s.to(K.dtype.element_ty).to(DOT), k, grad_q, input_precision="ieee")
+            grad_q = tl.dot(grad_s.to(K.dtype.element_ty).to(DOT), k, grad_q, input_precision=PRECISION)
     return grad_q
 
 

@@ -4,8 +4,7 @@
 tensors, and never wait for the device. Shapes: M queries, N keys, H query heads, G key-value heads, D head size.
 """
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -27,8 +26,7 @@ INTERPRETED = not isinstance(attend_kernel, triton.runtime.JITFunction)
 """Whether TRITON_INTERPRET was set when the kernels were imported: they run on CPU tensors then."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Tile:
+class Tile(NamedTuple):
     """The shape of a kernel's program. `block_m` divides QUERY_BLOCK, `block_n` divides KEY_BLOCK."""
 
     block_m: int
@@ -37,19 +35,20 @@ class Tile:
     num_stages: int
 
 
+TILES = {
+    # (kernel, bytes an element): by head size up to 64, 128 and 256.
+    ("attend", 2): (Tile(128, 64, 8, 3), Tile(128, 64, 8, 3), Tile(64, 16, 8, 2)),
+    ("keys", 2): (Tile(64, 64, 4, 2), Tile(64, 64, 8, 2), Tile(32, 32, 8, 2)),
+    ("queries", 2): (Tile(64, 64, 4, 2), Tile(64, 64, 8, 2), Tile(64, 16, 8, 2)),
+    ("attend", 4): (Tile(64, 32, 4, 2), Tile(64, 32, 8, 2), Tile(32, 32, 8, 1)),
+    ("keys", 4): (Tile(32, 32, 4, 2), Tile(32, 32, 8, 1), Tile(16, 32, 8, 1)),
+    ("queries", 4): (Tile(64, 32, 4, 2), Tile(32, 32, 8, 1), Tile(32, 16, 8, 1)),
+}
+
+
 def tile_of(kernel: str, dtype: torch.dtype, head_dim: int) -> Tile:
-    """The tile of `kernel` (`attend`, `keys` or `queries`), chosen so that nothing spills on sm_90."""
-    half = dtype != torch.float32
-    if not half:
-        small = {"attend": (64, 32), "keys": (32, 32), "queries": (32, 32)}[kernel]
-        return Tile(block_m=small[0], block_n=small[1], num_warps=4, num_stages=2 if head_dim <= 128 else 1)
-    if kernel == "keys":
-        if head_dim <= 128:
-            return Tile(block_m=64, block_n=64, num_warps=4, num_stages=2)
-        return Tile(block_m=64, block_n=64, num_warps=8, num_stages=1)
-    if head_dim <= 128:
-        return Tile(block_m=128, block_n=64, num_warps=8, num_stages=3 if kernel == "attend" else 2)
-    return Tile(block_m=128, block_n=64, num_warps=8, num_stages=2 if kernel == "attend" else 1)
+    """The tile of `kernel`: the largest tried that spills nothing on sm_90 (`benchmarks/kernels_sm90.py`)."""
+    return TILES[kernel, dtype.itemsize][0 if head_dim <= 64 else 1 if head_dim <= 128 else 2]
 
 
 def dot_dtype(dtype: torch.dtype) -> Any:
