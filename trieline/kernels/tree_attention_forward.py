@@ -162,7 +162,8 @@ def attend_kernel(
             queries, num_keys, scale, softcap, masked == 1, SOFTCAP, HEAD_DIM, BLOCK_D, BLOCK_N, DOT,
         )  # fmt: skip
     sees = total > 0
-    out = accumulator / tl.where(sees, total, 1.0)[:, None]
+    total = tl.where(sees, total, 1.0)
+    out = accumulator / total[:, None]
     lse = tl.where(sees, largest + tl.log2(total), float("inf"))
     channels = tl.arange(0, BLOCK_D)
     inside = (rows < num_queries)[:, None] & (channels < HEAD_DIM)[None, :]

@@ -41,6 +41,7 @@ def visible_pairs(subtree_end: Tensor, query_offset: int = 0) -> Tensor:
 
 def relative_error(got: Tensor, want: Tensor) -> float:
     """Of norms; absolute where the expected norm is small."""
+    got, want = got.detach(), want.detach()
     return float((got.double() - want).norm() / want.norm().clamp_min(1.0))
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.kernels.on_triton.forests import forest, visible_pairs
+from tests.kernels.on_triton.forests import DEVICE, forest, visible_pairs
 from trieline.kernels.tree_blocks import (
     KEY_BLOCK,
     LEAST_SLICE,
@@ -14,7 +14,7 @@ from trieline.kernels.tree_blocks import (
 )
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(8))
 def test_plan_covers_what_is_visible(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     size = int(torch.randint(1, 1400, (), generator=generator))
@@ -54,11 +54,18 @@ def test_plan_covers_what_is_visible(seed: int) -> None:
     assert set(blocks.items[0, :num_items].tolist()) == set(range(wanted.shape[1]))
 
 
-def test_work_is_cut_evenly() -> None:
-    length = 300 * QUERY_BLOCK
-    blocks = plan_tree_blocks(torch.full((length,), length, dtype=torch.int32))
+def test_trunk_is_cut_evenly() -> None:
+    trunk, branches = 256, 60
+    total = trunk + branches * QUERY_BLOCK
+    index = torch.arange(total)
+    branch_end = (index - trunk) // QUERY_BLOCK * QUERY_BLOCK + trunk + QUERY_BLOCK
+    ends = torch.where(index < trunk, total, branch_end).to(DEVICE, torch.int32)
+    blocks = plan_tree_blocks(ends)
     num_items, slice_length = blocks.schedule.tolist()
     work = (blocks.items[2] - blocks.items[1])[:num_items]
     assert slice_length == max(LEAST_SLICE, -(-int(work.sum()) // SLICES))
     assert int(work.max()) == slice_length
-    assert int((blocks.items[3, :num_items] >= 0).sum()) <= 2 * SLICES
+    assert blocks.slices[0, : trunk // KEY_BLOCK].tolist() == [-(-(branches + 2) // slice_length)] * 2 + [
+        -(-(branches + 1) // slice_length)
+    ] * 2
+    assert (blocks.slices[0, trunk // KEY_BLOCK :] == 1).all()
