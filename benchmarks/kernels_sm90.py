@@ -2,9 +2,9 @@
 
     python benchmarks/kernels_sm90.py [--kernels attend keys queries] [--tile M N WARPS STAGES]
 
-Needs torch and triton, whose wheel brings ptxas. The compiled kernels are those that a launch would take: sizes
-and strides divisible by 16 say so, the numbers of tokens don't. `--tile` tries another tile. Written to
-`benchmarks/results/kernels_sm90.json` unless a tile is tried.
+Needs torch and triton, whose wheel brings ptxas. The compiled kernels are those that a launch would take:
+sizes and strides divisible by 16 say so, the numbers of tokens don't. `--tile` tries another tile. Written
+to `benchmarks/results/kernels_sm90.json` unless a tile is tried.
 """
 
 import argparse
@@ -25,7 +25,12 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
-from trieline.kernels import tree_attention_backward, tree_attention_forward, tree_blocks
+from trieline.kernels import (
+    token_logprob_op,
+    tree_attention_backward,
+    tree_attention_forward,
+    tree_blocks,
+)
 from trieline.kernels.tree_attention_op import DTYPES, HEAD_DIMS, Tile, tile_of
 
 RESULTS = Path(__file__).parent / "results" / "kernels_sm90.json"
@@ -39,8 +44,40 @@ TILED = {
     "keys": tree_attention_backward.keys_kernel,
     "queries": tree_attention_backward.queries_kernel,
 }
-FLOAT32 = {"Lse", "Delta", "Partial"}
-INT32 = {"SubtreeEnd", "KeyExtent", "Runs", "NumRuns", "Items", "Slices", "Schedule"}
+BLOCKS = {"QUERY_BLOCK": tree_blocks.QUERY_BLOCK, "KEY_BLOCK": tree_blocks.KEY_BLOCK}
+OTHERS: dict[str, tuple[Any, int, dict[str, Any]]] = {
+    "tree_attention/delta": (
+        tree_attention_backward.delta_kernel, 4, {"HEAD_DIM": 128, "BLOCK_D": 128, "BLOCK_M": 64},
+    ),
+    "tree_attention/add_slices": (
+        tree_attention_backward.add_slices_kernel, 4, {"HEAD_DIM": 128, "BLOCK_D": 128, "BLOCK_N": 64},
+    ),
+    "tree_blocks/key_extents": (tree_blocks._key_extents, 1, {"KEY_BLOCK": tree_blocks.KEY_BLOCK}),
+    "tree_blocks/query_runs": (
+        tree_blocks._query_runs, 4, BLOCKS | {"MAX_RUNS": tree_blocks.MAX_RUNS, "SCAN": tree_blocks._SCAN},
+    ),
+    "tree_blocks/schedule_slices": (
+        tree_blocks._schedule_slices,
+        4,
+        BLOCKS
+        | {
+            "SLICES": tree_blocks.SLICES,
+            "LEAST_SLICE": tree_blocks.LEAST_SLICE,
+            "SCAN": 4 * tree_blocks._SCAN,
+        },
+    ),
+    "tree_blocks/cut_slices": (tree_blocks._cut_slices, 1, BLOCKS | {"MAX_SLICES": 2 * tree_blocks.SLICES}),
+    "token_logprob/accumulate": (token_logprob_op.accumulate_kernel, 8, {"BLOCK": 2048}),
+    "token_logprob/gradient": (token_logprob_op.gradient_kernel, 8, {"BLOCK": 2048}),
+}  # fmt: skip
+"""Kernel, warps and constants of what has one tile only; compiled for bfloat16."""
+FLOAT32 = {
+    "Lse", "Delta", "Partial", "Logits", "Largest", "Sum", "WeightedSum", "Chosen", "Entropies",
+    "GradLogprobs", "GradEntropies",
+}  # fmt: skip
+INT32 = {"SubtreeEnd", "KeyExtent", "Runs", "NumRuns", "Items", "Slices", "Schedule", "Starts"}
+INT64 = {"Targets"}
+FLOAT_SCALARS = {"scale", "softcap", "inverse_temperature"}
 
 
 def signature_of(kernel: Any, dtype: torch.dtype, constants: dict[str, Any]) -> dict[str, str]:
@@ -53,10 +90,12 @@ def signature_of(kernel: Any, dtype: torch.dtype, constants: dict[str, Any]) -> 
             types[name] = "*fp32"
         elif name in INT32:
             types[name] = "*i32"
+        elif name in INT64:
+            types[name] = "*i64"
         elif name[0].isupper():
             types[name] = "*" + NAMES[dtype]
         else:
-            types[name] = "fp32" if name in ("scale", "softcap") else "i32"
+            types[name] = "fp32" if name in FLOAT_SCALARS else "i32"
     return types
 
 
@@ -67,7 +106,7 @@ def compile_kernel(
     attributes = {
         (i,): [["tt.divisibility", 16]]
         for i, (name, kind) in enumerate(signature.items())
-        if kind.startswith("*") or name.startswith("stride")
+        if kind.startswith("*") or name.startswith("stride_")
     }
     source = ASTSource(
         fn=kernel,
@@ -122,9 +161,7 @@ def tiled_row(name: str, dtype: torch.dtype, size: int, softcap: bool, tile: Til
         "num_warps": tile.num_warps,
         "num_stages": tile.num_stages,
     }
-    made = compile_kernel(
-        TILED[name], dtype, constants, num_warps=tile.num_warps, num_stages=tile.num_stages
-    )
+    made = compile_kernel(TILED[name], dtype, constants, num_warps=tile.num_warps, num_stages=tile.num_stages)
     row.update(made)
     print(
         f"{row['kernel']:24} {row['dtype']:5} D {size:3} {'softcap' if softcap else '       '} "
@@ -132,6 +169,18 @@ def tiled_row(name: str, dtype: torch.dtype, size: int, softcap: bool, tile: Til
         f"{made['registers']:3} registers, {made['shared_bytes']:6} B shared, "
         f"{made['spill_store_bytes']}/{made['spill_load_bytes']} B spilled, "
         f"{made['wgmma']} wgmma, {made['cp_async']} cp.async",
+        flush=True,
+    )
+    return row
+
+
+def other_row(name: str) -> dict[str, Any]:
+    kernel, num_warps, constants = OTHERS[name]
+    row: dict[str, Any] = {"kernel": name, "dtype": "bf16", "num_warps": num_warps, "num_stages": 3}
+    row |= compile_kernel(kernel, torch.bfloat16, constants, num_warps=num_warps, num_stages=3)
+    print(
+        f"{name:28} {num_warps} warps: {row['registers']:3} registers, {row['shared_bytes']:6} B shared, "
+        f"{row['spill_store_bytes']}/{row['spill_load_bytes']} B spilled",
         flush=True,
     )
     return row
@@ -155,8 +204,10 @@ def main() -> None:
                 if options.tile:
                     tile = Tile(*options.tile)
                 rows += [tiled_row(name, dtype, size, bool(cap), tile) for cap in options.softcap]
+    if not options.tile:
+        rows += [other_row(name) for name in OTHERS]
     spilled = [row for row in rows if row["spill_store_bytes"] or row["spill_load_bytes"]]
-    print(f"{len(rows)} kernels, {len(spilled)} of them spill")
+    print(f"{len(rows)} kernels, {len(spilled)} spill")
     if not options.tile:
         RESULTS.write_text(json.dumps({"triton": triton.__version__, "rows": rows}, indent=1) + "\n")
 

@@ -19,7 +19,10 @@ def test_tries_and_padding_pass() -> None:
     ("ends", "message"),
     [
         ([4, 0, 3, 4], "token 1: expected a subtree_end from 1 to 4, got 0"),
-        ([4, 3, 4, 5], "token 2: expected a subtree_end of at most 3, that of token 1 which it is under, got 4"),
+        (
+            [4, 3, 4, 5],
+            "token 2: expected a subtree_end of at most 3, that of token 1 which it is under, got 4",
+        ),
         ([3, 2, 4], "token 2: expected a subtree_end from 2 to 3, got 4"),
         ([2.0, 2.0], "expected subtree_end"),
     ],

@@ -1,4 +1,4 @@
-"""The tests of the Triton kernels on a machine without a GPU: in a process of its own, under the interpreter."""
+"""The tests of the Triton kernels without a GPU: under the interpreter, in a process of their own."""
 
 import os
 import subprocess

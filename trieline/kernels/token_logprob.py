@@ -41,8 +41,8 @@ def token_logprob(
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities [M] of `targets` [M] at `rows` [M] of `hidden` [R, D], and entropies [R], in nats.
 
-    `weight` is [V, D]. Results are float32, or float64 for float64 operands; memory is O(budget + R + M). On a
-    GPU nothing is kept for the backward: the budget is that of the logits in memory at a time.
+    `weight` is [V, D]. Results are float32, or float64 for float64 operands; memory is O(budget + R + M).
+    On a GPU nothing is kept for the backward: the budget is that of the logits in memory at a time.
     """
     if takes_triton(hidden.device, hidden.dtype):
         # Not at the top: without Triton this module must import.

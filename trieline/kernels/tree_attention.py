@@ -4,10 +4,10 @@ Query i sees key j iff `j <= i < subtree_end[j]`, which is: j is i or an ancesto
 
     out[i] = sum over visible j of softmax_j(scale * q[i] . k[j]) * v[j]
 
-`reference_tree_attention` is that formula with a dense mask, and the specification. On a GPU the Triton kernels
-of `tree_attention_op` run. On CPU `tree_attention`
-cuts the queries into blocks that see few keys they must not see, and runs each against the keys of its
-ancestors and its own. Shapes: B queries of a block, T tokens, H query heads, G key-value heads, D head size.
+`reference_tree_attention` is that formula with a dense mask, and the specification. On a GPU the Triton
+kernels of `tree_attention_op` run. On CPU `tree_attention` cuts the queries into blocks that see few keys
+they must not see, and runs each against the keys of its ancestors and its own. Shapes: B queries of a
+block, T tokens, H query heads, G key-value heads, D head size.
 """
 
 from __future__ import annotations
@@ -79,9 +79,7 @@ def plan_tree_attention(subtree_end: Tensor, *, dtype: torch.dtype) -> TreeAtten
         # Not at the top: without Triton this module must import.
         from trieline.kernels.tree_blocks import plan_tree_blocks
 
-        return TreeAttentionPlan(
-            subtree_end=subtree_end, blocks=(), gpu_blocks=plan_tree_blocks(subtree_end)
-        )
+        return TreeAttentionPlan(subtree_end=subtree_end, blocks=(), gpu_blocks=plan_tree_blocks(subtree_end))
     if subtree_end.device.type != "cpu":
         return TreeAttentionPlan(subtree_end=subtree_end, blocks=())
     ends = subtree_end.tolist()

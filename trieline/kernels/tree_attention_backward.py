@@ -90,8 +90,10 @@ def keys_kernel(
     BLOCK_N: tl.constexpr,
     DOT: tl.constexpr,
 ):
-    """dK and dV of one item of one key head: whole into `GradK`, `GradV` [n, g, d], or a slice of them into
-    `Partial` [2, slot, g, KEY_BLOCK, BLOCK_D]. Axis 2 of the grid counts the BLOCK_N parts of a key block."""
+    """dK and dV of one item of one key head. Axis 2 of the grid counts the BLOCK_N parts of a key block.
+
+    Whole, they go into `GradK`, `GradV` [n, g, d]; slices into `Partial` [slot, g, 2, KEY_BLOCK, BLOCK_D].
+    """
     item = tl.program_id(0)
     if item >= tl.load(Schedule):
         return
@@ -107,12 +109,8 @@ def keys_kernel(
     n0 = block * _KEY_BLOCK + part * BLOCK_N
     keys = n0 + tl.arange(0, BLOCK_N)
     ends = tl.load(SubtreeEnd + keys, mask=keys < num_keys, other=0)
-    k = load_rows(
-        K + head.to(tl.int64) * stride_kg, stride_kn, n0, num_keys, BLOCK_N, HEAD_DIM, BLOCK_D, DOT
-    )
-    v = load_rows(
-        V + head.to(tl.int64) * stride_vg, stride_vn, n0, num_keys, BLOCK_N, HEAD_DIM, BLOCK_D, DOT
-    )
+    k = load_rows(K + head.to(tl.int64) * stride_kg, stride_kn, n0, num_keys, BLOCK_N, HEAD_DIM, BLOCK_D, DOT)
+    v = load_rows(V + head.to(tl.int64) * stride_vg, stride_vn, n0, num_keys, BLOCK_N, HEAD_DIM, BLOCK_D, DOT)
 
     # Tiles of queries: those of full_first:full_stop see all keys, the others of first:stop need the mask.
     seen_from = tl.maximum(n0 - query_offset, 0)
@@ -132,9 +130,7 @@ def keys_kernel(
         tile = first + step % tiles
         m0 = tile * BLOCK_M
         rows = m0 + tl.arange(0, BLOCK_M)
-        q = load_rows(
-            Q + query_head * stride_qh, stride_qm, m0, num_queries, BLOCK_M, HEAD_DIM, BLOCK_D, DOT
-        )
+        q = load_rows(Q + query_head * stride_qh, stride_qm, m0, num_queries, BLOCK_M, HEAD_DIM, BLOCK_D, DOT)
         lse = tl.load(Lse + query_head * num_queries + rows, mask=rows < num_queries, other=float("inf"))
         s_t, slope_t = scores(tl.dot(k, tl.trans(q), input_precision=PRECISION), scale, softcap, SOFTCAP)
         p_t = tl.exp2(s_t - lse[None, :])

@@ -5,10 +5,11 @@
     out[i]  = sum over visible j of 2^(s[i, j] log2 e - lse[i]) v[j]
 
 One program takes BLOCK_M queries of one head and walks the runs of `tree_blocks`: full ones without a mask,
-then partial ones. A row that sees nothing has out 0 and lse +inf, so that 2^(s - lse) is 0 in the backward too.
+then partial ones. A row that sees nothing has out 0 and lse +inf, so that 2^(s - lse) is 0 in the backward
+too.
 
-Letters in all kernels: h query head, g key head, m row of a query, n row of a key, d channel. Rows of `Q`, `Out`
-and `Lse` count from `query_offset`, which is the place of the first query among the keys.
+Letters in all kernels: h query head, g key head, m row of a query, n row of a key, d channel. Rows of `Q`,
+`Out` and `Lse` count from `query_offset`, which is the place of the first query among the keys.
 """
 
 import triton
@@ -17,11 +18,11 @@ import triton.language as tl
 from trieline.kernels.tree_blocks import KEY_BLOCK, MAX_RUNS, QUERY_BLOCK
 
 PRECISION = tl.constexpr("tf32x3")
-"""Of products of float32: three products in tf32 of the high and low parts, as exact as float32 to about 1e-6.
-Half precision has one product, whatever this says."""
+"""Of products of float32: three products in tf32 of the high and low parts, as exact as float32 to about
+1e-6. Half precision has one product, whatever this says."""
 LOG2_E = tl.constexpr(1.4426950408889634)
 LOWEST = tl.constexpr(-1e30)
-"""Where a running maximum starts: below every score, and finite, so that rows that see nothing give no NaN."""
+"""Where a running maximum starts: below every score, and finite, or rows that see nothing give NaN."""
 _QUERY_BLOCK = tl.constexpr(QUERY_BLOCK)
 _KEY_BLOCK = tl.constexpr(KEY_BLOCK)
 _MAX_RUNS = tl.constexpr(MAX_RUNS)

@@ -1,7 +1,8 @@
-"""Tree attention on the GPU as an operator of torch: what `torch.compile` and checkpointing see of the kernels.
+"""Tree attention on the GPU as an operator of torch, which is what `torch.compile` and checkpointing see.
 
-`trieline::tree_attention` and its backward have fake kernels and autograd, take the plan of `tree_blocks` as
-tensors, and never wait for the device. Shapes: M queries, N keys, H query heads, G key-value heads, D head size.
+`trieline::tree_attention` and its backward have fake kernels and autograd, take the plan of `tree_blocks`
+as tensors, and never wait for the device. Shapes: M queries, N keys, H query heads, G key-value heads, D
+head size.
 """
 
 from typing import Any, NamedTuple
@@ -37,17 +38,18 @@ class Tile(NamedTuple):
 
 TILES = {
     # (kernel, bytes an element): by head size up to 64, 128 and 256.
-    ("attend", 2): (Tile(128, 64, 8, 3), Tile(128, 64, 8, 3), Tile(64, 16, 8, 2)),
+    ("attend", 2): (Tile(128, 64, 8, 3), Tile(128, 64, 8, 3), Tile(64, 32, 8, 2)),
     ("keys", 2): (Tile(64, 64, 4, 2), Tile(64, 64, 8, 2), Tile(32, 32, 8, 2)),
-    ("queries", 2): (Tile(64, 64, 4, 2), Tile(64, 64, 8, 2), Tile(64, 16, 8, 2)),
-    ("attend", 4): (Tile(64, 32, 4, 2), Tile(64, 32, 8, 2), Tile(32, 32, 8, 1)),
-    ("keys", 4): (Tile(32, 32, 4, 2), Tile(32, 32, 8, 1), Tile(16, 32, 8, 1)),
-    ("queries", 4): (Tile(64, 32, 4, 2), Tile(32, 32, 8, 1), Tile(32, 16, 8, 1)),
+    ("queries", 2): (Tile(64, 64, 4, 2), Tile(64, 32, 4, 2), Tile(64, 16, 8, 2)),
+    ("attend", 4): (Tile(64, 32, 4, 2), Tile(32, 16, 8, 1), Tile(16, 16, 8, 1)),
+    ("keys", 4): (Tile(32, 32, 4, 2), Tile(32, 16, 8, 1), Tile(16, 16, 8, 1)),
+    ("queries", 4): (Tile(32, 32, 4, 2), Tile(16, 32, 8, 1), Tile(16, 16, 8, 1)),
 }
+"""The largest of those tried that spill nothing on sm_90 without a softcap; float32 at 256 spills in all."""
 
 
 def tile_of(kernel: str, dtype: torch.dtype, head_dim: int) -> Tile:
-    """The tile of `kernel`: the largest tried that spills nothing on sm_90 (`benchmarks/kernels_sm90.py`)."""
+    """The tile of `kernel` (`attend`, `keys`, `queries`); `benchmarks/kernels_sm90.py` says what it takes."""
     return TILES[kernel, dtype.itemsize][0 if head_dim <= 64 else 1 if head_dim <= 128 else 2]
 
 
@@ -63,7 +65,7 @@ def tree_attention_on_gpu(
 ) -> Tensor:
     """Attend `q` [1, H, M, D] to `k`, `v` [1, G, N, D]; H is a multiple of G. Returns [1, M, H, D].
 
-    `softcap` > 0 caps scores: softcap * tanh(score / softcap). Raises ValueError for what the kernels can't do.
+    `softcap` > 0 caps scores: softcap * tanh(score / softcap). Raises ValueError for what kernels can't do.
     """
     _check(q, k, v, blocks, softcap)
     out, _ = tree_attention_op(
@@ -167,7 +169,7 @@ def tree_attention_backward_op(
     scale: float,
     softcap: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of q, k and v, which lie in memory as [tokens, heads, D], the order in which models have them."""
+    """Gradients of q, k and v, in memory as [tokens, heads, D], the order in which models have them."""
     heads, num_queries, size = q.shape
     key_heads, num_keys = k.shape[:2]
     q, k, v, grad_out = (_last_contiguous(t) for t in (q, k, v, grad_out))

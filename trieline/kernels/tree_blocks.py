@@ -35,7 +35,7 @@ _SCAN = 256
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class TreeBlocks:
-    """The plan of the GPU kernels for queries `query_offset : query_offset + num_queries` over `num_keys` keys.
+    """The plan of the GPU kernels for `num_queries` queries from `query_offset` on, over `num_keys` keys.
 
     Q = ceil(num_queries / QUERY_BLOCK), K = ceil(num_keys / KEY_BLOCK). All tensors are int32.
     """
@@ -76,14 +76,15 @@ def plan_tree_blocks(
 ) -> TreeBlocks:
     """Plan attention of `num_queries` tokens from `query_offset` on (default: all) over the keys [num_keys].
 
-    Keys are numbered in preorder, whether they are a whole pack, or the path down to a segment and the segment
-    itself. A key with `subtree_end[j] <= j` is seen by no query.
+    Keys are numbered in preorder, whether they are a whole pack, or the path down to a segment and the
+    segment itself. A key with `subtree_end[j] <= j` is seen by no query.
     """
     num_keys = len(subtree_end)
     if num_queries is None:
         num_queries = num_keys - query_offset
     if subtree_end.ndim != 1 or subtree_end.dtype not in (torch.int32, torch.int64):
-        msg = f"expected subtree_end of [keys] in int32 or int64, got {[*subtree_end.shape]} {subtree_end.dtype}"
+        got = f"{[*subtree_end.shape]} {subtree_end.dtype}"
+        msg = f"expected subtree_end of [keys] in int32 or int64, got {got}"
         raise ValueError(msg)
     if query_offset < 0 or num_queries < 0 or query_offset + num_queries > num_keys:
         msg = (
@@ -203,7 +204,13 @@ def _query_runs(
 
 @triton.jit
 def _query_range(
-    KeyExtent, blocks, key_blocks, num_queries, query_offset, QUERY_BLOCK: tl.constexpr, KEY_BLOCK: tl.constexpr
+    KeyExtent,
+    blocks,
+    key_blocks,
+    num_queries,
+    query_offset,
+    QUERY_BLOCK: tl.constexpr,
+    KEY_BLOCK: tl.constexpr,
 ):
     """First query block that sees `blocks`, and how many do."""
     greatest = tl.load(KeyExtent + key_blocks + blocks, mask=blocks < key_blocks, other=0)

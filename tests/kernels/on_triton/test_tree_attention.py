@@ -54,7 +54,7 @@ def compare(qkv: list[Tensor], blocks: TreeBlocks, *, scale: float, softcap: flo
     upstream = random_tensor(*out.shape, dtype=out.dtype, seed=9)
     gradients = torch.autograd.grad(out, qkv, upstream)
     wanted = torch.autograd.grad(want, exact, upstream.double())
-    for name, got, expected in zip("out q k v".split(), (out, *gradients), (want, *wanted), strict=True):
+    for name, got, expected in zip(["out", "q", "k", "v"], (out, *gradients), (want, *wanted), strict=True):
         error = relative_error(got, expected)
         assert error < TOLERANCE[q.dtype], f"{name}: {error}"
 
@@ -102,7 +102,7 @@ def test_long_trunk_is_cut_into_slices_and_stays_the_same_bit_for_bit() -> None:
 
 
 def test_path_with_more_gaps_than_runs() -> None:
-    # A trunk of 128 tokens, then a side branch of 128 that ends, and so on: the last token sees every other one.
+    # 128 tokens of trunk, a side branch of 128, trunk again: the last token sees every other piece.
     pieces, length = 132, 128
     total = pieces * length
     index = torch.arange(total)

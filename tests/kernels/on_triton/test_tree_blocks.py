@@ -65,7 +65,8 @@ def test_trunk_is_cut_evenly() -> None:
     work = (blocks.items[2] - blocks.items[1])[:num_items]
     assert slice_length == max(LEAST_SLICE, -(-int(work.sum()) // SLICES))
     assert int(work.max()) == slice_length
-    assert blocks.slices[0, : trunk // KEY_BLOCK].tolist() == [-(-(branches + 2) // slice_length)] * 2 + [
-        -(-(branches + 1) // slice_length)
-    ] * 2
+    assert (
+        blocks.slices[0, : trunk // KEY_BLOCK].tolist()
+        == [-(-(branches + 2) // slice_length)] * 2 + [-(-(branches + 1) // slice_length)] * 2
+    )
     assert (blocks.slices[0, trunk // KEY_BLOCK :] == 1).all()
