@@ -77,7 +77,8 @@ def liger_side() -> Loss | str:
             hidden[rows], weight, targets, TEMPERATURE, return_entropy=True
         )
         per_row = len(rows) // len(hidden)
-        return nll.sum() - ENTROPY_WEIGHT / per_row * entropy.float().sum()
+        loss: Tensor = nll.sum() - ENTROPY_WEIGHT / per_row * entropy.float().sum()
+        return loss
 
     return liger
 

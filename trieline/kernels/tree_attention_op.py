@@ -68,7 +68,7 @@ def tree_attention_on_gpu(
     `softcap` > 0 caps scores: softcap * tanh(score / softcap). Raises ValueError for what kernels can't do.
     """
     _check(q, k, v, blocks, softcap)
-    out, _ = tree_attention_op(
+    out: Tensor = tree_attention_op(
         q[0],
         k[0],
         v[0],
@@ -82,7 +82,7 @@ def tree_attention_on_gpu(
         blocks.query_offset,
         float(scale),
         float(softcap),
-    )
+    )[0]
     return out[None]
 
 

@@ -35,16 +35,19 @@ def reference(
 
 def random_qkv(
     queries: int, keys: int, size: int, *, heads: tuple[int, int] = (2, 1), dtype: torch.dtype = torch.float32
-) -> list[Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """As models hand them over: [1, heads, tokens, size] views of [1, tokens, heads, size]."""
-    shapes = ((queries, heads[0]), (keys, heads[1]), (keys, heads[1]))
-    return [
-        random_tensor(1, tokens, h, size, dtype=dtype, seed=i).transpose(1, 2).requires_grad_()
-        for i, (tokens, h) in enumerate(shapes)
-    ]
+
+    def views(tokens: int, num_heads: int, seed: int) -> Tensor:
+        by_token = random_tensor(1, tokens, num_heads, size, dtype=dtype, seed=seed)
+        return by_token.transpose(1, 2).requires_grad_()
+
+    return views(queries, heads[0], 0), views(keys, heads[1], 1), views(keys, heads[1], 2)
 
 
-def compare(qkv: list[Tensor], blocks: TreeBlocks, *, scale: float, softcap: float = 0.0) -> None:
+def compare(
+    qkv: tuple[Tensor, Tensor, Tensor], blocks: TreeBlocks, *, scale: float, softcap: float = 0.0
+) -> None:
     q, k, v = qkv
     out = tree_attention_on_gpu(q, k, v, blocks, scale=scale, softcap=softcap)
     assert out.dtype == q.dtype

@@ -23,7 +23,8 @@ def test_plan_covers_what_is_visible(seed: int) -> None:
     blocks = plan_tree_blocks(ends, query_offset=offset)
     visible = visible_pairs(ends, offset).cpu()
     by_block = [
-        [tile.any() for tile in rows.split(KEY_BLOCK, dim=1)] for rows in visible.split(QUERY_BLOCK, dim=0)
+        [tile.any() for tile in torch.split(rows, KEY_BLOCK, dim=1)]
+        for rows in torch.split(visible, QUERY_BLOCK, dim=0)
     ]
     wanted = torch.tensor(by_block)
 
