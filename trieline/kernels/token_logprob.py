@@ -8,7 +8,8 @@ With l[r] = hidden[r] @ weight.T / temperature and lse[r] = logsumexp(l[r]):
                  - g_entropy[r] p[r, v] (l[r, v] - lse[r] + entropy[r])
 
 One row may have several targets (the children of a trie token). The product with the weight runs in the
-precision of its operands; the softmax in at least float32. `reference_token_logprob` is the specification.
+precision of its operands; the softmax in at least float32. `reference_token_logprob` is the specification; on
+a GPU `token_logprob_op` does the work.
 Shapes: R rows, M targets, D hidden size, V vocabulary.
 """
 
@@ -19,6 +20,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
+
+from trieline.kernels.gpu import takes_triton
 
 CHUNK_ELEMENTS = 1 << 18
 """Logits whose softmax is worked on at once, so that the float32 copies stay in the cache. Measured at a
@@ -39,7 +42,17 @@ def token_logprob(
     """Log-probabilities [M] of `targets` [M] at `rows` [M] of `hidden` [R, D], and entropies [R], in nats.
 
     `weight` is [V, D]. Results are float32, or float64 for float64 operands; memory is O(budget + R + M).
+    On a GPU nothing is kept for the backward: the budget is that of the logits in memory at a time.
     """
+    if takes_triton(hidden.device, hidden.dtype):
+        # Not at the top: without Triton this module must import.
+        from trieline.kernels.token_logprob_op import check_operands, token_logprob_op
+
+        check_operands(hidden, weight, rows, targets, temperature)
+        logprobs, entropies, _ = token_logprob_op(
+            hidden, weight, rows, targets, float(temperature), int(logits_budget)
+        )
+        return logprobs, entropies
     logprobs, entropies = _TokenLogprob.apply(  # type: ignore[no-untyped-call]
         hidden, weight, rows, targets, float(temperature), int(logits_budget)
     )

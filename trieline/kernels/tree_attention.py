@@ -4,19 +4,27 @@ Query i sees key j iff `j <= i < subtree_end[j]`, which is: j is i or an ancesto
 
     out[i] = sum over visible j of softmax_j(scale * q[i] . k[j]) * v[j]
 
-`reference_tree_attention` is that formula with a dense mask, and the specification. On CPU `tree_attention`
-cuts the queries into blocks that see few keys they must not see, and runs each against the keys of its
-ancestors and its own. Shapes: B queries of a block, T tokens, H query heads, G key-value heads, D head size.
+`reference_tree_attention` is that formula with a dense mask, and the specification. On a GPU the Triton
+kernels of `tree_attention_op` run. On CPU `tree_attention` cuts the queries into blocks that see few keys
+they must not see, and runs each against the keys of its ancestors and its own. Shapes: B queries of a
+block, T tokens, H query heads, G key-value heads, D head size.
 """
+
+from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
+
+from trieline.kernels.gpu import takes_triton
+
+if TYPE_CHECKING:
+    from trieline.kernels.tree_blocks import TreeBlocks
 
 MAX_BLOCK = 128
 """Queries of a block. A block inside a chain computes half a square of this side in vain."""
@@ -50,7 +58,9 @@ class TreeAttentionPlan:
     subtree_end: Tensor
     """[T] int32 or int64."""
     blocks: tuple[QueryBlock, ...]
-    """Empty on devices other than the CPU, which take the dense reference."""
+    """Empty on devices other than the CPU."""
+    gpu_blocks: TreeBlocks | None = None
+    """The plan of the Triton kernels. None on a device that isn't the CPU: the dense reference runs."""
 
     @property
     def num_tokens(self) -> int:
@@ -79,6 +89,11 @@ def backward_dtype(dtype: torch.dtype) -> torch.dtype:
 
 def plan_tree_attention(subtree_end: Tensor, *, dtype: torch.dtype) -> TreeAttentionPlan:
     """Cut the preorder `subtree_end` [T] into blocks for queries of `dtype` on its device."""
+    if takes_triton(subtree_end.device, dtype):
+        # Not at the top: without Triton this module must import.
+        from trieline.kernels.tree_blocks import plan_tree_blocks
+
+        return TreeAttentionPlan(subtree_end=subtree_end, blocks=(), gpu_blocks=plan_tree_blocks(subtree_end))
     if subtree_end.device.type != "cpu":
         return TreeAttentionPlan(subtree_end=subtree_end, blocks=())
     ends = subtree_end.tolist()
@@ -108,6 +123,10 @@ def tree_attention(q: Tensor, k: Tensor, v: Tensor, plan: TreeAttentionPlan, *, 
     if q.shape[0] != 1 or q.shape[2] != plan.num_tokens or k.shape[2] != plan.num_tokens:
         msg = f"expected q and k of [1, heads, {plan.num_tokens}, size], got {[*q.shape]} and {[*k.shape]}"
         raise ValueError(msg)
+    if plan.gpu_blocks is not None:
+        from trieline.kernels.tree_attention_op import tree_attention_on_gpu
+
+        return tree_attention_on_gpu(q, k, v, plan.gpu_blocks, scale=scale)
     if q.device.type != "cpu":
         return reference_tree_attention(q, k, v, plan.subtree_end, scale=scale)
     out: Tensor = _BlockedAttention.apply(q, k, v, plan, scale)  # type: ignore[no-untyped-call]
