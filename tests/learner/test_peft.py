@@ -3,6 +3,7 @@
 import copy
 from typing import Any
 
+import peft
 import pytest
 import torch
 
@@ -14,8 +15,6 @@ from trieline.learner.errors import ModelRefusedError
 from trieline.learner.objective_config import ObjectiveConfig
 from trieline.learner.train_step import accumulate_gradients
 from trieline.learner.tree_forward import TreeModel
-
-peft = pytest.importorskip("peft")
 
 
 def with_lora(**settings: Any) -> Any:

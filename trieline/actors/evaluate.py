@@ -203,8 +203,12 @@ async def _play(
         async with asyncio.TaskGroup() as running:
             for attempt in attempts:
                 running.create_task(play(attempt))
-    except* StuckEnvironmentsError as stuck:
-        raise stuck.exceptions[0] from None
+    except ExceptionGroup as failed:
+        # Not `except*`, which would wrap what is raised in it into a group again.
+        stuck = [error for error in failed.exceptions if isinstance(error, StuckEnvironmentsError)]
+        if not stuck:
+            raise
+        raise stuck[0] from None
 
 
 def _env_report(plan: _Plan, tasks: int, attempts: int, transcripts: int, system_prompt: str) -> EnvReport:
