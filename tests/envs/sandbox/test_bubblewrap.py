@@ -152,6 +152,9 @@ def test_an_interpreter_outside_usr_works_too(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(bubblewrap, "interpreter", lambda: (python, prefix))
     with BubblewrapSandbox(LIMITS) as sandbox:
         assert said(sandbox, "import sys; print(sys.base_prefix)") == str(prefix)
+        assert sandbox._process is not None
+        owner = Path(f"/proc/{sandbox._process.pid}").stat().st_uid
+        assert owner == (os.geteuid() or bubblewrap.HOST_UID)  # the kernel counts the processes of no root
         bomb = "import os, time\nwhile True:\n    try: os.fork()\n    except OSError: time.sleep(.01)"
         result = run_python(sandbox, bomb, wall_seconds=2)
         assert result.timed_out or result.oom

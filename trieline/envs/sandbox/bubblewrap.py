@@ -38,6 +38,8 @@ END_SECONDS = 10.0
 HOST_UID = 2_147_000_000
 """What root turns into before it starts bubblewrap: a user that owns nothing, beyond the ranges that are
 handed out. Programs then own none of root's files, and RLIMIT_NPROC, which spares root, binds them."""
+SHOWN_AT = "/mnt"
+"""Where root's helper shows an interpreter to HOST_UID, in a mount namespace that nobody else sees."""
 NPROC_PER_NAMESPACE_SINCE = (5, 14)
 OLDEST_PYTHON = (3, 9)
 
@@ -123,8 +125,23 @@ def _system_folders() -> list[str]:
     return arguments
 
 
-def command(limits: SandboxLimits, keeper: Sequence[str], prefix: Path | None) -> list[str]:
-    """The bubblewrap command line. The order matters: what is mounted later lies on top."""
+def as_unprivileged_user(prefix: Path) -> list[str]:
+    """What to put before a command so that it runs as HOST_UID, and finds `prefix` in SHOWN_AT.
+
+    HOST_UID could not walk to an interpreter in root's home, so root opens the way before it lets go.
+    """
+    give_up_root = f"exec setpriv --reuid {HOST_UID} --regid {HOST_UID} --clear-groups --no-new-privs"
+    script = f'mount --bind "$1" {SHOWN_AT} && shift && {give_up_root} -- "$@"'
+    return ["unshare", "--mount", "sh", "-c", script, "sh", str(prefix)]
+
+
+def command(
+    limits: SandboxLimits, keeper: Sequence[str], prefix: Path | None, source: Path | str | None = None
+) -> list[str]:
+    """The bubblewrap command line. The order matters: what is mounted later lies on top.
+
+    `prefix` is shown under its own name; it is read from `source` (None: from where it is).
+    """
     arguments = [
         "bwrap",
         "--unshare-all",
@@ -137,7 +154,7 @@ def command(limits: SandboxLimits, keeper: Sequence[str], prefix: Path | None) -
     arguments += ["--die-with-parent", "--new-session", "--as-pid-1", "--clearenv", "--hostname", "sandbox"]
     arguments += _system_folders()
     if prefix is not None:
-        arguments += ["--ro-bind", str(prefix), str(prefix)]
+        arguments += ["--ro-bind", str(source or prefix), str(prefix)]
     workdir = str(bundle.WORKDIR)
     arguments += ["--proc", "/proc", "--dev", "/dev"]
     arguments += ["--perms", "0700", "--size", str(limits.disk_bytes), "--tmpfs", workdir, "--chdir", workdir]
@@ -183,12 +200,17 @@ class BubblewrapSandbox(KeptSandbox):
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         python, prefix = interpreter()
-        # Another user could not walk to an interpreter in root's home. Root without any capability, on
-        # read-only mounts, is then the lesser evil; the keeper counts processes in the place of RLIMIT_NPROC.
-        user = HOST_UID if os.geteuid() == 0 and prefix is None else None
+        root = os.geteuid() == 0
+        keeper = self._keeper(python)
+        if root and prefix is not None:
+            user = None
+            argv = as_unprivileged_user(prefix) + command(self.limits, keeper, prefix, SHOWN_AT)
+        else:
+            user = HOST_UID if root else None
+            argv = command(self.limits, keeper, prefix)
         try:
             return subprocess.Popen(
-                command(self.limits, self._keeper(python), prefix),
+                argv,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
