@@ -242,17 +242,21 @@ def _packed(planned: list[tuple[Sequence, int]]) -> Step:
     )
     bases = np.array([sequence.base for sequence, _ in planned])
     rows = np.array([sequence.row for sequence, _ in planned])
-    trunks = [sequence.trunk.slot if sequence.trunk else -1 for sequence in singles]
     return Step(
         token_ids=torch.from_numpy(np.concatenate(token_ids).astype(np.int64)),
         positions=torch.from_numpy(positions),
         rows=torch.from_numpy(rows.repeat(counts)),
         places=torch.from_numpy(positions - bases.repeat(counts)),
-        num_singles=len(singles),
-        single_trunks=np.array(trunks, np.int64),
+        singles_M4=np.array([_seen(sequence) for sequence in singles], np.int64).reshape(-1, 4),
         chunks=chunks,
         sample_at=torch.from_numpy(ends[complete] - 1),
     )
+
+
+def _seen(single: Sequence) -> tuple[int, int, int, int]:
+    """Its trunk and how much of it, its row and how much of that, with its newest token."""
+    slot = single.trunk.slot if single.trunk else 0
+    return slot, single.base, single.row, single.filled - single.base + 1
 
 
 def _how(sequences: list[Sequence]) -> RowSampling:

@@ -25,11 +25,9 @@ class KVShape:
 class KVStore:
     """The rows. Memory is only touched, and so only taken, where tokens have been written."""
 
-    def __init__(self, shape: KVShape, dtype: torch.dtype, run_dtype: torch.dtype) -> None:
-        """`run_dtype`: what the model computes keys and values in; runs are kept so, without loss."""
+    def __init__(self, shape: KVShape, dtype: torch.dtype) -> None:
         self.shape = shape
         self.dtype = dtype
-        self.run_dtype = run_dtype
         self._allocate(rows=0, capacity=0)
 
     @property
@@ -57,7 +55,7 @@ class KVStore:
     def read(self, row: int, start: int, stop: int) -> tuple[Tensor, Tensor]:
         """A copy of a run of tokens: keys and values, [N, H, stop - start, D] each."""
         keys, values = (store[:, row, :, start:stop] for store in (self.keys, self.values))
-        return keys.to(self.run_dtype, copy=True), values.to(self.run_dtype, copy=True)
+        return keys.clone(), values.clone()
 
     def write(self, row: int, start: int, keys_NHTD: Tensor, values_NHTD: Tensor) -> None:
         """Put a run of tokens, as `read` gives it, at `start`."""

@@ -97,7 +97,7 @@ class Rows:
         self, sequence: Sequence, policy_version: int, matched: int, runs: list[PrefixRun]
     ) -> Trunk | None:
         """A trunk for the request: one that is there, or a new one with a request that shares enough."""
-        if matched < SHORTEST_TRUNK or not self.cache.can_share:
+        if matched < SHORTEST_TRUNK:
             return None
         prefix = sequence.tokens[:matched]
         # One token more, because a trunk never holds all of what it is asked for.
