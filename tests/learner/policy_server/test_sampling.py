@@ -24,6 +24,10 @@ def how(rows: int, **settings: Any) -> RowSampling:
     )
 
 
+def row_of(settings: RowSampling, row: int) -> RowSampling:
+    return RowSampling(**{name: getattr(settings, name)[row : row + 1] for name in RowSampling.__slots__})
+
+
 def draws(logits_V: torch.Tensor, count: int, **settings: Any) -> Sampled:
     """Many draws from one distribution, with seeds 0, 1, ..."""
     return sample(logits_V.expand(count, -1), how(count, seed=np.arange(count), **settings))
@@ -108,7 +112,7 @@ def test_a_row_is_drawn_alike_whatever_it_is_batched_with() -> None:
     settings.top_p[::3] = 0.9
     together = sample(logits, settings)
     for row in range(50):
-        alone = sample(logits[row : row + 1], settings.part(slice(row, row + 1)))
+        alone = sample(logits[row : row + 1], row_of(settings, row))
         assert alone.token_ids[0] == together.token_ids[row]
 
 

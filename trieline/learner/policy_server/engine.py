@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trieline.actors.wire.messages import Completion, GenerateRequest
+from trieline.actors.wire.messages import Completion, GenerateRequest, Sampling
 from trieline.learner.policy_server.config import PolicyServerConfig
 from trieline.learner.policy_server.decoder import Decoder
 from trieline.learner.policy_server.errors import InvalidRequestError, OverloadedError
@@ -96,6 +96,17 @@ class Engine:
             msg = f"{len(self._waiting)} requests wait already, of at most {self._config.max_waiting}"
             raise OverloadedError(msg)
         self._waiting.append(Sequence.start((peer, request.request_id), request))
+
+    def warm_up(self) -> None:
+        """Answer a request of nobody's: kernels are compiled at their first call, in some seconds."""
+        request = GenerateRequest(
+            request_id=0, prompt=np.zeros(1, np.int32), sampling=Sampling(max_tokens=1, seed=0)
+        )
+        self.submit(b"", request)
+        while self.busy:
+            self.step()
+        self.drop_all()
+        self.counters = EngineCounters()
 
     def load(self, tensors: Mapping[str, Tensor], policy_version: int) -> None:
         """Change the weights. Running requests go on with the keys and values that they have."""
@@ -240,13 +251,9 @@ def _packed(planned: list[tuple[Sequence, int]]) -> Step:
     positions = np.concatenate(
         [np.arange(sequence.filled, sequence.filled + count) for sequence, count in planned]
     )
-    bases = np.array([sequence.base for sequence, _ in planned])
-    rows = np.array([sequence.row for sequence, _ in planned])
     return Step(
         token_ids=torch.from_numpy(np.concatenate(token_ids).astype(np.int64)),
         positions=torch.from_numpy(positions),
-        rows=torch.from_numpy(rows.repeat(counts)),
-        places=torch.from_numpy(positions - bases.repeat(counts)),
         singles_M4=np.array([_seen(sequence) for sequence in singles], np.int64).reshape(-1, 4),
         chunks=chunks,
         sample_at=torch.from_numpy(ends[complete] - 1),

@@ -29,24 +29,36 @@ class KVCache:
         self, layer: int, step: Step, query_TQD: Tensor, key_THD: Tensor, value_THD: Tensor, scale: float
     ) -> Tensor:
         """Store the step's keys and values, then let each token look at all of its sequence: [T, Q, D]."""
-        self.rows.keys[layer][step.rows, :, step.places] = key_THD
-        self.rows.values[layer][step.rows, :, step.places] = value_THD
-        singles = len(step.singles_M4)
-        parts = [self._attend_singles(layer, step, query_TQD[:singles], scale)] if singles else []
-        begin = singles
+        count = len(step.singles_M4)
+        parts = []
+        if count:
+            parts.append(
+                decode_attention(
+                    query_TQD[:count],
+                    key_THD[:count],
+                    value_THD[:count],
+                    self.trunks.memory,
+                    self.rows.memory,
+                    layer,
+                    step.singles_M4,
+                    scale,
+                )
+            )
+        begin = count
         for chunk in step.chunks:
-            end = begin + chunk.stop - chunk.start
-            parts.append(self._attend_chunk(layer, chunk, query_TQD[begin:end], scale))
-            begin = end
+            tokens = slice(begin, begin := begin + chunk.stop - chunk.start)
+            parts.append(
+                self._attend_chunk(layer, chunk, query_TQD[tokens], key_THD[tokens], value_THD[tokens], scale)
+            )
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def _attend_singles(self, layer: int, step: Step, query_MQD: Tensor, scale: float) -> Tensor:
-        trunks, rows = ((store.keys[layer], store.values[layer]) for store in (self.trunks, self.rows))
-        return decode_attention(query_MQD, trunks, rows, step.singles_M4, scale)
-
-    def _attend_chunk(self, layer: int, chunk: Chunk, query_TQD: Tensor, scale: float) -> Tensor:
+    def _attend_chunk(
+        self, layer: int, chunk: Chunk, query_TQD: Tensor, key_THD: Tensor, value_THD: Tensor, scale: float
+    ) -> Tensor:
         own = chunk.stop - chunk.base
         keys, values = (store[layer, chunk.row, :, :own] for store in (self.rows.keys, self.rows.values))
+        keys[:, chunk.start - chunk.base :] = key_THD.transpose(0, 1)
+        values[:, chunk.start - chunk.base :] = value_THD.transpose(0, 1)
         if chunk.base:
             trunk = (
                 store[layer, chunk.trunk, :, : chunk.base] for store in (self.trunks.keys, self.trunks.values)

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trieline.kernels.compiled_cpu import readable
+
 SMALLEST_CAPACITY = 64
 
 
@@ -67,6 +69,7 @@ class KVStore:
         shape = (self.shape.layers, rows, self.shape.heads, capacity)
         self.keys = _zeros((*shape, self.shape.key_width), self.dtype)
         self.values = _zeros((*shape, self.shape.value_width), self.dtype)
+        self.memory = readable(self.keys), readable(self.values)
 
 
 def capacity_for(tokens: int, limit: int) -> int:

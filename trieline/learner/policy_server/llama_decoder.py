@@ -156,8 +156,8 @@ def _rotated(x_TQD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     half = x_TQD.shape[-1] // 2
     crossed = x_TQD * sin
     out = x_TQD * cos
-    out[..., :half] += crossed[..., half:]
-    out[..., half:] += crossed[..., :half]
+    out[..., :half].add_(crossed[..., half:])
+    out[..., half:].add_(crossed[..., :half])
     return out
 
 

@@ -64,6 +64,7 @@ def run_policy_server(
         expected = expected_shapes(folder)
         if weights is not None:
             engine.load(read_weights(weights, expected), policy_version)
+        engine.warm_up()
         fetch_folder = resources.enter_context(tempfile.TemporaryDirectory(prefix="trieline-weights-"))
         server_id = f"policy-server-{os.getpid()}"
         subscriber = WeightsSubscriber(links, server_id=server_id, fetch_folder=Path(fetch_folder))

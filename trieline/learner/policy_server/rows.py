@@ -41,14 +41,14 @@ class Rows:
         matched = sum(run.keys.shape[2] for run in runs)
         trunk = self._shared_trunk(sequence, policy_version, matched, runs)
         base = len(trunk.tokens) if trunk else 0
-        longest = max([sequence.need - base, *(running.need - running.base for running in self)])
-        capacity = capacity_for(longest, self._max_context)
-        if len(self) >= self._rows_of(capacity):
-            if trunk and not trunk.users:
-                trunk.users = 1
-                self._trunks.leave(trunk)
-            return False
-        if capacity > self._store.capacity or None not in self._by_row:
+        if sequence.need - base > self._store.capacity or None not in self._by_row:
+            longest = max([sequence.need - base, *(running.need - running.base for running in self)])
+            capacity = capacity_for(longest, self._max_context)
+            if len(self) >= self._rows_of(capacity):
+                if trunk and not trunk.users:
+                    trunk.users = 1
+                    self._trunks.leave(trunk)
+                return False
             self._resize(capacity)
         sequence.row = self._by_row.index(None)
         self._by_row[sequence.row] = sequence

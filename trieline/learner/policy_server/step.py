@@ -36,10 +36,6 @@ class Step:
     """int64 [T]"""
     positions: Tensor
     """int64 [T] places in the sequences."""
-    rows: Tensor
-    """int64 [T] the row each token belongs to."""
-    places: Tensor
-    """int64 [T] place in the row; the positions below `position - place` are in a trunk."""
     singles_M4: npt.NDArray[np.int64]
     """What each single sees: a trunk and how many of its tokens, its row and how many of the tokens there."""
     chunks: tuple[Chunk, ...]

@@ -1,0 +1,66 @@
+"""What the CPU kernels compiled by numba share: how they read bfloat16, powers of two, and torch's threads.
+
+A kernel is compiled at its first call for a precision, in some seconds, and kept on disk for later processes.
+"""
+
+import math
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from numba import extending, types
+from torch import Tensor
+
+# Work for another thread, in nanoseconds: it is of another pool than torch's, whose threads still spin then.
+GRAIN_NS = 100_000
+# The first of these goes best with torch's threads.
+THREADS = ["omp", "tbb", "workqueue"]
+# Sums may be made in any order, as the vector instructions want it.
+SUMS = {"reassoc", "contract", "nsz"}
+BITS_PER_NAT = 1 / math.log(2)
+# 2^x = sum of (x ln 2)^k / k!, which for |x| <= 1/2 is exact to float64 with these.
+POWER_SERIES = tuple(math.log(2) ** k / math.factorial(k) for k in range(14))
+# Its power, and those below, are taken for 0.
+SMALLEST_EXPONENT = -1023.0
+
+Memory = np.ndarray[Any, Any]
+
+
+def share_threads(work_ns: float) -> int:
+    """Let the next kernel run on as many of torch's number of threads as its work is worth; how many."""
+    numba.config.THREADING_LAYER_PRIORITY = THREADS
+    most: int = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
+    count = max(1, min(most, int(work_ns / GRAIN_NS)))
+    numba.set_num_threads(count)
+    return count
+
+
+def readable(tensor: Tensor) -> Memory:
+    """The memory of a bfloat16 (its bits, see `number`), float32 or float64 tensor."""
+    return (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
+
+
+def number(stored):
+    """What an element of `readable` stands for. Inside kernels alone."""
+    raise NotImplementedError
+
+
+@extending.overload(number)
+def _number(stored):
+    if isinstance(stored, types.Integer):
+        # bfloat16 is the upper half of float32.
+        return lambda stored: np.uint32(np.uint32(stored) << np.uint32(16)).view(np.float32)
+    return lambda stored: stored
+
+
+@numba.njit(inline="always")
+def power_of_2(exponent):
+    """For exponents up to 0. Unlike the library's, a loop of these becomes vector instructions."""
+    exponent = max(exponent, SMALLEST_EXPONENT)
+    whole = np.floor(exponent + 0.5)
+    rest = exponent - whole
+    power = 0.0
+    for k in range(len(POWER_SERIES)):
+        power = power * rest + POWER_SERIES[len(POWER_SERIES) - 1 - k]
+    return power * np.int64((np.int64(whole) + 1023) << 52).view(np.float64)
