@@ -29,7 +29,7 @@ class Finding:
 def check_machine(config: Config) -> Iterator[Finding]:
     """Everything that can be known before a run starts, cheapest first."""
     yield from _check_resources(config)
-    yield from _check_learner_packages()
+    yield from _check_learner(config)
     yield from _check_sandboxes()
     yield from _check_environments(config)
     yield from _check_addresses(config)
@@ -59,7 +59,7 @@ def _check_resources(config: Config) -> Iterator[Finding]:
     )  # fmt: skip
 
 
-def _check_learner_packages() -> Iterator[Finding]:
+def _check_learner(config: Config) -> Iterator[Finding]:
     missing = [
         name for name in ("torch", "transformers", "safetensors") if importlib.util.find_spec(name) is None
     ]
@@ -74,10 +74,18 @@ def _check_learner_packages() -> Iterator[Finding]:
     import torch
 
     from trieline.learner.compute_dtype import choose_dtype
+    from trieline.learner.errors import LearnerError
+    from trieline.learner.process import check_settings
 
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     dtype = str(choose_dtype("auto")).removeprefix("torch.")
     yield Finding("OK", "learner", f"torch {torch.__version__} on {device}, computes in {dtype}")
+    try:
+        check_settings(config.learner, config.envs)
+    except LearnerError as error:
+        yield Finding("FAIL", "settings", str(error), "`trieline train` would stop there")
+    else:
+        yield Finding("OK", "settings", "agree with each other")
 
 
 def _check_sandboxes() -> Iterator[Finding]:

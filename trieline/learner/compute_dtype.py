@@ -43,9 +43,9 @@ def _measured_dtype() -> torch.dtype:
 
 
 @torch.no_grad()
-def matmul_seconds(dtype: torch.dtype) -> float:
-    """Seconds of one small product, the best of several: other programs can only make it slower."""
-    rows, outputs, inputs = PROBE_SHAPE
+def matmul_seconds(dtype: torch.dtype, shape: tuple[int, int, int] = PROBE_SHAPE) -> float:
+    """Seconds of one product, the best of several: other programs can only make it slower."""
+    rows, outputs, inputs = shape
     x, weight = torch.ones(rows, inputs, dtype=dtype), torch.ones(outputs, inputs, dtype=dtype)
     product = functools.partial(functional.linear, x, weight)
     return min(_seconds(product) for _ in range(PROBE_REPEATS))

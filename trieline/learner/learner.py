@@ -13,6 +13,7 @@ from trieline.learner.batch import prepare_batch
 from trieline.learner.checkpoint import TrainerState, read_model_weights, read_trainer_tensors
 from trieline.learner.config import LearnerConfig
 from trieline.learner.errors import CheckpointError, TrainingError
+from trieline.learner.flops import peak_flops, step_flops
 from trieline.learner.objective_config import ObjectiveConfig
 from trieline.learner.optimizer import MasterOptimizer
 from trieline.learner.train_step import accumulate_gradients
@@ -73,6 +74,7 @@ class Learner:
             compute_dtype=dtype,
             full_precision=value_names,
         )
+        self._peak_flops = peak_flops(dtype)
         self.reference: TreeModel | None = None
         if config.objective.kl_coef > 0:
             self.reference = load_tree_model(reference_folder or model_folder, dtype, False)
@@ -115,6 +117,7 @@ class Learner:
             "time/forward_backward": computed - began,
             "time/optimizer": now - computed,
             "perf/throughput": tokens / (now - began),
+            "perf/mfu": step_flops(self.model, batch) / (now - began) / self._peak_flops,
         }
         if "tree/token_ratio" in metrics:
             metrics["perf/sequence_throughput"] = metrics["perf/throughput"] / metrics["tree/token_ratio"]

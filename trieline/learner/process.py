@@ -78,7 +78,10 @@ def _run(
     hooks: Hooks,
     stop: threading.Event,
 ) -> None:
-    check_settings(config, envs, hooks)
+    check_settings(config, envs)
+    if config.warm_start is not None and (hooks.demonstrations is None or hooks.success is None):
+        msg = "a warm start needs demonstrations and a measure of success, and the caller gave none"
+        raise LearnerError(msg)
     checkpoint, state = _find_checkpoint(run_dir, resume)
     torch.manual_seed(seed)
     if config.threads is not None:
@@ -117,7 +120,7 @@ def _run(
         training.run()
 
 
-def check_settings(config: LearnerConfig, envs: Sequence[EnvConfig], hooks: Hooks = NO_HOOKS) -> None:
+def check_settings(config: LearnerConfig, envs: Sequence[EnvConfig]) -> None:
     """Raise LearnerError for settings that contradict each other or have no effect."""
     config.validate()
     if not any(len(env.levels) > 1 for env in envs):
@@ -126,9 +129,6 @@ def check_settings(config: LearnerConfig, envs: Sequence[EnvConfig], hooks: Hook
             if getattr(config, name) != getattr(defaults, name):
                 msg = f"learner.{name} has no effect: no environment has several levels; remove it"
                 raise LearnerError(msg)
-    if config.warm_start is not None and (hooks.demonstrations is None or hooks.success is None):
-        msg = "a warm start needs demonstrations and a measure of success, and the caller gave none"
-        raise LearnerError(msg)
 
 
 def _find_checkpoint(run_dir: Path, resume: bool) -> tuple[Path | None, TrainerState | None]:
