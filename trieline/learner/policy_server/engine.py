@@ -234,6 +234,7 @@ class Engine:
 def _packed(planned: list[tuple[Sequence, int]]) -> Step:
     """The planned tokens side by side; sampled from is whoever has no pending token left after it."""
     singles = [sequence for sequence, _ in planned if sequence.pending == 1]
+    read = planned[len(singles) :]
     chunks = tuple(
         Chunk(
             row=sequence.row,
@@ -242,21 +243,22 @@ def _packed(planned: list[tuple[Sequence, int]]) -> Step:
             trunk=sequence.trunk.slot if sequence.trunk else -1,
             base=sequence.base,
         )
-        for sequence, count in planned[len(singles) :]
+        for sequence, count in read
     )
-    counts = np.array([count for _, count in planned])
-    ends = counts.cumsum()
-    complete = np.array([sequence.pending == count for sequence, count in planned])
-    token_ids = [sequence.tokens[sequence.filled : sequence.filled + count] for sequence, count in planned]
-    positions = np.concatenate(
-        [np.arange(sequence.filled, sequence.filled + count) for sequence, count in planned]
-    )
+    newest = np.array([sequence.tokens[sequence.filled] for sequence in singles], np.int64)
+    places = np.array([sequence.filled for sequence in singles], np.int64)
+    ends = len(singles) + np.cumsum([count for _, count in read], dtype=np.int64)
+    complete = [sequence.pending == count for sequence, count in read]
     return Step(
-        token_ids=torch.from_numpy(np.concatenate(token_ids).astype(np.int64)),
-        positions=torch.from_numpy(positions),
+        token_ids=torch.from_numpy(
+            np.concatenate([newest, *(one.tokens[one.filled : one.filled + count] for one, count in read)])
+        ),
+        positions=torch.from_numpy(
+            np.concatenate([places, *(np.arange(one.filled, one.filled + count) for one, count in read)])
+        ),
         singles_M4=np.array([_seen(sequence) for sequence in singles], np.int64).reshape(-1, 4),
         chunks=chunks,
-        sample_at=torch.from_numpy(ends[complete] - 1),
+        sample_at=torch.from_numpy(np.concatenate([np.arange(len(singles)), ends[complete] - 1])),
     )
 
 

@@ -152,19 +152,14 @@ class LlamaDecoder:
 
 
 def _rotated(x_TQD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Each number times its cosine, plus its partner in the other half times that one's entry of `sin`."""
-    half = x_TQD.shape[-1] // 2
-    crossed = x_TQD * sin
-    out = x_TQD * cos
-    out[..., :half].add_(crossed[..., half:])
-    out[..., half:].add_(crossed[..., :half])
-    return out
+    """Each number times its cosine, plus its partner in the other half times the entry of `sin`."""
+    return (x_TQD * cos).add_(x_TQD.roll(x_TQD.shape[-1] // 2, -1).mul_(sin))
 
 
 @torch.inference_mode()
 def _rotary_table(model: Any, positions: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Cosines and sines [positions, D], the sines' second half negated: what a number adds to its partner."""
+    """Cosines and sines [positions, D], the sines' first half negated: what the partner is multiplied by."""
     like = torch.empty(0, dtype=dtype)
     cos, sin = (table[0] for table in model.model.rotary_emb(like, torch.arange(positions)[None]))
     half = sin.shape[-1] // 2
-    return cos, torch.cat((sin[:, half:], -sin[:, :half]), -1)
+    return cos, torch.cat((-sin[:, :half], sin[:, half:]), -1)
