@@ -2,9 +2,9 @@
 
     python -m benchmarks.sandbox [--backend docker|bubblewrap|none] [--execs N] [--json FILE]
 
-Times are wall-clock milliseconds; `exec_cpu_ms` is the processor time of keeper and programs, per exec. The
-engine's exec runs in the same container, and lacks what ours adds: an end to leftover processes, bounds on
-time and output.
+Written to `benchmarks/results/sandbox.json`. Times are wall-clock milliseconds; `exec_cpu_ms` is the
+processor time of keeper and programs, per exec. The engine's exec runs in the same container, and lacks what
+ours adds: an end to leftover processes, bounds on time and output.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from trieline.envs.sandbox import Sandbox, SandboxLimits, SandboxPool, available
 from trieline.envs.sandbox.backends import Backend
 from trieline.envs.sandbox.bubblewrap import BubblewrapSandbox
 
+RESULTS = Path(__file__).parent / "results" / "sandbox.json"
 PROGRAM = ["python3", "-I", "-S", "-c", "print(6 * 7)"]
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -141,7 +142,7 @@ def main() -> None:
     )
     parser.add_argument("--backend", choices=["docker", "bubblewrap", "none"], action="append")
     parser.add_argument("--execs", type=int, default=200)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     reasons = available_backends()
     report: dict[str, Any] = {
@@ -156,8 +157,7 @@ def main() -> None:
         report[backend] = measure(backend, arguments.execs)
     text = json.dumps(report, indent=2)
     print(text)
-    if arguments.json:
-        arguments.json.write_text(text + "\n")
+    arguments.json.write_text(text + "\n")
 
 
 if __name__ == "__main__":

@@ -1,22 +1,27 @@
 """Seconds from `publish` on the learner to new weights in the policy server, over the real sockets.
 
-    python benchmarks/weights_sync.py [MODEL] [--dtype bfloat16] [--versions 10] [--busy]
+    python -m benchmarks.weights_sync [MODEL] [--dtype bfloat16] [--versions 10] [--loads idle busy]
 
-MODEL is anything that `model.path` takes; the default is SmolLM2-135M-Instruct. `--busy` keeps the server
-decoding 32 requests meanwhile. Columns: writing the file, and from the call of `publish` until the learner
-knows that the server serves the version.
+MODEL is anything that `model.path` takes; the default is SmolLM2-135M-Instruct. The `busy` server decodes 32
+requests meanwhile. Columns: writing the file, and from the call of `publish` until the learner knows that the
+server serves the version. Written to `benchmarks/results/weights_sync.json`.
 """
 
 import argparse
 import asyncio
+import json
+import os
+import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -32,6 +37,7 @@ from trieline.learner.learner import Learner
 from trieline.learner.model_source import prepare_model
 from trieline.learner.weights import WeightsOutbox, outbox_folder
 
+RESULTS = Path(__file__).parent / "results" / "weights_sync.json"
 SERVER = """
 import msgspec, sys
 from trieline.actors.wire.config import LinksConfig, ModelConfig
@@ -51,7 +57,7 @@ def main() -> None:
     parser.add_argument("model", nargs="?", default="builtin:smollm2-135m-instruct")
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
     parser.add_argument("--versions", type=int, default=10)
-    parser.add_argument("--busy", action="store_true")
+    parser.add_argument("--loads", nargs="+", choices=["idle", "busy"], default=["idle", "busy"])
     parser.add_argument("--threads", type=int, default=0, help="of the server; 0: one a core")
     options = parser.parse_args()
     folder = prepare_model(options.model)
@@ -61,45 +67,65 @@ def main() -> None:
     )
     arguments = [str(folder), options.dtype, msgspec.json.encode(links).decode(), str(options.threads)]
     server = subprocess.Popen([sys.executable, "-c", SERVER, *arguments])
+    machine = f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, torch {torch.__version__}"
+    results: dict[str, Any] = {"machine": machine, "model": folder.name, "dtype": options.dtype}
+    print(machine)
     try:
-        measure(folder, links, getattr(torch, options.dtype), options.versions, busy=options.busy)
+        results |= measure(folder, links, getattr(torch, options.dtype), options.versions, options.loads)
     finally:
         server.terminate()
         server.wait()
+    RESULTS.write_text(json.dumps(results, indent=2) + "\n")
 
 
-def measure(folder: Path, links: LinksConfig, dtype: torch.dtype, versions: int, *, busy: bool) -> None:
+def measure(
+    folder: Path, links: LinksConfig, dtype: torch.dtype, versions: int, loads: list[str]
+) -> dict[str, Any]:
     learner = Learner(LearnerConfig(), folder, dtype=dtype)
     num_bytes = sum(t.numel() * t.element_size() for t in learner.weights().values())
-    stop = threading.Event()
-    load = threading.Thread(target=lambda: asyncio.run(generate_until(links, stop)))
+    results: dict[str, Any] = {"megabytes": round(num_bytes / 1e6)}
     with tempfile.TemporaryDirectory() as run_dir, closing(WeightsPublisher(links)) as publisher:
         publisher.start()
         outbox = WeightsOutbox(publisher, outbox_folder(Path(run_dir), num_bytes))
         outbox.publish(1, learner.weights())
         outbox.wait_loaded(1, 300)
-        if busy:
-            load.start()
-            time.sleep(2)
-        writes, totals = [], []
-        for version in range(2, versions + 2):
-            time.sleep(0.5)
-            began = time.perf_counter()
-            outbox.publish(version, learner.weights())
-            writes.append(time.perf_counter() - began)
-            outbox.wait_loaded(version, 60)
-            totals.append(time.perf_counter() - began)
-        stop.set()
-        if busy:
-            load.join()
+        version = 1
+        for load in loads:
+            with requests(links) if load == "busy" else nullcontext():
+                writes, totals = [], []
+                for _ in range(versions):
+                    version += 1
+                    time.sleep(0.5)
+                    began = time.perf_counter()
+                    outbox.publish(version, learner.weights())
+                    writes.append(time.perf_counter() - began)
+                    outbox.wait_loaded(version, 60)
+                    totals.append(time.perf_counter() - began)
+            results[load] = {"write_s": _summary(writes), "publish_to_served_s": _summary(totals)}
+            print(f"{folder.name}, {num_bytes / 1e6:.0f} MB, {load} server:", results[load], flush=True)
         outbox.close()
-    print(f"{folder.name}, {num_bytes / 1e6:.0f} MB of {dtype}, {'busy' if busy else 'idle'} server")
-    for name, seconds in (("write", writes), ("publish to served", totals)):
-        print(f"{name:18s} median {statistics.median(seconds):.3f} s   max {max(seconds):.3f} s")
+    return results
+
+
+def _summary(seconds: list[float]) -> dict[str, float]:
+    return {"median": round(statistics.median(seconds), 3), "max": round(max(seconds), 3)}
+
+
+@contextmanager
+def requests(links: LinksConfig) -> Iterator[None]:
+    """Keep the server decoding."""
+    stop = threading.Event()
+    load = threading.Thread(target=lambda: asyncio.run(generate_until(links, stop)))
+    load.start()
+    time.sleep(2)
+    try:
+        yield
+    finally:
+        stop.set()
+        load.join()
 
 
 async def generate_until(links: LinksConfig, stop: threading.Event) -> None:
-    """Keep the server decoding."""
     client = PolicyClient(links)
     await client.start()
     prompt = np.arange(100, 164, dtype=np.int32)
