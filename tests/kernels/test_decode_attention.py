@@ -114,3 +114,12 @@ def test_the_number_of_threads_changes_nothing() -> None:
     finally:
         torch.set_num_threads(threads)
     assert torch.equal(*results)
+
+
+def test_other_precisions_are_refused_by_name() -> None:
+    case = Case(torch.bfloat16, SHAPES[0])
+    case.key = case.key.float()
+    with pytest.raises(TypeError, match="uint16, got float32"):
+        case.result(case.prefix, case.own)
+    with pytest.raises(TypeError, match=r"got torch\.float16"):
+        readable(torch.zeros(2, dtype=torch.float16))

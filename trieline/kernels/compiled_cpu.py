@@ -24,6 +24,8 @@ POWER_SERIES = tuple(math.log(2) ** k / math.factorial(k) for k in range(14))
 # Its power, and those below, are taken for 0.
 SMALLEST_EXPONENT = -1023.0
 
+READABLE = {torch.bfloat16, torch.float32, torch.float64}
+
 Memory = np.ndarray[Any, Any]
 
 
@@ -38,6 +40,9 @@ def share_threads(work_ns: float) -> int:
 
 def readable(tensor: Tensor) -> Memory:
     """The memory of a bfloat16 (its bits, see `number`), float32 or float64 tensor."""
+    if tensor.dtype not in READABLE:
+        msg = f"expected a tensor in bfloat16, float32 or float64, got {tensor.dtype}"
+        raise TypeError(msg)
     return (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 

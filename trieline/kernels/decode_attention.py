@@ -53,18 +53,25 @@ def decode_attention(
 
     Returns:
         [M, Q, W] like the query, from sums in `compute_dtype` of its precision.
+
+    Raises:
+        TypeError: a precision that is none of those of `readable`, or not the cache's.
     """
     count, queries, width = query_MQD.shape
     heads, out_width = value_MHD.shape[1:]
+    # Of one layout always: for another the kernel would be compiled anew.
+    key, value = readable(key_MHD.contiguous()), readable(value_MHD.contiguous())
+    if not key.dtype == value.dtype == own[0].dtype == prefix[0].dtype:
+        msg = f"expected keys and values in the cache's {own[0].dtype}, got {key.dtype} and {value.dtype}"
+        raise TypeError(msg)
     query = query_MQD.to(compute_dtype(query_MQD.dtype), memory_format=torch.contiguous_format)
     out = query.new_empty(count, queries, out_width)
     grouped = (count, heads, queries // heads)
     share_threads(NS_PER_PRODUCT * seen_M4[:, 1::2].sum() * queries * (width + out_width))
     _attend(
         query.view(*grouped, width).numpy(),
-        # Of one layout always: for another the kernel would be compiled anew.
-        readable(key_MHD.contiguous()),
-        readable(value_MHD.contiguous()),
+        key,
+        value,
         *prefix,
         *own,
         layer,
