@@ -3,9 +3,9 @@
     python benchmarks/policy_server.py [--model FOLDER] [--rows 64] [--rounds 3]
 
 Both sides get the same ragged prompts, sample at temperature 1 from the whole vocabulary and make the same
-number of new tokens for each: 32 with SmolLM2, 16 with the tiny model (their recipes sample 6 to 40, and 6
-or 7). `generate` runs left-padded in the better of its dynamic and its static cache, and its logits are not
-even recorded; the engine gives log-probability and entropy with each token.
+number of new tokens for each: 32 with SmolLM2, 16 and 32 with the tiny model (their recipes sample 6 to 40,
+and 6 or 7). `generate` runs left-padded in the better of its dynamic and its static cache, and its logits
+are not even recorded; the engine gives log-probability and entropy with each token.
 Three loads:
 
 * `groups`: 8 prompts of 40 to 140 tokens, each for 8 rollouts, as they arrive in training;
@@ -45,6 +45,7 @@ RESULTS = Path(__file__).parent / "results" / "policy_server.json"
 GROUP = 8
 TURNS = 3
 NEW_CONTEXT = 12
+NEW_TOKENS = {"tiny": (16, 32), "smollm2": (32,)}
 PROMPT_LENGTHS = (40, 140)
 
 Prompts = list[Int32]
@@ -142,11 +143,11 @@ def run_load(load: str, side: Sampler, prompts: Prompts, vocab: int, tokens: int
     )
 
 
-def compare(folder: Path, dtype: torch.dtype, arguments: argparse.Namespace) -> dict[str, Any]:
+def compare(folder: Path, dtype: torch.dtype, tokens: int, arguments: argparse.Namespace) -> dict[str, Any]:
     sides: dict[str, Any] = {
-        "engine": EngineSide(folder, dtype, arguments.rows, arguments.tokens),
-        "generate_dynamic": GenerateSide(folder, dtype, arguments.tokens, "dynamic"),
-        "generate_static": GenerateSide(folder, dtype, arguments.tokens, "static"),
+        "engine": EngineSide(folder, dtype, arguments.rows, tokens),
+        "generate_dynamic": GenerateSide(folder, dtype, tokens, "dynamic"),
+        "generate_static": GenerateSide(folder, dtype, tokens, "static"),
     }
     vocab = int(json.loads((folder / "config.json").read_text())["vocab_size"])
     result: dict[str, Any] = {"dtype": str(dtype).removeprefix("torch.")}
@@ -156,13 +157,13 @@ def compare(folder: Path, dtype: torch.dtype, arguments: argparse.Namespace) -> 
             prompts = prompts_of(load, arguments.rows, vocab, seed)
             for name, side in sides.items():
                 side.reset()
-                speeds[name].append(run_load(load, side, prompts, vocab, arguments.tokens))
+                speeds[name].append(run_load(load, side, prompts, vocab, tokens))
         best = {name: max(speed.wall for speed in rounds) for name, rounds in speeds.items()}
         processor = {name: max(speed.processor for speed in rounds) for name, rounds in speeds.items()}
         result[load] = {name: round(speed, 1) for name, speed in best.items()}
         result[load]["ratio"] = _ratio(best)
         result[load]["processor_time_ratio"] = _ratio(processor)
-        print(f"{folder.name:24} {load:10}", result[load], flush=True)
+        print(f"{folder.name:24} {tokens} tokens {load:10}", result[load], flush=True)
     return result
 
 
@@ -177,7 +178,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--model", default="builtin:smollm2-135m-instruct", help="a model folder or its name")
     parser.add_argument("--rows", type=int, default=64)
-    parser.add_argument("--tokens", type=int, default=32, help="new tokens of each request")
+    parser.add_argument("--tokens", type=int, nargs="+", help="new tokens of each request")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--loads", nargs="+", default=["groups", "different", "turns"])
@@ -192,16 +193,19 @@ def main() -> None:
     results: dict[str, Any] = {
         "machine": f"{platform.machine()}, {arguments.threads} threads, torch {torch.__version__}",
         "rows": arguments.rows,
-        "tokens": arguments.tokens,
         "unit": "sampled tokens/s",
     }
-    if arguments.only != "smollm2":
-        with tempfile.TemporaryDirectory() as scratch:
-            folder = Path(scratch) / "tiny-qwen3"
-            save_tiny_model(folder)
-            results["tiny"] = compare(folder, torch.float32, arguments)
-    if arguments.only != "tiny":
-        results["smollm2"] = compare(prepare_model(arguments.model), choose_dtype("auto"), arguments)
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in ["tiny", "smollm2"] if arguments.only is None else [arguments.only]:
+            if name == "tiny":
+                folder, dtype = Path(scratch) / "tiny-qwen3", torch.float32
+                save_tiny_model(folder)
+            else:
+                folder, dtype = prepare_model(arguments.model), choose_dtype("auto")
+            results[name] = {
+                f"{tokens} new tokens": compare(folder, dtype, tokens, arguments)
+                for tokens in arguments.tokens or NEW_TOKENS[name]
+            }
     if arguments.only is None:
         RESULTS.write_text(json.dumps(results, indent=2) + "\n")
 
