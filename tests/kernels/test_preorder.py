@@ -7,7 +7,7 @@ import torch
 
 from trieline.kernels.gpu import _say_once
 from trieline.kernels.preorder import check_preorder
-from trieline.kernels.tree_attention import plan_tree_attention
+from trieline.kernels.tree_plan import plan_tree_attention
 
 
 def test_tries_and_padding_pass() -> None:

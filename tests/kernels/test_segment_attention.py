@@ -5,11 +5,12 @@ import torch
 
 from tests.kernels.test_tree_attention import SHAPES, forest, random_qkv
 from trieline.kernels.segment_attention import reference_segment_attention, segment_attention
-from trieline.kernels.tree_attention import plan_tree_attention
+from trieline.kernels.tree_plan import plan_tree_attention
 
 
 @pytest.mark.parametrize("shapes", SHAPES, ids=str)
 @pytest.mark.parametrize("num_above", [1, 70, 300])
+@pytest.mark.parametrize("softcap", [0.0, 1.5])
 @pytest.mark.parametrize(
     ("dtype", "tolerance"),
     # Sums in another order; in float32 they run over several hundred keys.
@@ -17,7 +18,7 @@ from trieline.kernels.tree_attention import plan_tree_attention
     ids=str,
 )
 def test_equals_the_dense_formula(
-    shapes: list[tuple[int, int, int]], num_above: int, dtype: torch.dtype, tolerance: float
+    shapes: list[tuple[int, int, int]], num_above: int, softcap: float, dtype: torch.dtype, tolerance: float
 ) -> None:
     subtree_end = forest(shapes)
     tokens = len(subtree_end)
@@ -25,8 +26,8 @@ def test_equals_the_dense_formula(
     _, k_above, v_above = random_qkv(num_above, dtype)
     inputs = [q, k, v, k_above, v_above]
     plan = plan_tree_attention(subtree_end, dtype=dtype)
-    out = segment_attention(q, k, v, k_above, v_above, plan, scale=0.3)
-    expected = reference_segment_attention(q, k, v, k_above, v_above, subtree_end, scale=0.3)
+    out = segment_attention(q, k, v, k_above, v_above, plan, scale=0.3, softcap=softcap)
+    expected = reference_segment_attention(q, k, v, k_above, v_above, subtree_end, scale=0.3, softcap=softcap)
     assert (out - expected).abs().max() < tolerance
     weights = torch.randn(out.shape, dtype=dtype, generator=torch.Generator().manual_seed(1))
     got = torch.autograd.grad((out * weights).sum(), inputs)

@@ -22,14 +22,16 @@ def operands(dtype: torch.dtype, rows: int = 9) -> tuple[Tensor, Tensor, Tensor,
 
 @pytest.mark.parametrize("budget", BUDGETS.values(), ids=BUDGETS.keys())
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
+@pytest.mark.parametrize("softcap", [0.0, 2.0])
 @pytest.mark.parametrize("rows", [1, 9, 40])
 def test_equals_reference(
-    budget: int, temperature: float, rows: int, monkeypatch: pytest.MonkeyPatch
+    budget: int, temperature: float, softcap: float, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("trieline.kernels.token_logprob.CHUNK_ELEMENTS", 4 * VOCAB)
     hidden, weight, at, targets = operands(torch.float64, rows)
-    got = token_logprob(hidden, weight, at, targets, temperature=temperature, logits_budget=budget)
-    want = reference_token_logprob(hidden, weight, at, targets, temperature=temperature)
+    settings = {"temperature": temperature, "softcap": softcap}
+    got = token_logprob(hidden, weight, at, targets, **settings, logits_budget=budget)
+    want = reference_token_logprob(hidden, weight, at, targets, **settings)
     upstream = [torch.randn_like(t) for t in want]
     for a, b in zip(got, want, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
@@ -39,10 +41,12 @@ def test_equals_reference(
 
 
 @pytest.mark.parametrize("budget", BUDGETS.values(), ids=BUDGETS.keys())
-def test_gradcheck(budget: int) -> None:
+@pytest.mark.parametrize("softcap", [0.0, 2.0])
+def test_gradcheck(budget: int, softcap: float) -> None:
     hidden, weight, at, targets = operands(torch.float64)
     assert torch.autograd.gradcheck(
-        lambda h, w: token_logprob(h, w, at, targets, temperature=0.7, logits_budget=budget), (hidden, weight)
+        lambda h, w: token_logprob(h, w, at, targets, temperature=0.7, softcap=softcap, logits_budget=budget),
+        (hidden, weight),
     )
 
 

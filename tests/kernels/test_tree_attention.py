@@ -5,12 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from trieline.kernels.tree_attention import (
-    MAX_BLOCK,
-    plan_tree_attention,
-    reference_tree_attention,
-    tree_attention,
-)
+from trieline.kernels.tree_attention import reference_tree_attention, tree_attention
+from trieline.kernels.tree_plan import MAX_BLOCK, plan_tree_attention
 from trieline.learner.trie import build_trie
 
 # Forests by the lengths of (trunk, number of branches, branch): none, short, and far beyond one block.
@@ -51,6 +47,7 @@ def random_qkv(tokens: int, dtype: torch.dtype, *, heads: int = 6, groups: int =
 
 
 @pytest.mark.parametrize("shapes", SHAPES, ids=str)
+@pytest.mark.parametrize("softcap", [0.0, 1.5])
 @pytest.mark.parametrize(
     ("dtype", "tolerance"),
     [
@@ -61,14 +58,18 @@ def random_qkv(tokens: int, dtype: torch.dtype, *, heads: int = 6, groups: int =
     ],
     ids=str,
 )
-def test_equals_reference(shapes: list[tuple[int, int, int]], dtype: torch.dtype, tolerance: float) -> None:
+def test_equals_reference(
+    shapes: list[tuple[int, int, int]], softcap: float, dtype: torch.dtype, tolerance: float
+) -> None:
     subtree_end = forest(shapes)
     q, k, v = random_qkv(len(subtree_end), dtype)
     plan = plan_tree_attention(subtree_end, dtype=dtype)
-    out = tree_attention(q, k, v, plan, scale=0.25)
+    out = tree_attention(q, k, v, plan, scale=0.25, softcap=softcap)
     # Of the very same numbers, in float64.
     exact = [t.detach().double().requires_grad_() for t in (q, k, v)]
-    expected = reference_tree_attention(exact[0], exact[1], exact[2], subtree_end, scale=0.25)
+    expected = reference_tree_attention(
+        exact[0], exact[1], exact[2], subtree_end, scale=0.25, softcap=softcap
+    )
     assert out.dtype == dtype
     torch.testing.assert_close(out.double(), expected, rtol=tolerance, atol=tolerance)
     upstream = torch.randn(out.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).to(
@@ -90,29 +91,33 @@ def test_blocks_cover_every_query_once_and_save_pairs() -> None:
     assert all(b.stop - b.start <= MAX_BLOCK or b.mask is None for b in plan.blocks)
 
 
+@pytest.mark.parametrize("softcap", [0.0, 1.5])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_other_branches_change_nothing_bit_for_bit(dtype: torch.dtype) -> None:
+def test_other_branches_change_nothing_bit_for_bit(dtype: torch.dtype, softcap: float) -> None:
     subtree_end = forest([(40, 4, 30), (20, 3, 9)])
     q, k, v = random_qkv(len(subtree_end), dtype)
     plan = plan_tree_attention(subtree_end, dtype=dtype)
-    out = tree_attention(q, k, v, plan, scale=0.25)
+    out = tree_attention(q, k, v, plan, scale=0.25, softcap=softcap)
     i = 77
     visible = (torch.arange(len(subtree_end)) <= i) & (subtree_end > i)
     with torch.no_grad():
         k[:, :, ~visible] *= -1e4
         v[:, :, ~visible] += 1e4
-    changed = tree_attention(q, k, v, plan, scale=0.25)
+    changed = tree_attention(q, k, v, plan, scale=0.25, softcap=softcap)
     assert torch.equal(out[:, i], changed[:, i])
     (gradient,) = torch.autograd.grad(changed[:, i].float().sum(), v)
     assert torch.all(gradient[:, :, ~visible] == 0)
     assert torch.all(gradient[:, :, visible] != 0)
 
 
-def test_gradcheck() -> None:
+@pytest.mark.parametrize("softcap", [0.0, 1.5])
+def test_gradcheck(softcap: float) -> None:
     subtree_end = forest([(3, 2, 4)])
     q, k, v = random_qkv(len(subtree_end), torch.float64, heads=2, groups=1)
     plan = plan_tree_attention(subtree_end, dtype=torch.float64)
-    assert torch.autograd.gradcheck(lambda q, k, v: tree_attention(q, k, v, plan, scale=0.3), (q, k, v))
+    assert torch.autograd.gradcheck(
+        lambda q, k, v: tree_attention(q, k, v, plan, scale=0.3, softcap=softcap), (q, k, v)
+    )
 
 
 def test_shapes_that_do_not_fit_the_plan_are_named() -> None:
@@ -120,3 +125,10 @@ def test_shapes_that_do_not_fit_the_plan_are_named() -> None:
     q, k, v = random_qkv(5, torch.float32)
     with pytest.raises(ValueError, match=rf"expected q and k of \[1, heads, {plan.num_tokens}, size\]"):
         tree_attention(q, k, v, plan, scale=1.0)
+
+
+def test_a_negative_softcap_is_refused() -> None:
+    plan = plan_tree_attention(forest([(3, 2, 4)]), dtype=torch.float32)
+    q, k, v = random_qkv(plan.num_tokens, torch.float32)
+    with pytest.raises(ValueError, match="expected a softcap of at least 0, got -1"):
+        tree_attention(q, k, v, plan, scale=1.0, softcap=-1.0)

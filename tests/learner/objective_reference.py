@@ -164,6 +164,8 @@ def _token_loss(r: Rollout, t: int, advantage: float, config: ObjectiveConfig) -
         loss = -min(config.rho_pg_bar, ratio) * advantage * l
     elif config.loss == "tis":
         loss = -min(config.tis_cap, ratio) * advantage * l
+    elif config.loss == "pg":
+        loss = -advantage * l
     elif config.loss == "icepop":
         loss = -(ratio if config.icepop_low <= ratio <= config.icepop_high else 0.0) * advantage * l
     else:

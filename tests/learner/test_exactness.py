@@ -32,7 +32,9 @@ OBJECTIVES = [
         **(SCALING if scaling != "off" else {}),  # type: ignore[arg-type]
     )
     for advantage, scaling, loss in itertools.product(
-        ("group", "vtrace", "tree"), ("off", "sequence", "token"), ("vtrace_pg", "ppo_clip", "tis", "icepop")
+        ("group", "vtrace", "tree"),
+        ("off", "sequence", "token"),
+        ("vtrace_pg", "ppo_clip", "tis", "icepop", "pg"),
     )
 ] + [ObjectiveConfig(loss="sft")]
 

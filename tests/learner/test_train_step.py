@@ -194,7 +194,7 @@ def test_missing_parts_are_named() -> None:
         )
 
 
-@pytest.mark.parametrize("loss", ["ppo_clip", "tis", "icepop", "vtrace_pg"])
+@pytest.mark.parametrize("loss", ["ppo_clip", "tis", "icepop", "pg", "vtrace_pg"])
 def test_clips_bite_on_both_sides(loss: str) -> None:
     """Gradients by the ratio pi/mu, at which each loss lets go."""
     config = ObjectiveConfig(loss=loss, skip_zero_std=False)  # type: ignore[arg-type]
@@ -222,6 +222,7 @@ def test_clips_bite_on_both_sides(loss: str) -> None:
         "ppo_clip": [0.3, 0.9, 1.2, 0, 0],
         "tis": [0.3, 0.9, 1.2, 1.5, 2.0],
         "icepop": [0, 0.9, 1.2, 1.5, 0],
+        "pg": [1, 1, 1, 1, 1],
         "vtrace_pg": [0.3, 0.9, 1, 1, 1],
     }[loss]
     torch.testing.assert_close(-gradient[:5], torch.tensor(expected, dtype=torch.float64))

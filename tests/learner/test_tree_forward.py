@@ -118,14 +118,6 @@ REFUSED = {
         "sliding_attention",
     ),
     "gemma2": (_config(Gemma2Config, **_DECODER), "sliding_attention"),
-    "gemma2 with full attention": (
-        _config(Gemma2Config, **_DECODER, layer_types=["full_attention"] * 2),
-        "caps its logits at 50.0 .attn_logit_softcapping",
-    ),
-    "gemma2 with capped output": (
-        _config(Gemma2Config, **_DECODER, layer_types=["full_attention"] * 2, attn_logit_softcapping=None),
-        "caps its logits at 30.0 .final_logit_softcapping",
-    ),
     "dynamic rotary frequencies": (
         _config(
             LlamaConfig,

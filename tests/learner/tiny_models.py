@@ -42,13 +42,13 @@ ARCHITECTURES: dict[str, Any] = {
     "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**_SHAPE, tie_word_embeddings=False)),
     "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**_SHAPE, tie_word_embeddings=True)),
     "mistral": lambda: MistralForCausalLM(MistralConfig(**_SHAPE, sliding_window=None)),
-    # Gemma's norms and scales; its windows and caps are refused.
+    # Gemma's norms, scales and caps, tight enough to bend the numbers; its windows are refused.
     "gemma2": lambda: Gemma2ForCausalLM(
         Gemma2Config(
             **_SHAPE,
             layer_types=["full_attention"] * 2,
-            attn_logit_softcapping=None,
-            final_logit_softcapping=None,
+            attn_logit_softcapping=2.0,
+            final_logit_softcapping=3.0,
         )
     ),
     "qwen3_moe": lambda: Qwen3MoeForCausalLM(

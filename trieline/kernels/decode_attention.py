@@ -23,7 +23,7 @@ from trieline.kernels.compiled_cpu import (
     readable,
     share_threads,
 )
-from trieline.kernels.tree_attention import compute_dtype
+from trieline.kernels.tree_plan import compute_dtype
 
 # Of one number of the query or the weights with one of the cache, on one thread.
 NS_PER_PRODUCT = 0.15

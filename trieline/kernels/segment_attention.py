@@ -5,8 +5,9 @@ attention holds. Over all keys, with own[i] the keys of the segment that query i
 
     out[i] = sum over j in 0:P and own[i] of softmax_j(scale * q[i] . k[j]) * v[j]
 
-`reference_segment_attention` is that formula with a dense mask, and the specification. On CPU both parts run
-apart, the ancestors without a mask, and merge by their log-sum-exps:
+(with capped scores as in `tree_attention`). `reference_segment_attention` is that formula with a dense mask,
+and the specification. On CPU both parts run apart, the ancestors without a mask, and merge by their
+log-sum-exps:
 
     lse = log(exp(lse_above) + exp(lse_own))
     out = exp(lse_above - lse) out_above + exp(lse_own - lse) out_own
@@ -15,15 +16,21 @@ The backward of each part is that of flash attention with the merged `out` and `
 needs nothing else of the other part. Letters as in `tree_attention`.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn import functional
 
-from trieline.kernels.tree_attention import TreeAttentionPlan, backward_dtype, compute_dtype, tree_attention
+from trieline.kernels.capped_attention import capped_attention
+from trieline.kernels.tree_attention import attend_visible, tree_attention, visible_pairs
+from trieline.kernels.tree_plan import (
+    TreeAttentionPlan,
+    add_to_keys,
+    backward_dtype,
+    compute_dtype,
+    gather_keys,
+)
 
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
@@ -38,6 +45,7 @@ def segment_attention(
     plan: TreeAttentionPlan,
     *,
     scale: float,
+    softcap: float = 0.0,
 ) -> Tensor:
     """Attend `q` [1, H, T, D] to `k_above`, `v_above` [1, G, P, D] and, by `plan`, to `k`, `v` [1, G, T, D].
 
@@ -48,9 +56,13 @@ def segment_attention(
         msg = f"expected q and k of [1, heads, {plan.num_tokens}, size], got {[*q.shape]} and {[*k.shape]}"
         raise ValueError(msg)
     if k_above.shape[2] == 0:
-        return tree_attention(q, k, v, plan, scale=scale)
+        return tree_attention(q, k, v, plan, scale=scale, softcap=softcap)
     if q.device.type != "cpu":
-        return reference_segment_attention(q, k, v, k_above, v_above, plan.subtree_end, scale=scale)
+        return reference_segment_attention(
+            q, k, v, k_above, v_above, plan.subtree_end, scale=scale, softcap=softcap
+        )
+    if softcap:
+        return capped_attention(q, k, v, k_above, v_above, plan, scale=scale, softcap=softcap)
     out: Tensor = _SegmentAttention.apply(  # type: ignore[no-untyped-call]
         q, k, v, k_above, v_above, plan, scale
     )
@@ -58,21 +70,21 @@ def segment_attention(
 
 
 def reference_segment_attention(
-    q: Tensor, k: Tensor, v: Tensor, k_above: Tensor, v_above: Tensor, subtree_end: Tensor, *, scale: float
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    k_above: Tensor,
+    v_above: Tensor,
+    subtree_end: Tensor,
+    *,
+    scale: float,
+    softcap: float = 0.0,
 ) -> Tensor:
     """The formula of this module with a dense [T, P + T] mask. Same shapes as `segment_attention`."""
-    index = torch.arange(len(subtree_end), device=q.device)
-    own = (index[None, :] <= index[:, None]) & (index[:, None] < subtree_end[None, :])
+    own = visible_pairs(subtree_end)
     visible = torch.cat([own.new_ones(len(own), k_above.shape[2]), own], dim=1)
-    out = functional.scaled_dot_product_attention(
-        q,
-        torch.cat([k_above, k], dim=2),
-        torch.cat([v_above, v], dim=2),
-        attn_mask=visible,
-        scale=scale,
-        enable_gqa=q.shape[1] != k.shape[1],
-    )
-    return out.transpose(1, 2)
+    keys, values = torch.cat([k_above, k], dim=2), torch.cat([v_above, v], dim=2)
+    return attend_visible(q, keys, values, visible, scale=scale, softcap=softcap)
 
 
 class _SegmentAttention(torch.autograd.Function):
@@ -100,8 +112,8 @@ class _SegmentAttention(torch.autograd.Function):
             queries = slice(block.start, block.stop)
             own, lse_own = _flash(
                 q_[:, :, queries],
-                _gather(k_, block.key_ranges),
-                _gather(v_, block.key_ranges),
+                gather_keys(k_, block.key_ranges),
+                gather_keys(v_, block.key_ranges),
                 0.0,
                 block.mask is None,
                 attn_mask=block.mask,
@@ -143,8 +155,8 @@ class _SegmentAttention(torch.autograd.Function):
             grad_q_block, grad_keys, grad_values = _flash_backward(
                 grad_out[:, :, queries],
                 q_[:, :, queries],
-                _gather(k_, block.key_ranges),
-                _gather(v_, block.key_ranges),
+                gather_keys(k_, block.key_ranges),
+                gather_keys(v_, block.key_ranges),
                 out[:, :, queries],
                 lse[..., queries],
                 0.0,
@@ -153,8 +165,8 @@ class _SegmentAttention(torch.autograd.Function):
                 scale=ctx.scale,
             )
             grad_q[:, :, queries] += grad_q_block
-            _scatter_add(grad_k, grad_keys, block.key_ranges)
-            _scatter_add(grad_v, grad_values, block.key_ranges)
+            add_to_keys(grad_k, grad_keys, block.key_ranges)
+            add_to_keys(grad_v, grad_values, block.key_ranges)
         return (
             grad_q.to(q.dtype),
             grad_k.to(q.dtype),
@@ -165,16 +177,3 @@ class _SegmentAttention(torch.autograd.Function):
             None,
             None,
         )
-
-
-def _gather(keys: Tensor, ranges: Sequence[tuple[int, int]]) -> Tensor:
-    if len(ranges) == 1:
-        return keys[:, :, ranges[0][0] : ranges[0][1]]
-    return torch.cat([keys[:, :, lo:hi] for lo, hi in ranges], dim=2)
-
-
-def _scatter_add(total: Tensor, part: Tensor, ranges: Sequence[tuple[int, int]]) -> None:
-    offset = 0
-    for lo, hi in ranges:
-        total[:, :, lo:hi] += part[:, :, offset : offset + hi - lo]
-        offset += hi - lo

@@ -1,6 +1,7 @@
 """Log-probabilities of tokens and entropies, from hidden states and the output weight, without all logits.
 
-With l[r] = hidden[r] @ weight.T / temperature and lse[r] = logsumexp(l[r]):
+With l[r] = c(hidden[r] @ weight.T) / temperature and lse[r] = logsumexp(l[r]), where c(x) = x, or
+c(x) = softcap * tanh(x / softcap) for models that cap their logits:
 
     logprob[m] = l[row[m], target[m]] - lse[row[m]]
     entropy[r] = lse[r] - sum_v p[r, v] l[r, v],   p[r] = softmax(l[r])
@@ -37,14 +38,16 @@ def token_logprob(
     targets: Tensor,
     *,
     temperature: float = 1.0,
+    softcap: float = 0.0,
     logits_budget: int = DEFAULT_LOGITS_BUDGET,
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities [M] of `targets` [M] at `rows` [M] of `hidden` [R, D], and entropies [R], in nats.
 
     `weight` is [V, D]. Results are float32, or float64 for float64 operands; memory is O(budget + R + M).
-    On a GPU nothing is kept for the backward: the budget is that of the logits in memory at a time.
+    On a GPU nothing is kept for the backward: the budget is that of the logits in memory at a time. Capped
+    logits take the plain path there too.
     """
-    if takes_triton(hidden.device, hidden.dtype):
+    if not softcap and takes_triton(hidden.device, hidden.dtype):
         # Not at the top: without Triton this module must import.
         from trieline.kernels.token_logprob_op import check_operands, token_logprob_op
 
@@ -54,18 +57,30 @@ def token_logprob(
         )
         return logprobs, entropies
     logprobs, entropies = _TokenLogprob.apply(  # type: ignore[no-untyped-call]
-        hidden, weight, rows, targets, float(temperature), int(logits_budget)
+        hidden, weight, rows, targets, float(temperature), float(softcap), int(logits_budget)
     )
     return logprobs, entropies
 
 
 def reference_token_logprob(
-    hidden: Tensor, weight: Tensor, rows: Tensor, targets: Tensor, *, temperature: float = 1.0
+    hidden: Tensor,
+    weight: Tensor,
+    rows: Tensor,
+    targets: Tensor,
+    *,
+    temperature: float = 1.0,
+    softcap: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """The formula of this module with all logits at once. Same shapes as `token_logprob`."""
     logits = functional.linear(hidden, weight)
-    logprobs = torch.log_softmax(logits.to(softmax_dtype(logits.dtype)) / temperature, dim=-1)
+    capped = cap_logits(logits.to(softmax_dtype(logits.dtype)), softcap)
+    logprobs = torch.log_softmax(capped / temperature, dim=-1)
     return logprobs[rows, targets], -(logprobs.exp() * logprobs).sum(-1)
+
+
+def cap_logits(logits: Tensor, softcap: float) -> Tensor:
+    """softcap * tanh(logits / softcap); with 0 the logits themselves."""
+    return softcap * torch.tanh(logits / softcap) if softcap else logits
 
 
 def softmax_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -84,6 +99,7 @@ class _TokenLogprob(torch.autograd.Function):
         rows: Tensor,
         targets: Tensor,
         temperature: float,
+        softcap: float,
         logits_budget: int,
     ) -> tuple[Tensor, Tensor]:
         num_rows, num_targets = len(hidden), len(targets)
@@ -100,7 +116,7 @@ class _TokenLogprob(torch.autograd.Function):
             group = slice(start, min(start + rows_per_group, num_rows))
             logits = functional.linear(hidden[group], weight)
             for lo, hi in _row_chunks(group.start, group.stop, len(weight)):
-                scaled = logits[lo - start : hi - start].to(dtype)
+                scaled = cap_logits(logits[lo - start : hi - start].to(dtype), softcap)
                 if temperature != 1.0:
                     scaled = scaled / temperature
                 lse, entropy = _lse_and_entropy(scaled)
@@ -118,14 +134,14 @@ class _TokenLogprob(torch.autograd.Function):
         ctx.save_for_backward(hidden, weight, sorted_rows, sorted_targets, by_row, normalisers, entropies)
         # Not among the saved tensors, because the backward overwrites it.
         ctx.kept_logits = kept
-        ctx.temperature, ctx.rows_per_group = temperature, rows_per_group
+        ctx.temperature, ctx.softcap, ctx.rows_per_group = temperature, softcap, rows_per_group
         return logprobs, entropies
 
     @staticmethod
     @once_differentiable
     def backward(
         ctx: Any, grad_logprobs: Tensor, grad_entropies: Tensor
-    ) -> tuple[Tensor, Tensor, None, None, None, None]:
+    ) -> tuple[Tensor, Tensor, None, None, None, None, None]:
         hidden, weight, rows, targets, by_row, normalisers, entropies = ctx.saved_tensors
         grad_logprobs = grad_logprobs[by_row]
         grad_hidden, grad_weight = torch.empty_like(hidden), None
@@ -146,6 +162,7 @@ class _TokenLogprob(torch.autograd.Function):
                     grad_logprobs[first:last],
                     grad_entropies[lo:hi],
                     ctx.temperature,
+                    ctx.softcap,
                 )
             grad_hidden[start:stop] = logits @ weight
             part = logits.T @ hidden[start:stop]
@@ -157,7 +174,7 @@ class _TokenLogprob(torch.autograd.Function):
                 grad_weight += part
         if grad_weight is None:
             grad_weight = torch.zeros_like(weight)
-        return grad_hidden, grad_weight.to(weight.dtype), None, None, None, None
+        return grad_hidden, grad_weight.to(weight.dtype), None, None, None, None, None
 
 
 def _lse_and_entropy(scaled: Tensor) -> tuple[Tensor, Tensor]:
@@ -186,10 +203,11 @@ def _logits_gradient_(
     grad_logprobs: Tensor,
     grad_entropies: Tensor,
     temperature: float,
+    softcap: float,
 ) -> None:
     """Overwrite `logits` [C, V] with the gradient of the loss with respect to them."""
     grad_by_row = torch.zeros_like(normalisers).index_add_(0, rows, grad_logprobs)
-    logprobs = logits.to(normalisers.dtype)
+    logprobs = capped = cap_logits(logits.to(normalisers.dtype), softcap)
     if temperature != 1.0:
         logprobs = logprobs / temperature
     logprobs = logprobs - normalisers[:, None]
@@ -202,4 +220,7 @@ def _logits_gradient_(
         .mul_(probs)
     )
     grad.index_put_((rows, targets), grad_logprobs, accumulate=True)
+    if softcap:
+        # d/dx of softcap * tanh(x / softcap) is 1 - tanh^2.
+        grad.mul_(1 - (capped / softcap).square())
     logits.copy_(grad.div_(temperature) if temperature != 1.0 else grad)

@@ -2,145 +2,88 @@
 
 Query i sees key j iff `j <= i < subtree_end[j]`, which is: j is i or an ancestor of i.
 
-    out[i] = sum over visible j of softmax_j(scale * q[i] . k[j]) * v[j]
+    out[i] = sum over visible j of softmax_j(c(scale * q[i] . k[j])) * v[j]
 
+with c(s) = s, or c(s) = softcap * tanh(s / softcap) for models that cap their scores.
 `reference_tree_attention` is that formula with a dense mask, and the specification. On a GPU the Triton
-kernels of `tree_attention_op` run. On CPU `tree_attention` cuts the queries into blocks that see few keys
-they must not see, and runs each against the keys of its ancestors and its own. Shapes: B queries of a
-block, T tokens, H query heads, G key-value heads, D head size.
+kernels of `tree_attention_op` run. On CPU each block of the plan runs against the keys of its ancestors and
+its own.
+Shapes: T tokens, H query heads, G key-value heads, D head size.
 """
 
-from __future__ import annotations
-
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from trieline.kernels.gpu import takes_triton
-
-if TYPE_CHECKING:
-    from trieline.kernels.tree_blocks import TreeBlocks
-
-MAX_BLOCK = 128
-"""Queries of a block. A block inside a chain computes half a square of this side in vain."""
-BLOCK_OVERHEAD_PAIRS = 2000
-"""What one more block costs, in query-key pairs: two small blocks become one if that adds fewer pairs.
-Measured with 9 heads of 64 in float32: about 90 us against 8 kFLOP a pair, forward and backward."""
-
-HALF_DTYPES = (torch.bfloat16, torch.float16)
+from trieline.kernels.capped_attention import capped_attention
+from trieline.kernels.tree_plan import (
+    TreeAttentionPlan,
+    add_to_keys,
+    backward_dtype,
+    compute_dtype,
+    gather_keys,
+)
 
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class QueryBlock:
-    """Queries `start:stop` against the keys of `key_ranges`, the last of which is `start:stop` itself."""
+def tree_attention(
+    q: Tensor, k: Tensor, v: Tensor, plan: TreeAttentionPlan, *, scale: float, softcap: float = 0.0
+) -> Tensor:
+    """Attend `q` [1, H, T, D] to `k`, `v` [1, G, T, D]; H is a multiple of G. Returns [1, T, H, D].
 
-    start: int
-    stop: int
-    key_ranges: tuple[tuple[int, int], ...]
-    mask: Tensor | None
-    """[B, keys] 0 where visible, -inf where not. None: a chain without ancestors, plainly causal."""
-    backward_mask: Tensor | None
-    """The same in the precision of the backward."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class TreeAttentionPlan:
-    """What all layers of one forward pass share: built once from `subtree_end`."""
-
-    subtree_end: Tensor
-    """[T] int32 or int64."""
-    blocks: tuple[QueryBlock, ...]
-    """Empty on devices other than the CPU."""
-    gpu_blocks: TreeBlocks | None = None
-    """The plan of the Triton kernels. None on a device that isn't the CPU: the dense reference runs."""
-
-    @property
-    def num_tokens(self) -> int:
-        return len(self.subtree_end)
-
-    @property
-    def num_pairs(self) -> int:
-        """Query-key pairs that the blocks compute, visible or not."""
-        return sum((b.stop - b.start) * sum(hi - lo for lo, hi in b.key_ranges) for b in self.blocks)
-
-
-def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The precision in which the CPU attends to tokens of `dtype`: float64 for half precision.
-
-    Rounded to half precision, the result then no longer depends on the order of the sums: a token attends to
-    the same bits in a whole trie and alone before a key-value cache. In float32 one element in some tens of
-    thousands rounds the other way, and ten layers later everything is different.
+    `softcap` > 0 caps scores, which on the CPU takes several times as long.
     """
-    return torch.float64 if dtype in HALF_DTYPES else dtype
-
-
-def backward_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The precision of gradients for `dtype`: float32 for half precision, 2 to 3 times as fast as in that."""
-    return torch.float32 if dtype in HALF_DTYPES else dtype
-
-
-def plan_tree_attention(subtree_end: Tensor, *, dtype: torch.dtype) -> TreeAttentionPlan:
-    """Cut the preorder `subtree_end` [T] into blocks for queries of `dtype` on its device."""
-    if takes_triton(subtree_end.device, dtype):
-        # Not at the top: without Triton this module must import.
-        from trieline.kernels.tree_blocks import plan_tree_blocks
-
-        return TreeAttentionPlan(subtree_end=subtree_end, blocks=(), gpu_blocks=plan_tree_blocks(subtree_end))
-    if subtree_end.device.type != "cpu":
-        return TreeAttentionPlan(subtree_end=subtree_end, blocks=())
-    ends = subtree_end.tolist()
-    cuts = _cut(ends)
-    longest = max((_size(key_ranges) for _, _, key_ranges in cuts), default=0)
-    precisions = compute_dtype(dtype), backward_dtype(dtype)
-    chain_masks = [_chain_mask(longest, precision) for precision in dict.fromkeys(precisions)]
-    blocks = []
-    for start, stop, key_ranges in cuts:
-        is_chain = len(set(ends[start:stop])) == 1
-        if is_chain and key_ranges[0][0] == start:
-            masks: list[Tensor | None] = [None]
-        elif is_chain:
-            corner = MAX_BLOCK - (stop - start), longest - _size(key_ranges)
-            masks = [mask[corner[0] :, corner[1] :] for mask in chain_masks]
-        else:
-            mask = _branching_mask(subtree_end, start, stop, key_ranges, precisions[0])
-            masks = [mask, mask.to(precisions[1])]
-        blocks.append(
-            QueryBlock(start=start, stop=stop, key_ranges=key_ranges, mask=masks[0], backward_mask=masks[-1])
-        )
-    return TreeAttentionPlan(subtree_end=subtree_end, blocks=tuple(blocks))
-
-
-def tree_attention(q: Tensor, k: Tensor, v: Tensor, plan: TreeAttentionPlan, *, scale: float) -> Tensor:
-    """Attend `q` [1, H, T, D] to `k`, `v` [1, G, T, D]; H is a multiple of G. Returns [1, T, H, D]."""
     if q.shape[0] != 1 or q.shape[2] != plan.num_tokens or k.shape[2] != plan.num_tokens:
         msg = f"expected q and k of [1, heads, {plan.num_tokens}, size], got {[*q.shape]} and {[*k.shape]}"
+        raise ValueError(msg)
+    if softcap < 0:
+        msg = f"expected a softcap of at least 0, got {softcap}"
         raise ValueError(msg)
     if plan.gpu_blocks is not None:
         from trieline.kernels.tree_attention_op import tree_attention_on_gpu
 
-        return tree_attention_on_gpu(q, k, v, plan.gpu_blocks, scale=scale)
+        return tree_attention_on_gpu(q, k, v, plan.gpu_blocks, scale=scale, softcap=softcap)
     if q.device.type != "cpu":
-        return reference_tree_attention(q, k, v, plan.subtree_end, scale=scale)
+        return reference_tree_attention(q, k, v, plan.subtree_end, scale=scale, softcap=softcap)
+    if softcap:
+        nothing = k[:, :, :0]
+        return capped_attention(q, k, v, nothing, nothing, plan, scale=scale, softcap=softcap)
     out: Tensor = _BlockedAttention.apply(q, k, v, plan, scale)  # type: ignore[no-untyped-call]
     return out
 
 
-def reference_tree_attention(q: Tensor, k: Tensor, v: Tensor, subtree_end: Tensor, *, scale: float) -> Tensor:
+def reference_tree_attention(
+    q: Tensor, k: Tensor, v: Tensor, subtree_end: Tensor, *, scale: float, softcap: float = 0.0
+) -> Tensor:
     """The formula of this module with a dense [T, T] mask. Same shapes as `tree_attention`."""
-    index = torch.arange(len(subtree_end), device=q.device)
-    visible = (index[None, :] <= index[:, None]) & (index[:, None] < subtree_end[None, :])
-    out = functional.scaled_dot_product_attention(
-        q, k, v, attn_mask=visible, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
-    )
-    return out.transpose(1, 2)
+    return attend_visible(q, k, v, visible_pairs(subtree_end), scale=scale, softcap=softcap)
+
+
+def visible_pairs(subtree_end: Tensor) -> Tensor:
+    """[T, T] whether the query of the row sees the key of the column."""
+    index = torch.arange(len(subtree_end), device=subtree_end.device)
+    return (index[None, :] <= index[:, None]) & (index[:, None] < subtree_end[None, :])
+
+
+def attend_visible(
+    q: Tensor, k: Tensor, v: Tensor, visible: Tensor, *, scale: float, softcap: float = 0.0
+) -> Tensor:
+    """Attend `q` [1, H, T, D] to those of `k`, `v` [1, G, K, D] that `visible` [T, K] names."""
+    if not softcap:
+        out = functional.scaled_dot_product_attention(
+            q, k, v, attn_mask=visible, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
+        )
+        return out.transpose(1, 2)
+    repeats = q.shape[1] // k.shape[1]
+    scores = scale * q @ k.repeat_interleave(repeats, dim=1).transpose(-1, -2)
+    scores = softcap * torch.tanh(scores / softcap)
+    weights = scores.masked_fill(~visible, -torch.inf).softmax(-1)
+    return (weights @ v.repeat_interleave(repeats, dim=1)).transpose(1, 2)
 
 
 class _BlockedAttention(torch.autograd.Function):
@@ -155,8 +98,8 @@ class _BlockedAttention(torch.autograd.Function):
         for block in plan.blocks:
             out_block, logsumexp = _flash(
                 q_[:, :, block.start : block.stop],
-                _gather(k_, block.key_ranges),
-                _gather(v_, block.key_ranges),
+                gather_keys(k_, block.key_ranges),
+                gather_keys(v_, block.key_ranges),
                 0.0,
                 block.mask is None,
                 attn_mask=block.mask,
@@ -182,8 +125,8 @@ class _BlockedAttention(torch.autograd.Function):
             grad_q_block, grad_keys, grad_values = _flash_backward(
                 grad_out[:, :, queries],
                 q_[:, :, queries],
-                _gather(k_, block.key_ranges),
-                _gather(v_, block.key_ranges),
+                gather_keys(k_, block.key_ranges),
+                gather_keys(v_, block.key_ranges),
                 out[:, :, queries],
                 logsumexp,
                 0.0,
@@ -192,98 +135,12 @@ class _BlockedAttention(torch.autograd.Function):
                 scale=ctx.scale,
             )
             grad_q[:, :, queries] = grad_q_block
-            _scatter_add(grad_k, grad_keys, block.key_ranges)
-            _scatter_add(grad_v, grad_values, block.key_ranges)
+            add_to_keys(grad_k, grad_keys, block.key_ranges)
+            add_to_keys(grad_v, grad_values, block.key_ranges)
         return grad_q.to(q.dtype), grad_k.to(q.dtype), grad_v.to(q.dtype), None, None
-
-
-def _gather(keys: Tensor, ranges: Sequence[tuple[int, int]]) -> Tensor:
-    if len(ranges) == 1:
-        return keys[:, :, ranges[0][0] : ranges[0][1]]
-    return torch.cat([keys[:, :, lo:hi] for lo, hi in ranges], dim=2)
-
-
-def _scatter_add(total: Tensor, part: Tensor, ranges: Sequence[tuple[int, int]]) -> None:
-    offset = 0
-    for lo, hi in ranges:
-        total[:, :, lo:hi] += part[:, :, offset : offset + hi - lo]
-        offset += hi - lo
 
 
 def _zeros_by_token(like: Tensor) -> Tensor:
     """Zeros [1, heads, T, D] that lie in memory as [T, heads, D], the order in which the model has them."""
     _, heads, tokens, size = like.shape
     return like.new_zeros(1, tokens, heads, size).transpose(1, 2)
-
-
-Cut = tuple[int, int, tuple[tuple[int, int], ...]]
-
-
-def _cut(ends: list[int]) -> list[Cut]:
-    """Blocks (start, stop, key ranges) in preorder: chains, neighbours joined where that is cheap."""
-    cuts: list[Cut] = []
-    # The chains from the root to the current place: (start, stop, subtree_end).
-    above: list[tuple[int, int, int]] = []
-    for start, stop in _chains(ends):
-        while above and above[-1][2] <= start:
-            above.pop()
-        size = MAX_BLOCK if above else max(stop - start, 1)
-        for lo in range(start, stop, size):
-            hi = min(lo + size, stop)
-            ancestors = _merge_adjacent(
-                [*((a, b) for a, b, _ in above), *([(start, lo)] if lo > start else [])]
-            )
-            cut = (lo, hi, _merge_adjacent([*ancestors, (lo, hi)]))
-            _append_or_join(cuts, cut)
-        above.append((start, stop, ends[stop - 1]))
-    return cuts
-
-
-def _chains(ends: list[int]) -> list[tuple[int, int]]:
-    """Maximal runs without a fork: each token the only child of the one before it."""
-    starts = [i for i in range(len(ends)) if i == 0 or ends[i] != ends[i - 1]]
-    return list(zip(starts, [*starts[1:], len(ends)], strict=True))
-
-
-def _append_or_join(cuts: list[Cut], cut: Cut) -> None:
-    if cuts and cut[1] - cuts[-1][0] <= MAX_BLOCK:
-        start, stop, key_ranges = cuts[-1]
-        # Keys of the joined block: the ancestors of its first token, and itself.
-        keys = _size(key_ranges) + cut[1] - stop
-        added = (
-            (cut[1] - start) * keys - (stop - start) * _size(key_ranges) - (cut[1] - cut[0]) * _size(cut[2])
-        )
-        if added < BLOCK_OVERHEAD_PAIRS:
-            lo, hi = key_ranges[-1]
-            cuts[-1] = (start, cut[1], (*key_ranges[:-1], (lo, hi + cut[1] - stop)))
-            return
-    cuts.append(cut)
-
-
-def _merge_adjacent(ranges: list[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
-    merged: list[tuple[int, int]] = []
-    for lo, hi in ranges:
-        if merged and merged[-1][1] == lo:
-            merged[-1] = (merged[-1][0], hi)
-        else:
-            merged.append((lo, hi))
-    return tuple(merged)
-
-
-def _size(ranges: Sequence[tuple[int, int]]) -> int:
-    return sum(hi - lo for lo, hi in ranges)
-
-
-def _chain_mask(longest: int, dtype: torch.dtype) -> Tensor:
-    """[MAX_BLOCK, longest] all ancestors visible, the block's own keys causal: every chain takes a corner."""
-    visible = torch.ones(MAX_BLOCK, longest, dtype=torch.bool).tril(longest - MAX_BLOCK)
-    return torch.zeros(MAX_BLOCK, longest, dtype=dtype).masked_fill_(~visible, -torch.inf)
-
-
-def _branching_mask(
-    subtree_end: Tensor, start: int, stop: int, key_ranges: Sequence[tuple[int, int]], dtype: torch.dtype
-) -> Tensor:
-    keys = torch.cat([torch.arange(lo, hi) for lo, hi in key_ranges])
-    queries = torch.arange(start, stop)[:, None]
-    visible = (keys <= queries) & (queries < subtree_end[keys])
-    return torch.zeros(visible.shape, dtype=dtype).masked_fill_(~visible, -torch.inf)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from trieline.kernels.segment_attention import segment_attention
-from trieline.kernels.tree_attention import TreeAttentionPlan, backward_dtype
+from trieline.kernels.tree_plan import TreeAttentionPlan, backward_dtype
 from trieline.learner.segments import Segment
 from trieline.learner.tree_forward import TreeContext, TreeModel
 from trieline.learner.trie import Trie
@@ -83,7 +83,7 @@ class _SegmentContext(TreeContext):
         self.trunk_values: list[Tensor] = []
         """[1, G, K, D] a layer, with gradient if the segment keeps its graph."""
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, *, scale: float) -> Tensor:
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, *, scale: float, softcap: float) -> Tensor:
         layer = self._path.layer(self.layers, key)
         self.layers += 1
         above = [
@@ -98,7 +98,9 @@ class _SegmentContext(TreeContext):
             ):
                 kept.append(own.index_select(2, self._trunk))
                 path[:, :, trunk] = kept[-1].detach()
-        return segment_attention(query, key, value, above[0], above[1], self.plan, scale=scale)
+        return segment_attention(
+            query, key, value, above[0], above[1], self.plan, scale=scale, softcap=softcap
+        )
 
 
 def _left_to(path: Tensor, grads: Tensor, depth: int) -> Tensor:

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AttentionInterface
 
+from trieline.kernels.tree_attention import attend_visible
+
 PLAIN_ATTENTION = "trieline_plain"
 
 
@@ -43,20 +45,21 @@ class Float64Router(nn.Module):
 def plain_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **settings: Any
 ) -> tuple[Tensor, None]:
-    """Causal attention of one row without padding: [B, H, T, D] to [B, T, H, D]."""
+    """Causal attention of rows without padding: [B, H, T, D] to [B, T, H, D]."""
     assert mask is None
-    out = functional.scaled_dot_product_attention(
-        query, key, value, is_causal=True, scale=settings.get("scaling"), enable_gqa=True
-    )
-    return out.transpose(1, 2), None
+    causal = torch.ones(query.shape[2], query.shape[2], dtype=torch.bool, device=query.device).tril()
+    scale, softcap = settings.get("scaling"), settings.get("softcap")
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    return attend_visible(query, key, value, causal, scale=scale, softcap=softcap or 0.0), None
 
 
 AttentionInterface.register(PLAIN_ATTENTION, plain_attention)
 
 
 def use_plain_attention(hf_model: Any) -> None:
-    """transformers' own attention; ours where its only other one rounds to float32 (`eager`)."""
-    hf_model.set_attn_implementation("sdpa" if hf_model._supports_sdpa else PLAIN_ATTENTION)
+    """transformers' own attention; ours where its only exact one rounds to float32 (`eager`)."""
+    caps = getattr(hf_model.config.get_text_config(), "attn_logit_softcapping", None)
+    hf_model.set_attn_implementation("sdpa" if hf_model._supports_sdpa and not caps else PLAIN_ATTENTION)
 
 
 def use_float64(model: Any) -> bool:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from trieline.learner.batch import GroupTrace, Pack
-from trieline.learner.losses.importance import icepop, tis
+from trieline.learner.losses.importance import icepop, pg, tis
 from trieline.learner.losses.kl import kl_penalty
 from trieline.learner.losses.policy_loss import PolicyLoss, TokenColumns
 from trieline.learner.losses.ppo_clip import ppo_clip
@@ -33,6 +33,7 @@ POLICY_LOSSES: dict[str, PolicyLoss] = {
     "ppo_clip": ppo_clip,
     "tis": tis,
     "icepop": icepop,
+    "pg": pg,
     "sft": sft,
 }
 

@@ -30,8 +30,9 @@ class ObjectiveConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     skip_zero_std: bool = True
     """Leave tasks out whose returns are all equal: their `group` and `tree` advantages are zero."""
 
-    loss: Literal["vtrace_pg", "ppo_clip", "tis", "icepop", "sft"] = "ppo_clip"
-    """How a token's advantage becomes a loss. `sft` ignores advantages: likelihood of the sampled tokens."""
+    loss: Literal["vtrace_pg", "ppo_clip", "tis", "icepop", "pg", "sft"] = "ppo_clip"
+    """How a token's advantage becomes a loss. `pg` corrects for no lag. `sft` ignores advantages: likelihood
+    of the sampled tokens."""
     clip_low: Fraction = 0.2
     clip_high: NonNegative = 0.28
     """`ppo_clip` keeps the ratio pi/mu within [1 - clip_low, 1 + clip_high]."""

@@ -16,8 +16,9 @@ from torch.nn import functional
 from transformers import AttentionInterface, AutoModelForCausalLM
 
 from trieline.actors.wire.tree import Int32
-from trieline.kernels.token_logprob import DEFAULT_LOGITS_BUDGET, token_logprob
-from trieline.kernels.tree_attention import TreeAttentionPlan, plan_tree_attention, tree_attention
+from trieline.kernels.token_logprob import DEFAULT_LOGITS_BUDGET, cap_logits, token_logprob
+from trieline.kernels.tree_attention import tree_attention
+from trieline.kernels.tree_plan import TreeAttentionPlan, plan_tree_attention
 from trieline.learner.errors import ModelRefusedError
 from trieline.learner.trie import Trie, build_trie
 from trieline.learner.value_head import ValueHead
@@ -44,10 +45,10 @@ class TreeContext:
         self.plan = plan
         self.layers = 0
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, *, scale: float) -> Tensor:
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, *, scale: float, softcap: float) -> Tensor:
         """Attention of the next layer: query [1, H, T, D] to [1, T, H, D]."""
         self.layers += 1
-        return tree_attention(query, key, value, self.plan, scale=scale)
+        return tree_attention(query, key, value, self.plan, scale=scale, softcap=softcap)
 
 
 def attend(
@@ -59,6 +60,7 @@ def attend(
     *,
     scaling: float | None = None,
     dropout: float = 0.0,
+    softcap: float | None = None,
     tree_context: TreeContext | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
@@ -76,7 +78,7 @@ def attend(
         msg = f"{type(module).__name__} asks its attention for {listed}, which is not exact on tries"
         raise ModelRefusedError(msg)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return tree_context.attend(query, key, value, scale=scale), None
+    return tree_context.attend(query, key, value, scale=scale, softcap=softcap or 0.0), None
 
 
 AttentionInterface.register(ATTENTION_NAME, attend)
@@ -110,6 +112,11 @@ class TreeModel(nn.Module):
     def dtype(self) -> torch.dtype:
         dtype: torch.dtype = self.output_weight.dtype
         return dtype
+
+    @property
+    def output_softcap(self) -> float:
+        """Logits l become softcap * tanh(l / softcap); 0: they stay."""
+        return getattr(self.hf_model.config.get_text_config(), "final_logit_softcapping", None) or 0.0
 
     @property
     def device(self) -> torch.device:
@@ -151,6 +158,7 @@ class TreeModel(nn.Module):
             target_rows.to(self.device),
             target_ids.to(self.device),
             temperature=temperature,
+            softcap=self.output_softcap,
             logits_budget=DEFAULT_LOGITS_BUDGET,
         )
 
@@ -195,10 +203,6 @@ def refuse_unsupported(hf_model: Any) -> None:
         and not hasattr(config, "layer_types")
     ):
         reason = f"its attention slides over a window of {window} tokens"
-    elif cap := getattr(config, "attn_logit_softcapping", None):
-        reason = f"its attention caps its logits at {cap} (attn_logit_softcapping)"
-    elif cap := getattr(config, "final_logit_softcapping", None):
-        reason = f"its output caps its logits at {cap} (final_logit_softcapping)"
     elif rope := _length_dependent_rope(config):
         reason = f"its rotary frequencies depend on the length of a sequence (rope type {rope})"
     elif getattr(config, "output_router_logits", False):
@@ -242,7 +246,7 @@ def refuse_inexact(model: TreeModel) -> None:
     """Run eight tokens and raise ModelRefusedError if branches see each other or logits are not linear.
 
     Catches what no configuration tells: convolutions and recurrences between tokens, routing by capacity,
-    logits that are scaled or capped after the output weight.
+    logits that are scaled after the output weight.
     """
     trie = build_trie([_ids(1, 2, 3, 4), _ids(1, 2, 5, 6), _ids(1, 7)])
     other = build_trie([_ids(1, 2, 3, 4), _ids(1, 2, 9, 8), _ids(1, 10)])
@@ -257,8 +261,8 @@ def refuse_inexact(model: TreeModel) -> None:
         use_cache=False,
         tree_context=TreeContext(model.plan(trie.subtree_end)),
     ).logits[0]
-    linear = functional.linear(hidden, model.output_weight)
-    if not torch.allclose(logits.float(), linear.float(), rtol=1e-2, atol=1e-3):
+    expected = cap_logits(functional.linear(hidden, model.output_weight), model.output_softcap)
+    if not torch.allclose(logits.float(), expected.float(), rtol=1e-2, atol=1e-3):
         msg = f"{model.name} can't be trained on tries: its logits are not linear in the hidden states"
         raise ModelRefusedError(msg)
 

@@ -38,8 +38,8 @@ class WeightsOutbox:
     def publish(self, policy_version: int, weights: Mapping[str, torch.Tensor]) -> Path:
         """Write one version and announce it. Returns as soon as the servers can read it."""
         path = self._folder / f"policy_{policy_version:08d}.safetensors"
-        write_weights(path, weights, metadata={"policy_version": str(policy_version)}, checksum=False)
-        self._publisher.publish(policy_version, path)
+        crc32 = write_weights(path, weights, metadata={"policy_version": str(policy_version)})
+        self._publisher.publish(policy_version, path, crc32=crc32)
         self._files = [*(p for p in self._files if p != path), path]
         while len(self._files) > KEPT_VERSIONS:
             self._files.pop(0).unlink(missing_ok=True)

@@ -77,7 +77,7 @@ class WeightsPublisher:
         self.malformed = 0
         self._links = links
         self._start = time.time_ns()
-        self._to_publish: queue.SimpleQueue[tuple[int, Path, BinaryIO]] = queue.SimpleQueue()
+        self._to_publish: queue.SimpleQueue[tuple[int, Path, BinaryIO, int | None]] = queue.SimpleQueue()
         self._versions: deque[_Version] = deque()
         self._last_version = -1
         self._servers: dict[str, _Server] = {}
@@ -106,9 +106,10 @@ class WeightsPublisher:
         self._context = context
         self._thread.start()
 
-    def publish(self, policy_version: int, path: Path) -> None:
+    def publish(self, policy_version: int, path: Path, *, crc32: int | None = None) -> None:
         """Announce a complete file that will not change any more; returns at once.
 
+        Its CRC-32, if it is not given, is taken before the announcement: reading 270 MB takes 0.15 s.
         Raises WireError if the version is not above the last one, or the file can't be read or is empty.
         """
         self._expect_running()
@@ -125,7 +126,7 @@ class WeightsPublisher:
             msg = f"can't publish version {policy_version} from {path}: expected weights, got an empty file"
             raise WireError(msg)
         self._last_version = policy_version
-        self._to_publish.put((policy_version, path.absolute(), file))
+        self._to_publish.put((policy_version, path.absolute(), file, crc32))
         self._waker.wake()
 
     def loaded(self) -> dict[str, int]:
@@ -208,12 +209,12 @@ class WeightsPublisher:
                 self._failure = error
                 self._changed.notify_all()
 
-    def _make_public(self, policy_version: int, path: Path, file: BinaryIO) -> None:
+    def _make_public(self, policy_version: int, path: Path, file: BinaryIO, crc32: int | None) -> None:
         status = os.fstat(file.fileno())
         announcement = WeightsAnnouncement(
             policy_version=policy_version,
             num_bytes=status.st_size,
-            crc32=file_crc32(file),
+            crc32=file_crc32(file) if crc32 is None else crc32,
             path=str(path),
             publisher_start=self._start,
             modified_ns=status.st_mtime_ns,

@@ -2,6 +2,7 @@
 
     loss_t = - w_t * A_t * log pi(a_t),   w_t detached, from the ratio pi/mu
 
+`pg`: w = 1, no correction (REINFORCE, Williams 1992): right only for tokens of the current policy.
 `tis`: w = min(ratio, tis_cap), truncated importance sampling (Yao et al. 2025).
 `icepop`: w = ratio where icepop_low <= ratio <= icepop_high, else 0 (Ring-1T, arXiv 2510.18855).
 """
@@ -10,6 +11,12 @@ import torch
 
 from trieline.learner.losses.policy_loss import TokenColumns, TokenLosses
 from trieline.learner.objective_config import ObjectiveConfig
+
+
+def pg(columns: TokenColumns, config: ObjectiveConfig) -> TokenLosses:
+    """No weight; behaviour log-probabilities are not read."""
+    del config
+    return TokenLosses(losses=-columns.advantages * columns.logprobs)
 
 
 def tis(columns: TokenColumns, config: ObjectiveConfig) -> TokenLosses:

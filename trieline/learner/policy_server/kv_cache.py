@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from trieline.kernels.decode_attention import decode_attention
-from trieline.kernels.tree_attention import compute_dtype
+from trieline.kernels.tree_plan import compute_dtype
 from trieline.learner.policy_server.kv_store import KVShape, KVStore
 from trieline.learner.policy_server.step import Chunk, Step
 
