@@ -59,12 +59,12 @@ def decode_attention(
     """
     count, queries, width = query_MQD.shape
     heads, out_width = value_MHD.shape[1:]
-    # Of one layout always: for another the kernel would be compiled anew.
+    # Of one layout always: for another the kernel would be compiled anew, and read number by number.
     key, value = readable(key_MHD.contiguous()), readable(value_MHD.contiguous())
     if not key.dtype == value.dtype == own[0].dtype == prefix[0].dtype:
         msg = f"expected keys and values in the cache's {own[0].dtype}, got {key.dtype} and {value.dtype}"
         raise TypeError(msg)
-    query = query_MQD.to(compute_dtype(query_MQD.dtype), memory_format=torch.contiguous_format)
+    query = query_MQD.to(compute_dtype(query_MQD.dtype)).contiguous()
     out = query.new_empty(count, queries, out_width)
     grouped = (count, heads, queries // heads)
     share_threads(NS_PER_PRODUCT * seen_M4[:, 1::2].sum() * queries * (width + out_width))

@@ -12,6 +12,8 @@ from torch import Tensor
 from trieline.kernels.compiled_cpu import readable
 
 SMALLEST_CAPACITY = 64
+# Bytes; vectors that begin elsewhere are read in two.
+CACHE_LINE = 64
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,4 +84,6 @@ def _zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     count = int(np.prod(shape)) * dtype.itemsize
     if not count:
         return torch.zeros(shape, dtype=dtype)
-    return torch.from_numpy(np.zeros(count, dtype=np.uint8)).view(dtype).view(shape)
+    memory = np.zeros(count + CACHE_LINE, dtype=np.uint8)
+    begin = -memory.ctypes.data % CACHE_LINE
+    return torch.from_numpy(memory[begin : begin + count]).view(dtype).view(shape)
