@@ -81,7 +81,7 @@ def write_config(folder: Path, settings: dict[str, Any], options: argparse.Names
             "steps": options.steps,
             "trees_per_step": TASKS,
             "group_size": ROLLOUTS,
-            "max_staleness": 1,
+            "max_staleness": 0,
             "objective": {"advantage": "group", "scale_rewards": "group", "loss": "ppo_clip"},
             "optimizer": {"lr": settings["lr"], "schedule": "linear", "final_lr_fraction": 0.1},
         },
