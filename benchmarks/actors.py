@@ -1,9 +1,9 @@
 """What an actor process costs: episodes a second and memory, with a policy that answers from a script.
 
-    python -m benchmarks.actors --model FOLDER [--json benchmarks/results/actors.json]
+    python -m benchmarks.actors [--model FOLDER] [--json FILE]
 
 Each case runs in a process of its own, with the model's real tokenizer and template, and the links of the
-wire loaded as in a worker. `latency_s` is how long the policy takes to answer: 0 shows the actor's own
+wire loaded as in a worker. Written to `benchmarks/results/actors.json`. `latency_s` is how long the policy takes to answer: 0 shows the actor's own
 cost, more shows episodes that wait side by side, as real ones do. Memory is the process's peak resident
 size (VmHWM), shared libraries included.
 """
@@ -31,6 +31,7 @@ from trieline.actors.wire.model_folder import builtin_folder
 from trieline.actors.wire.tree import Int32
 
 GROUP_SIZE = 8
+RESULTS = Path(__file__).parent / "results" / "actors.json"
 MEMORY_LIMIT_MB = 150
 GAMES = (
     EnvConfig(id="trieline/Arithmetic-v0", max_turns=1, max_tokens=14),
@@ -164,7 +165,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", type=Path, default=builtin_folder("smollm2-135m-instruct"))
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, default=RESULTS)
     parser.add_argument("--case", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.case:
@@ -172,9 +173,8 @@ def main() -> None:
         return
     text = json.dumps(run_cases(arguments.model), indent=2)
     print(text)
-    if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(text + "\n")
+    arguments.json.parent.mkdir(parents=True, exist_ok=True)
+    arguments.json.write_text(text + "\n")
 
 
 if __name__ == "__main__":
