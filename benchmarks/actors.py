@@ -3,9 +3,9 @@
     python -m benchmarks.actors [--model FOLDER] [--json FILE]
 
 Each case runs in a process of its own, with the model's real tokenizer and template, and the links of the
-wire loaded as in a worker. Written to `benchmarks/results/actors.json`. `latency_s` is how long the policy takes to answer: 0 shows the actor's own
+wire loaded as in a worker. `latency_s` is how long the policy takes to answer: 0 shows the actor's own
 cost, more shows episodes that wait side by side, as real ones do. Memory is the process's peak resident
-size (VmHWM), shared libraries included.
+size (VmHWM), shared libraries included. Written to `benchmarks/results/actors.json`.
 """
 
 import argparse
