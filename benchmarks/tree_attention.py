@@ -206,7 +206,7 @@ def sequences_side(paths: list[np.ndarray], qkv: Operands, limit: int, scale: fl
         ).transpose(1, 2)
 
     def one_by_one(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        rows = zip(*(t.split(lengths, dim=2) for t in (q, k, v)), strict=True)
+        rows = zip(*(t.split_with_sizes(lengths, dim=2) for t in (q, k, v)), strict=True)
         return torch.cat([causal(*row) for row in rows], dim=1)
 
     return Side(attend=one_by_one if on_cpu else causal, operands=(q, k, v), token=index)
@@ -227,7 +227,7 @@ def segments_side(ends: Tensor, qkv: Operands, scale: float) -> Side:
     ]
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        queries, own_keys, own_values = (t.split(lengths, dim=2) for t in (q, k, v))
+        queries, own_keys, own_values = (t.split_with_sizes(lengths, dim=2) for t in (q, k, v))
         outs = [
             functional.scaled_dot_product_attention(
                 queries[s],

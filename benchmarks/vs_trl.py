@@ -185,7 +185,7 @@ def run_trl(given: dict[str, Any], folder: Path) -> None:
 
     points: Curve = []
 
-    class Watch(TrainerCallback):  # type: ignore[misc]
+    class Watch(TrainerCallback):
         """Stops the clock while the policy is written."""
 
         def __init__(self) -> None:

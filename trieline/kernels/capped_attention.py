@@ -139,7 +139,7 @@ def _pieces(plan: TreeAttentionPlan) -> Iterator[tuple[int, int, _Ranges, Tensor
 
 def _hide(scores: Tensor, mask: Tensor, num_queries: int) -> None:
     """Add `mask` [B, K] to the last K columns of `scores` [G, repeats * B, P + K]; all see those above."""
-    own = scores.unflatten(1, (-1, num_queries))[..., scores.shape[-1] - mask.shape[1] :]
+    own = scores.view(len(scores), -1, num_queries, scores.shape[-1])[..., -mask.shape[1] :]
     own += mask
 
 
