@@ -35,7 +35,7 @@ from trieline.actors.wire.addresses import free_loopback_address
 from trieline.actors.wire.codec import encode, num_bytes
 from trieline.actors.wire.config import LinksConfig
 from trieline.actors.wire.dealer import SEND_QUEUE
-from trieline.actors.wire.messages import TreeDelivery
+from trieline.actors.wire.messages import Assignment, TreeDelivery
 from trieline.actors.wire.trajectory_link import TreeReceiver, TreeSender
 from trieline.actors.wire.tree import TrajectoryTree
 from trieline.actors.wire.tree_receiver import RECEIVE_QUEUE
@@ -59,10 +59,10 @@ def make_delivery(num_tokens: int) -> TreeDelivery:
 def send_trieline(links: LinksConfig, num_tokens: int, count: int) -> None:
     async def act() -> None:
         tree = make_tree(num_tokens)
-        actor = TreeSender(links, actor_id="actor", capacity=64)
+        actor = TreeSender(links, actor_id="actor", capacity=count)
         await actor.start()
-        for number in range(count):
-            await actor.send(number, tree)
+        for _ in range(count):
+            await actor.send((await actor.next_assignment(WAIT_S)).assignment_id, tree)
             # The loop must run for anything to be sent, as it does between the steps of an episode.
             await asyncio.sleep(0)
         await actor.flush(WAIT_S)
@@ -73,8 +73,10 @@ def send_trieline(links: LinksConfig, num_tokens: int, count: int) -> None:
 
 @contextlib.contextmanager
 def trieline_receiver(links: LinksConfig) -> Iterator[Callable[[], object]]:
-    receiver = TreeReceiver(links, accept=lambda delivery: None, vocab_size=VOCAB_SIZE)
+    receiver = TreeReceiver(links, accept=lambda delivery: None, vocab_size=VOCAB_SIZE, run_id="benchmark")
     receiver.start()
+    most = max(count for _, count in SIZES)
+    receiver.offer(Assignment(assignment_id=i, env_id="benchmark", seed=i) for i in range(most))
     yield lambda: receiver.get(WAIT_S)
     receiver.close()
 

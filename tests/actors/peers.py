@@ -77,7 +77,7 @@ class Learner:
 
     def __init__(self, links: LinksConfig) -> None:
         self.journal: list[TreeDelivery] = []
-        self.receiver = TreeReceiver(links, accept=self.journal.append, vocab_size=None)
+        self.receiver = TreeReceiver(links, accept=self.journal.append, vocab_size=None, run_id="run")
 
     def __enter__(self) -> Self:
         self.receiver.start()

@@ -1,6 +1,9 @@
+import time
+
 import numpy as np
 import pytest
 
+from tests.actors import fake_envs
 from tests.actors.fake_envs import COUNTING, FAULTY
 from trieline.actors.chat import ChatRenderer
 from trieline.actors.demonstrations import demonstration_tree
@@ -42,8 +45,26 @@ def test_the_tokens_are_those_of_a_rollout_that_says_the_same(renderer: ChatRend
         (EnvConfig(id=COUNTING, max_context=20), "expected a demonstration within max_context = 20"),
         (EnvConfig(id="CartPole-v1"), "expected text as observation of reset, got ndarray"),
         (EnvConfig(id=FAULTY, kwargs={"fault": "nan"}), "expected a finite number as reward"),
+        (
+            EnvConfig(id=FAULTY, kwargs={"fault": "raise"}),
+            "its demonstration raised ZeroDivisionError: no luck",
+        ),
     ],
 )
 def test_what_can_not_be_shown_is_said(renderer: ChatRenderer, env: EnvConfig, said: str) -> None:
     with pytest.raises(DemonstrationError, match=said):
         demonstration_tree(env, renderer, 7)
+
+
+def test_an_expert_that_hangs_is_given_up(renderer: ChatRenderer) -> None:
+    fake_envs.released.clear()
+    fake_envs.closed.clear()
+    try:
+        with pytest.raises(DemonstrationError, match=r"demonstration did not come back within 0\.05 s"):
+            demonstration_tree(EnvConfig(id=FAULTY, kwargs={"fault": "hang"}), renderer, 7, timeout_s=0.05)
+    finally:
+        fake_envs.released.set()
+    deadline = time.monotonic() + 10
+    while "Faulty" not in fake_envs.closed:  # by the thread that was left behind
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

@@ -8,8 +8,13 @@ import pytest
 
 from tests.actors import fake_envs
 from tests.actors.fake_envs import COUNTING, FAULTY, UNFORKABLE
-from trieline.actors.env_session import EnvHost, fork_env, takes_split
-from trieline.actors.errors import EnvFailure, ForkUnsupportedError, StuckEnvironmentsError
+from trieline.actors.env_session import EnvHost, first_task, fork_env, takes_split
+from trieline.actors.errors import (
+    EnvFailure,
+    EnvironmentSetupError,
+    ForkUnsupportedError,
+    StuckEnvironmentsError,
+)
 from trieline.actors.wire.config import EnvConfig
 
 
@@ -203,3 +208,41 @@ def test_split_is_found_in_the_constructor() -> None:
     gymnasium.make(COUNTING)
     assert takes_split(EnvConfig(id=COUNTING))
     assert not takes_split(EnvConfig(id=FAULTY))
+
+
+def test_an_environment_whose_call_never_got_a_thread_is_closed() -> None:
+    async def play() -> None:
+        env_host = host(threads=1)
+        busy, _ = await env_host.open(faulty("hang"), seed=5, level=None)
+        waiting, _ = await env_host.open(EnvConfig(id=COUNTING), seed=5, level=None)
+        hanging = asyncio.create_task(busy.step("good"))
+        await asyncio.sleep(0)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await waiting.step("good")
+        waiting.close()
+        fake_envs.released.set()
+        await hanging
+        busy.close()
+        await settle(env_host)
+
+    asyncio.run(play())
+    assert sorted(fake_envs.closed) == ["Faulty", "Forkable"]
+
+
+def test_the_first_task_of_an_environment() -> None:
+    assert first_task(EnvConfig(id=COUNTING), 5.0).observation == "task train-0-0"
+    assert fake_envs.closed == ["Forkable"]
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (faulty("hang", at=0), r"reset did not come back within 0\.05 s"),
+        (faulty("raise", at=0), "reset raised ZeroDivisionError: no luck"),
+        (EnvConfig(id="trieline/NoSuch-v0"), "unknown environment 'trieline/NoSuch-v0'"),
+    ],
+)
+def test_an_environment_that_can_not_be_played_is_told(config: EnvConfig, said: str) -> None:
+    with pytest.raises(EnvironmentSetupError, match=said):
+        first_task(config, 0.05 if "hang" in str(config.kwargs) else 5.0)

@@ -7,32 +7,48 @@ import numpy as np
 from trieline.actors.chat import ChatRenderer
 from trieline.actors.env_returns import checked_reset, checked_step
 from trieline.actors.env_session import TextEnv, make_split, reset_options
-from trieline.actors.errors import DemonstrationError, EnvFailure
+from trieline.actors.env_threads import call_with_deadline
+from trieline.actors.errors import ActorError, DemonstrationError, EnvFailure
 from trieline.actors.rollout import Rollout, Turn
 from trieline.actors.tree_builder import build_tree
 from trieline.actors.wire.config import EnvConfig
 from trieline.actors.wire.messages import Completion
 from trieline.actors.wire.tree import Int32, TrajectoryTree
+from trieline.envs.errors import EnvError
 
 
 def demonstration_tree(
-    env_config: EnvConfig, renderer: ChatRenderer, seed: int, level: int | None = None
+    env_config: EnvConfig,
+    renderer: ChatRenderer,
+    seed: int,
+    level: int | None = None,
+    *,
+    timeout_s: float = 900.0,
 ) -> TrajectoryTree:
     """One expert episode: behaviour log-probabilities and entropies 0, policy version 0, real rewards.
 
-    Runs the environment in the calling thread.
-
     Raises:
-        DemonstrationError: the environment has no `demonstrate`, fails, or its expert needs more tokens in a
-            turn than `max_tokens`, which the policy could never learn to write.
+        DemonstrationError: the environment has no `demonstrate`, fails, does not get there in `timeout_s`, or
+            its expert needs more tokens in a turn than `max_tokens`, which the policy could never learn to
+            write.
     """
-    env = make_split(env_config, None)
+
+    def play() -> Rollout:
+        env = make_split(env_config, None)
+        try:
+            return _play(env, env_config, renderer, seed, level)
+        finally:
+            env.close()
+
     try:
-        rollout = _play(env, env_config, renderer, seed, level)
+        rollout = call_with_deadline(f"{env_config.id}: demonstration", play, timeout_s)
     except EnvFailure as failure:
         raise DemonstrationError(failure.reason) from failure
-    finally:
-        env.close()
+    except (ActorError, EnvError):
+        raise
+    except Exception as error:
+        msg = f"{env_config.id}: its demonstration raised {type(error).__name__}: {error}"
+        raise DemonstrationError(msg) from error
     reply = rollout.turns[0].reply
     info = {"prompt": rollout.observations[0][:500], "reply": reply[:500]}
     return build_tree([rollout], env_id=env_config.id, level=level, group_size=1, info=info)

@@ -16,11 +16,11 @@ from gymnasium.envs.registration import EnvSpec, load_env_creator
 
 from trieline.actors.broken_episodes import BrokenEpisodes
 from trieline.actors.env_returns import Step, Task, checked_reset, checked_step
-from trieline.actors.env_threads import EnvThreads
+from trieline.actors.env_threads import EnvThreads, call_with_deadline
 from trieline.actors.errors import ActorError, EnvFailure, EnvironmentSetupError, ForkUnsupportedError
 from trieline.actors.wire.config import EnvConfig
 from trieline.envs import make_env
-from trieline.envs.errors import SandboxError
+from trieline.envs.errors import EnvError, SandboxError
 from trieline.envs.registry import load_env_modules
 
 log = logging.getLogger(__name__)
@@ -193,6 +193,29 @@ def make_split(config: EnvConfig, split: str | None) -> TextEnv:
     if split is not None:
         kwargs["split"] = split
     return make_env(config.id, **kwargs)
+
+
+def first_task(config: EnvConfig, timeout_s: float) -> Task:
+    """Make the environment and reset it once, to see that it can be played here.
+
+    Raises:
+        EnvironmentSetupError: it can't be made or reset, hangs, or returns what no environment may return.
+    """
+
+    def reset_once() -> object:
+        env = make_split(config, None)
+        try:
+            return env.reset(seed=0)
+        finally:
+            env.close()
+
+    try:
+        return checked_reset(call_with_deadline(f"{config.id}: reset", reset_once, timeout_s), config.id, 0)
+    except (EnvFailure, EnvError) as error:
+        raise EnvironmentSetupError(str(error)) from error
+    except Exception as error:
+        msg = f"{config.id}: reset raised {type(error).__name__}: {error}"
+        raise EnvironmentSetupError(msg) from error
 
 
 def reset_options(level: int | None) -> dict[str, Any] | None:

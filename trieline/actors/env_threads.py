@@ -34,18 +34,23 @@ class EnvThreads:
     ) -> T:
         """Run `function` in a thread; its deadline starts with the call, not with the wait for a thread.
 
-        `what` names the call in errors. `late` is run, in the same thread, after a call that came back when
-        nobody waited any more.
+        `what` names the call in errors. `late` is run, in a thread, after a call that came back when nobody
+        waited any more, and for one that was cancelled before it had a thread.
 
         Raises:
             EnvFailure: with cause `timeout`, when the deadline passed.
             StuckEnvironmentsError: more than `max_stuck` calls never came back.
             Exception: whatever `function` raised.
         """
-        async with self._slots:
+        call = _Call(function, late, asyncio.get_running_loop(), self._came_back)
+        try:
+            await self._slots.acquire()
+        except asyncio.CancelledError:
+            self._never_began(late)
+            raise
+        try:
             self._check_stuck()
             thread = self._idle.pop() if self._idle else _Thread()
-            call = _Call(function, late, asyncio.get_running_loop(), self._came_back)
             thread.calls.put(call)
             try:
                 async with asyncio.timeout(timeout_s):
@@ -59,6 +64,8 @@ class EnvThreads:
                 self._leave(call, thread)
                 raise
             self._idle.append(thread)
+        finally:
+            self._slots.release()
         if error is not None:
             raise error
         return value  # type: ignore[no-any-return]
@@ -67,6 +74,12 @@ class EnvThreads:
         """Let the idle threads end. Those that hang are left behind."""
         while self._idle:
             self._idle.pop().calls.put(None)
+
+    def _never_began(self, late: Callable[[], object]) -> None:
+        nothing = _Call(_nothing, late, asyncio.get_running_loop(), self._came_back)
+        thread = _Thread()
+        self._leave(nothing, thread)
+        thread.calls.put(nothing)
 
     def _leave(self, call: "_Call", thread: "_Thread") -> None:
         if call.leave():
@@ -149,3 +162,25 @@ class _Thread:
         while (call := self.calls.get()) is not None:
             if not call.run():
                 return
+
+
+def call_with_deadline(what: str, function: Callable[[], T], timeout_s: float) -> T:
+    """One call outside of any event loop. A call that is given up is left behind in its thread.
+
+    Raises:
+        EnvFailure: with cause `timeout`, when the deadline passed.
+        Exception: whatever `function` raised.
+    """
+
+    async def call() -> T:
+        threads = EnvThreads(1, max_stuck=1)
+        try:
+            return await threads.call(what, function, timeout_s, late=_nothing)
+        finally:
+            threads.close()
+
+    return asyncio.run(call())
+
+
+def _nothing() -> None:
+    pass

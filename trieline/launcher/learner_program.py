@@ -58,6 +58,7 @@ def _demonstrations(config: Config, renderer: ChatRenderer) -> Demonstrations:
         level = env.levels[shown[env.id] % len(env.levels)] if env.levels else None
         shown[env.id] += 1
         seed = DEMONSTRATION_SEEDS + config.run.seed * 1_000_003 + number
-        return demonstration_tree(env, renderer, seed % 2**31, level)
+        timeout_s = config.actor.episode_timeout_s
+        return demonstration_tree(env, renderer, seed % 2**31, level, timeout_s=timeout_s)
 
     return lambda trees, wanted: [demonstration(wanted) for _ in range(trees)]

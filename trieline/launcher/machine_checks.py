@@ -3,12 +3,14 @@
 import importlib.util
 import os
 import shutil
-import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from trieline.actors.env_session import first_task
+from trieline.actors.errors import EnvironmentSetupError
+from trieline.actors.wire.addresses import reason_against
 from trieline.config import Config
 
 # SmolLM2-135M in training: float32 master weights, two moments, gradients, activations, the server's copy.
@@ -73,14 +75,15 @@ def _check_learner(config: Config) -> Iterator[Finding]:
         return
     import torch
 
+    from trieline.learner.compute_device import choose_device
     from trieline.learner.compute_dtype import choose_dtype
     from trieline.learner.errors import LearnerError
     from trieline.learner.process import check_settings
 
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-    dtype = str(choose_dtype("auto")).removeprefix("torch.")
-    yield Finding("OK", "learner", f"torch {torch.__version__} on {device}, computes in {dtype}")
+    dtype = str(choose_dtype(config.model.dtype)).removeprefix("torch.")
     try:
+        device = choose_device(config.learner.device)
+        yield Finding("OK", "learner", f"torch {torch.__version__} on {device}, computes in {dtype}")
         check_settings(config.learner, config.envs)
     except LearnerError as error:
         yield Finding("FAIL", "settings", str(error), "`trieline train` would stop there")
@@ -98,39 +101,29 @@ def _check_sandboxes() -> Iterator[Finding]:
         )
     if all(reason is not None for name, reason in backends.items() if name != "none"):
         yield Finding(
-            "FAIL", "sandbox", "neither Docker nor bubblewrap works, so code environments can't run",
+            "WARN", "sandbox", "neither Docker nor bubblewrap works, so code environments can't run",
             "as root: apt-get install bubblewrap; or train without code by leaving its [[envs]] entry out",
         )  # fmt: skip
 
 
 def _check_environments(config: Config) -> Iterator[Finding]:
-    from trieline.envs import make_env
-    from trieline.envs.errors import EnvError
-
     for env_config in config.envs:
         try:
-            env = make_env(env_config.id, **env_config.kwargs)
-            observation, _ = env.reset(seed=0)
-            env.close()
-        except EnvError as error:
+            task = first_task(env_config, config.actor.turn_timeout_s)
+        except EnvironmentSetupError as error:
             yield Finding("FAIL", env_config.id, str(error), "trieline envs list")
         else:
-            yield Finding("OK", env_config.id, f"first task: {observation.strip().splitlines()[0][:60]!r}")
+            first_line = next(iter(task.observation.strip().splitlines()), "")
+            yield Finding("OK", env_config.id, f"first task: {first_line[:60]!r}")
 
 
 def _check_addresses(config: Config) -> Iterator[Finding]:
     for name in ("trajectories", "generate", "weights_announce", "weights_fetch"):
         address = getattr(config.links, name)
-        if not address.startswith("tcp://"):
-            continue
-        host, _, port = address.removeprefix("tcp://").rpartition(":")
-        with socket.socket() as probe:
-            try:
-                probe.bind((host, int(port)))
-            except OSError as error:
-                yield Finding(
-                    "WARN", f"links.{name}", f"{address}: {error.strerror}",
-                    f"`trieline train` picks a free port itself; by hand: --set links.{name}=tcp://127.0.0.1:PORT",
-                )  # fmt: skip
-            else:
-                yield Finding("OK", f"links.{name}", f"{address} is free")
+        if (reason := reason_against(address)) is None:
+            yield Finding("OK", f"links.{name}", f"{address} is free")
+        else:
+            yield Finding(
+                "WARN", f"links.{name}", f"{address}: {reason}",
+                f"`trieline train` picks a free port itself; by hand: --set links.{name}=tcp://127.0.0.1:PORT",
+            )  # fmt: skip

@@ -12,7 +12,8 @@ from types import FrameType
 import msgspec
 from rich.console import Console
 
-from trieline.actors.wire.addresses import free_loopback_address
+from trieline.actors.env_session import first_task
+from trieline.actors.wire.addresses import free_loopback_address, reason_against
 from trieline.actors.wire.config import LinksConfig, ModelConfig
 from trieline.config import Config, write_config
 from trieline.launcher.core_sharing import share_cores
@@ -23,10 +24,13 @@ from trieline.launcher.supervisor import ChildError, ProcessSpec, Supervisor
 log = logging.getLogger(__name__)
 
 POLL_S = 0.25
+# A download of tens of GB over a slow line; what hangs for longer is said to hang.
+PREPARE_MODEL_S = 7200.0
 # The learner finishes or abandons its step and writes a checkpoint before it goes.
 STOP_LEARNER_S = 90.0
 # Actors are told by the learner that training is over; the policy server has nothing to save.
 STOP_OTHERS_S = 15.0
+LINKS = ("trajectories", "generate", "weights_announce", "weights_fetch")
 
 
 def run_training(config: Config, *, folder: RunFolder | None, resume: bool) -> int:
@@ -36,9 +40,8 @@ def run_training(config: Config, *, folder: RunFolder | None, resume: bool) -> i
         ChildError: a program failed in a way that ends the run.
     """
     console = Console(stderr=False)
-    config = msgspec.structs.replace(
-        config, links=_own_links(config.links), model=prepare_model(config.model, console)
-    )
+    links = _own_links(config.links) if folder is None else _still_free(config.links, console)
+    config = msgspec.structs.replace(config, links=links, model=prepare_model(config.model, console))
     config = share_cores(config)
     check_environments(config)
     if folder is None:
@@ -58,9 +61,7 @@ def run_training(config: Config, *, folder: RunFolder | None, resume: bool) -> i
         for number, handler in previous.items():
             signal.signal(number, handler)
     if not finished:
-        console.print(
-            f"stopped. Go on with: trieline train --resume {folder.path}", highlight=False, soft_wrap=True
-        )
+        console.print(f"stopped. {_go_on(folder)}", highlight=False, soft_wrap=True)
         return 130
     from trieline.launcher.report import write_report
 
@@ -109,7 +110,13 @@ def prepare_model(model: ModelConfig, console: Console) -> ModelConfig:
         ChildError: the model can't be had; the message is the child's.
     """
     command = [sys.executable, "-m", "trieline", "model", model.path, "--dtype", model.dtype]
-    child = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=False)
+    try:
+        child = subprocess.run(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=False, timeout=PREPARE_MODEL_S
+        )
+    except subprocess.TimeoutExpired as error:
+        msg = f"the model {model.path!r} was not there after {PREPARE_MODEL_S:g} s (see above)"
+        raise ChildError(msg) from error
     if child.returncode != 0:
         msg = f"could not prepare the model {model.path!r} (see above)"
         raise ChildError(msg)
@@ -122,22 +129,20 @@ def check_environments(config: Config) -> None:
     """Make and reset every environment once: a wrong id or a missing sandbox is said before the start.
 
     Raises:
-        EnvError: an environment can't be made, or its sandbox can't be had.
+        EnvironmentSetupError: an environment can't be made or hangs, or its sandbox can't be had.
     """
-    from trieline.envs import make_env
-
     for env_config in config.envs:
-        env = make_env(env_config.id, **env_config.kwargs)
-        try:
-            env.reset(seed=0)
-        finally:
-            env.close()
+        first_task(env_config, config.actor.turn_timeout_s)
 
 
 def watch_learner(
     config: Config, folder: RunFolder, supervisor: Supervisor, console: Console, stopping: threading.Event
 ) -> bool:
-    """Show progress until the learner has ended. False: somebody asked to stop."""
+    """Show progress until the learner has ended. False: somebody asked to stop.
+
+    Raises:
+        ChildError: a program failed, or the learner could not write its last checkpoint.
+    """
     tail = MetricsTail(folder.metrics, from_end=True)
     title = f"{config.run.name}  {config.model.path}"
     supervised = config.learner.objective.loss == "sft"
@@ -148,7 +153,13 @@ def watch_learner(
             if stopping.is_set():
                 progress.phase("stopping: the learner writes a checkpoint")
                 supervisor.terminate("learner")
-                supervisor.wait("learner", STOP_LEARNER_S)
+                if supervisor.wait("learner", STOP_LEARNER_S) is None:
+                    msg = (
+                        f"the learner was still busy {STOP_LEARNER_S:g} s after it was asked to stop and was "
+                        f"killed: steps since its last checkpoint are lost. {_go_on(folder)}"
+                    )
+                    raise ChildError(msg)
+                supervisor.check()
                 return False
             time.sleep(POLL_S)
         for record in tail.read():
@@ -159,9 +170,23 @@ def watch_learner(
 def _own_links(links: LinksConfig) -> LinksConfig:
     """Free loopback addresses in place of the default ones, so that two runs on one machine don't collide."""
     default = LinksConfig()
-    names = ("trajectories", "generate", "weights_announce", "weights_fetch")
-    free = {name: free_loopback_address() for name in names if getattr(links, name) == getattr(default, name)}
+    free = {name: free_loopback_address() for name in LINKS if getattr(links, name) == getattr(default, name)}
     return msgspec.structs.replace(links, **free)
+
+
+def _still_free(links: LinksConfig, console: Console) -> LinksConfig:
+    """A run that goes on has the addresses of its last start; others may have taken them since."""
+    free = {}
+    for name in LINKS:
+        address = getattr(links, name)
+        if (reason := reason_against(address)) is not None:
+            free[name] = free_loopback_address()
+            console.print(f"links.{name}: {free[name]} now ({address}: {reason})", highlight=False)
+    return msgspec.structs.replace(links, **free)
+
+
+def _go_on(folder: RunFolder) -> str:
+    return f"Go on with: trieline train --resume {folder.path}"
 
 
 def set_on_signal(event: threading.Event) -> "signal._HANDLER":

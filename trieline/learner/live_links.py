@@ -5,6 +5,8 @@ already, and which of them no step has used up.
 """
 
 import logging
+import os
+import secrets
 import threading
 import time
 from collections.abc import Mapping
@@ -28,6 +30,7 @@ log = logging.getLogger(__name__)
 
 # For actors to hear that training is over and to say goodbye.
 GOODBYE_S = 5.0
+RUN_ID_FILE = "run_id"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,6 +67,30 @@ def read_accepted(folder: Path, records_taken: int) -> Accepted:
     return Accepted(keys=keys, unused=unused, last_assignment=last)
 
 
+def run_id_of(folder: Path) -> str:
+    """What tells actors this run from others at the same address: random, and kept beside the journal.
+
+    A run that goes on with the journal, from a checkpoint or without one, is the same run: it takes the trees
+    that were asked for before. Another folder is another run.
+
+    Raises:
+        JournalError: it can't be read or written.
+    """
+    path = folder / RUN_ID_FILE
+    try:
+        if not path.exists():
+            scratch = path.with_suffix(".new")
+            with scratch.open("w") as file:
+                file.write(secrets.token_hex(8))
+                file.flush()
+                os.fsync(file.fileno())
+            scratch.replace(path)
+        return path.read_text()
+    except OSError as error:
+        msg = f"can't keep the run's id in {path}: {error}"
+        raise JournalError(msg) from error
+
+
 class LiveLinks:
     """Owns the journal and the sockets."""
 
@@ -82,7 +109,7 @@ class LiveLinks:
 
         Raises:
             AddressError: an address is in use.
-            JournalError: the journal can't be written.
+            JournalError: the journal, or the run's id beside it, can't be written.
         """
         self._config = config
         self._stop = stop
@@ -93,7 +120,11 @@ class LiveLinks:
             fsync_s=config.journal_fsync_s,
         )
         self.receiver = TreeReceiver(
-            links, accept=self._accept, vocab_size=vocab_size, already_accepted=accepted.keys
+            links,
+            accept=self._accept,
+            vocab_size=vocab_size,
+            run_id=run_id_of(run_dir / "journal"),
+            already_accepted=accepted.keys,
         )
         self._publisher = WeightsPublisher(links)
         try:

@@ -6,7 +6,7 @@ import pytest
 import zmq
 
 from trieline.actors.wire import sockets
-from trieline.actors.wire.addresses import check_address, free_loopback_address
+from trieline.actors.wire.addresses import check_address, free_loopback_address, reason_against
 from trieline.actors.wire.errors import AddressError
 
 
@@ -84,3 +84,13 @@ def test_a_path_in_no_folder(tmp_path: Path, closing: contextlib.ExitStack) -> N
     router = closing.enter_context(context.socket(zmq.ROUTER))
     with pytest.raises(AddressError, match="can't bind"):
         sockets.bind(router, f"ipc://{tmp_path}/missing/socket")
+
+
+def test_a_taken_address_has_a_reason_against_it() -> None:
+    address = free_loopback_address()
+    assert reason_against(address) is None
+    assert reason_against("ipc:///run/trieline.sock") is None
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", int(address.rpartition(":")[2])))
+        taken.listen()
+        assert "in use" in str(reason_against(address))

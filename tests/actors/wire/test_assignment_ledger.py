@@ -52,6 +52,30 @@ def test_an_assignment_that_the_holder_never_lists_was_lost() -> None:
     assert ledger.unknown_to("b", set(), granted_before=15) == []
 
 
+def test_an_actor_owes_what_it_was_granted_until_it_closes_it_even_if_it_was_taken_back() -> None:
+    ledger = AssignmentLedger()
+    ledger.offer(assignments(5, 6))
+    assert not ledger.owes("a", 5)
+    ledger.grant({"a": 2}, now=0)
+    assert ledger.owes("a", 5)
+    assert not ledger.owes("b", 5)
+    ledger.take_back("a", [5])
+    assert ledger.owes("a", 5)
+    ledger.close("a", 5)
+    assert not ledger.owes("a", 5)
+    assert not ledger.owes("a", 7)
+
+
+def test_ids_below_all_that_were_offered_are_of_before_a_restart_and_owed_once_by_everyone() -> None:
+    ledger = AssignmentLedger()
+    assert ledger.owes("a", 100)
+    ledger.close("a", 4)
+    ledger.offer(assignments(5, 6))
+    assert not ledger.owes("a", 4)
+    assert not ledger.owes("a", 100)
+    assert ledger.owes("b", 4)
+
+
 @given(
     steps=st.lists(
         st.one_of(

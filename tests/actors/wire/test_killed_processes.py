@@ -34,8 +34,11 @@ def learn(links: LinksConfig, path: Path) -> None:
             time.sleep(0.002)
             journal.write(f"{delivery.actor_id} {delivery.sequence_number}\n")
 
-        receiver = TreeReceiver(links, accept=accept, vocab_size=None, already_accepted=journaled(path))
+        done = journaled(path)
+        receiver = TreeReceiver(links, accept=accept, vocab_size=None, run_id="run", already_accepted=done)
         receiver.start()
+        if not done:
+            receiver.offer(Assignment(assignment_id=i, env_id="e", seed=i) for i in range(TREES))
         while True:
             receiver.get(WAIT_S)
 
@@ -68,12 +71,13 @@ def test_a_killed_learner_loses_and_repeats_nothing(links: LinksConfig, tmp_path
     path = tmp_path / "journal"
 
     async def deliver() -> None:
-        sender = TreeSender(links, actor_id="actor", capacity=4)
+        sender = TreeSender(links, actor_id="actor", capacity=TREES)
         await sender.start()
         learner = processes.Process(target=learn, args=(links, path), daemon=True)
         learner.start()
-        for number in range(TREES):
-            await sender.send(number, random_tree(np.random.default_rng(number)))
+        granted = [await sender.next_assignment(WAIT_S) for _ in range(TREES)]
+        for assignment in granted:
+            await sender.send(assignment.assignment_id, random_tree(np.random.default_rng(assignment.seed)))
         for some in (TREES // 3, 2 * TREES // 3):
             async with asyncio.timeout(WAIT_S):
                 while len(journaled(path)) < some:
@@ -91,7 +95,7 @@ def test_a_killed_learner_loses_and_repeats_nothing(links: LinksConfig, tmp_path
 
 def test_a_killed_actor_leaves_its_work_to_the_next(links: LinksConfig) -> None:
     links = msgspec.structs.replace(links, peer_timeout_s=1.0)
-    learner = TreeReceiver(links, accept=lambda delivery: None, vocab_size=None)
+    learner = TreeReceiver(links, accept=lambda delivery: None, vocab_size=None, run_id="run")
     learner.start()
     try:
         learner.offer(Assignment(assignment_id=i, env_id="e", seed=i) for i in range(40))

@@ -29,6 +29,7 @@ from trieline.actors.wire.trajectory_link import Stopped, TreeReceiver, TreeSend
 from trieline.actors.wire.tree import TrajectoryTree
 
 WAIT_S = 10.0
+RUN_ID = "run"
 
 
 def tree(seed: int = 0) -> TrajectoryTree:
@@ -45,9 +46,12 @@ def receiver(
     *,
     accept: Callable[[TreeDelivery], None] = lambda delivery: None,
     vocab_size: int | None = None,
+    run_id: str = RUN_ID,
     already_accepted: Iterable[tuple[str, int]] = (),
 ) -> TreeReceiver:
-    made = TreeReceiver(links, accept=accept, vocab_size=vocab_size, already_accepted=already_accepted)
+    made = TreeReceiver(
+        links, accept=accept, vocab_size=vocab_size, run_id=run_id, already_accepted=already_accepted
+    )
     closing.callback(made.close)
     made.start()
     return made
@@ -105,9 +109,20 @@ class RawActor:
         return not self._socket.poll(200)
 
 
-def delivery(number: int, *, actor_id: str = "raw", of: TrajectoryTree | None = None) -> TreeDelivery:
+def delivery(
+    number: int,
+    *,
+    actor_id: str = "raw",
+    assignment_id: int | None = None,
+    of: TrajectoryTree | None = None,
+    run_id: str = RUN_ID,
+) -> TreeDelivery:
     return TreeDelivery(
-        actor_id=actor_id, sequence_number=number, assignment_id=number, tree=of or tree(number)
+        actor_id=actor_id,
+        sequence_number=number,
+        assignment_id=number if assignment_id is None else assignment_id,
+        tree=of or tree(number),
+        run_id=run_id,
     )
 
 
@@ -272,6 +287,99 @@ def test_nothing_is_lost_over_a_restart_of_the_learner(
     assert sorted(journal) == [("actor", number) for number in range(4)]
 
 
+def test_trees_for_another_run_are_refused_and_its_actor_goes_on(
+    links: LinksConfig, closing: contextlib.ExitStack, caplog: pytest.LogCaptureFixture
+) -> None:
+    journal: list[TreeDelivery] = []
+
+    async def act() -> None:
+        yesterday = receiver(closing, links, run_id="yesterday")
+        yesterday.offer(assignments(0, 1))
+        async with sender(links, capacity=2) as actor:
+            for _ in range(2):
+                await actor.next_assignment(WAIT_S)
+            await asyncio.to_thread(yesterday.close)
+            await actor.send(0, tree(0))
+            today = receiver(closing, links, accept=journal.append)
+            today.offer(assignments(0, 1))
+            await actor.flush(WAIT_S)
+            assert (actor.rejected, today.rejected) == (1, 1)
+            await actor.send(1, tree(1))
+            await actor.flush(WAIT_S)
+            assert (actor.rejected, today.rejected) == (2, 2)
+            assert today.outstanding() == 2
+            # The same ids once more, and without waiting until the actor's heartbeats lack the others.
+            for expected in (2, 3):
+                number = await actor.send((await actor.next_assignment(WAIT_S)).assignment_id, tree())
+                assert number == expected
+            await actor.flush(WAIT_S)
+            assert today.outstanding() == 0
+            today.close()
+
+    asyncio.run(act())
+    assert sorted((d.assignment_id, d.run_id) for d in journal) == [(0, RUN_ID), (1, RUN_ID)]
+    assert "expected a tree of run 'run', got one of run 'yesterday'" in caplog.text
+    assert caplog.text.count("trees that nobody asked for") == 1
+
+
+def test_a_tree_for_another_run_does_not_close_an_assignment_of_this_one(
+    links: LinksConfig, closing: contextlib.ExitStack
+) -> None:
+    learner = receiver(closing, links)
+    learner.offer(assignments(0))
+    actor = RawActor(closing, links)
+    actor.say(ActorHello(actor_id="raw", capacity=1))
+    actor.hear()
+    for number, message in enumerate((delivery(0, run_id="old"), delivery(1, assignment_id=0, run_id=""))):
+        actor.say(message)
+        answer = actor.hear()
+        assert isinstance(answer, Reject)
+        assert answer.sequence_number == number
+        # This actor took no grant of an id that it worked on already.
+        assert [a.assignment_id for a in actor.hear().assignments] == [0]
+    actor.say_frames(encode(delivery(2, assignment_id=0, run_id="old"))[:-1])
+    assert isinstance(actor.hear(), Reject)
+    assert learner.outstanding() == 1
+
+
+def test_no_more_trees_than_were_granted(links: LinksConfig, closing: contextlib.ExitStack) -> None:
+    journal: list[TreeDelivery] = []
+    learner = receiver(closing, links, accept=journal.append)
+    learner.offer(assignments(10, 11))
+    actor = RawActor(closing, links)
+    actor.say(ActorHello(actor_id="raw", capacity=2))
+    assert [a.assignment_id for a in actor.hear().assignments] == [10, 11]
+    # Its own, never granted, another's, its own again under a new number.
+    actor.say(delivery(0, assignment_id=10))
+    assert actor.hear_acknowledged(1) == [0]
+    for number, owner, assignment_id in ((1, "raw", 99), (2, "other", 11), (3, "raw", 10)):
+        actor.say(delivery(number, actor_id=owner, assignment_id=assignment_id))
+        answer = actor.hear()
+        assert isinstance(answer, Reject)
+        assert answer.sequence_number == number
+        expected = f"expected one tree of each assignment granted to its actor, got one of {assignment_id}"
+        assert answer.reason == expected
+    assert learner.rejected == 3
+    # A repeat of what is safe.
+    actor.say(delivery(0, assignment_id=10))
+    assert actor.hear_acknowledged(1) == [0]
+    assert [d.sequence_number for d in journal] == [0]
+
+
+def test_after_a_restart_each_actor_may_bring_a_tree_of_an_earlier_assignment_once(
+    links: LinksConfig, closing: contextlib.ExitStack
+) -> None:
+    journal: list[TreeDelivery] = []
+    learner = receiver(closing, links, accept=journal.append)
+    learner.offer(assignments(1_000))
+    actor = RawActor(closing, links)
+    for number, (actor_id, assignment_id) in enumerate([("a", 7), ("b", 7), ("a", 7), ("a", 8)]):
+        actor.say(delivery(number, actor_id=actor_id, assignment_id=assignment_id))
+    assert actor.hear_acknowledged(3) == [0, 1, 3]
+    assert [d.sequence_number for d in journal] == [0, 1, 3]
+    assert learner.rejected == 1
+
+
 def test_trees_that_break_an_invariant_are_rejected_by_reason(
     links: LinksConfig, closing: contextlib.ExitStack
 ) -> None:
@@ -333,6 +441,31 @@ def test_a_tree_too_large_to_send_is_given_up(links: LinksConfig, closing: conte
     asyncio.run(act())
 
 
+def test_a_tree_too_large_for_the_learner_is_given_up_where_only_the_learner_says_so(
+    links: LinksConfig, closing: contextlib.ExitStack
+) -> None:
+    learner = receiver(closing, links)
+    learner.offer(assignments(0, 1))
+    actors_links = msgspec.structs.replace(
+        links, max_message_bytes=100 * links.max_message_bytes, max_tree_tokens=100 * links.max_tree_tokens
+    )
+
+    async def act() -> None:
+        async with sender(actors_links) as actor:
+            for number, num_tokens in enumerate((1_000_000, 100)):
+                assignment = await actor.next_assignment(WAIT_S)
+                assert assignment.assignment_id == number
+                big = long_tree(np.random.default_rng(0), num_tokens=num_tokens)
+                await actor.send(assignment.assignment_id, big)
+            await actor.flush(WAIT_S)
+            assert actor.rejected == 1
+            await until(lambda: learner.outstanding() == 0)
+
+    asyncio.run(act())
+    assert learner.rejected == 1
+    assert learner.get(WAIT_S).assignment_id == 1
+
+
 def test_malformed_messages_are_counted_and_the_link_goes_on(
     links: LinksConfig, closing: contextlib.ExitStack
 ) -> None:
@@ -350,12 +483,28 @@ def test_malformed_messages_are_counted_and_the_link_goes_on(
     assert actor.hear() == Acknowledge(sequence_numbers=[6])
 
 
-def test_an_oversized_frame_closes_its_connection_only(
+def test_a_tree_a_little_too_large_is_refused_by_name(
+    links: LinksConfig, closing: contextlib.ExitStack, caplog: pytest.LogCaptureFixture
+) -> None:
+    learner = receiver(closing, links)
+    actor = RawActor(closing, links)
+    actor.say_frames([encode(delivery(3))[0], bytes(links.max_message_bytes + 1)])
+    answer = actor.hear()
+    assert isinstance(answer, Reject)
+    assert answer.sequence_number == 3
+    assert f"expected at most {links.max_message_bytes} bytes, got" in answer.reason
+    assert learner.malformed == 1
+    assert answer.reason in caplog.text
+
+
+def test_a_frame_far_too_large_closes_its_connection_only(
     links: LinksConfig, closing: contextlib.ExitStack
 ) -> None:
-    receiver(closing, links)
+    learner = receiver(closing, links)
     hostile, actor = RawActor(closing, links), RawActor(closing, links)
-    hostile.say_frames([bytes(links.max_message_bytes + 1)])
+    hostile.say_frames([bytes(2 * links.max_message_bytes)])
+    assert hostile.hears_nothing()
+    assert learner.malformed == 0
     actor.say(delivery(0))
     assert actor.hear() == Acknowledge(sequence_numbers=[0])
 
@@ -388,7 +537,7 @@ def test_another_protocol_is_told_to_stop(links: LinksConfig, closing: contextli
     actor.say(ActorHello(actor_id="old", capacity=1, protocol=0))
     answer = actor.hear()
     assert isinstance(answer, Stop)
-    assert "expected protocol 1 as of the learner, got 0" in answer.reason
+    assert "expected protocol 2 as of the learner, got 0" in answer.reason
     assert not learner.actors()
 
 
@@ -436,7 +585,7 @@ def test_an_address_elsewhere_is_refused_before_anything_is_opened(links: LinksC
 
 
 def test_close_may_come_twice_and_without_start(links: LinksConfig) -> None:
-    made = TreeReceiver(links, accept=lambda delivery: None, vocab_size=None)
+    made = TreeReceiver(links, accept=lambda delivery: None, vocab_size=None, run_id=RUN_ID)
     made.close()
     made.close()
 

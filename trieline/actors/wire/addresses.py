@@ -42,6 +42,21 @@ def free_loopback_address() -> str:
         return f"tcp://127.0.0.1:{probe.getsockname()[1]}"
 
 
+def reason_against(address: str) -> str | None:
+    """Why the TCP `address` can't be bound now, None if it can. Of `ipc://` paths the socket itself tells."""
+    match = TCP_ADDRESS.fullmatch(address)
+    if match is None:
+        return None
+    host = match["host"].strip("[]")
+    with socket.socket(socket.AF_INET6 if is_ipv6(address) else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as ZeroMQ does
+        try:
+            probe.bind((host, int(match["port"])))
+        except OSError as error:
+            return error.strerror or str(error)
+    return None
+
+
 def is_ipv6(address: str) -> bool:
     """Whether the socket needs the IPv6 option for `address`."""
     return address.startswith("tcp://[")

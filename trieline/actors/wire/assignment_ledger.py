@@ -1,6 +1,7 @@
 """Who owes which tree: assignments that wait for an actor, and those that an actor holds.
 
-Every offered assignment is in exactly one place, waiting or with one actor, until it is closed.
+Every offered assignment is in exactly one place, waiting or with one actor, until it is closed. An actor from
+which it was taken back may bring its tree all the same, once.
 """
 
 from collections import deque
@@ -15,6 +16,9 @@ class AssignmentLedger:
     def __init__(self) -> None:
         self._waiting: deque[Assignment] = deque()
         self._held: dict[str, dict[int, tuple[Assignment, float]]] = {}
+        self._taken_back: set[tuple[str, int]] = set()
+        self._first_id: int | None = None
+        self._closed_earlier: set[tuple[str, int]] = set()
 
     def outstanding(self) -> int:
         """Assignments that wait or are held."""
@@ -26,7 +30,10 @@ class AssignmentLedger:
 
     def offer(self, assignments: Iterable[Assignment]) -> None:
         """Queue assignments behind those that wait."""
-        self._waiting.extend(assignments)
+        for assignment in assignments:
+            self._waiting.append(assignment)
+            if self._first_id is None or assignment.assignment_id < self._first_id:
+                self._first_id = assignment.assignment_id
 
     def grant(self, free: Mapping[str, int], now: float) -> dict[str, list[Assignment]]:
         """Deal the waiting assignments one by one in the order of `free` (actor id: how many it can take)."""
@@ -44,8 +51,21 @@ class AssignmentLedger:
                     del hands[actor_id]
         return granted
 
+    def owes(self, actor_id: str, assignment_id: int) -> bool:
+        """Whether this actor may bring a tree of the assignment: it was granted it, and has not closed it.
+
+        Ids only grow, so one below all that were offered here was granted before a restart, nobody knows to
+        whom: every actor may close it once.
+        """
+        if self._is_earlier(assignment_id):
+            return (actor_id, assignment_id) not in self._closed_earlier
+        return assignment_id in self.held_by(actor_id) or (actor_id, assignment_id) in self._taken_back
+
     def close(self, actor_id: str, assignment_id: int) -> bool:
         """The tree has come, or never will. False if this actor did not hold the assignment."""
+        if self._is_earlier(assignment_id):
+            self._closed_earlier.add((actor_id, assignment_id))
+        self._taken_back.discard((actor_id, assignment_id))
         held = self._held.get(actor_id, {})
         return held.pop(assignment_id, None) is not None
 
@@ -55,6 +75,7 @@ class AssignmentLedger:
         taken = [i for i in (list(held) if assignment_ids is None else assignment_ids) if i in held]
         for assignment_id in reversed(taken):
             self._waiting.appendleft(held.pop(assignment_id)[0])
+            self._taken_back.add((actor_id, assignment_id))
         if not held:
             self._held.pop(actor_id, None)
         return len(taken)
@@ -63,3 +84,6 @@ class AssignmentLedger:
         """Ids granted before that time which the actor does not list as its own: lost on the way."""
         held = self._held.get(actor_id, {})
         return [i for i, (_, granted_at) in held.items() if granted_at < granted_before and i not in listed]
+
+    def _is_earlier(self, assignment_id: int) -> bool:
+        return self._first_id is None or assignment_id < self._first_id

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from trieline.actors.wire.tree import Float32, Int32, TrajectoryTree
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 Name = Annotated[str, msgspec.Meta(max_length=256)]
 Text = Annotated[str, msgspec.Meta(max_length=4096)]
@@ -74,12 +74,18 @@ class TreeDelivery(msgspec.Struct, frozen=True, kw_only=True, tag="tree"):
     sequence_number: Count
     assignment_id: Count
     tree: TrajectoryTree
+    run_id: Name = ""
+    """As in the Grant of the assignment: every run counts its assignments from 0, so their ids don't tell."""
 
 
 class Grant(msgspec.Struct, frozen=True, kw_only=True, tag="grant"):
     """Credits."""
 
     assignments: Annotated[list[Assignment], msgspec.Meta(max_length=10_000)]
+    run_id: Name = ""
+    """Of the run that wants the trees; a resumed run keeps its own."""
+    max_message_bytes: Count = 0
+    """The learner takes no larger tree; 0: it does not say."""
 
 
 class Acknowledge(msgspec.Struct, frozen=True, kw_only=True, tag="acknowledge"):

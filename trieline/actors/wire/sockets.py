@@ -6,6 +6,7 @@ link shares nothing with its parent.
 
 import contextlib
 import logging
+import math
 import socket
 import time
 from collections import Counter
@@ -25,6 +26,9 @@ LINGER_MS = 200
 CONNECT_TIMEOUT_MS = 5_000
 RECONNECT_MS = 100
 RECONNECT_MAX_MS = 2_000
+# Of max_message_bytes. ZeroMQ cuts the connection of a larger frame without a word to anyone, so what is only
+# a little too large goes through to the decoder, which can say so, and to whom.
+CUT_FRAMES_ABOVE = 1.25
 
 
 def limit(zmq_socket: zmq.Socket[Any], links: LinksConfig, *, send_queue: int, receive_queue: int) -> None:
@@ -32,13 +36,14 @@ def limit(zmq_socket: zmq.Socket[Any], links: LinksConfig, *, send_queue: int, r
 
     `send_queue`, `receive_queue`: whole messages for each peer. A full receive queue stops reading from that
     peer, so that the peer's send queue fills; what happens then is said where the socket is made.
-    A frame larger than `links.max_message_bytes` closes the connection that it came by.
+    A frame larger than `CUT_FRAMES_ABOVE` x `links.max_message_bytes` closes the connection it came by; what
+    is larger than `links.max_message_bytes` itself is refused by `decode`.
     A peer that answers no ping for `links.peer_timeout_s` is disconnected (a machine that vanished).
     """
     zmq_socket.sndhwm = send_queue
     zmq_socket.rcvhwm = receive_queue
     zmq_socket.linger = LINGER_MS
-    zmq_socket.maxmsgsize = links.max_message_bytes
+    zmq_socket.maxmsgsize = math.ceil(CUT_FRAMES_ABOVE * links.max_message_bytes)
     zmq_socket.connect_timeout = CONNECT_TIMEOUT_MS
     zmq_socket.reconnect_ivl = RECONNECT_MS
     zmq_socket.reconnect_ivl_max = RECONNECT_MAX_MS

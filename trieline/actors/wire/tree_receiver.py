@@ -1,9 +1,9 @@
 """The learner's end of the trajectory link: grants assignments, takes each tree once, knows who lives.
 
-One thread owns the socket. A tree is validated, handed to `accept` (which makes it durable), remembered by
-(actor id, sequence number), queued for `get`, and only then acknowledged. An assignment is outstanding from
-`offer` until its tree is here, refused, or given up; if the actor that holds it is lost, it is granted again
-before all others.
+One thread owns the socket. A tree that this run asked of its actor is validated, handed to `accept` (which
+makes it durable), remembered by (actor id, sequence number), queued for `get`, and only then acknowledged.
+An assignment is outstanding from `offer` until its tree is here, refused, or given up; if the actor that
+holds it is lost, it is granted again before all others.
 """
 
 import logging
@@ -94,20 +94,24 @@ class TreeReceiver:
         *,
         accept: Callable[[TreeDelivery], None],
         vocab_size: int | None,
+        run_id: str,
         already_accepted: Iterable[tuple[str, int]] = (),
     ) -> None:
         """`accept` runs in the receiver's thread, and a tree for which it raises WireError is rejected.
 
-        `already_accepted`: (actor id, sequence number) of the trees of an earlier run that are safe already.
-        Assignment ids must never repeat, over restarts neither: an actor may still work on an old one.
+        `run_id`: trees of another are rejected. A restart that goes on with a run gives it the same one.
+        `already_accepted`: (actor id, sequence number) of the trees that are safe since before a restart.
+        Assignment ids must only grow, over restarts too: an actor may still work on an old one.
         """
         self.duplicates = 0
         self.rejected = 0
+        """Trees that broke an invariant, that nobody had asked for, or that will never come."""
         self.malformed = 0
         self.lost_actors = 0
         self._links = links
         self._accept = accept
         self._vocab_size = vocab_size
+        self._run_id = run_id
         self._seen: dict[str, _Seen] = {}
         for actor_id, sequence_number in already_accepted:
             self._seen.setdefault(actor_id, _Seen()).add(sequence_number)
@@ -299,19 +303,23 @@ class TreeReceiver:
             return
         if named.type == "tree":
             with self._lock:
-                self._ledger.close(named.actor_id, named.assignment_id)
+                if named.run_id == self._run_id:
+                    self._ledger.close(named.actor_id, named.assignment_id)
             self._send(identity, Reject(sequence_number=named.sequence_number, reason=str(error)[:4096]))
 
     def _take_tree(self, identity: bytes, delivery: TreeDelivery) -> None:
         seen = self._seen.get(delivery.actor_id)
         if seen is not None and delivery.sequence_number in seen:
             self.duplicates += 1
+        elif (problem := self._unasked(delivery)) is not None:
+            self._reject(identity, delivery, "trees that nobody asked for", problem)
+            return
         else:
             try:
                 self._expect_valid(delivery.tree)
                 self._accept(delivery)
             except WireError as error:
-                self._reject(identity, delivery, error)
+                self._reject(identity, delivery, "rejected trees", str(error))
                 return
             self._seen.setdefault(delivery.actor_id, _Seen()).add(delivery.sequence_number)
             self._trees.put(delivery)
@@ -324,12 +332,27 @@ class TreeReceiver:
             self._acknowledge_at = time.monotonic() + ACKNOWLEDGE_WITHIN_S
         self._acknowledgements.setdefault(identity, []).append(delivery.sequence_number)
 
-    def _reject(self, identity: bytes, delivery: TreeDelivery, error: WireError) -> None:
-        self.rejected += 1
-        self._complaints.add("rejected trees", f"{error} (of {delivery.actor_id}, {delivery.tree.env_id})")
+    def _unasked(self, delivery: TreeDelivery) -> str | None:
+        """What is wrong with a tree that this run did not ask of its actor; None if it did."""
+        if delivery.run_id != self._run_id:
+            return f"expected a tree of run {self._run_id!r}, got one of run {delivery.run_id!r}"
         with self._lock:
-            self._ledger.close(delivery.actor_id, delivery.assignment_id)
-        self._send(identity, Reject(sequence_number=delivery.sequence_number, reason=str(error)[:4096]))
+            if self._ledger.owes(delivery.actor_id, delivery.assignment_id):
+                return None
+        return (
+            f"expected one tree of each assignment granted to its actor, got one of {delivery.assignment_id}"
+        )
+
+    def _reject(self, identity: bytes, delivery: TreeDelivery, kind: str, reason: str) -> None:
+        self.rejected += 1
+        self._complaints.add(kind, f"{reason} (of {delivery.actor_id}, {delivery.tree.env_id})")
+        with self._lock:
+            if delivery.run_id == self._run_id:
+                self._ledger.close(delivery.actor_id, delivery.assignment_id)
+            else:
+                # While an actor works on this id for another run, it takes no grant of the same id.
+                self._ledger.take_back(delivery.actor_id, [delivery.assignment_id])
+        self._send(identity, Reject(sequence_number=delivery.sequence_number, reason=reason[:4096]))
 
     def _expect_valid(self, tree: TrajectoryTree) -> None:
         for what, count, most in (
@@ -407,7 +430,12 @@ class TreeReceiver:
         }
         for actor_id, assignments in self._ledger.grant(free, time.monotonic()).items():
             actor = self._actors[actor_id]
-            if self._send(actor.identity, Grant(assignments=assignments)):
+            grant = Grant(
+                assignments=assignments,
+                run_id=self._run_id,
+                max_message_bytes=self._links.max_message_bytes,
+            )
+            if self._send(actor.identity, grant):
                 # The next round begins with somebody else.
                 self._actors[actor_id] = self._actors.pop(actor_id)
             else:
@@ -433,6 +461,7 @@ class _NamedTree(msgspec.Struct):
     actor_id: str
     sequence_number: int
     assignment_id: int = 0
+    run_id: str = ""
 
 
 class _Seen:

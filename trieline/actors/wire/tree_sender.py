@@ -65,7 +65,9 @@ class TreeSender:
         self._actor_id = actor_id
         self._capacity = capacity
         self._granted: deque[Assignment] = deque()
-        self._open: set[int] = set()
+        self._open: dict[int, str] = {}
+        """The run that granted it, by assignment id."""
+        self._max_message_bytes = links.max_message_bytes
         self._next_sequence_number = 0
         self._unacknowledged: dict[int, _Parcel] = {}
         self._to_send: deque[int] = deque()
@@ -106,7 +108,11 @@ class TreeSender:
         number = self._next_sequence_number
         self._next_sequence_number += 1
         delivery = TreeDelivery(
-            actor_id=self._actor_id, sequence_number=number, assignment_id=assignment_id, tree=tree
+            actor_id=self._actor_id,
+            sequence_number=number,
+            assignment_id=assignment_id,
+            tree=tree,
+            run_id=self._open.get(assignment_id, ""),
         )
         frames = encode(delivery)
         if (problem := self._too_large(frames, tree)) is not None:
@@ -121,7 +127,7 @@ class TreeSender:
     def give_up(self, assignment_id: int, reason: str) -> None:
         """Say that no tree will ever come of an assignment, not even a broken one."""
         logger.error("assignment %d gives no tree: %s", assignment_id, reason)
-        self._open.discard(assignment_id)
+        self._open.pop(assignment_id, None)
         note = AssignmentFailed(actor_id=self._actor_id, assignment_id=assignment_id, reason=reason[:4096])
         self._notes.append(note)
         self._dealer.wake()
@@ -160,7 +166,7 @@ class TreeSender:
 
     def _too_large(self, frames: Sequence[OutFrame], tree: TrajectoryTree) -> str | None:
         for limit, most, size in (
-            ("max_message_bytes", self._links.max_message_bytes, num_bytes(frames)),
+            ("the smaller max_message_bytes of both ends", self._max_message_bytes, num_bytes(frames)),
             ("max_tree_tokens", self._links.max_tree_tokens, tree.num_tokens),
             ("header bytes", MAX_HEADER_BYTES, len(frames[0])),
         ):
@@ -189,7 +195,7 @@ class TreeSender:
         return ActorHeartbeat(
             actor_id=self._actor_id,
             running_episodes=self.running_episodes,
-            open_assignments=sorted(self._open | unacknowledged),
+            open_assignments=sorted(self._open.keys() | unacknowledged),
             capacity=self._capacity,
         )
 
@@ -218,8 +224,8 @@ class TreeSender:
             self._complaints.add("malformed messages from the learner", error)
             return
         match message:
-            case Grant(assignments=assignments):
-                self._take(assignments)
+            case Grant():
+                self._take(message)
             case Acknowledge(sequence_numbers=numbers):
                 for number in numbers:
                     self._forget(number)
@@ -231,18 +237,21 @@ class TreeSender:
                 self._stop_reason = reason
         self._news.set()
 
-    def _take(self, assignments: Sequence[Assignment]) -> None:
-        for assignment in assignments:
+    def _take(self, grant: Grant) -> None:
+        if grant.max_message_bytes:
+            self._max_message_bytes = min(self._links.max_message_bytes, grant.max_message_bytes)
+        for assignment in grant.assignments:
+            # Perhaps open for another run, whose tree this one refuses; it then takes its own grant back.
             if assignment.assignment_id in self._open:
                 continue
             if len(self._open) >= MAX_GRANTED:
                 self._complaints.add("assignments beyond every capacity", assignment.assignment_id)
                 return
-            self._open.add(assignment.assignment_id)
+            self._open[assignment.assignment_id] = grant.run_id
             self._granted.append(assignment)
 
     def _forget(self, sequence_number: int) -> bool:
         parcel = self._unacknowledged.pop(sequence_number, None)
         if parcel is not None:
-            self._open.discard(parcel.assignment_id)
+            self._open.pop(parcel.assignment_id, None)
         return parcel is not None

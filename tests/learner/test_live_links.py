@@ -1,0 +1,63 @@
+import asyncio
+import contextlib
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.learner.live_parts import free_links
+from tests.trees import random_tree
+from trieline.actors.wire.config import LinksConfig
+from trieline.actors.wire.messages import Assignment
+from trieline.actors.wire.trajectory_link import TreeSender
+from trieline.learner.config import LearnerConfig
+from trieline.learner.errors import JournalError
+from trieline.learner.journal import read_journal
+from trieline.learner.live_links import LiveLinks, read_accepted, run_id_of
+
+WAIT_S = 10.0
+
+
+def open_links(links: LinksConfig, run_dir: Path) -> LiveLinks:
+    return LiveLinks(
+        LearnerConfig(),
+        links,
+        run_dir,
+        vocab_size=1000,
+        accepted=read_accepted(run_dir / "journal", 0),
+        weights_bytes=0,
+        stop=threading.Event(),
+    )
+
+
+@pytest.mark.parametrize("goes_on", [True, False])
+def test_a_tree_asked_for_before_a_restart_is_taken_by_its_run_and_by_no_other(
+    goes_on: bool, tmp_path: Path
+) -> None:
+    links = free_links()
+
+    async def act() -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            sender = TreeSender(links, actor_id="actor", capacity=2)
+            stack.push_async_callback(sender.close)
+            await sender.start()
+            # No tree was in the journal when the learner ended.
+            before = stack.enter_context(contextlib.closing(open_links(links, tmp_path / "run")))
+            before.receiver.offer([Assignment(assignment_id=0, env_id="test/Random-v0", seed=0)])
+            assignment = await sender.next_assignment(WAIT_S)
+            await asyncio.to_thread(before.close)
+            await sender.send(assignment.assignment_id, random_tree(np.random.default_rng(0)))
+            run_dir = tmp_path / ("run" if goes_on else "another")
+            after = stack.enter_context(contextlib.closing(open_links(links, run_dir)))
+            await sender.flush(WAIT_S)
+            assert after.metrics()["link/rejected_trees"] == (0 if goes_on else 1)
+            assert sender.rejected == (0 if goes_on else 1)
+
+    asyncio.run(act())
+    assert len(list(read_journal(tmp_path / "run/journal"))) == (1 if goes_on else 0)
+
+
+def test_an_id_that_can_not_be_kept_says_where(tmp_path: Path) -> None:
+    with pytest.raises(JournalError, match=r"can't keep the run's id in .*gone/run_id: .*No such file"):
+        run_id_of(tmp_path / "gone")

@@ -1,0 +1,18 @@
+"""What the learner computes on."""
+
+import torch
+
+from trieline.learner.errors import LearnerError
+
+
+def choose_device(name: str) -> torch.device:
+    """The device that `name` (`auto`, `cpu` or `cuda`) stands for on this machine.
+
+    Raises:
+        LearnerError: there is no GPU, and one is asked for by name.
+    """
+    has_gpu = torch.cuda.is_available()
+    if name == "cuda" and not has_gpu:
+        msg = f"expected a GPU for learner.device = 'cuda', torch {torch.__version__} finds none"
+        raise LearnerError(msg)
+    return torch.device("cuda" if has_gpu and name != "cpu" else "cpu")
