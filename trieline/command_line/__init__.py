@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from trieline import __version__
 from trieline.command_line import checks, environments, fine_tuning, inspection, processes, training
@@ -13,6 +14,9 @@ VERBS = (training, fine_tuning, processes, environments, inspection, checks)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit status. An error that a user can cause is one line, not a traceback."""
     options = build_parser().parse_args(arguments)
+    if (here := str(Path.cwd())) not in sys.path:
+        # As with `python -m trieline`, but last: `module:namespace/Name-v0` may name a module that is here.
+        sys.path.append(here)
     try:
         status: int = options.run(options)
     except KeyboardInterrupt:

@@ -51,7 +51,8 @@ def check_one(env_id: str) -> int:
 
     results = check_environment(env_id)
     for result in results:
-        print("OK    " + result.name if result.passed else f"FAIL  {result.name}: {result.detail}")
+        detail = f": {result.detail}" if result.detail else ""
+        print(f"{'OK  ' if result.passed else 'FAIL'}  {result.name}{detail}")
     return 0 if all(result.passed for result in results) else 1
 
 

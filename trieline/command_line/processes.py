@@ -43,15 +43,19 @@ def _learner(options: argparse.Namespace) -> int:
     config = _begin_program(options)
     from trieline.launcher.learner_program import run_learner_program
     from trieline.launcher.run_folder import RunFolder
+    from trieline.learner.allocator import keep_freed_memory
 
+    keep_freed_memory()
     folder = RunFolder.attach(options.run_dir, config)
     return run_learner_program(config, folder, resume=options.resume)
 
 
 def _policy_server(options: argparse.Namespace) -> int:
     config = _begin_program(options)
+    from trieline.learner.allocator import keep_freed_memory
     from trieline.learner.policy_server.process import run_policy_server
 
+    keep_freed_memory()
     return run_policy_server(
         config.policy_server, model=config.model, links=config.links, weights=None, policy_version=0
     )

@@ -4,7 +4,8 @@ Importing this registers ours with Gymnasium, as `trieline/<Name>-v<N>`, without
 """
 
 from trieline.envs.registry import list_environments, make_env, register_own
+from trieline.envs.text_space import Text
 
-__all__ = ["list_environments", "make_env"]
+__all__ = ["Text", "list_environments", "make_env"]
 
 register_own()
