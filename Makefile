@@ -23,14 +23,14 @@ $(VENV)/installed: pyproject.toml constraints.txt
 install: $(VENV)/installed
 
 train: install
-	./scripts/ensure_bubblewrap.sh
+	./scripts/ensure_sandbox.sh
 	$(BIN)/trieline train --config $(RECIPE) $(TRAIN_FLAGS)
 
 tiny: install
 	$(BIN)/trieline train --config tiny $(TRAIN_FLAGS)
 
 test: install
-	./scripts/ensure_bubblewrap.sh --even-with-docker
+	./scripts/ensure_sandbox.sh --even-with-docker
 	./scripts/with_docker.sh $(BIN)/python -m pytest
 
 check: install

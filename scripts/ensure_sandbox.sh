@@ -1,13 +1,18 @@
 #!/usr/bin/env bash
-# Makes sure that untrusted programs can run in a sandbox: Docker if it answers, else bubblewrap, which is
-# installed with apt as root. Never fails: what needs a sandbox says itself that there is none.
+# Makes sure that untrusted programs can run in a sandbox: Docker if an engine answers, for which it builds the image,
+# else bubblewrap, which is installed with apt as root. Never fails: what needs a sandbox says itself that there is none.
 # With --even-with-docker (for the tests of both), Docker is not taken into account.
 set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
 
-say() { printf 'ensure_bubblewrap: %s\n' "$*" >&2; }
+say() { printf 'ensure_sandbox: %s\n' "$*" >&2; }
 
-if [ "${1:-}" != --even-with-docker ] && command -v docker >/dev/null &&
-    timeout 10 docker image inspect trieline/python:1 >/dev/null 2>&1; then
+docker_is_ready() {
+    command -v docker >/dev/null && timeout 10 docker version >/dev/null 2>&1 || return 1
+    "$here/build_sandbox_image.sh" || { say "no image for the Docker sandbox (see above)"; return 1; }
+}
+
+if [ "${1:-}" != --even-with-docker ] && docker_is_ready; then
     exit 0
 fi
 if command -v bwrap >/dev/null; then
