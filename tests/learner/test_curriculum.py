@@ -98,6 +98,8 @@ def test_what_can_not_be_is_refused() -> None:
         curriculum(envs=(MATH, MATH))
     with pytest.raises(LearnerError, match="expected open_levels <= 1"):
         curriculum(envs=(EnvConfig(id="x", levels=[1], open_levels=2),))
+    with pytest.raises(LearnerError, match="expected levels where promote_at is set"):
+        curriculum(envs=(EnvConfig(id="x", promote_at=0.5),))
     with pytest.raises(CheckpointError, match="expected the state of a curriculum"):
         curriculum().load_state_dict({"next_id": 3})
 

@@ -64,7 +64,8 @@ def draw_rewards(
         )
     axes.set(xlabel="minutes of training", ylabel="reward (dots: held-out success)", ylim=(-0.02, 1.02))
     axes.grid(alpha=0.3)
-    axes.legend(loc="upper left", fontsize=8)
+    if names:
+        axes.legend(loc="upper left", fontsize=8)
     figure.tight_layout()
     figure.savefig(path)
     pyplot.close(figure)
@@ -87,8 +88,10 @@ def _table(evaluations: Sequence[tuple[int, Mapping[str, Any]]], config: Config)
         return ""
     (first_step, first), (last_step, last) = evaluations[0], evaluations[-1]
     how = "greedy" if first["temperature"] == 0 else f"sampled at temperature {first['temperature']:g}"
+    seen = [env["env_id"] for env in last["envs"] if not env["held_out"]]
+    what = f", but for {', '.join(seen)}, which has no held-out tasks" if seen else ""
     rows = [
-        f"Held-out success, {how}, tasks and templates that were never trained on:",
+        f"Success on tasks and templates that were never trained on{what}; {how}:",
         "",
         f"| environment | episodes | before (step {first_step}) | after (step {last_step}) | change |",
         "|---|---:|---:|---:|---:|",

@@ -122,6 +122,7 @@ class MetricsTail:
 
 
 def _json_lines(text: str) -> Iterator[dict[str, Any]]:
+    """One record a line, without the figures that were not finite (null there)."""
     for line in text.splitlines():
         if line.strip():
-            yield json.loads(line)
+            yield {name: value for name, value in json.loads(line).items() if value is not None}

@@ -112,6 +112,15 @@ class _EnvCourse:
                 f"got {config.open_levels}"
             )
             raise LearnerError(msg)
+        default = EnvConfig(id=config.id)
+        without_effect = [
+            name
+            for name in ("open_levels", "promote_at")
+            if not config.levels and getattr(config, name) != getattr(default, name)
+        ]
+        if without_effect:
+            msg = f"{config.id}: expected levels where {' and '.join(without_effect)} is set, got none"
+            raise LearnerError(msg)
         self.weight = config.weight
         self.handed_out = 0
         self._id = config.id
