@@ -10,6 +10,7 @@ from torch.nn import functional
 
 log = logging.getLogger(__name__)
 
+CPU = torch.device("cpu")
 NAMED_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 # Rows, outputs and inputs of the measured product: a layer of a small model under a decode batch.
@@ -43,11 +44,19 @@ def _measured_dtype() -> torch.dtype:
 
 
 @torch.no_grad()
-def matmul_seconds(dtype: torch.dtype, shape: tuple[int, int, int] = PROBE_SHAPE) -> float:
+def matmul_seconds(
+    dtype: torch.dtype, shape: tuple[int, int, int] = PROBE_SHAPE, device: torch.device = CPU
+) -> float:
     """Seconds of one product, the best of several: other programs can only make it slower."""
     rows, outputs, inputs = shape
-    x, weight = torch.ones(rows, inputs, dtype=dtype), torch.ones(outputs, inputs, dtype=dtype)
-    product = functools.partial(functional.linear, x, weight)
+    x = torch.ones(rows, inputs, dtype=dtype, device=device)
+    weight = torch.ones(outputs, inputs, dtype=dtype, device=device)
+
+    def product() -> None:
+        functional.linear(x, weight)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
     return min(_seconds(product) for _ in range(PROBE_REPEATS))
 
 

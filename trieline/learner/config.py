@@ -105,8 +105,11 @@ class LearnerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """For the trees of one step."""
     weights_timeout_s: Seconds = 60.0
     """For every live policy server to load a version."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """What the learner computes on. `auto`: the GPU if there is one. The policy server's own engine stays on
+    the CPU."""
     threads: Positive | None = None
-    """Threads that compute. None: torch decides."""
+    """Threads that compute on the CPU. None: torch decides."""
 
     def validate(self) -> None:
         """Raise LearnerError for contradictions and for settings without effect."""

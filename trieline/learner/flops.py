@@ -10,11 +10,11 @@ import math
 import torch
 
 from trieline.learner.batch import Batch
-from trieline.learner.compute_dtype import matmul_seconds
+from trieline.learner.compute_dtype import CPU, matmul_seconds
 from trieline.learner.tree_forward import TreeModel
 
 # Rows, outputs and inputs of the product whose speed stands for the machine's peak.
-PEAK_SHAPE = (1024, 1536, 576)
+PEAK_SHAPES = {"cpu": (1024, 1536, 576), "cuda": (8192, 8192, 8192)}
 
 
 def step_flops(model: TreeModel, batch: Batch) -> float:
@@ -35,6 +35,7 @@ def step_flops(model: TreeModel, batch: Batch) -> float:
     return total
 
 
-def peak_flops(dtype: torch.dtype) -> float:
-    """Operations a second of a large product on this process's threads, measured now."""
-    return 2.0 * math.prod(PEAK_SHAPE) / matmul_seconds(dtype, PEAK_SHAPE)
+def peak_flops(dtype: torch.dtype, device: torch.device = CPU) -> float:
+    """Operations a second of a large product on `device`, or on this process's threads; measured now."""
+    shape = PEAK_SHAPES[device.type]
+    return 2.0 * math.prod(shape) / matmul_seconds(dtype, shape, device)

@@ -11,6 +11,7 @@ import torch
 from trieline.actors.wire.tree import TrajectoryTree
 from trieline.learner.batch import prepare_batch
 from trieline.learner.checkpoint import TrainerState, read_model_weights, read_trainer_tensors
+from trieline.learner.compute_device import choose_device
 from trieline.learner.config import LearnerConfig
 from trieline.learner.errors import CheckpointError, TrainingError
 from trieline.learner.flops import peak_flops, step_flops
@@ -54,14 +55,16 @@ class Learner:
         `reference_folder`: of the model that the KL term compares with. Loaded only if there is such a term.
 
         Raises:
+            LearnerError: the device that the config asks for is not there.
             ModelRefusedError: the model can't be trained on tries.
         """
         self.config = config
         self.dtype = dtype
         self.policy_version = 0
         self.skipped_in_a_row = 0
+        device = choose_device(config.device)
         with_value_head = config.objective.needs_value_head
-        self.model: TreeModel = load_tree_model(model_folder, torch.float32, with_value_head)
+        self.model: TreeModel = load_tree_model(model_folder, torch.float32, with_value_head).to(device)
         self._policy_names = [name for name, _ in self.model.hf_model.named_parameters()]
         named = list(self.model.hf_model.named_parameters())
         head = [] if self.model.value_head is None else list(self.model.value_head.named_parameters())
@@ -74,10 +77,10 @@ class Learner:
             compute_dtype=dtype,
             full_precision=value_names,
         )
-        self._peak_flops = peak_flops(dtype)
+        self._peak_flops = peak_flops(dtype, device)
         self.reference: TreeModel | None = None
         if config.objective.kl_coef > 0:
-            self.reference = load_tree_model(reference_folder or model_folder, dtype, False)
+            self.reference = load_tree_model(reference_folder or model_folder, dtype, False).to(device)
             self.reference.requires_grad_(False)
 
     @property

@@ -40,7 +40,7 @@ POLICY_LOSSES: dict[str, PolicyLoss] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class PackOutputs:
-    """What the model says of a pack, with gradients."""
+    """What the model says of a pack, with gradients: on the CPU, wherever the model is."""
 
     logprobs: Tensor
     """[U] of the different sampled tokens."""

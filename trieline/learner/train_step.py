@@ -149,7 +149,7 @@ def _outputs(
     logprobs, entropies = _targets(model, hidden, pack, config)
     values = None
     if config.needs_value_head and model.value_head is not None:
-        values = model.value_head(hidden)
+        values = model.value_head(hidden).cpu()
     return PackOutputs(
         logprobs=logprobs, entropies=entropies, values=values, reference_logprobs=reference_logprobs
     )
@@ -157,7 +157,10 @@ def _outputs(
 
 def _targets(model: TreeModel, hidden: Tensor, pack: Pack, config: ObjectiveConfig) -> tuple[Tensor, Tensor]:
     rows = hidden[pack.rows.to(hidden.device)]
-    return model.logprobs(rows, pack.target_rows, pack.target_ids, temperature=config.temperature)
+    logprobs, entropies = model.logprobs(
+        rows, pack.target_rows, pack.target_ids, temperature=config.temperature
+    )
+    return logprobs.cpu(), entropies.cpu()
 
 
 def _expect_parts(model: TreeModel, config: ObjectiveConfig, reference: TreeModel | None) -> None:
