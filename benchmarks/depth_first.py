@@ -22,13 +22,15 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from benchmarks.train_step import OBJECTIVE, SMOLLM2, Shape, fastest, machine, make_trees, step
+from benchmarks.loads import OBJECTIVE, Shape, make_trees
+from benchmarks.train_step import SMOLLM2, fastest, machine, make_model
 from trieline.learner.batch import Batch, prepare_batch
 from trieline.learner.segments import SEGMENTS_IN_BUDGET, cut_segments
 from trieline.learner.train_step import accumulate_gradients
@@ -59,16 +61,22 @@ def make_batch(shape: Shape, max_tokens: int) -> Batch:
     return prepare_batch(make_trees(shape), OBJECTIVE, max_tokens=max_tokens)
 
 
-def make_model(layers: int, dtype: torch.dtype) -> TreeModel:
-    torch.manual_seed(0)
-    config = LlamaConfig(**(SMOLLM2.to_diff_dict() | {"num_hidden_layers": layers}))
-    hf_model: Any = LlamaForCausalLM(config)
-    return TreeModel(hf_model.to(dtype))
+def with_layers(layers: int) -> LlamaConfig:
+    return LlamaConfig(**(SMOLLM2.to_diff_dict() | {"num_hidden_layers": layers}))
+
+
+def compute_gradient(model: TreeModel, batch: Batch) -> Callable[[], None]:
+    def run() -> None:
+        # Gradients stay the same memory, as in training.
+        model.zero_grad(set_to_none=False)
+        accumulate_gradients(model, batch, OBJECTIVE, policy_version=0)
+
+    return run
 
 
 def rise_of_memory(options: argparse.Namespace) -> None:
     """One side of the comparison of memory, in its own process: prints bytes and seconds."""
-    model = make_model(options.layers, getattr(torch, options.dtype))
+    model = make_model(with_layers(options.layers), getattr(torch, options.dtype))
     shape = trie_of(options.unique_tokens, options.path) if options.side == "trie" else row_of(options.budget)
     batch = make_batch(shape, options.budget)
     warm_up = make_batch(row_of(64), 64)
@@ -114,13 +122,12 @@ def compare_memory(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def compare_time(options: argparse.Namespace) -> list[dict[str, Any]]:
-    model = make_model(options.layers, getattr(torch, options.dtype))
-    clock = time.process_time if options.cpu_time else time.perf_counter
+    model = make_model(with_layers(options.layers), getattr(torch, options.dtype))
     path = options.time_tokens // 4
     shape = trie_of(options.time_tokens, path)
     budgets = {"path and segment": budget_of(path), "half a path": path // 2}
     batches = [make_batch(shape, options.time_tokens), *(make_batch(shape, b) for b in budgets.values())]
-    seconds = fastest([step(model, batch, None) for batch in batches], options.rounds, clock)
+    seconds = fastest([compute_gradient(model, batch) for batch in batches], options.rounds)
     rows = []
     for (name, budget), taken in zip(budgets.items(), seconds[1:], strict=True):
         segments = cut_segments(batches[0].packs[0].trie, max_tokens=budget)
@@ -182,9 +189,6 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument(
-        "--cpu-time", action="store_true", help="CPU seconds, for a busy machine; with --threads 1"
-    )
     parser.add_argument("--side", choices=["trie", "row"], help=argparse.SUPPRESS)
     parser.add_argument("--budget", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -198,7 +202,6 @@ def main() -> None:
         "machine": about,
         "layers": options.layers,
         "dtype": options.dtype,
-        "cpu_time": options.cpu_time,
         "memory": compare_memory(options),
         "time": compare_time(options),
         "gradients": compare_gradients(options),

@@ -21,7 +21,8 @@ from unittest import mock
 
 import numpy as np
 
-from benchmarks.train_step import machine, separate_rows
+from benchmarks.loads import separate_rows
+from benchmarks.train_step import machine
 from trieline.envs.registry import make_env
 
 RESULTS = Path(__file__).parent / "results" / "sft.json"

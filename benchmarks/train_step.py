@@ -1,47 +1,50 @@
-"""A training step on tries against the same batch as packed separate sequences.
+"""A whole training step on tries against the same batch in rows.
 
-    python benchmarks/train_step.py [--dtypes bfloat16 float32] [--ratios 1 2 4 8] [--rounds 3] [--optimizer]
+    python -m benchmarks.train_step [--model smollm2 | qwen3-0.6b | qwen3-1.7b | qwen3-4b]
+        [--dtypes bfloat16 float32] [--ratios 1 2 4 8 10] [--loads agent forks rollouts]
 
-N is the number of unique tokens, L that of all sequences; what is linear in tokens can gain L/N. Both sides
-run the same model (SmolLM2-135M's shape, random weights), the same loss over the same tokens, the same code:
-attention in blocks, log-probabilities only where a token was sampled. The separate side is the strong one:
-turns merged into one linear row a sequence, rows packed into one forward pass without padding, no mask. Loss
-and gradient of both are compared first.
+N is the number of unique tokens, L that of all sequences; what is linear in tokens can gain L/N. All sides
+run the same model (random weights), the same loss over the same tokens and the same code: forward, backward,
+clipping and AdamW on float32 masters, in passes of at most `--max-tokens`. Sides:
 
-Two loads: `forks`, episodes forked in their middle, where half of the shared part was sampled too, as happens
-in trees of turns; and `rollouts`, where only the prompt is shared, so that the output layer does the same
-work on both sides (`flops` is the gain that the arithmetic leaves). A round runs both sides one after the
-other; the figures are those of each side's fastest round, as other programs can only slow one down. Written
-to `benchmarks/results/train_step.json`.
+    trie    every shared prefix once
+    merged  a sequence's turns in one linear row, rows packed without padding: the honest baseline
+    turns   every turn a row that begins with all that was said before it, as others quote
+
+Loads: `agent`, runs of an agent with tools that leave one another at turns, one with a compacted history;
+`forks`, branches on a trunk half of which was sampled too; `rollouts`, where only the prompt is shared, so
+that the output layer does the same work on both sides. `flops` is the gain that the arithmetic leaves.
+
+Loss and gradient of trie and merged rows are compared first, which also warms up. A round runs both sides one
+after the other; the figures are those of each side's fastest round, as other programs can only slow one down.
+Runs on a GPU if there is one. Written to `benchmarks/results/train_step.json`, one entry for each model,
+precision and load, with a picture beside it; what is there for others stays.
 """
 
 import argparse
-import itertools
 import json
 import os
 import platform
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
-import numpy as np
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, Qwen3Config
 
-from trieline.actors.wire.tree import SCORED, Int32, TrajectoryTree
-from trieline.learner import batch as batch_module
+from benchmarks.loads import OBJECTIVE, agent_trees, make_trees, merged_rows, shape_for, turn_rows
+from trieline.actors.wire.tree import TrajectoryTree
+from trieline.learner.allocator import keep_freed_memory
 from trieline.learner.batch import Batch, prepare_batch
-from trieline.learner.objective_config import ObjectiveConfig
+from trieline.learner.config import OptimizerConfig
+from trieline.learner.optimizer import MasterOptimizer
 from trieline.learner.train_step import accumulate_gradients
 from trieline.learner.tree_forward import TreeModel
-from trieline.learner.trie import Trie
 
 RESULTS = Path(__file__).parent / "results" / "train_step.json"
-BAR = 0.85
-OBJECTIVE = ObjectiveConfig(loss="sft")
+BAR = 0.9
+ALONE = "nothing shared"
 SMOLLM2 = LlamaConfig(
     vocab_size=49_152,
     hidden_size=576,
@@ -55,185 +58,149 @@ SMOLLM2 = LlamaConfig(
 )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Shape:
-    """A batch of equal trees: a trunk, some of whose last tokens were sampled, and sampled branches."""
-
-    trees: int
-    trunk: int
-    sampled_trunk: int
-    branches: int
-    branch: int
-
-
-def shape_for(ratio: int, unique_tokens: int, load: str) -> Shape:
-    """The batch of about `unique_tokens` with L/N = `ratio`: 2 * ratio branches on a trunk that fits."""
-    if ratio == 1:
-        return Shape(
-            trees=8, trunk=unique_tokens // 16, sampled_trunk=0, branches=1, branch=unique_tokens // 16
-        )
-    # L = 2r (trunk + branch) = r N = r (trunk + 2r branch) makes trunk = (2r - 2) branch.
-    trees = max(1, 8 // ratio)
-    branch = round(unique_tokens / trees / (4 * ratio - 2))
-    trunk = (2 * ratio - 2) * branch
-    return Shape(
-        trees=trees,
-        trunk=trunk,
-        sampled_trunk=trunk // 2 if load == "forks" else 0,
-        branches=2 * ratio,
-        branch=branch,
+def qwen3(hidden: int, intermediate: int, layers: int, heads: int) -> Qwen3Config:
+    return Qwen3Config(
+        vocab_size=151_936,
+        hidden_size=hidden,
+        intermediate_size=intermediate,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=8,
+        head_dim=128,
+        max_position_embeddings=40_960,
+        tie_word_embeddings=True,
     )
 
 
-def make_trees(shape: Shape, seed: int = 0) -> list[TrajectoryTree]:
-    rng = np.random.default_rng(seed)
-    lengths = [shape.trunk - shape.sampled_trunk, *[shape.sampled_trunk] * bool(shape.sampled_trunk)]
-    trunk_nodes = len(lengths)
-    lengths += [shape.branch] * shape.branches
-    num_nodes, num_tokens = len(lengths), sum(lengths)
-    by_policy = np.arange(num_tokens) >= lengths[0]
-    return [
-        TrajectoryTree(
-            env_id="benchmark/Tree-v0",
-            task_id=str(i),
-            parents=np.array([*range(-1, trunk_nodes - 1), *[trunk_nodes - 1] * shape.branches], np.int32),
-            node_offsets=np.cumsum([0, *lengths]).astype(np.int32),
-            sampled=np.arange(num_nodes) > 0,
-            rewards=np.zeros(num_nodes, np.float32),
-            fork_causes=("",) * num_nodes,
-            token_ids=rng.integers(0, SMOLLM2.vocab_size, num_tokens).astype(np.int32),
-            behavior_logprobs=np.zeros(num_tokens, np.float32),
-            entropies=np.zeros(num_tokens, np.float32),
-            policy_versions=np.where(by_policy, 0, -1).astype(np.int32),
-            leaf_nodes=np.arange(trunk_nodes, num_nodes, dtype=np.int32),
-            leaf_terminated=np.ones(shape.branches, np.bool_),
-            leaf_causes=(SCORED,) * shape.branches,
-        )
-        for i in range(shape.trees)
-    ]
+MODELS: dict[str, PreTrainedConfig] = {
+    "smollm2": SMOLLM2,
+    "qwen3-0.6b": qwen3(1024, 3072, 28, 16),
+    "qwen3-1.7b": qwen3(2048, 6144, 28, 16),
+    "qwen3-4b": qwen3(2560, 9728, 36, 32),
+}
 
 
-def separate_rows(sequences: Sequence[Int32]) -> Trie:
-    """Linear rows, one after the other: a forest that merges nothing."""
-    lengths = [len(s) for s in sequences]
-    starts = np.cumsum([0, *lengths])
-    paths = tuple(np.arange(a, b, dtype=np.int32) for a, b in itertools.pairwise(starts))
-    predecessor = np.arange(-1, starts[-1] - 1, dtype=np.int32)
-    predecessor[starts[:-1]] = -1
-    return Trie(
-        token_ids=np.concatenate(sequences),
-        position=np.concatenate([np.arange(n, dtype=np.int32) for n in lengths]),
-        subtree_end=np.repeat(starts[1:], lengths).astype(np.int32),
-        predecessor=predecessor,
-        paths=paths,
+def make_model(config: PreTrainedConfig, dtype: torch.dtype, device: str = "cpu") -> TreeModel:
+    torch.manual_seed(0)
+    from_config: Any = AutoModelForCausalLM.from_config  # without annotations
+    with torch.device(device):
+        hf_model = from_config(config)
+    return TreeModel(hf_model.to(dtype))
+
+
+def make_optimizer(model: TreeModel, dtype: torch.dtype) -> MasterOptimizer:
+    return MasterOptimizer(
+        model.hf_model.named_parameters(), OptimizerConfig(), total_steps=1, compute_dtype=dtype
     )
 
 
-def both_batches(trees: list[TrajectoryTree]) -> tuple[Batch, Batch]:
-    merged = prepare_batch(trees, OBJECTIVE, max_tokens=1 << 30)
-    with mock.patch.object(batch_module, "build_trie", separate_rows):
-        return merged, prepare_batch(trees, OBJECTIVE, max_tokens=1 << 30)
+def trees_for(load: str, ratio: int, unique_tokens: int) -> list[TrajectoryTree]:
+    if load == "agent" and ratio > 1:
+        return agent_trees(ratio, unique_tokens)
+    return make_trees(shape_for(ratio, unique_tokens, load))
 
 
-def flops(batch: Batch, layer_parameters: int, output_parameters: int) -> float:
+def flops(batch: Batch, model: TreeModel) -> float:
     """Forward and backward of the linear layers, the output layer where a token was sampled."""
-    return sum(
-        6.0 * (pack.trie.num_tokens * layer_parameters + len(pack.rows) * output_parameters)
-        for pack in batch.packs
-    )
+    output = model.output_weight.numel()
+    layers = sum(p.numel() for p in model.parameters()) - output
+    return sum(6.0 * (pack.trie.num_tokens * layers + len(pack.rows) * output) for pack in batch.packs)
 
 
-def compare(model: TreeModel, merged: Batch, separate: Batch) -> dict[str, float]:
-    """How far loss and gradient of the two sides are apart."""
+def compare(model: TreeModel, optimizer: MasterOptimizer, batches: Sequence[Batch]) -> dict[str, float]:
+    """How far loss and gradient of two batches are apart."""
     losses, gradients = [], []
-    for batch in (merged, separate):
-        model.zero_grad(set_to_none=True)
+    for batch in batches:
+        optimizer.zero_grad()
         losses.append(accumulate_gradients(model, batch, OBJECTIVE, policy_version=0)["loss/total"])
         gradients.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+    optimizer.zero_grad()
     difference = sum(float((gradients[0][n] - g).double().square().sum()) for n, g in gradients[1].items())
     norm = sum(float(g.double().square().sum()) for g in gradients[1].values())
     return {"loss": abs(losses[0] - losses[1]), "gradient": (difference / norm) ** 0.5}
 
 
-def fastest(sides: Sequence[Callable[[], None]], rounds: int, clock: Callable[[], float]) -> list[float]:
+def fastest(
+    sides: Sequence[Callable[[], None]], rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> list[float]:
     seconds = [float("inf")] * len(sides)
     for _ in range(rounds):
         for i, side in enumerate(sides):
             start = clock()
             side()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
             seconds[i] = min(seconds[i], clock() - start)
     return seconds
 
 
-def step(model: TreeModel, batch: Batch, optimizer: torch.optim.Optimizer | None) -> Callable[[], None]:
+def step(model: TreeModel, batch: Batch, optimizer: MasterOptimizer) -> Callable[[], None]:
+    """A whole step that leaves the weights as they are: its learning rate is 0."""
+
     def run() -> None:
-        # Gradients stay the same memory, as in training.
-        model.zero_grad(set_to_none=False)
         accumulate_gradients(model, batch, OBJECTIVE, policy_version=0)
-        if optimizer is not None:
-            optimizer.step()
+        optimizer.step(lr=0.0)
 
     return run
 
 
-def make_model(dtype: torch.dtype) -> TreeModel:
-    torch.manual_seed(0)
-    hf_model: Any = LlamaForCausalLM(SMOLLM2)
-    return TreeModel(hf_model.to(dtype))
+def tokens_of(batch: Batch) -> int:
+    return sum(pack.trie.num_tokens for pack in batch.packs)
 
 
-def measure(dtype: torch.dtype, options: argparse.Namespace) -> list[dict[str, Any]]:
-    model = make_model(dtype)
-    embedding = model.output_weight.numel()
-    layers = sum(p.numel() for p in model.parameters()) - embedding
-    optimizer = None
-    if options.optimizer:
-        # Float32 masters, as in training: what they are initialised with doesn't matter for the time.
-        masters = [torch.zeros(p.shape) for p in model.parameters()]
-        optimizer = torch.optim.AdamW(masters, lr=0.0, fused=True)
-    clock = time.process_time if options.cpu_time else time.perf_counter
+def measure(dtype: torch.dtype, options: argparse.Namespace, *, with_turns: bool) -> list[dict[str, Any]]:
+    model = make_model(MODELS[options.model], dtype, options.device)
+    optimizer = make_optimizer(model, dtype)
     rows = []
     for load in options.loads:
         for ratio in options.ratios:
             if ratio == 1 and load != options.loads[0]:
                 continue
-            shape = shape_for(ratio, options.unique_tokens, load)
-            merged, separate = both_batches(make_trees(shape))
-            apart = compare(model, merged, separate)
-            if optimizer is not None:
-                for master, p in zip(masters, model.parameters(), strict=True):
-                    master.grad = p.grad.float() if p.grad is not None else None
-            seconds = fastest([step(model, b, optimizer) for b in (merged, separate)], options.rounds, clock)
-            n, total = (sum(p.trie.num_tokens for p in b.packs) for b in (merged, separate))
-            gain = seconds[1] / seconds[0]
+            trees = trees_for(load, ratio, options.unique_tokens)
+            trie = prepare_batch(trees, OBJECTIVE, max_tokens=options.max_tokens)
+            merged = merged_rows(trees, options.max_tokens)
+            apart = compare(model, optimizer, (trie, merged))
+            seconds = fastest([step(model, b, optimizer) for b in (trie, merged)], options.rounds)
+            n, total = tokens_of(trie), tokens_of(merged)
             row = {
-                "load": load if ratio > 1 else "nothing shared",
+                "model": options.model,
                 "dtype": str(dtype).removeprefix("torch."),
+                "load": load if ratio > 1 else ALONE,
                 "unique_tokens": n,
                 "sequence_tokens": total,
                 "ratio": total / n,
-                "flops_ratio": flops(separate, layers, embedding) / flops(merged, layers, embedding),
+                "flops_ratio": flops(merged, model) / flops(trie, model),
                 "trie_seconds": seconds[0],
-                "separate_seconds": seconds[1],
-                "trie_gflops": flops(merged, layers, embedding) / seconds[0] / 1e9,
-                "separate_gflops": flops(separate, layers, embedding) / seconds[1] / 1e9,
-                "speed_up": gain,
-                "share_of_ratio": gain * n / total,
+                "merged_seconds": seconds[1],
+                "trie_gflops": flops(trie, model) / seconds[0] / 1e9,
+                "merged_gflops": flops(merged, model) / seconds[1] / 1e9,
+                "speed_up": seconds[1] / seconds[0],
+                "share_of_ratio": seconds[1] / seconds[0] * n / total,
                 "loss_difference": apart["loss"],
                 "gradient_difference": apart["gradient"],
             }
+            if with_turns and load == "agent" and ratio in options.turn_ratios:
+                turns = turn_rows(trees, options.max_tokens)
+                (turn_seconds,) = fastest([step(model, turns, optimizer)], 1)
+                row |= {"turn_tokens": tokens_of(turns), "turn_seconds": turn_seconds}
             print(_line(row), flush=True)
             rows.append(row)
     return rows
 
 
 def _line(row: dict[str, Any]) -> str:
+    turns = ""
+    if "turn_seconds" in row:
+        turns = (
+            f"  turns {row['turn_tokens']} tokens {row['turn_seconds']:.2f} s "
+            f"= {row['turn_seconds'] / row['trie_seconds']:.1f}x"
+        )
     return (
         f"{row['dtype']:9} {row['load']:15} N {row['unique_tokens']:5} L {row['sequence_tokens']:6}"
         f"  L/N {row['ratio']:5.2f} (flops {row['flops_ratio']:5.2f})"
-        f"  trie {row['trie_seconds']:7.2f} s  separate {row['separate_seconds']:7.2f} s"
+        f"  trie {row['trie_seconds']:7.2f} s  merged {row['merged_seconds']:7.2f} s"
         f"  {row['speed_up']:5.2f}x = {row['share_of_ratio']:4.0%} of L/N"
-        f"  (gradients {row['gradient_difference']:.0e} apart)"
+        f"  (gradients {row['gradient_difference']:.0e} apart){turns}"
     )
 
 
@@ -247,6 +214,7 @@ def machine() -> dict[str, Any]:
         cpu = names[0] if names else cpu
     return {
         "cpu": cpu,
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "capability": torch.backends.cpu.get_cpu_capability(),
@@ -256,37 +224,72 @@ def machine() -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Training step on tries against separate sequences")
-    parser.add_argument("--dtypes", nargs="+", default=["bfloat16", "float32"])
-    parser.add_argument("--ratios", nargs="+", type=int, default=[1, 2, 4, 8])
-    parser.add_argument("--loads", nargs="+", default=["forks", "rollouts"])
-    parser.add_argument("--unique-tokens", type=int, default=1024)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument(
-        "--cpu-time", action="store_true", help="CPU seconds, for a busy machine; with --threads 1"
-    )
-    parser.add_argument("--optimizer", action="store_true", help="include AdamW on float32 master weights")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    about = machine()
-    print(about)
-    rows = [row for name in options.dtypes for row in measure(getattr(torch, name), options)]
+def keep(rows: list[dict[str, Any]], options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Write the rows in the place of those of the same model, precision and load; all that are there."""
+    about = {"machine": machine(), "rounds": options.rounds, "max_tokens": options.max_tokens}
+    new = [row | about for row in rows]
+    measured = {(row["model"], row["dtype"], row["load"]) for row in new}
+    found = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
+    kept = [row for row in found if (row["model"], row["dtype"], row["load"]) not in measured]
     RESULTS.parent.mkdir(exist_ok=True)
-    result = {
-        "machine": about,
-        "optimizer": options.optimizer,
-        "cpu_time": options.cpu_time,
-        "bar": BAR,
-        "rows": rows,
-    }
-    RESULTS.write_text(json.dumps(result, indent=1) + "\n")
-    forks = [row for row in rows if row["load"] != "rollouts"]
-    worst = min(forks, key=lambda row: row["share_of_ratio"])
-    verdict = "reached" if worst["share_of_ratio"] >= BAR else "missed"
-    least = f"{worst['share_of_ratio']:.0%} at L/N {worst['ratio']:.2f} in {worst['dtype']}"
-    print(f"bar of {BAR:.0%} of L/N {verdict}: the least is {least}")
+    RESULTS.write_text(json.dumps({"bar": BAR, "rows": kept + new}, indent=1) + "\n")
+    return kept + new
+
+
+def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    panels = sorted({(row["model"], row["dtype"]) for row in rows})
+    figure, axes = pyplot.subplots(1, len(panels), figsize=(4.5 * len(panels), 4), squeeze=False)
+    for axis, panel in zip(axes[0], panels, strict=True):
+        chosen = [row for row in rows if (row["model"], row["dtype"]) == panel]
+        most = max(row["ratio"] for row in chosen)
+        for share, style in ((1.0, "-"), (BAR, ":")):
+            axis.plot([1, most], [share, share * most], style, color="grey", label=f"{share:.0%} of L/N")
+        for load in sorted({row["load"] for row in chosen} - {ALONE}):
+            line = [row for row in chosen if row["load"] in (load, ALONE)]
+            points = sorted((row["ratio"], row["speed_up"]) for row in line)
+            axis.plot(*zip(*points, strict=True), marker=".", label=load)
+        axis.set(title=" ".join(panel), xlabel="L/N", ylabel="times as fast as merged rows")
+        axis.legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=100)
+    pyplot.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", choices=MODELS, default="smollm2")
+    parser.add_argument("--dtypes", nargs="+", default=["bfloat16", "float32"])
+    parser.add_argument("--ratios", nargs="+", type=int, default=[1, 2, 4, 8, 10])
+    parser.add_argument("--loads", nargs="+", default=["agent", "forks", "rollouts"])
+    parser.add_argument(
+        "--turn-ratios", nargs="*", type=int, default=[2, 4], help="with the first precision, load agent"
+    )
+    parser.add_argument("--unique-tokens", type=int, default=2048)
+    parser.add_argument("--max-tokens", type=int, default=4096)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    options = parser.parse_args()
+    keep_freed_memory()  # as the learner's program does
+    torch.set_num_threads(options.threads)
+    print(machine())
+    rows = []
+    for number, name in enumerate(options.dtypes):
+        rows += measure(getattr(torch, name), options, with_turns=number == 0)
+    plot(keep(rows, options), RESULTS.with_suffix(".png"))
+    judged = [row for row in rows if row["load"] != "rollouts"]
+    if judged:
+        worst = min(judged, key=lambda row: row["share_of_ratio"])
+        verdict = "reached" if worst["share_of_ratio"] >= BAR else "missed"
+        least = f"{worst['share_of_ratio']:.0%} at L/N {worst['ratio']:.2f} in {worst['dtype']}"
+        print(f"bar of {BAR:.0%} of L/N {verdict}: the least without rollouts is {least}")
 
 
 if __name__ == "__main__":
