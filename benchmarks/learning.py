@@ -10,8 +10,8 @@ temperature 1); the table has the end and the mean over the run, each over seeds
 
 Studies:
 
-lag      `group` advantages with no weight (`pg`), truncated (`tis`), masked (`icepop`) and clipped
-         (`ppo_clip`) ones, and V-trace (advantage `vtrace`, loss `vtrace_pg`), at lag 0, 4 and 16
+lag      `group` advantages with no weight (`pg`), truncated (`tis`) and masked (`icepop`) ones, and
+         V-trace (advantage `vtrace`, loss `vtrace_pg`), at lag 0, 4 and 16
 scaling  advantages scaled by entropy: off, sequence, token; at lag 0
 forks    8 rollouts of a task, against 4 and 4 forks at random turns or at those of the highest entropy, with
          `tree` advantages; at lag 0
@@ -65,7 +65,6 @@ CORRECTIONS: dict[str, dict[str, Any]] = {
     "none": {"loss": "pg"},
     "truncated": {"loss": "tis"},
     "masked": {"loss": "icepop"},
-    "clipped": {"loss": "ppo_clip"},
     "V-trace": {"advantage": "vtrace", "loss": "vtrace_pg"},
 }
 TREES_PER_STEP = 16
