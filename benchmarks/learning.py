@@ -113,7 +113,7 @@ class LocalPolicy:
         self.engine = engine
         self._replies: dict[int, asyncio.Future[Completion]] = {}
         self._numbers = count()
-        self._asked = asyncio.Event()
+        self._asked: asyncio.Event
 
     async def generate(self, prompt: Int32, sampling: Sampling, *, timeout_s: float) -> Completion:
         number = next(self._numbers)
@@ -123,6 +123,14 @@ class LocalPolicy:
         return await asyncio.wait_for(reply, timeout_s)
 
     async def serve(self) -> None:
+        try:
+            await self._serve()
+        except Exception as error:  # else everybody would wait for a reply until the deadline
+            for reply in self._replies.values():
+                reply.set_exception(RuntimeError(f"the engine failed: {error!r}"))
+            raise
+
+    async def _serve(self) -> None:
         while True:
             while self.engine.busy:
                 for finished in self.engine.step():
@@ -134,6 +142,7 @@ class LocalPolicy:
 
     @asynccontextmanager
     async def serving(self) -> Any:
+        self._asked = asyncio.Event()  # which belongs to one event loop, and each call runs its own
         server = asyncio.create_task(self.serve())
         try:
             yield self
