@@ -108,6 +108,8 @@ tried("setns", 0, 0)
 tried("shmget", 0, 4096, 0o1600)
 tried("msgget", 0, 0o1600)
 tried("semget", 0, 1, 0o1600)
+tried("memfd_create", b"hidden", 0)
+tried("syscall", 447, 0)  # memfd_secret
 tried("setpriority", 0, 1, 19)
 tried("setpriority", 2, 0, 19)
 tried("setpriority", 1, 1, 19)

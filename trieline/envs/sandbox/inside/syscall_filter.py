@@ -1,11 +1,12 @@
 """A seccomp filter that the keeper puts on itself, and so on every program it starts.
 
-It closes four doors. The first two matter most under bubblewrap, which brings no filter of its own; under
+It closes five doors. The first two matter most under bubblewrap, which brings no filter of its own; under
 Docker they come on top of the engine's.
 - kernel interfaces that most exploits go through: new namespaces, bpf, io_uring, userfaultfd, keys;
 - sockets that network namespaces don't hold in, above all AF_VSOCK, which reaches from a guest to its host;
 - memory and scheduling of other processes: the keeper has the uid of the programs, and they must not slow it;
-- System V and POSIX message queues and shared memory, which outlive their process and the reset of a sandbox.
+- System V and POSIX message queues and shared memory, which outlive their process and the reset of a sandbox;
+- files in memory alone, whose pages are in no process while they are not mapped, so that nothing counts them.
 
 Formats: Linux's Documentation/userspace-api/seccomp_filter.rst, include/uapi/linux/{seccomp,filter,audit}.h.
 """
@@ -67,6 +68,8 @@ REFUSED = {
     "semget": (64, 190),
     "msgget": (68, 186),
     "mq_open": (240, 180),
+    "memfd_create": (319, 279),
+    "memfd_secret": (447, 447),
 }
 CLONE = (56, 220)
 CLONE3 = (435, 435)
