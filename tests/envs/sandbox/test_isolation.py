@@ -110,6 +110,7 @@ tried("msgget", 0, 0o1600)
 tried("semget", 0, 1, 0o1600)
 tried("memfd_create", b"hidden", 0)
 tried("syscall", 447, 0)  # memfd_secret
+tried("vmsplice", 1, None, 0, 0)
 tried("setpriority", 0, 1, 19)
 tried("setpriority", 2, 0, 19)
 tried("setpriority", 1, 1, 19)
@@ -215,11 +216,79 @@ time.sleep(1); print("all alive" if not any(os.waitpid(-1, os.WNOHANG)) else "on
     assert b"all alive" not in result.stdout
 
 
-def test_shared_memory_is_bound_too(sealed: Sandbox) -> None:
-    code = "import mmap; m = mmap.mmap(-1, 1 << 30)\nfor i in range(0, 1 << 30, 4096): m[i] = 1\nprint('all')"
-    result = run_python(sealed, code)
-    assert b"all" not in result.stdout
+# Memory that is in no process, or that is hard to see in one. Each program takes twice as much as it may.
+HIDDEN = {
+    "memory files": """
+files = [os.memfd_create(str(n)) for n in range(MEMORY // DISK * 2)]
+for file in files: os.write(file, b"x" * DISK)
+""",
+    "shared memory": """
+shared = mmap.mmap(-1, 2 * MEMORY)
+for start in range(0, 2 * MEMORY, MIB):
+    shared[start:start + MIB] = b"x" * MIB
+    shared.madvise(mmap.MADV_DONTNEED, start, MIB)
+""",
+    "shared zeros": """
+shared = mmap.mmap(os.open("/dev/zero", os.O_RDWR), 2 * MEMORY)
+for start in range(0, 2 * MEMORY, MIB):
+    shared[start:start + MIB] = b"x" * MIB
+    shared.madvise(mmap.MADV_DONTNEED, start, MIB)
+""",
+    "page tables": """
+EVERY = mmap.PAGESIZE // 8 * mmap.PAGESIZE  # what one table maps, which is a page itself
+size = 2 * MEMORY // mmap.PAGESIZE * EVERY
+sparse = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000, mmap.PROT_READ)  # MAP_NORESERVE
+sparse.madvise(15)  # MADV_NOHUGEPAGE
+for start in range(0, size, EVERY): sparse[start]
+""",
+    "processes that can not be looked into": """
+libc.prctl(4, 0, 0, 0, 0)  # PR_SET_DUMPABLE
+for _ in range(8):
+    if os.fork() == 0: hold_a_quarter()
+""",
+    "processes without their first thread": """
+def later(): time.sleep(0.2); hold_a_quarter()
+EXIT = {"x86_64": 60, "aarch64": 93}[os.uname().machine]
+for _ in range(8):
+    if os.fork() == 0: threading.Thread(target=later).start(); libc.syscall(EXIT, 0)
+""",
+}
+
+
+@pytest.mark.parametrize("code", HIDDEN.values(), ids=HIDDEN)
+def test_memory_can_not_be_hidden(sealed: Sandbox, code: str) -> None:
+    before = f"""
+import ctypes, mmap, os, threading, time
+MIB, MEMORY, DISK = {MIB}, {LIMITS.memory_bytes}, {LIMITS.disk_bytes}
+libc = ctypes.CDLL(None)
+def hold_a_quarter(): held = b"x" * (MEMORY // 4); time.sleep(60)
+"""
+    after = """
+time.sleep(1.2)
+ended = False
+try: ended = os.waitpid(-1, os.WNOHANG)[0]
+except ChildProcessError: pass
+print("one was ended" if ended else "all")
+"""
+    result = run_python(sealed, before + code + after)
     assert result.oom or result.exit_code != 0
+    assert b"all" not in result.stdout
+    assert not result.timed_out
+
+
+def test_zeros_can_be_read(sealed: Sandbox) -> None:
+    assert said(sealed, "print(open('/dev/zero', 'rb').read(1_000_000) == bytes(1_000_000))") == "True"
+
+
+def test_memory_that_is_shared_counts_once(sealed: Sandbox) -> None:
+    code = """
+import os, time
+held = b"x" * (80 << 20)
+for _ in range(4):
+    if os.fork() == 0: time.sleep(60)
+time.sleep(0.3); print("all")
+"""
+    assert said(sealed, code) == "all"
 
 
 def test_the_disk_is_bounded_over_many_files(sealed: Sandbox) -> None:

@@ -3,6 +3,8 @@
 There is no control group, so the bounds are made of other things than Docker's, and are looser:
 - memory: RLIMIT_DATA of `memory_bytes` for each process, and the keeper adds up all of them every 50 ms and
   ends a program that is over. Between two looks, `pids` processes can in theory hold `pids * memory_bytes`.
+  Memory that is in no process is refused: see the last door of `inside.syscall_filter`, and ZEROS. What the
+  kernel buffers in pipes and sockets is not counted: it is bounded by OPEN_FILES a process, and sysctls;
 - the writable folder: a tmpfs of `disk_bytes`, on top of `memory_bytes`;
 - pids: RLIMIT_NPROC, which Linux counts per user namespace, that is per sandbox, from 5.14 on; before, only
   the keeper looks at their number, when it looks at memory;
@@ -40,6 +42,9 @@ HOST_UID = 2_147_000_000
 handed out. Programs then own none of root's files, and RLIMIT_NPROC, which spares root, binds them."""
 SHOWN_AT = "/mnt"
 """Where root's helper shows an interpreter to HOST_UID, in a mount namespace that nobody else sees."""
+ZEROS = "/dev/full"
+"""Shown as /dev/zero too. It reads the same and can't be mapped: shared mappings of the real one are shared
+anonymous memory under another name, that no filter of system calls can tell from a file."""
 NPROC_PER_NAMESPACE_SINCE = (5, 14)
 OLDEST_PYTHON = (3, 9)
 
@@ -156,7 +161,7 @@ def command(
     if prefix is not None:
         arguments += ["--ro-bind", str(source or prefix), str(prefix)]
     workdir = str(bundle.WORKDIR)
-    arguments += ["--proc", "/proc", "--dev", "/dev"]
+    arguments += ["--proc", "/proc", "--dev", "/dev", "--dev-bind", ZEROS, "/dev/zero"]
     arguments += ["--perms", "0700", "--size", str(limits.disk_bytes), "--tmpfs", workdir, "--chdir", workdir]
     # Both are tmpfs without a bound that the sandboxed user owns.
     arguments += ["--remount-ro", "/dev", "--remount-ro", "/"]

@@ -34,6 +34,10 @@ REQUESTS, REPLIES = 0, 1
 KILL_SECONDS = 5.0
 MAX_REQUEST_BODY = 1 << 30
 CHUNK = 1 << 20
+# Fields of /proc/*/smaps_rollup, and of /proc/*/status.
+SHARES = (b"Pss:", b"SwapPss:")
+PAGES = (b"VmRSS:", b"VmSwap:")
+UNSHARED = (b"VmPTE:", b"HugetlbPages:")
 
 
 def harden() -> None:
@@ -107,20 +111,36 @@ def cgroup_oom_kills() -> int:
     return 0
 
 
-def resident_bytes(share: bool) -> int:
-    """Of all programs. `share` divides shared pages among their users: exact, and ten times the work."""
+def held_bytes(share: bool) -> int:
+    """Of all programs: pages in memory or swapped out, and page tables, which can outgrow the pages.
+
+    `share` divides shared pages among their users: exact, and ten times the work.
+    """
     total = 0
     for pid in others():
         try:
-            if share:
-                with open(f"/proc/{pid}/smaps_rollup") as rollup:
-                    total += sum(int(line.split()[1]) for line in rollup if line.startswith("Pss:")) * 1024
-            else:
-                with open(f"/proc/{pid}/statm") as statm:
-                    total += int(statm.read().split()[1]) * resource.getpagesize()
-        except (OSError, IndexError, ValueError):
+            tasks = os.listdir(f"/proc/{pid}/task")
+        except OSError:
             continue  # it has just ended
+        # Threads share their memory. One that has ended shows none, and the first can end before the others.
+        held = (_held_by(f"/proc/{pid}/task/{task}", share) for task in tasks)
+        total += next(filter(None, held), 0)
     return total
+
+
+def _held_by(task: str, share: bool) -> int:
+    pages = _sum_of_fields(f"{task}/smaps_rollup", SHARES) if share else 0
+    # A program can make the former file unreadable, which must not hide it: then its pages count in full.
+    return pages + _sum_of_fields(f"{task}/status", UNSHARED if pages else UNSHARED + PAGES)
+
+
+def _sum_of_fields(path: str, fields: tuple[bytes, ...]) -> int:
+    """In bytes; 0 if the file can't be read. Its lines are not all text: programs choose their own names."""
+    try:
+        with open(path, "rb") as lines:
+            return sum(int(line.split()[1]) for line in lines if line.startswith(fields)) * 1024
+    except OSError:
+        return 0
 
 
 def _read_exactly(count: int) -> bytes:
@@ -178,7 +198,7 @@ class Keeper:
             return False
         if self.usage()[1] > self.settings["max_files"] or len(others()) > self.settings["max_pids"]:
             return True
-        return resident_bytes(share=False) > limit and resident_bytes(share=True) > limit
+        return held_bytes(share=False) > limit and held_bytes(share=True) > limit
 
     def exec(self, header: dict[str, Any], body: Body) -> Reply:
         kills = cgroup_oom_kills()

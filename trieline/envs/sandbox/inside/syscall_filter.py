@@ -6,7 +6,8 @@ Docker they come on top of the engine's.
 - sockets that network namespaces don't hold in, above all AF_VSOCK, which reaches from a guest to its host;
 - memory and scheduling of other processes: the keeper has the uid of the programs, and they must not slow it;
 - System V and POSIX message queues and shared memory, which outlive their process and the reset of a sandbox;
-- files in memory alone, whose pages are in no process while they are not mapped, so that nothing counts them.
+- pages that can be held without being mapped, so that no process is charged with them: files in memory alone,
+  shared anonymous memory (MADV_DONTNEED unmaps its pages and frees none), pages lent to a pipe.
 
 Formats: Linux's Documentation/userspace-api/seccomp_filter.rst, include/uapi/linux/{seccomp,filter,audit}.h.
 """
@@ -70,9 +71,12 @@ REFUSED = {
     "mq_open": (240, 180),
     "memfd_create": (319, 279),
     "memfd_secret": (447, 447),
+    "vmsplice": (278, 75),
 }
 CLONE = (56, 220)
 CLONE3 = (435, 435)
+MMAP = (9, 222)
+MAP_SHARED, MAP_ANONYMOUS = 0x01, 0x20
 SOCKET_CALLS = {"socket": (41, 198), "socketpair": (53, 199)}
 # Allowed on oneself only: first argument 0.
 OWN_ONLY = {
@@ -95,7 +99,7 @@ def _refuse(error: int = errno.EPERM) -> bytes:
 
 
 def _load_argument(index: int) -> bytes:
-    # The low half: all arguments looked at are 32-bit in the kernel. Both architectures are little endian.
+    # The low half: it holds all that is looked at of any argument. Both architectures are little endian.
     return _instruction(LOAD, 16 + 8 * index)
 
 
@@ -123,6 +127,9 @@ def program(machine: str) -> bytes:
     code += _for_call(CLONE3[column], [_refuse(errno.ENOSYS)])
     new_namespace = _instruction(JUMP_ANY_BIT, NEW_NAMESPACE_BITS, 1, 0)
     code += _for_call(CLONE[column], [_load_argument(0), new_namespace, allow, _refuse()])
+    anonymous = _instruction(JUMP_ANY_BIT, MAP_ANONYMOUS, 1, 0)
+    shared = _instruction(JUMP_ANY_BIT, MAP_SHARED, 1, 0)
+    code += _for_call(MMAP[column], [_load_argument(3), anonymous, allow, shared, allow, _refuse()])
     families = [AF_UNIX, AF_INET, AF_INET6, AF_NETLINK]
     known = [_instruction(JUMP_EQUAL, family, len(families) - n, 0) for n, family in enumerate(families)]
     for numbers in SOCKET_CALLS.values():
