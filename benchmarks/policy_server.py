@@ -34,6 +34,7 @@ from transformers import AutoModelForCausalLM
 
 from trieline.actors.wire.messages import GenerateRequest, Sampling
 from trieline.actors.wire.tree import Int32
+from trieline.learner.allocator import keep_freed_memory
 from trieline.learner.compute_dtype import choose_dtype
 from trieline.learner.model_source import prepare_model
 from trieline.learner.policy_server.config import PolicyServerConfig
@@ -188,6 +189,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse()
+    keep_freed_memory()  # as the policy server's program does
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     results: dict[str, Any] = {
