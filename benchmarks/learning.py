@@ -1,6 +1,6 @@
 """What corrections for lag, entropy-aware scaling and forks buy: success at equal sampled tokens.
 
-    python -m benchmarks.learning [--seeds 0 1 2] [--tokens 60000] [--jobs 2] [--studies lag scaling forks]
+    python -m benchmarks.learning [--seeds 0 1 2] [--tokens 24000] [--jobs 2] [--studies lag scaling forks]
 
 The tiny model on FrozenLake and GuessNumber (the recipe `tiny`), from one supervised warm start that all runs
 share. Learner, sampling engine and episodes are those of `trieline train`, in one process, so that lag is
@@ -317,7 +317,7 @@ def plot(found: dict[str, Any], path: Path) -> None:
                 color=line.get_color(),
                 alpha=0.15,
             )
-        axis.set(title=f"{study}{suffix}", xlabel="sampled tokens")
+        axis.set(title=suffix.removeprefix(", ") or study, xlabel="sampled tokens")
         axis.legend(fontsize=7)
     axes[0].set(ylabel="held-out success")
     figure.tight_layout()
@@ -330,7 +330,7 @@ def main() -> None:
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--studies", nargs="+", default=["lag", "scaling", "forks"])
-    parser.add_argument("--tokens", type=int, default=60_000)
+    parser.add_argument("--tokens", type=int, default=24_000)
     parser.add_argument("--jobs", type=int, default=2, help="runs at once, each on one thread")
     parser.add_argument("--anew", action="store_true", help="forget the recorded runs")
     options = parser.parse_args()
