@@ -11,6 +11,7 @@ from typing import Literal
 from trieline.actors.env_session import first_task
 from trieline.actors.errors import EnvironmentSetupError
 from trieline.actors.wire.addresses import reason_against
+from trieline.actors.wire.config import ADDRESSES
 from trieline.config import Config
 
 # SmolLM2-135M in training: float32 master weights, two moments, gradients, activations, the server's copy.
@@ -118,7 +119,7 @@ def _check_environments(config: Config) -> Iterator[Finding]:
 
 
 def _check_addresses(config: Config) -> Iterator[Finding]:
-    for name in ("trajectories", "generate", "weights_announce", "weights_fetch"):
+    for name in ADDRESSES:
         address = getattr(config.links, name)
         if (reason := reason_against(address)) is None:
             yield Finding("OK", f"links.{name}", f"{address} is free")

@@ -90,7 +90,7 @@ def run_sft(config: Config, folder: RunFolder, *, resume: bool) -> int:
             f"stopped. Go on with: trieline sft --resume {folder.path}", highlight=False, soft_wrap=True
         )
         return 130
-    losses = [float(r["loss/policy"]) for r in folder.read_metrics() if r.get("loss/policy") is not None]
+    losses = [float(r["loss/policy"]) for r in folder.read_metrics() if "loss/policy" in r]
     console.print(f"loss {losses[0]:.4f} at the first step, {losses[-1]:.4f} at the last", highlight=False)
     return 0
 

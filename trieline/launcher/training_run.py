@@ -14,7 +14,7 @@ from rich.console import Console
 
 from trieline.actors.env_session import first_task
 from trieline.actors.wire.addresses import free_loopback_address, reason_against
-from trieline.actors.wire.config import LinksConfig, ModelConfig
+from trieline.actors.wire.config import ADDRESSES, LinksConfig, ModelConfig
 from trieline.config import Config, write_config
 from trieline.launcher.core_sharing import share_cores
 from trieline.launcher.progress import Progress
@@ -30,7 +30,6 @@ PREPARE_MODEL_S = 7200.0
 STOP_LEARNER_S = 90.0
 # Actors are told by the learner that training is over; the policy server has nothing to save.
 STOP_OTHERS_S = 15.0
-LINKS = ("trajectories", "generate", "weights_announce", "weights_fetch")
 
 
 def run_training(config: Config, *, folder: RunFolder | None, resume: bool) -> int:
@@ -61,7 +60,9 @@ def run_training(config: Config, *, folder: RunFolder | None, resume: bool) -> i
         for number, handler in previous.items():
             signal.signal(number, handler)
     if not finished:
-        console.print(f"stopped. {_go_on(folder)}", highlight=False, soft_wrap=True)
+        console.print(
+            f"stopped. Go on with: trieline train --resume {folder.path}", highlight=False, soft_wrap=True
+        )
         return 130
     from trieline.launcher.report import write_report
 
@@ -156,7 +157,7 @@ def watch_learner(
                 if supervisor.wait("learner", STOP_LEARNER_S) is None:
                     msg = (
                         f"the learner was still busy {STOP_LEARNER_S:g} s after it was asked to stop and was "
-                        f"killed: steps since its last checkpoint are lost. {_go_on(folder)}"
+                        f"killed: {folder.path} goes on from its last checkpoint with --resume"
                     )
                     raise ChildError(msg)
                 supervisor.check()
@@ -170,23 +171,21 @@ def watch_learner(
 def _own_links(links: LinksConfig) -> LinksConfig:
     """Free loopback addresses in place of the default ones, so that two runs on one machine don't collide."""
     default = LinksConfig()
-    free = {name: free_loopback_address() for name in LINKS if getattr(links, name) == getattr(default, name)}
+    free = {
+        name: free_loopback_address() for name in ADDRESSES if getattr(links, name) == getattr(default, name)
+    }
     return msgspec.structs.replace(links, **free)
 
 
 def _still_free(links: LinksConfig, console: Console) -> LinksConfig:
     """A run that goes on has the addresses of its last start; others may have taken them since."""
     free = {}
-    for name in LINKS:
+    for name in ADDRESSES:
         address = getattr(links, name)
         if (reason := reason_against(address)) is not None:
             free[name] = free_loopback_address()
             console.print(f"links.{name}: {free[name]} now ({address}: {reason})", highlight=False)
     return msgspec.structs.replace(links, **free)
-
-
-def _go_on(folder: RunFolder) -> str:
-    return f"Go on with: trieline train --resume {folder.path}"
 
 
 def set_on_signal(event: threading.Event) -> "signal._HANDLER":

@@ -26,6 +26,10 @@ class LinksConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     max_tree_tokens: Positive = 1_000_000
 
 
+ADDRESSES = ("trajectories", "generate", "weights_announce", "weights_fetch")
+"""The fields of `LinksConfig` that are addresses."""
+
+
 class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The model that all processes speak of."""
 
