@@ -8,13 +8,12 @@ from trieline.actors.chat import ChatRenderer
 from trieline.actors.env_returns import checked_reset, checked_step
 from trieline.actors.env_session import TextEnv, make_split, reset_options
 from trieline.actors.env_threads import call_with_deadline
-from trieline.actors.errors import ActorError, DemonstrationError, EnvFailure
+from trieline.actors.errors import DemonstrationError, EnvFailure
 from trieline.actors.rollout import Rollout, Turn
 from trieline.actors.tree_builder import build_tree
 from trieline.actors.wire.config import EnvConfig
 from trieline.actors.wire.messages import Completion
 from trieline.actors.wire.tree import Int32, TrajectoryTree
-from trieline.envs.errors import EnvError
 
 
 def demonstration_tree(
@@ -41,14 +40,9 @@ def demonstration_tree(
             env.close()
 
     try:
-        rollout = call_with_deadline(f"{env_config.id}: demonstration", play, timeout_s)
+        rollout = call_with_deadline(f"{env_config.id}: its demonstration", play, timeout_s)
     except EnvFailure as failure:
         raise DemonstrationError(failure.reason) from failure
-    except (ActorError, EnvError):
-        raise
-    except Exception as error:
-        msg = f"{env_config.id}: its demonstration raised {type(error).__name__}: {error}"
-        raise DemonstrationError(msg) from error
     reply = rollout.turns[0].reply
     info = {"prompt": rollout.observations[0][:500], "reply": reply[:500]}
     return build_tree([rollout], env_id=env_config.id, level=level, group_size=1, info=info)

@@ -16,7 +16,7 @@ from gymnasium.envs.registration import EnvSpec, load_env_creator
 
 from trieline.actors.broken_episodes import BrokenEpisodes
 from trieline.actors.env_returns import Step, Task, checked_reset, checked_step
-from trieline.actors.env_threads import EnvThreads, call_with_deadline
+from trieline.actors.env_threads import EnvThreads, call_with_deadline, raised
 from trieline.actors.errors import ActorError, EnvFailure, EnvironmentSetupError, ForkUnsupportedError
 from trieline.actors.wire.config import EnvConfig
 from trieline.envs import make_env
@@ -74,7 +74,7 @@ class EnvHost:
 
     async def _close(self, what: str, close: Callable[[], object]) -> None:
         try:
-            await self.threads.call(what, close, self.call_timeout_s, late=_nothing)
+            await self.threads.call(what, close, self.call_timeout_s)
         except (EnvFailure, ActorError) as error:
             log.warning("%s", error)
         except Exception:
@@ -155,9 +155,7 @@ class EnvSession:
             raise EnvFailure(cause="sandbox", reason=f"{what} failed in its sandbox: {error}") from error
         except Exception as error:
             log.debug("%s raised", what, exc_info=True)
-            raise EnvFailure(
-                cause="environment", reason=f"{what} raised {type(error).__name__}: {error}"
-            ) from error
+            raise raised(what, error) from error
 
     def _close_late(self) -> None:
         if self._env is not None:
@@ -213,9 +211,6 @@ def first_task(config: EnvConfig, timeout_s: float) -> Task:
         return checked_reset(call_with_deadline(f"{config.id}: reset", reset_once, timeout_s), config.id, 0)
     except (EnvFailure, EnvError) as error:
         raise EnvironmentSetupError(str(error)) from error
-    except Exception as error:
-        msg = f"{config.id}: reset raised {type(error).__name__}: {error}"
-        raise EnvironmentSetupError(msg) from error
 
 
 def reset_options(level: int | None) -> dict[str, Any] | None:
@@ -256,7 +251,3 @@ def _env_spec(env_id: str) -> EnvSpec:
     except (gymnasium.error.Error, ImportError) as error:
         msg = f"expected a registered environment, got {env_id!r}: {error}"
         raise EnvironmentSetupError(msg) from error
-
-
-def _nothing() -> None:
-    pass

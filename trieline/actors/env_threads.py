@@ -12,7 +12,8 @@ import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from trieline.actors.errors import EnvFailure, StuckEnvironmentsError
+from trieline.actors.errors import ActorError, EnvFailure, StuckEnvironmentsError
+from trieline.envs.errors import EnvError
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +31,12 @@ class EnvThreads:
         """Calls that were given up and have not come back so far."""
 
     async def call(
-        self, what: str, function: Callable[[], T], timeout_s: float, *, late: Callable[[], object]
+        self,
+        what: str,
+        function: Callable[[], T],
+        timeout_s: float,
+        *,
+        late: Callable[[], object] = lambda: None,
     ) -> T:
         """Run `function` in a thread; its deadline starts with the call, not with the wait for a thread.
 
@@ -42,7 +48,6 @@ class EnvThreads:
             StuckEnvironmentsError: more than `max_stuck` calls never came back.
             Exception: whatever `function` raised.
         """
-        call = _Call(function, late, asyncio.get_running_loop(), self._came_back)
         try:
             await self._slots.acquire()
         except asyncio.CancelledError:
@@ -51,6 +56,7 @@ class EnvThreads:
         try:
             self._check_stuck()
             thread = self._idle.pop() if self._idle else _Thread()
+            call = _Call(function, late, asyncio.get_running_loop(), self._came_back)
             thread.calls.put(call)
             try:
                 async with asyncio.timeout(timeout_s):
@@ -76,7 +82,7 @@ class EnvThreads:
             self._idle.pop().calls.put(None)
 
     def _never_began(self, late: Callable[[], object]) -> None:
-        nothing = _Call(_nothing, late, asyncio.get_running_loop(), self._came_back)
+        nothing = _Call(lambda: None, late, asyncio.get_running_loop(), self._came_back)
         thread = _Thread()
         self._leave(nothing, thread)
         thread.calls.put(nothing)
@@ -168,19 +174,24 @@ def call_with_deadline(what: str, function: Callable[[], T], timeout_s: float) -
     """One call outside of any event loop. A call that is given up is left behind in its thread.
 
     Raises:
-        EnvFailure: with cause `timeout`, when the deadline passed.
-        Exception: whatever `function` raised.
+        EnvFailure: the deadline passed, or `function` raised what is not of our own.
+        ActorError, EnvError: as `function` raised them.
     """
 
     async def call() -> T:
         threads = EnvThreads(1, max_stuck=1)
         try:
-            return await threads.call(what, function, timeout_s, late=_nothing)
+            return await threads.call(what, function, timeout_s)
+        except (ActorError, EnvFailure, EnvError):
+            raise
+        except Exception as error:
+            raise raised(what, error) from error
         finally:
             threads.close()
 
     return asyncio.run(call())
 
 
-def _nothing() -> None:
-    pass
+def raised(what: str, error: Exception) -> EnvFailure:
+    """What becomes of an exception of the environment's own."""
+    return EnvFailure(cause="environment", reason=f"{what} raised {type(error).__name__}: {error}")
