@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file
 
 from tests.learner.live_parts import free_links
 from trieline.actors.wire.config import LinksConfig
 from trieline.actors.wire.errors import PeerTimeoutError
 from trieline.actors.wire.weights_link import WeightsPublisher, WeightsSubscriber
+from trieline.learner.file_lock import reading
 from trieline.learner.weights import SHARED_MEMORY, WeightsOutbox, outbox_folder
 
 
@@ -42,6 +43,7 @@ def test_versions_reach_a_server_and_old_files_go(
             server.report_loaded(version, 0.0)
             outbox.wait_loaded(version, 10)
     assert [p.name for p in sorted(tmp_path.glob("*.safetensors"))] == [
+        "policy_00000001.safetensors",
         "policy_00000002.safetensors",
         "policy_00000003.safetensors",
     ]
@@ -50,6 +52,29 @@ def test_versions_reach_a_server_and_old_files_go(
     outbox.close()
     outbox.close()
     assert not list(tmp_path.glob("*.safetensors"))
+
+
+def test_memory_of_a_version_that_nobody_reads_is_used_again(
+    publisher: WeightsPublisher, tmp_path: Path
+) -> None:
+    outbox = WeightsOutbox(publisher, tmp_path)
+    paths = [
+        outbox.publish(version, {"w": torch.full((9 - version,), float(version))}) for version in (0, 1, 2)
+    ]
+    first = paths[0].stat().st_ino
+    fourth = outbox.publish(3, {"w": torch.full((6,), 3.0)})
+    assert fourth.stat().st_ino == first
+    assert load_file(fourth)["w"].tolist() == [3.0] * 6, "nothing of the longer file is left"
+    assert not paths[0].exists()
+    with pytest.raises(FileNotFoundError), reading(paths[0]):
+        pass
+    with paths[1].open("rb") as file, reading(paths[1]):
+        held = paths[1].stat().st_ino
+        fifth = outbox.publish(4, {"w": torch.full((5,), 4.0)})
+        assert fifth.stat().st_ino != held
+        assert load(file.read())["w"].tolist() == [1.0] * 8, "what is being read does not change"
+    assert load_file(fifth)["w"].tolist() == [4.0] * 5
+    outbox.close()
 
 
 def wait_for(server: WeightsSubscriber, version: int) -> Path:

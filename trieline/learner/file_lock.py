@@ -1,5 +1,6 @@
-"""A lock between processes of one machine: the kernel drops it when its holder dies."""
+"""Locks between processes of one machine: the kernel drops them when their holder dies."""
 
+import errno
 import fcntl
 import os
 import time
@@ -21,7 +22,7 @@ def file_lock(path: Path, *, what: str, timeout_s: float = 900.0) -> Iterator[No
     """
     with path.open("a+") as file:
         deadline = time.monotonic() + timeout_s
-        while not _try_lock(file.fileno()):
+        while not try_lock(file.fileno()):
             if time.monotonic() >= deadline:
                 file.seek(0)
                 holder = file.read(32).strip() or "unknown"
@@ -34,7 +35,22 @@ def file_lock(path: Path, *, what: str, timeout_s: float = 900.0) -> Iterator[No
         yield
 
 
-def _try_lock(descriptor: int) -> bool:
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Keep the file at `path` from being written over (`try_lock`) inside the block.
+
+    Raises:
+        FileNotFoundError: there is none, or it went away before it was held.
+    """
+    with path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        if not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            raise FileNotFoundError(errno.ENOENT, "replaced before it was held", str(path))
+        yield
+
+
+def try_lock(descriptor: int) -> bool:
+    """Lock an open file for this process alone; False if another one holds it, or reads it (`reading`)."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -10,6 +10,7 @@ import struct
 import zlib
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from io import FileIO
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from trieline.learner.errors import CheckpointError
+from trieline.learner.file_lock import try_lock
 
 _DTYPE_NAMES = {
     torch.float32: "F32",
@@ -37,25 +39,39 @@ def write_weights(
     tensors: Mapping[str, torch.Tensor],
     *,
     metadata: Mapping[str, str] | None = None,
+    write_over: Path | None = None,
 ) -> int:
     """Write contiguous tensors to `path`, through a file beside it that is renamed; returns its CRC-32.
 
-    The sum is taken beside the writing: to memory, both take the same time.
+    The sum is taken beside the writing: to memory, both take the same time. The file `write_over` is gone
+    afterwards; its memory is used again, unless somebody holds it (`reading`).
     """
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     crc = 0
     try:
-        with scratch.open("wb", buffering=0) as file, ThreadPoolExecutor(1) as beside:
+        with _open_scratch(scratch, write_over) as file, ThreadPoolExecutor(1) as beside:
             for part in (_header(tensors, metadata or {}), *_runs(tensors)):
                 summed = beside.submit(zlib.crc32, part, crc)
                 view = part
                 while view:
                     view = view[file.write(view) :]
                 crc = summed.result()
+            file.truncate()
         scratch.rename(path)
     finally:
         scratch.unlink(missing_ok=True)
     return crc
+
+
+def _open_scratch(scratch: Path, write_over: Path | None) -> FileIO:
+    if write_over is not None:
+        write_over.rename(scratch)
+        file = scratch.open("r+b", buffering=0)
+        if try_lock(file.fileno()):
+            return file
+        file.close()
+        scratch.unlink()
+    return scratch.open("wb", buffering=0)
 
 
 def read_weights(path: Path, *, crc32: int | None = None) -> dict[str, torch.Tensor]:

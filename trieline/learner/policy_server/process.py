@@ -18,6 +18,7 @@ from trieline.actors.wire.generate_link import GenerateServer
 from trieline.actors.wire.messages import GenerateRefusal, GenerateRequest, ServerStatus, StatusRequest
 from trieline.actors.wire.weights_link import WeightsSubscriber
 from trieline.learner.compute_dtype import choose_dtype
+from trieline.learner.file_lock import reading
 from trieline.learner.model_source import prepare_model
 from trieline.learner.policy_server.config import PolicyServerConfig
 from trieline.learner.policy_server.decoder import load_decoder
@@ -164,8 +165,9 @@ class PolicyServer:
         version, path = announced
         began = time.perf_counter()
         try:
-            self._engine.load(read_weights(path, self._expected), version)
-        except WeightsError:
+            with reading(path):
+                self._engine.load(read_weights(path, self._expected), version)
+        except (WeightsError, OSError):
             log.exception(
                 "weights of version %d refused, still serving %d", version, self._engine.policy_version
             )
