@@ -18,7 +18,7 @@ that the output layer does the same work on both sides. `flops` is the gain that
 Loss and gradient of trie and merged rows are compared first, which also warms up. A round runs both sides one
 after the other; the figures are those of each side's fastest round, as other programs can only slow one down.
 Runs on a GPU if there is one. Written to `benchmarks/results/train_step.json`, one entry for each model,
-precision and load, with a picture beside it; what is there for others stays.
+precision, attention and load, with a picture beside it; what is there for others stays.
 """
 
 import argparse
@@ -80,12 +80,14 @@ MODELS: dict[str, PreTrainedConfig] = {
 }
 
 
-def make_model(config: PreTrainedConfig, dtype: torch.dtype, device: str = "cpu") -> TreeModel:
+def make_model(
+    config: PreTrainedConfig, dtype: torch.dtype, device: str = "cpu", *, reproducible: bool = True
+) -> TreeModel:
     torch.manual_seed(0)
     from_config: Any = AutoModelForCausalLM.from_config  # without annotations
     with torch.device(device):
         hf_model = from_config(config)
-    return TreeModel(hf_model.to(dtype))
+    return TreeModel(hf_model.to(dtype), reproducible=reproducible)
 
 
 def make_optimizer(model: TreeModel, dtype: torch.dtype) -> MasterOptimizer:
@@ -147,7 +149,7 @@ def tokens_of(batch: Batch) -> int:
 
 
 def measure(dtype: torch.dtype, options: argparse.Namespace, *, with_turns: bool) -> list[dict[str, Any]]:
-    model = make_model(MODELS[options.model], dtype, options.device)
+    model = make_model(MODELS[options.model], dtype, options.device, reproducible=options.reproducible)
     optimizer = make_optimizer(model, dtype)
     rows = []
     for load in options.loads:
@@ -163,6 +165,7 @@ def measure(dtype: torch.dtype, options: argparse.Namespace, *, with_turns: bool
             row = {
                 "model": options.model,
                 "dtype": str(dtype).removeprefix("torch."),
+                "reproducible_attention": options.reproducible,
                 "load": load if ratio > 1 else ALONE,
                 "unique_tokens": n,
                 "sequence_tokens": total,
@@ -222,16 +225,25 @@ def machine() -> dict[str, Any]:
     }
 
 
+def _kind(row: dict[str, Any]) -> tuple[object, ...]:
+    return tuple(row[name] for name in ("model", "dtype", "reproducible_attention", "load"))
+
+
 def keep(rows: list[dict[str, Any]], options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Write the rows in the place of those of the same model, precision and load; all that are there."""
+    """Write the rows in the place of those of the same model, precision, attention and load; all of them."""
     about = {"machine": machine(), "rounds": options.rounds, "max_tokens": options.max_tokens}
     new = [row | about for row in rows]
-    measured = {(row["model"], row["dtype"], row["load"]) for row in new}
+    measured = {_kind(row) for row in new}
     found = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
-    kept = [row for row in found if (row["model"], row["dtype"], row["load"]) not in measured]
+    kept = [row for row in found if _kind(row) not in measured]
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps({"bar": BAR, "rows": kept + new}, indent=1) + "\n")
     return kept + new
+
+
+def _panel(row: dict[str, Any]) -> str:
+    fast = "" if row["reproducible_attention"] else ", attention in it too"
+    return f"{row['model']} {row['dtype']}{fast}"
 
 
 def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
@@ -240,10 +252,10 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot
 
-    panels = sorted({(row["model"], row["dtype"]) for row in rows})
+    panels = sorted({_panel(row) for row in rows})
     figure, axes = pyplot.subplots(1, len(panels), figsize=(4.5 * len(panels), 4), squeeze=False)
     for axis, panel in zip(axes[0], panels, strict=True):
-        chosen = [row for row in rows if (row["model"], row["dtype"]) == panel]
+        chosen = [row for row in rows if _panel(row) == panel]
         most = max(row["ratio"] for row in chosen)
         for share, style in ((1.0, "-"), (BAR, ":")):
             axis.plot([1, most], [share, share * most], style, color="grey", label=f"{share:.0%} of L/N")
@@ -251,7 +263,7 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
             line = [row for row in chosen if row["load"] in (load, ALONE)]
             points = sorted((row["ratio"], row["speed_up"]) for row in line)
             axis.plot(*zip(*points, strict=True), marker=".", label=load)
-        axis.set(title=" ".join(panel), xlabel="L/N", ylabel="times as fast as merged rows")
+        axis.set(title=panel, xlabel="L/N", ylabel="times as fast as merged rows")
         axis.legend()
     figure.tight_layout()
     figure.savefig(path, dpi=100)
@@ -268,6 +280,12 @@ def main() -> None:
     parser.add_argument("--loads", nargs="+", default=["agent", "forks", "rollouts"])
     parser.add_argument(
         "--turn-ratios", nargs="*", type=int, default=[2, 4], help="with the first precision, load agent"
+    )
+    parser.add_argument(
+        "--reproducible",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="as learner.reproducible_attention: bfloat16's attention in float64, or in bfloat16",
     )
     parser.add_argument("--unique-tokens", type=int, default=2048)
     parser.add_argument("--max-tokens", type=int, default=4096)

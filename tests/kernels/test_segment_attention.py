@@ -5,33 +5,52 @@ import torch
 
 from tests.kernels.test_tree_attention import SHAPES, forest, random_qkv
 from trieline.kernels.segment_attention import reference_segment_attention, segment_attention
-from trieline.kernels.tree_plan import plan_tree_attention
+from trieline.kernels.tree_plan import plan_tree_attention, sum_dtype
 
 
 @pytest.mark.parametrize("shapes", SHAPES, ids=str)
 @pytest.mark.parametrize("num_above", [1, 70, 300])
 @pytest.mark.parametrize("softcap", [0.0, 1.5])
 @pytest.mark.parametrize(
-    ("dtype", "tolerance"),
-    # Sums in another order; in float32 they run over several hundred keys.
-    [(torch.float64, 1e-12), (torch.float32, 2e-5)],
+    ("dtype", "tolerance", "reproducible"),
+    [
+        # Sums in another order; in float32 they run over several hundred keys.
+        (torch.float64, 1e-12, True),
+        (torch.float32, 2e-5, True),
+        # Results are rounded to 8 bits: half a unit in the last place of numbers up to 8.
+        (torch.bfloat16, 2**-5, True),
+        (torch.bfloat16, 2**-5, False),
+    ],
     ids=str,
 )
 def test_equals_the_dense_formula(
-    shapes: list[tuple[int, int, int]], num_above: int, softcap: float, dtype: torch.dtype, tolerance: float
+    shapes: list[tuple[int, int, int]],
+    num_above: int,
+    softcap: float,
+    dtype: torch.dtype,
+    tolerance: float,
+    *,
+    reproducible: bool,
 ) -> None:
     subtree_end = forest(shapes)
     tokens = len(subtree_end)
     q, k, v = random_qkv(tokens, dtype)
     _, k_above, v_above = random_qkv(num_above, dtype)
     inputs = [q, k, v, k_above, v_above]
-    plan = plan_tree_attention(subtree_end, dtype=dtype)
+    plan = plan_tree_attention(subtree_end, dtype=dtype, reproducible=reproducible)
     out = segment_attention(q, k, v, k_above, v_above, plan, scale=0.3, softcap=softcap)
-    expected = reference_segment_attention(q, k, v, k_above, v_above, subtree_end, scale=0.3, softcap=softcap)
+    # Of the very same numbers, in float64.
+    exact = [t.detach().double().requires_grad_() for t in inputs]
+    expected = reference_segment_attention(
+        exact[0], exact[1], exact[2], exact[3], exact[4], subtree_end, scale=0.3, softcap=softcap
+    )
     assert (out - expected).abs().max() < tolerance
     weights = torch.randn(out.shape, dtype=dtype, generator=torch.Generator().manual_seed(1))
+    # Keys below float32 that many segments see get their gradients in float32.
+    for ancestors in (k_above, v_above):
+        ancestors.grad_dtype = sum_dtype(dtype)
     got = torch.autograd.grad((out * weights).sum(), inputs)
-    wanted = torch.autograd.grad((expected * weights).sum(), inputs)
+    wanted = torch.autograd.grad((expected * weights).sum(), exact)
     for name, a, b in zip(("q", "k", "v", "k_above", "v_above"), got, wanted, strict=True):
         assert (a - b).norm() < 10 * tolerance * b.norm(), name
 

@@ -18,9 +18,8 @@ from trieline.kernels.tree_plan import (
     MAX_BLOCK,
     TreeAttentionPlan,
     add_to_keys,
-    backward_dtype,
-    compute_dtype,
     gather_keys,
+    sum_dtype,
 )
 
 _Ranges = tuple[tuple[int, int], ...]
@@ -62,7 +61,8 @@ class _CappedAttention(torch.autograd.Function):
         scale: float,
         softcap: float,
     ) -> Tensor:
-        dtype = compute_dtype(q.dtype)
+        # The softmax here is no fused one: half precision would round its scores.
+        dtype = sum_dtype(plan.forward_dtype)
         q_, k_, v_, keys_above, values_above = (t.to(dtype) for t in (q, k, v, k_above, v_above))
         out = q_.new_empty(1, q.shape[2], q.shape[1], v.shape[3])
         lse = q_.new_empty(1, q.shape[1], q.shape[2])
@@ -77,7 +77,7 @@ class _CappedAttention(torch.autograd.Function):
             out[:, start:stop] = _by_head(attended, stop - start).transpose(1, 2)
             lse[:, :, start:stop] = _by_head(logsumexp, stop - start)[..., 0]
         out = out.to(q.dtype)
-        ctx.save_for_backward(q, k, v, out, lse.to(backward_dtype(q.dtype)))
+        ctx.save_for_backward(q, k, v, out, lse.to(sum_dtype(q.dtype)))
         # Not among the saved tensors, whose versions are checked: later segments write behind them into the
         # same storage.
         ctx.above = k_above, v_above
@@ -90,7 +90,7 @@ class _CappedAttention(torch.autograd.Function):
         ctx: Any, grad_out: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, None, None, None]:
         q, k, v, out, lse = ctx.saved_tensors
-        dtype = backward_dtype(q.dtype)
+        dtype = sum_dtype(ctx.plan.backward_dtype)
         q_, k_, v_, keys_above, values_above = (t.to(dtype) for t in (q, k, v, *ctx.above))
         grad_out, out = grad_out.to(dtype).transpose(1, 2), out.to(dtype).transpose(1, 2)
         delta = (grad_out * out).sum(-1)
@@ -117,7 +117,7 @@ class _CappedAttention(torch.autograd.Function):
             grad_v_above += grad_values[:, :, :num_above]
             add_to_keys(grad_k, grad_keys[:, :, num_above:], ranges)
             add_to_keys(grad_v, grad_values[:, :, num_above:], ranges)
-        # Those of the ancestors in the precision of the backward: gradients of many segments are summed.
+        # Those of the ancestors in the precision of sums: they come from many segments.
         own = (t.to(q.dtype) for t in (grad_q, grad_k, grad_v))
         return *own, grad_k_above, grad_v_above, None, None, None  # type: ignore[return-value]
 

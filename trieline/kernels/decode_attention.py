@@ -23,7 +23,7 @@ from trieline.kernels.compiled_cpu import (
     readable,
     share_threads,
 )
-from trieline.kernels.tree_plan import compute_dtype
+from trieline.kernels.tree_plan import reproducible_dtype
 
 # Of one number of the query or the weights with one of the cache, on one thread.
 NS_PER_PRODUCT = 0.15
@@ -52,7 +52,7 @@ def decode_attention(
         scale: of the scores.
 
     Returns:
-        [M, Q, W] like the query, from sums in `compute_dtype` of its precision.
+        [M, Q, W] like the query, from sums in `reproducible_dtype` of its precision.
 
     Raises:
         TypeError: a precision that is none of those of `readable`, or not the cache's.
@@ -64,7 +64,7 @@ def decode_attention(
     if not key.dtype == value.dtype == own[0].dtype == prefix[0].dtype:
         msg = f"expected keys and values in the cache's {own[0].dtype}, got {key.dtype} and {value.dtype}"
         raise TypeError(msg)
-    query = query_MQD.to(compute_dtype(query_MQD.dtype)).contiguous()
+    query = query_MQD.to(reproducible_dtype(query_MQD.dtype)).contiguous()
     out = query.new_empty(count, queries, out_width)
     grouped = (count, heads, queries // heads)
     share_threads(NS_PER_PRODUCT * seen_M4[:, 1::2].sum() * queries * (width + out_width))

@@ -27,9 +27,8 @@ from trieline.kernels.tree_attention import attend_visible, tree_attention, visi
 from trieline.kernels.tree_plan import (
     TreeAttentionPlan,
     add_to_keys,
-    backward_dtype,
-    compute_dtype,
     gather_keys,
+    sum_dtype,
 )
 
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -88,7 +87,7 @@ def reference_segment_attention(
 
 
 class _SegmentAttention(torch.autograd.Function):
-    """Both parts in the computing precision; `out` and `lse` are those of all keys."""
+    """Both parts in the precisions of the plan; `out` and `lse` are those of all keys."""
 
     @staticmethod
     def forward(
@@ -101,7 +100,7 @@ class _SegmentAttention(torch.autograd.Function):
         plan: TreeAttentionPlan,
         scale: float,
     ) -> Tensor:
-        dtype = compute_dtype(q.dtype)
+        dtype = plan.forward_dtype
         q_, k_, v_ = q.to(dtype), k.to(dtype), v.to(dtype)
         above, lse_above = _flash(
             q_, k_above.to(dtype), v_above.to(dtype), 0.0, False, attn_mask=None, scale=scale
@@ -121,9 +120,10 @@ class _SegmentAttention(torch.autograd.Function):
             )
             lse[..., queries] = torch.logaddexp(lse_above[..., queries], lse_own)
             share = (lse_own - lse[..., queries]).exp()[..., None]
-            out[:, queries] = torch.lerp(above[:, :, queries], own, share).transpose(1, 2)
+            rest = above[:, :, queries].to(lse.dtype)
+            out[:, queries] = torch.lerp(rest, own.to(lse.dtype), share).transpose(1, 2)
         out = out.to(q.dtype)
-        ctx.save_for_backward(q, k, v, out, lse.to(backward_dtype(q.dtype)))
+        ctx.save_for_backward(q, k, v, out, lse.to(sum_dtype(q.dtype)))
         # Not among the saved tensors, whose versions are checked: later segments write behind them into the
         # same storage.
         ctx.k_above, ctx.v_above = k_above, v_above
@@ -134,7 +134,7 @@ class _SegmentAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, None, None]:
         q, k, v, out, lse = ctx.saved_tensors
-        dtype = backward_dtype(q.dtype)
+        dtype = ctx.plan.backward_dtype
         q_, k_, v_ = q.to(dtype), k.to(dtype), v.to(dtype)
         grad_out, out = grad_out.to(dtype).transpose(1, 2), out.to(dtype).transpose(1, 2)
         grad_q, grad_k_above, grad_v_above = _flash_backward(
@@ -149,7 +149,7 @@ class _SegmentAttention(torch.autograd.Function):
             attn_mask=None,
             scale=ctx.scale,
         )
-        grad_k, grad_v = torch.zeros_like(k_), torch.zeros_like(v_)
+        grad_k, grad_v = (torch.zeros_like(t, dtype=sum_dtype(q.dtype)) for t in (k, v))
         for block in ctx.plan.blocks:
             queries = slice(block.start, block.stop)
             grad_q_block, grad_keys, grad_values = _flash_backward(
@@ -171,9 +171,9 @@ class _SegmentAttention(torch.autograd.Function):
             grad_q.to(q.dtype),
             grad_k.to(q.dtype),
             grad_v.to(q.dtype),
-            # In the precision of the backward: gradients of many segments are summed.
-            grad_k_above,
-            grad_v_above,
+            # Those of the ancestors in the precision of sums: they come from many segments.
+            grad_k_above.to(sum_dtype(q.dtype)),
+            grad_v_above.to(sum_dtype(q.dtype)),
             None,
             None,
         )

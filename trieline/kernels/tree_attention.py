@@ -22,9 +22,8 @@ from trieline.kernels.capped_attention import capped_attention
 from trieline.kernels.tree_plan import (
     TreeAttentionPlan,
     add_to_keys,
-    backward_dtype,
-    compute_dtype,
     gather_keys,
+    sum_dtype,
 )
 
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -87,12 +86,11 @@ def attend_visible(
 
 
 class _BlockedAttention(torch.autograd.Function):
-    """Flash attention block by block; gradients of shared keys are summed in the computing precision."""
+    """Flash attention block by block, in the precisions of the plan."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, plan: TreeAttentionPlan, scale: float) -> Tensor:
-        dtype = compute_dtype(q.dtype)
-        q_, k_, v_ = q.to(dtype), k.to(dtype), v.to(dtype)
+        q_, k_, v_ = (t.to(plan.forward_dtype) for t in (q, k, v))
         out = q_.new_empty(1, q.shape[2], q.shape[1], q.shape[3])
         logsumexps = []
         for block in plan.blocks:
@@ -106,7 +104,7 @@ class _BlockedAttention(torch.autograd.Function):
                 scale=scale,
             )
             out[:, block.start : block.stop] = out_block.transpose(1, 2)
-            logsumexps.append(logsumexp.to(backward_dtype(q.dtype)))
+            logsumexps.append(logsumexp.to(sum_dtype(q.dtype)))
         out = out.to(q.dtype)
         ctx.save_for_backward(q, k, v, out, *logsumexps)
         ctx.plan, ctx.scale = plan, scale
@@ -116,10 +114,11 @@ class _BlockedAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         q, k, v, out, *logsumexps = ctx.saved_tensors
-        dtype = backward_dtype(q.dtype)
+        dtype = ctx.plan.backward_dtype
         q_, k_, v_ = q.to(dtype), k.to(dtype), v.to(dtype)
         grad_out, out = grad_out.to(dtype).transpose(1, 2), out.to(dtype).transpose(1, 2)
-        grad_q, grad_k, grad_v = (_zeros_by_token(t) for t in (q_, k_, v_))
+        grad_q = _zeros_by_token(q_, dtype)
+        grad_k, grad_v = (_zeros_by_token(t, sum_dtype(q.dtype)) for t in (k_, v_))
         for block, logsumexp in zip(ctx.plan.blocks, logsumexps, strict=True):
             queries = slice(block.start, block.stop)
             grad_q_block, grad_keys, grad_values = _flash_backward(
@@ -140,7 +139,7 @@ class _BlockedAttention(torch.autograd.Function):
         return grad_q.to(q.dtype), grad_k.to(q.dtype), grad_v.to(q.dtype), None, None
 
 
-def _zeros_by_token(like: Tensor) -> Tensor:
+def _zeros_by_token(like: Tensor, dtype: torch.dtype) -> Tensor:
     """Zeros [1, heads, T, D] that lie in memory as [T, heads, D], the order in which the model has them."""
     _, heads, tokens, size = like.shape
-    return like.new_zeros(1, tokens, heads, size).transpose(1, 2)
+    return like.new_zeros(1, tokens, heads, size, dtype=dtype).transpose(1, 2)

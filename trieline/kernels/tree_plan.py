@@ -48,6 +48,9 @@ class TreeAttentionPlan:
     """[T] int32 or int64."""
     blocks: tuple[QueryBlock, ...]
     """Empty on devices other than the CPU."""
+    forward_dtype: torch.dtype
+    """What the CPU path computes the result in, and below, the gradients."""
+    backward_dtype: torch.dtype
     gpu_blocks: TreeBlocks | None = None
     """The plan of the Triton kernels. None on a device that isn't the CPU: the dense reference runs."""
 
@@ -61,8 +64,8 @@ class TreeAttentionPlan:
         return sum((b.stop - b.start) * sum(hi - lo for lo, hi in b.key_ranges) for b in self.blocks)
 
 
-def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The precision in which the CPU attends to tokens of `dtype`: float64 for half precision.
+def reproducible_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The precision whose results the CPU can repeat in `dtype`: float64 for half precision.
 
     Rounded to half precision, the result then no longer depends on the order of the sums: a token attends to
     the same bits in a whole trie and alone before a key-value cache. In float32 one element in some tens of
@@ -71,25 +74,52 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype in HALF_DTYPES else dtype
 
 
-def backward_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The precision of gradients for `dtype`: float32 for half precision, 2 to 3 times as fast as in that."""
+def sum_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The precision in which the gradients of a shared key add up, and log-sum-exps are kept."""
     return torch.float32 if dtype in HALF_DTYPES else dtype
 
 
-def plan_tree_attention(subtree_end: Tensor, *, dtype: torch.dtype) -> TreeAttentionPlan:
-    """Cut the preorder `subtree_end` [T] into blocks for queries of `dtype` on its device."""
+def plan_tree_attention(
+    subtree_end: Tensor, *, dtype: torch.dtype, reproducible: bool = True
+) -> TreeAttentionPlan:
+    """Cut the preorder `subtree_end` [T] into blocks for queries of `dtype` on its device.
+
+    Args:
+        subtree_end: as in the module.
+        dtype: of queries, keys and values.
+        reproducible: on a CPU in half precision, compute the result in float64 (`reproducible_dtype`) and
+            gradients in float32. Without it both are computed in half precision, about twice as fast where
+            the CPU has instructions for it.
+    """
+    forward_dtype, backward_dtype = dtype, dtype
+    if reproducible:
+        forward_dtype, backward_dtype = reproducible_dtype(dtype), sum_dtype(dtype)
+    blocks: tuple[QueryBlock, ...] = ()
+    gpu_blocks = None
     if takes_triton(subtree_end.device, dtype):
         # Not at the top: without Triton this module must import.
         from trieline.kernels.tree_blocks import plan_tree_blocks
 
-        return TreeAttentionPlan(subtree_end=subtree_end, blocks=(), gpu_blocks=plan_tree_blocks(subtree_end))
-    if subtree_end.device.type != "cpu":
-        return TreeAttentionPlan(subtree_end=subtree_end, blocks=())
+        gpu_blocks = plan_tree_blocks(subtree_end)
+    elif subtree_end.device.type == "cpu":
+        blocks = _query_blocks(subtree_end, forward_dtype, backward_dtype)
+    return TreeAttentionPlan(
+        subtree_end=subtree_end,
+        blocks=blocks,
+        forward_dtype=forward_dtype,
+        backward_dtype=backward_dtype,
+        gpu_blocks=gpu_blocks,
+    )
+
+
+def _query_blocks(
+    subtree_end: Tensor, forward_dtype: torch.dtype, backward_dtype: torch.dtype
+) -> tuple[QueryBlock, ...]:
     ends = subtree_end.tolist()
     cuts = _cut(ends)
     longest = max((_size(key_ranges) for _, _, key_ranges in cuts), default=0)
-    precisions = compute_dtype(dtype), backward_dtype(dtype)
-    chain_masks = [_chain_mask(longest, precision) for precision in dict.fromkeys(precisions)]
+    precisions = dict.fromkeys((forward_dtype, backward_dtype))
+    chain_masks = [_chain_mask(longest, precision) for precision in precisions]
     blocks = []
     for start, stop, key_ranges in cuts:
         is_chain = len(set(ends[start:stop])) == 1
@@ -99,12 +129,12 @@ def plan_tree_attention(subtree_end: Tensor, *, dtype: torch.dtype) -> TreeAtten
             corner = MAX_BLOCK - (stop - start), longest - _size(key_ranges)
             masks = [mask[corner[0] :, corner[1] :] for mask in chain_masks]
         else:
-            mask = _branching_mask(subtree_end, start, stop, key_ranges, precisions[0])
-            masks = [mask, mask.to(precisions[1])]
+            mask = _branching_mask(subtree_end, start, stop, key_ranges, forward_dtype)
+            masks = [mask, mask.to(backward_dtype)]
         blocks.append(
             QueryBlock(start=start, stop=stop, key_ranges=key_ranges, mask=masks[0], backward_mask=masks[-1])
         )
-    return TreeAttentionPlan(subtree_end=subtree_end, blocks=tuple(blocks))
+    return tuple(blocks)
 
 
 def gather_keys(keys: Tensor, ranges: Sequence[tuple[int, int]]) -> Tensor:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from trieline.kernels.segment_attention import segment_attention
-from trieline.kernels.tree_plan import TreeAttentionPlan, backward_dtype
+from trieline.kernels.tree_plan import TreeAttentionPlan, sum_dtype
 from trieline.learner.segments import Segment
 from trieline.learner.tree_forward import TreeContext, TreeModel
 from trieline.learner.trie import Trie
@@ -44,7 +44,7 @@ class _LayerPath:
         # By depth, so that the first of them are one piece of memory.
         keys, values, grad_keys, grad_values = (
             torch.zeros(1, length, heads, size, dtype=dtype, device=like.device).transpose(1, 2)
-            for dtype in (like.dtype, like.dtype, *[backward_dtype(like.dtype)] * 2)
+            for dtype in (like.dtype, like.dtype, *[sum_dtype(like.dtype)] * 2)
         )
         return cls(keys=keys, values=values, grad_keys=grad_keys, grad_values=grad_values)
 

@@ -64,7 +64,10 @@ class Learner:
         self.skipped_in_a_row = 0
         device = choose_device(config.device)
         with_value_head = config.objective.needs_value_head
-        self.model: TreeModel = load_tree_model(model_folder, torch.float32, with_value_head).to(device)
+        reproducible = config.reproducible_attention
+        self.model: TreeModel = load_tree_model(
+            model_folder, torch.float32, with_value_head, reproducible=reproducible
+        ).to(device)
         self._policy_names = [name for name, _ in self.model.hf_model.named_parameters()]
         named = list(self.model.hf_model.named_parameters())
         head = [] if self.model.value_head is None else list(self.model.value_head.named_parameters())
@@ -80,7 +83,9 @@ class Learner:
         self._peak_flops = peak_flops(dtype, device)
         self.reference: TreeModel | None = None
         if config.objective.kl_coef > 0:
-            self.reference = load_tree_model(reference_folder or model_folder, dtype, False).to(device)
+            self.reference = load_tree_model(
+                reference_folder or model_folder, dtype, False, reproducible=reproducible
+            ).to(device)
             self.reference.requires_grad_(False)
 
     @property

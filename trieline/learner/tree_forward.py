@@ -90,9 +90,12 @@ class TreeModel(nn.Module):
     Parameters below float32 get float32 gradients, so that packs and branches add up in float32.
     """
 
-    def __init__(self, hf_model: Any, value_head: ValueHead | None = None) -> None:
-        """`hf_model` may carry LoRA adapters of peft."""
+    def __init__(
+        self, hf_model: Any, value_head: ValueHead | None = None, *, reproducible: bool = True
+    ) -> None:
+        """`hf_model` may carry LoRA adapters of peft; `reproducible` as in `plan_tree_attention`."""
         super().__init__()
+        self.reproducible = reproducible
         hf_model = _without_peft(hf_model)
         refuse_unsupported(hf_model)
         hf_model.set_attn_implementation(ATTENTION_NAME)
@@ -134,7 +137,8 @@ class TreeModel(nn.Module):
 
     def plan(self, subtree_end: Int32) -> TreeAttentionPlan:
         """What the attention of a forward pass over tokens with these subtrees needs to know."""
-        return plan_tree_attention(torch.from_numpy(subtree_end).to(self.device), dtype=self.dtype)
+        ends = torch.from_numpy(subtree_end).to(self.device)
+        return plan_tree_attention(ends, dtype=self.dtype, reproducible=self.reproducible)
 
     def run(self, token_ids: Int32, positions: Int32, context: TreeContext) -> Tensor:
         """[T, D] of `token_ids` [T] at `positions` [T], after the last norm; `context` is used up."""
@@ -172,11 +176,14 @@ class TreeModel(nn.Module):
             raise ModelRefusedError(msg)
 
 
-def load_tree_model(folder: Path, dtype: torch.dtype, with_value_head: bool) -> TreeModel:
+def load_tree_model(
+    folder: Path, dtype: torch.dtype, with_value_head: bool, *, reproducible: bool = True
+) -> TreeModel:
     """Load a Hugging Face folder. Raises ModelRefusedError if it can't be trained exactly on tries."""
     hf_model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
     hidden_size = hf_model.config.get_text_config().hidden_size
-    return TreeModel(hf_model, ValueHead(hidden_size, dtype=dtype) if with_value_head else None)
+    value_head = ValueHead(hidden_size, dtype=dtype) if with_value_head else None
+    return TreeModel(hf_model, value_head, reproducible=reproducible)
 
 
 def model_name(hf_model: Any) -> str:

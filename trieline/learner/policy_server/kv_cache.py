@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from trieline.kernels.decode_attention import decode_attention
-from trieline.kernels.tree_plan import compute_dtype
+from trieline.kernels.tree_plan import reproducible_dtype
 from trieline.learner.policy_server.kv_store import KVShape, KVStore
 from trieline.learner.policy_server.step import Chunk, Step
 
@@ -64,7 +64,7 @@ class KVCache:
                 store[layer, chunk.trunk, :, : chunk.base] for store in (self.trunks.keys, self.trunks.values)
             )
             keys, values = (torch.cat(parts, 1) for parts in zip(trunk, (keys, values), strict=True))
-        computed_in = compute_dtype(query_TQD.dtype)
+        computed_in = reproducible_dtype(query_TQD.dtype)
         out_QTD = functional.scaled_dot_product_attention(
             query_TQD.transpose(0, 1)[None].to(computed_in),
             keys[None].to(computed_in),
