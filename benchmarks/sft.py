@@ -7,7 +7,7 @@ then `--forks` conversations that go on with a task each. Both sides fine-tune S
 same file with the same settings; one is the command as it is, the other the same learner with a trie that
 merges nothing (all sequences in packed rows without padding). Compared are the loss of every step and the
 seconds of all forward and backward passes without the first step's; what may be gained is L/N. Written to
-`benchmarks/results/sft.json`.
+`benchmarks/results/sft.json` and `.png`.
 """
 
 import argparse
@@ -67,6 +67,7 @@ def run_side(side: str, file: Path, options: argparse.Namespace) -> dict[str, An
     steps = [record for record in records if "time/forward_backward" in record]
     return {
         "losses": [record["loss/policy"] for record in steps],
+        "seconds_of_steps": [record["time/forward_backward"] for record in steps],
         "seconds": sum(record["time/forward_backward"] for record in steps[1:]),
         "unique_tokens": sum(record["batch/trie_tokens"] for record in steps[1:]),
         "sequence_tokens": sum(record["batch/sequence_tokens"] for record in steps[1:]),
@@ -88,6 +89,26 @@ def run_one_by_one(arguments: list[str]) -> None:
         mock.patch.object(sft_run, "run_sft", run_here),
     ):
         sys.exit(trieline(arguments))
+
+
+def plot(sides: dict[str, dict[str, Any]], path: Path) -> None:
+    """The loss of both sides by step, where the lines should be one, and by seconds."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    figure, (by_step, by_time) = pyplot.subplots(1, 2, figsize=(9, 3.5), sharey=True)
+    for (side, figures), style in zip(sides.items(), ("-", ":"), strict=True):
+        losses = figures["losses"]
+        by_step.plot(range(1, len(losses) + 1), losses, style, label=side, linewidth=2)
+        by_time.plot(np.cumsum(figures["seconds_of_steps"]), losses, style, label=side, linewidth=2)
+    by_step.set(xlabel="step", ylabel="loss, nats a token")
+    by_time.set(xlabel="seconds of forward and backward")
+    by_time.legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=100)
+    pyplot.close(figure)
 
 
 def main() -> None:
@@ -133,6 +154,7 @@ def main() -> None:
     }
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(result, indent=1) + "\n")
+    plot(sides, RESULTS.with_suffix(".png"))
 
 
 if __name__ == "__main__":

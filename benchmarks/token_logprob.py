@@ -13,8 +13,8 @@ gives log-probabilities of the targets and entropies, and the gradients of both 
 
 With `--children C` each row has C targets, as in a trie: `liger` and `torch` then get every row C times.
 Times are the fastest of the rounds, in alternation. Peak memory is torch's own count on a GPU, operands
-included. What is not installed or does not fit is named. Written to
-`benchmarks/results/token_logprob.json`.
+included; on a CPU it is how far resident memory rises above what it was. What is not installed or does not
+fit is named. Written to `benchmarks/results/token_logprob.json` and, where matplotlib is, `.png`.
 """
 
 import argparse
@@ -98,17 +98,27 @@ def torch_side() -> Loss | str:
 
 
 def run(side: Loss, operands: list[Tensor]) -> tuple[float, float, list[Tensor]]:
-    """Seconds, peak bytes (0 on the CPU), and the gradients of hidden and weight."""
+    """Seconds, peak bytes, and the gradients of hidden and weight."""
     on_gpu = operands[0].is_cuda
     if on_gpu:
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
+    else:
+        resident = _resident_bytes("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     start = time.perf_counter()
     gradients = torch.autograd.grad(side(*operands), operands[:2])
     if on_gpu:
         torch.cuda.synchronize()
     seconds = time.perf_counter() - start
-    return seconds, torch.cuda.max_memory_allocated() if on_gpu else 0, list(gradients)
+    peak = torch.cuda.max_memory_allocated() if on_gpu else _resident_bytes("VmHWM") - resident
+    return seconds, peak, list(gradients)
+
+
+def _resident_bytes(entry: str) -> int:
+    """`VmRSS`, what is resident now, or `VmHWM`, the most since the peak began."""
+    (line,) = (s for s in Path("/proc/self/status").read_text().splitlines() if s.startswith(entry))
+    return int(line.split()[1]) * 1024
 
 
 def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -166,6 +176,26 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     return list(results.values())
 
 
+def plot(rows: list[dict[str, Any]], title: str, path: Path) -> None:
+    try:
+        from matplotlib import pyplot
+    except ImportError:
+        print("no picture: matplotlib is not installed")
+        return
+    shown = [row for row in rows if "left_out" not in row]
+    figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.2))
+    names = [row["side"] for row in shown]
+    for axis, entry, label in zip(axes, ("ms", "peak_gib"), ("ms", "peak GiB"), strict=True):
+        bars = axis.bar(names, [row[entry] for row in shown], color=["C0", *["grey"] * (len(shown) - 1)])
+        axis.bar_label(bars, fmt="%.3g")
+        axis.set_ylabel(label)
+        axis.margins(y=0.15)
+    figure.suptitle(title)
+    figure.tight_layout()
+    figure.savefig(path, dpi=100)
+    pyplot.close(figure)
+
+
 def machine() -> dict[str, Any]:
     return {
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
@@ -196,6 +226,8 @@ def main() -> None:
     command = "python benchmarks/token_logprob.py " + " ".join(sys.argv[1:])
     result = {"command": command.strip(), "machine": about, "options": vars(options), "rows": rows}
     RESULTS.write_text(json.dumps(result, indent=1) + "\n")
+    size = f"{options.rows} rows x {options.hidden} x {options.vocab}, {options.dtype}"
+    plot(rows, f"log-probability head, forward and backward: {size}", RESULTS.with_suffix(".png"))
 
 
 if __name__ == "__main__":
