@@ -3,8 +3,9 @@
 import os
 import platform
 from importlib import metadata
-from pathlib import Path
 from typing import Any
+
+from trieline.learner.cpu_flags import cpu_field, cpu_flags
 
 PACKAGES = (
     "trieline", "torch", "triton", "transformers", "tokenizers", "gymnasium", "numpy", "pyzmq", "msgspec",
@@ -19,28 +20,13 @@ def describe_machine() -> dict[str, Any]:
     return {
         "platform": platform.platform(),
         "python": platform.python_version(),
-        "cpu": _cpu_field("model name") or platform.processor() or platform.machine(),
+        "cpu": cpu_field("model name") or platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "usable_cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        "cpu_flags": [
-            flag
-            for flag in CPU_FLAGS
-            if flag in (_cpu_field("flags") or _cpu_field("Features") or "").split()
-        ],
+        "cpu_flags": [flag for flag in CPU_FLAGS if flag in cpu_flags()],
         "packages": {name: version for name in PACKAGES if (version := _version(name))},
     }
-
-
-def _cpu_field(name: str) -> str | None:
-    cpuinfo = Path("/proc/cpuinfo")
-    if not cpuinfo.exists():
-        return None
-    for line in cpuinfo.read_text().splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() == name:
-            return value.strip()
-    return None
 
 
 def _version(package: str) -> str | None:

@@ -1,12 +1,13 @@
-"""Which precision to compute in: bfloat16 only where this machine really multiplies it faster."""
+"""Which precision to compute in: bfloat16 only where this machine has instructions that multiply it."""
 
-import functools
 import logging
 import time
 from collections.abc import Callable
 
 import torch
 from torch.nn import functional
+
+from trieline.learner.cpu_flags import cpu_flags
 
 log = logging.getLogger(__name__)
 
@@ -16,14 +17,19 @@ NAMED_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # Rows, outputs and inputs of the measured product: a layer of a small model under a decode batch.
 PROBE_SHAPE = (64, 1536, 576)
 PROBE_REPEATS = 12
-# Far above the noise of a shared machine, and below what bfloat16 instructions gain (2x and more).
-REQUIRED_SPEEDUP = 1.3
+# On x86, and on ARM. Where one is there, bfloat16 multiplies at least twice as fast as float32. A measured
+# speed-up would differ between programs that start on a busy machine at the same time.
+BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 
 
 def choose_dtype(name: str) -> torch.dtype:
     """The compute precision that `name` (`auto`, `float32` or `bfloat16`) stands for on this machine."""
     if name == "auto":
-        return _measured_dtype()
+        found = sorted(cpu_flags() & BFLOAT16_FLAGS)
+        dtype = torch.bfloat16 if found else torch.float32
+        reason = ", ".join(found) if found else f"no {' or '.join(sorted(BFLOAT16_FLAGS))}"
+        log.info("compute dtype %s: this CPU has %s", dtype_name(dtype), reason)
+        return dtype
     if name not in NAMED_DTYPES:
         msg = f"expected a dtype out of auto, {', '.join(NAMED_DTYPES)}; got {name!r}"
         raise ValueError(msg)
@@ -33,14 +39,6 @@ def choose_dtype(name: str) -> torch.dtype:
 def dtype_name(dtype: torch.dtype) -> str:
     """The name under which a config asks for `dtype`."""
     return next(name for name, named in NAMED_DTYPES.items() if named == dtype)
-
-
-@functools.cache
-def _measured_dtype() -> torch.dtype:
-    speedup = matmul_seconds(torch.float32) / matmul_seconds(torch.bfloat16)
-    chosen = torch.bfloat16 if speedup >= REQUIRED_SPEEDUP else torch.float32
-    log.info("compute dtype %s: bfloat16 multiplies %.2f times as fast as float32 here", chosen, speedup)
-    return chosen
 
 
 @torch.no_grad()

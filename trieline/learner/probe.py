@@ -161,6 +161,8 @@ def _check_status(status: ServerStatus, learner: Learner) -> None:
     ]
     if wrong:
         msg = f"the policy server is not of this run: expected {'; '.join(wrong)}"
+        if status.dtype != dtype:
+            msg += ". Set model.dtype for all programs: `auto` depends on the machine"
         raise ProbeError(msg)
 
 

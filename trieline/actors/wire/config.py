@@ -36,7 +36,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     path: str
     """A Hugging Face folder, a hub name, or `builtin:smollm2-135m-instruct` / `builtin:tiny`."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Compute precision. `auto`: bfloat16 where this machine multiplies it faster than float32."""
+    """Compute precision. `auto`: bfloat16 where this machine's CPU has instructions for it."""
 
 
 class EnvConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -1,0 +1,21 @@
+"""The instruction sets of this CPU, as the kernel names them. Imports no torch."""
+
+from pathlib import Path
+
+CPUINFO = Path("/proc/cpuinfo")
+
+
+def cpu_field(name: str) -> str | None:
+    """The value of a field of the first core, or None."""
+    if not CPUINFO.exists():
+        return None
+    for line in CPUINFO.read_text().splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == name:
+            return value.strip()
+    return None
+
+
+def cpu_flags() -> frozenset[str]:
+    """All flags: under `flags` on x86, under `Features` on ARM."""
+    return frozenset((cpu_field("flags") or cpu_field("Features") or "").split())
