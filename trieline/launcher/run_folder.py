@@ -5,6 +5,7 @@
 """
 
 import json
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -99,30 +100,37 @@ class RunFolder:
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """All whole records of `metrics.jsonl`, in order."""
-        return list(_json_lines(self.metrics.read_text())) if self.metrics.exists() else []
+        return list(_whole_records(self.metrics.read_bytes())) if self.metrics.exists() else []
 
 
 class MetricsTail:
-    """Reads records of a growing `metrics.jsonl` as they are completed."""
+    """Reads the records that are added to a `metrics.jsonl` from now on, as they are completed.
 
-    def __init__(self, path: Path, *, from_end: bool = False) -> None:
+    A learner that goes on from a checkpoint replaces the file by a shorter one first.
+    """
+
+    def __init__(self, path: Path) -> None:
         self._path = path
-        self._offset = path.stat().st_size if from_end and path.exists() else 0
+        self._since = time.time()
+        self._inode = -1
+        self._offset = 0
 
     def read(self) -> list[dict[str, Any]]:
         """The records completed since the last call."""
         if not self._path.exists():
             return []
         with self._path.open("rb") as file:
+            inode = os.fstat(file.fileno()).st_ino
+            if inode != self._inode:
+                self._inode, self._offset = inode, 0
             file.seek(self._offset)
             data = file.read()
-        whole, newline, _ = data.rpartition(b"\n")
-        self._offset += len(whole) + len(newline)
-        return list(_json_lines(whole.decode()))
+        self._offset += data.rfind(b"\n") + 1
+        return [record for record in _whole_records(data) if record["time"] >= self._since]
 
 
-def _json_lines(text: str) -> Iterator[dict[str, Any]]:
-    """One record a line, without the figures that were not finite (null there)."""
-    for line in text.splitlines():
-        if line.strip():
-            yield {name: value for name, value in json.loads(line).items() if value is not None}
+def _whole_records(data: bytes) -> Iterator[dict[str, Any]]:
+    """The records of all finished lines, without the figures that were not finite (null there)."""
+    # Not splitlines, which also splits at characters that JSON may hold.
+    for line in data.split(b"\n")[:-1]:
+        yield {name: value for name, value in json.loads(line).items() if value is not None}

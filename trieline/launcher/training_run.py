@@ -144,7 +144,7 @@ def watch_learner(
     Raises:
         ChildError: a program failed, or the learner could not write its last checkpoint.
     """
-    tail = MetricsTail(folder.metrics, from_end=True)
+    tail = MetricsTail(folder.metrics)
     title = f"{config.run.name}  {config.model.path}"
     supervised = config.learner.objective.loss == "sft"
     with Progress(title, steps=config.learner.steps, console=console, supervised=supervised) as progress:
