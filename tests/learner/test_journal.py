@@ -1,5 +1,10 @@
+import errno
 import logging
+import os
+import threading
+from contextlib import closing
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -7,8 +12,9 @@ import pytest
 from tests.trees import random_tree
 from trieline.actors.wire.codec import encode
 from trieline.actors.wire.messages import TreeDelivery
+from trieline.learner import journal as journal_module
 from trieline.learner.errors import JournalError
-from trieline.learner.journal import Journal, read_journal
+from trieline.learner.journal import Journal, expect_no_writer, read_journal
 
 
 def deliveries(count: int, *, first: int = 0) -> list[TreeDelivery]:
@@ -133,3 +139,75 @@ def test_a_closed_journal_says_so(tmp_path: Path) -> None:
     journal.close()
     with pytest.raises(JournalError, match="is closed"):
         journal.append(deliveries(1)[0])
+
+
+def test_a_second_writer_is_refused(tmp_path: Path) -> None:
+    first = Journal(tmp_path)
+    first.append(deliveries(1)[0])
+    for open_another in (Journal, expect_no_writer):
+        with pytest.raises(JournalError, match="expected to be the only writer"):
+            open_another(tmp_path)
+    first.close()
+    expect_no_writer(tmp_path)
+    expect_no_writer(tmp_path / "none")
+    write(tmp_path, deliveries(1, first=1))
+    assert [d.sequence_number for d in read_journal(tmp_path)] == [0, 1]
+
+
+def test_trees_reach_the_disk_in_time_though_no_other_follows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forced = threading.Event()
+    fsync = os.fsync
+
+    def counted(descriptor: int) -> None:
+        fsync(descriptor)
+        forced.set()
+
+    with closing(Journal(tmp_path, fsync_s=0.05)) as journal:
+        monkeypatch.setattr(os, "fsync", counted)
+        journal.append(deliveries(1)[0])
+        assert forced.wait(10)
+
+
+def test_a_disk_that_fails_late_is_told_before_more_is_accepted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = threading.Event()
+
+    def fail(descriptor: int) -> None:
+        failed.set()
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    first, second = deliveries(2)
+    journal = Journal(tmp_path, fsync_s=0.05)
+    monkeypatch.setattr(os, "fsync", fail)
+    journal.append(first)
+    assert failed.wait(10)
+    with pytest.raises(JournalError, match=r"to the disk: .*Input/output error"):
+        journal.append(second)
+    with pytest.raises(JournalError, match="to the disk"):
+        journal.close()
+    journal.close()
+
+
+def test_a_segment_that_can_not_be_begun_leaves_the_journal_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trees = deliveries(3)
+    journal = Journal(tmp_path, segment_bytes=1)
+    journal.append(trees[0])
+    write_all = journal_module._write_all
+
+    def full(file: BinaryIO, data: bytes) -> None:
+        if data == journal_module.SEGMENT_MAGIC:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write_all(file, data)
+
+    monkeypatch.setattr(journal_module, "_write_all", full)
+    with pytest.raises(JournalError, match=r"can't append to .*No space left"):
+        journal.append(trees[1])
+    monkeypatch.undo()
+    assert journal.append(trees[2]) == 1
+    journal.close()
+    assert [d.sequence_number for d in read_journal(tmp_path)] == [0, 2]

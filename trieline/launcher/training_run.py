@@ -20,6 +20,7 @@ from trieline.launcher.core_sharing import share_cores
 from trieline.launcher.progress import Progress
 from trieline.launcher.run_folder import MetricsTail, RunFolder
 from trieline.launcher.supervisor import ChildError, ProcessSpec, Supervisor
+from trieline.learner.journal import expect_no_writer
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +38,11 @@ def run_training(config: Config, *, folder: RunFolder | None, resume: bool) -> i
 
     Raises:
         ChildError: a program failed in a way that ends the run.
+        JournalError: the run in `folder` is still going.
     """
     console = Console(stderr=False)
+    if folder is not None:
+        expect_no_writer(folder.journal)
     links = _own_links(config.links) if folder is None else _still_free(config.links, console)
     config = msgspec.structs.replace(config, links=links, model=prepare_model(config.model, console))
     config = share_cores(config)

@@ -19,6 +19,7 @@ import threading
 import time
 import zlib
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -27,9 +28,11 @@ from trieline.actors.wire.codec import decode, encode
 from trieline.actors.wire.errors import MessageError
 from trieline.actors.wire.messages import TreeDelivery
 from trieline.learner.errors import JournalError
+from trieline.learner.file_lock import try_lock
 
 log = logging.getLogger(__name__)
 
+WRITER_FILE = "writer.lock"
 SEGMENT_MAGIC = b"TRIELINE-TREES-1"
 RECORD_MAGIC = b"TREE"
 _HEADER = struct.Struct("<4sIII")
@@ -37,43 +40,49 @@ _HEADER_CRC_BYTES = 12
 
 
 class Journal:
-    """Appends to the journal in a folder. Any thread may call it; one process at a time."""
+    """Appends to the journal in a folder. Any thread may call it; a second writer is refused."""
 
     def __init__(self, folder: Path, *, segment_bytes: int = 64 * 1024 * 1024, fsync_s: float = 1.0) -> None:
         """Open the folder (made if it is not there) and cut off what a crashed writer left unfinished.
 
         Raises:
-            JournalError: the last segment is corrupt, or the folder can't be written.
+            JournalError: somebody else writes it, the last segment is corrupt, or it can't be written.
         """
         self._folder = folder
         self._segment_bytes = segment_bytes
         self._fsync_s = fsync_s
         self._lock = threading.Lock()
         self._synced_at = time.monotonic()
+        self._timer: threading.Timer | None = None
+        self._late_failure: OSError | None = None
         self._file: BinaryIO | None = None
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self.num_records = self._open_last_segment()
-        except OSError as error:
-            msg = f"can't write the journal in {folder}: {error}"
-            raise JournalError(msg) from error
+        with ExitStack() as opened:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                _hold(opened.enter_context((folder / WRITER_FILE).open("ab")), folder)
+                self.num_records = self._open_last_segment()
+            except OSError as error:
+                msg = f"can't write the journal in {folder}: {error}"
+                raise JournalError(msg) from error
+            self._held = opened.pop_all()
 
     def append(self, delivery: TreeDelivery) -> int:
         """Write one tree; it is in the operating system's hands on return. Returns its record number.
 
         Raises:
-            JournalError: it could not be written; the journal is as it was before.
+            JournalError: it could not be written (the journal is as it was before), or what was written
+                before could not be forced to the disk.
         """
         payload = _payload(delivery)
         with self._lock:
             file = self._open_file()
             start = file.tell()
-            if start > len(SEGMENT_MAGIC) and start + len(payload) > self._segment_bytes:
-                file = self._next_segment()
-                start = file.tell()
             try:
+                if start > len(SEGMENT_MAGIC) and start + len(payload) > self._segment_bytes:
+                    file = self._next_segment(file)
+                    start = file.tell()
                 _write_all(file, _record_header(payload) + payload)
-                self._sync_if_due(file)
+                self._sync_in_time(file)
             except OSError as error:
                 file.truncate(start)
                 file.seek(start)
@@ -83,42 +92,83 @@ class Journal:
             return self.num_records - 1
 
     def sync(self) -> None:
-        """Force everything to the disk."""
+        """Force everything to the disk. Raises JournalError."""
         with self._lock:
-            os.fsync(self._open_file().fileno())
-            self._synced_at = time.monotonic()
+            self._force(self._open_file())
 
     def close(self) -> None:
-        """Sync and close. Idempotent."""
+        """Sync and close. Idempotent. Raises JournalError if the last trees may not be on the disk."""
         with self._lock:
-            if self._file is not None:
-                os.fsync(self._file.fileno())
-                self._file.close()
-                self._file = None
+            file, self._file = self._file, None
+            self._disarm()
+            with self._held:
+                if file is not None:
+                    with file:
+                        self._force(file)
 
     def _open_file(self) -> BinaryIO:
         if self._file is None:
             msg = f"the journal in {self._folder} is closed"
             raise JournalError(msg)
+        if self._late_failure is not None:
+            raise self._not_forced(self._late_failure) from self._late_failure
         return self._file
 
-    def _sync_if_due(self, file: BinaryIO) -> None:
-        now = time.monotonic()
-        if now - self._synced_at >= self._fsync_s:
-            os.fsync(file.fileno())
-            self._synced_at = now
+    def _sync_in_time(self, file: BinaryIO) -> None:
+        """Sync if it is due, else see to it that it is done when it will be."""
+        wait_s = self._synced_at + self._fsync_s - time.monotonic()
+        if wait_s <= 0:
+            self._sync(file)
+        elif self._timer is None:
+            self._timer = threading.Timer(wait_s, self._sync_late)
+            self._timer.daemon = True
+            self._timer.start()
 
-    def _next_segment(self) -> BinaryIO:
-        file = self._open_file()
+    def _sync_late(self) -> None:
+        with self._lock:
+            if self._file is None:
+                return
+            try:
+                self._sync(self._file)
+            except OSError as error:
+                self._late_failure = error
+
+    def _sync(self, file: BinaryIO) -> None:
+        self._disarm()
         os.fsync(file.fileno())
-        file.close()
+        self._synced_at = time.monotonic()
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _force(self, file: BinaryIO) -> None:
+        try:
+            self._sync(file)
+        except OSError as error:
+            raise self._not_forced(error) from error
+
+    def _not_forced(self, error: OSError) -> JournalError:
+        return JournalError(f"can't force the journal in {self._folder} to the disk: {error}")
+
+    def _next_segment(self, file: BinaryIO) -> BinaryIO:
+        self._sync(file)
         self._file = self._create_segment(self.num_records)
+        file.close()
         return self._file
 
     def _create_segment(self, first_record: int) -> BinaryIO:
+        path = _segment_path(self._folder, first_record)
         # Unbuffered: a write that fails leaves nothing behind that a later one would flush.
-        file = _segment_path(self._folder, first_record).open("w+b", buffering=0)
-        _write_all(file, SEGMENT_MAGIC)
+        file = path.open("w+b", buffering=0)
+        try:
+            _write_all(file, SEGMENT_MAGIC)
+            _sync_folder(self._folder)
+        except OSError:
+            file.close()
+            path.unlink()
+            raise
         return file
 
     def _open_last_segment(self) -> int:
@@ -140,6 +190,21 @@ class Journal:
         self._file.truncate(end)
         self._file.seek(end)
         return last.first_record + len(records)
+
+
+def expect_no_writer(folder: Path) -> None:
+    """Raise JournalError if a process writes the journal in `folder` now."""
+    lock = folder / WRITER_FILE
+    if lock.exists():
+        with lock.open("ab") as held:
+            _hold(held, folder)
+
+
+def _hold(file: BinaryIO, folder: Path) -> None:
+    """Be the writer until `file` is closed or this process dies."""
+    if not try_lock(file.fileno()):
+        msg = f"expected to be the only writer of {folder}, but another process writes it"
+        raise JournalError(msg)
 
 
 def read_journal(folder: Path, *, start: int = 0) -> Iterator[TreeDelivery]:
@@ -192,6 +257,15 @@ def _segments(folder: Path) -> list[_Segment]:
         if number.isdigit():
             found.append(_Segment(path=path, first_record=int(number)))
     return found
+
+
+def _sync_folder(folder: Path) -> None:
+    """Force the names in it to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _write_all(file: BinaryIO, data: bytes) -> None:
