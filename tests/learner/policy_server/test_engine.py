@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from tests.learner.policy_server.tiny import (
 from trieline.actors.wire.messages import Completion
 from trieline.actors.wire.tree import Int32
 from trieline.learner.policy_server.errors import InvalidRequestError, OverloadedError
+from trieline.learner.policy_server.rows import Rows
 from trieline.learner.policy_server.weights_file import expected_shapes, read_weights
 
 
@@ -73,6 +75,46 @@ def test_rollouts_of_one_prompt_read_it_once(folder: Path) -> None:
     assert len({tuple(one.token_ids.tolist()) for one in completions}) > 1
     for completion in completions:
         expect_plain(folder, prompt, completion)
+
+
+@pytest.mark.parametrize("length", [64, 65])
+def test_a_prompt_read_in_several_steps_is_shared(folder: Path, length: int) -> None:
+    """Also where the last of them reads a single token."""
+    engine = tiny_engine(folder, prefill_tokens=32)
+    prompt = random_prompt(0, length)
+    generate(engine, *(request(i, prompt, max_tokens=6, seed=i) for i in range(4)))
+    assert engine.counters.reused == 3 * (length - 1)
+
+
+@pytest.mark.parametrize("part", ["place", "read"])
+def test_requests_of_a_step_that_fails_are_all_given_back(
+    folder: Path, part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = tiny_engine(folder)
+    answered: set[int] = set()
+    for number in range(5):
+        prompt = random_prompt(number % 2, 40)
+        engine.submit(b"peer", request(number, prompt, max_tokens=2 + number, seed=number))
+    calls = 0
+    real = getattr(Rows, part)
+
+    def fail_third(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise MemoryError
+        return real(*arguments)
+
+    monkeypatch.setattr(Rows, part, fail_third)
+    try:
+        while engine.busy:
+            answered |= {finished.ticket[1] for finished in engine.step()}
+        pytest.fail(f"{part} was called {calls} times")
+    except MemoryError:
+        pass
+    given_back = [number for _, number in engine.drop_all()]
+    assert sorted([*answered, *given_back]) == list(range(5))
+    assert not engine.busy
 
 
 def test_running_rollouts_share_the_place_of_their_prompt(folder: Path) -> None:

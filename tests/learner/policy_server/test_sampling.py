@@ -60,11 +60,12 @@ CASES = [
     (0.8, 20, 0.9),
     (1.0, 1, 1.0),
     (1.0, 0, 1e-9),
+    (1.0, 1800, 0.5),
 ]
 
 
 @pytest.mark.parametrize(("temperature", "top_k", "top_p"), CASES)
-@pytest.mark.parametrize("vocab", [3, 129, 700])
+@pytest.mark.parametrize("vocab", [3, 129, 700, 2000])
 def test_draws_follow_the_distribution_and_report_it(
     vocab: int, temperature: float, top_k: int, top_p: float
 ) -> None:

@@ -116,7 +116,8 @@ class Engine:
 
     def drop_all(self) -> list[Ticket]:
         """Forget every request and every cached token; whose requests those were."""
-        dropped = [sequence.ticket for sequence in (*self._rows, *self._waiting)]
+        # Once each: a step that failed while it gave a request a row may have left it in both.
+        dropped = list(dict.fromkeys(sequence.ticket for sequence in (*self._rows, *self._waiting)))
         self._waiting.clear()
         self._prefixes.clear()
         self._rows.clear()
@@ -152,27 +153,30 @@ class Engine:
 
     def _admit(self) -> None:
         """Give rows to waiting requests in their order, but for those that wait for a shared prompt."""
-        reading = [sequence for sequence in self._rows if sequence.pending > 1]
+        reading = [sequence for sequence in self._rows if sequence.filled < sequence.prompt_length]
         budget = self._config.prefill_tokens - sum(sequence.pending for sequence in reading)
         held_back: list[Sequence] = []
-        while self._waiting and budget > 0:
-            sequence = self._waiting.popleft()
-            prompt = sequence.tokens[: sequence.length]
-            # The last token is read in any case: the first sampled one depends on its logits.
-            matched, runs = self._prefixes.match(prompt[:-1])
-            if any(
-                common_prefix(one.tokens[: one.length], prompt) >= matched + WORTH_WAITING for one in reading
-            ):
-                held_back.append(sequence)
-                continue
-            if not self._rows.place(sequence, self.policy_version, runs):
-                held_back.append(sequence)
-                break
-            self.counters.reused += matched
-            if sequence.pending > 1:
-                reading.append(sequence)
-                budget -= sequence.pending
-        self._waiting.extendleft(reversed(held_back))
+        try:
+            while self._waiting and budget > 0:
+                sequence = self._waiting[0]
+                prompt = sequence.tokens[: sequence.length]
+                # The last token is read in any case: the first sampled one depends on its logits.
+                matched, runs = self._prefixes.match(prompt[:-1])
+                if any(
+                    common_prefix(one.tokens[: one.length], prompt) >= matched + WORTH_WAITING
+                    for one in reading
+                ):
+                    held_back.append(self._waiting.popleft())
+                    continue
+                if not self._rows.place(sequence, self.policy_version, runs):
+                    break
+                self._waiting.popleft()
+                self.counters.reused += matched
+                if sequence.pending > 1:
+                    reading.append(sequence)
+                    budget -= sequence.pending
+        finally:
+            self._waiting.extendleft(reversed(held_back))
 
     def _plan(self) -> list[tuple[Sequence, int]]:
         """Which requests take part in this step, and how many of their pending tokens."""
@@ -195,14 +199,14 @@ class Engine:
                 self.counters.prefilled += count
             if sequence.pending == 0:
                 sampling.append(sequence)
-                if sequence.length == sequence.prompt_length and count > 1:
+                if sequence.length == sequence.prompt_length:
                     self._remember_prompt(sequence)
         if not sampling:
             return []
         return self._take(sampling, sample(logits, _how(sampling)))
 
     def _take(self, sampling: list[Sequence], sampled: Sampled) -> list[Finished]:
-        finished = []
+        done: list[Sequence] = []
         columns = zip(
             sampling,
             sampled.token_ids.tolist(),
@@ -212,11 +216,14 @@ class Engine:
         )
         for sequence, token_id, logprob, entropy in columns:
             if sequence.append(token_id, logprob, entropy, self.policy_version):
-                finished.append(Finished(ticket=sequence.ticket, completion=sequence.completion()))
+                done.append(sequence)
                 self._remember(sequence, sequence.filled)
-                self._rows.remove(sequence)
+        finished = [Finished(ticket=one.ticket, completion=one.completion()) for one in done]
         self.counters.generated += len(sampling)
-        if finished:
+        # What can fail is over: a request has a row until its answer is on its way.
+        for sequence in done:
+            self._rows.remove(sequence)
+        if done:
             self._rows.close_gaps()
         return finished
 
