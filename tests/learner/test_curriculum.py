@@ -3,6 +3,7 @@ import subprocess
 import sys
 
 import pytest
+from msgspec.structs import replace
 
 from trieline.actors.wire.config import EnvConfig
 from trieline.actors.wire.messages import Assignment
@@ -91,6 +92,20 @@ def test_state_goes_through_json() -> None:
         resumed.record(two.env_id, two.level, [1.0, 0.6])
     resumed.skip_handed_out(10)
     assert resumed.next_assignment().assignment_id > 1_000_000
+
+
+@pytest.mark.parametrize("new", [EnvConfig(id="new", weight=1.0), replace(CODE, weight=3.0)])
+def test_a_changed_mix_is_counted_anew(new: EnvConfig) -> None:
+    stopped = curriculum()
+    for _ in range(5_000):
+        stopped.next_assignment()
+    mix = {env.id: env for env in (MATH, CODE, GAME, new)}
+    resumed = curriculum(envs=tuple(mix.values()))
+    resumed.load_state_dict(json.loads(json.dumps(stopped.state_dict())))
+    ids = [resumed.next_assignment().env_id for _ in range(100)]
+    total = sum(env.weight for env in mix.values())
+    for env in mix.values():
+        assert ids.count(env.id) == pytest.approx(100 * env.weight / total, abs=1)
 
 
 def test_what_can_not_be_is_refused() -> None:

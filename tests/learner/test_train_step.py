@@ -1,6 +1,8 @@
 """Gradients, metrics and errors of one training step."""
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -10,7 +12,9 @@ from tests.learner.tiny_models import VOCAB_SIZE, tiny_hf_model, tiny_pair
 from tests.trees import random_tree
 from trieline.actors.wire.tree import SCORED, TrajectoryTree
 from trieline.learner.batch import prepare_batch
+from trieline.learner.config import LearnerConfig
 from trieline.learner.errors import ObjectiveError
+from trieline.learner.learner import Learner
 from trieline.learner.objective import PackOutputs, pack_loss
 from trieline.learner.objective_config import ObjectiveConfig
 from trieline.learner.train_step import accumulate_gradients, forward_pack, recompute_logprobs
@@ -226,3 +230,39 @@ def test_clips_bite_on_both_sides(loss: str) -> None:
         "vtrace_pg": [0.3, 0.9, 1, 1, 1],
     }[loss]
     torch.testing.assert_close(-gradient[:5], torch.tensor(expected, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(("advantage", "expected"), [("tree", [2 / 3, -1 / 3]), ("group", [1.0, -0.5])])
+def test_a_rollout_that_ended_before_anything_was_sampled_counts_in_the_baseline(
+    advantage: Literal["tree", "group"], expected: list[float]
+) -> None:
+    tree = TrajectoryTree(
+        env_id="e",
+        task_id="t",
+        parents=np.array([-1, 0, 0], np.int32),
+        node_offsets=np.array([0, 2, 3, 4], np.int32),
+        sampled=np.array([False, True, True]),
+        rewards=np.array([0, 1, 0], np.float32),
+        fork_causes=("", "rollout", "rollout"),
+        token_ids=np.array([5, 6, 1, 2], np.int32),
+        behavior_logprobs=np.array([0, 0, -1, -1], np.float32),
+        entropies=np.array([0, 0, 1, 1], np.float32),
+        policy_versions=np.array([-1, -1, 0, 0], np.int32),
+        leaf_nodes=np.array([0, 1, 2], np.int32),
+        leaf_terminated=np.ones(3, np.bool_),
+        leaf_causes=(SCORED,) * 3,
+    )
+    tree.validate()
+    config = ObjectiveConfig(advantage=advantage, scale_rewards="none")
+    (pack,) = prepare_batch([tree], config, max_tokens=ALL).packs
+    assert pack.advantages.tolist() == pytest.approx(expected)
+
+
+def test_supervised_steps_of_a_run_with_a_kl_term_use_no_reference_model(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    tiny_hf_model().save_pretrained(folder)
+    config = LearnerConfig(threads=1, objective=ObjectiveConfig(kl_coef=0.1))
+    learner = Learner(config, folder, dtype=torch.float32)
+    report = learner.step(trees(), objective=ObjectiveConfig(loss="sft"), lr=1e-3)
+    assert report.applied
+    assert "loss/kl" not in report.metrics

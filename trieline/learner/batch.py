@@ -161,8 +161,10 @@ def _advantages(
     if config.advantage == "group":
         kept_advantages = group_advantages(returns)[trained]
         return [np.full(s.num_trained, a) for s, a in zip(kept, kept_advantages, strict=True)]
-    by_token = tree_advantages(trie, returns[trained])
-    return [by_token[path][s.trained] for s, path in zip(kept, trie.paths, strict=True)]
+    whole = trie if trained.all() else build_trie([s.token_ids for s in sequences])
+    by_token = tree_advantages(whole, returns)
+    paths = [path for path, keep in zip(whole.paths, trained, strict=True) if keep]
+    return [by_token[path][s.trained] for s, path in zip(kept, paths, strict=True)]
 
 
 def _weights(groups: list[Group], config: ObjectiveConfig) -> Float64:

@@ -79,6 +79,9 @@ class Curriculum:
         """After a restart: go past every assignment that an actor may still hold, `last_id` included."""
         self._next_id = max(self._next_id, last_id + 1) + RESUME_GAP
 
+    def _weights(self) -> dict[str, float]:
+        return {env_id: course.weight for env_id, course in self._envs.items()}
+
     def state_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {
@@ -97,6 +100,11 @@ class Curriculum:
             for env_id, env_state in state["envs"].items():
                 if env_id in self._envs:
                     self._envs[env_id].load_state_dict(env_state)
+            if {i: s.get("weight") for i, s in state["envs"].items()} != self._weights():
+                # What is new to the mix would get every task until it has caught up.
+                log.info("the mix has changed: its environments are counted anew")
+                for course in self._envs.values():
+                    course.handed_out = 0
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             msg = f"expected the state of a curriculum, got one that lacks or garbles {error}"
             raise CheckpointError(msg) from error
@@ -174,6 +182,7 @@ class _EnvCourse:
 
     def state_dict(self) -> dict[str, Any]:
         return {
+            "weight": self.weight,
             "handed_out": self.handed_out,
             "num_open": self._num_open,
             "handed_out_by_level": self._handed_out_by_level,

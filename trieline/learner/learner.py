@@ -115,7 +115,12 @@ class Learner:
         began = time.monotonic()
         batch = prepare_batch(trees, objective, max_tokens=self.config.max_tokens)
         metrics = accumulate_gradients(
-            self.model, batch, objective, policy_version=self.policy_version, reference=self.reference
+            self.model,
+            batch,
+            objective,
+            policy_version=self.policy_version,
+            # A warm start's objective has no KL term, whatever the run's has.
+            reference=self.reference if objective.kl_coef > 0 else None,
         )
         computed = time.monotonic()
         applied = bool(batch.packs) and self._update(metrics, lr)

@@ -78,7 +78,7 @@ class Training:
         self.step = state.step if state else 0
         self._records_taken = state.records_taken if state else 0
         self._warm_started = state.warm_started if state else False
-        self._saved_step = self.step if state else -1
+        self._saved = self._place() if state else None
         self._ended_at = time.monotonic()
 
     @property
@@ -223,7 +223,7 @@ class Training:
 
     def checkpoint(self) -> None:
         """Save where the run stands, unless that is saved already."""
-        if self._saved_step == self.step and not (self.step == 0 and self._warm_started):
+        if self._saved == self._place():
             return
         if self._live is not None:
             self._live.sync_journal()
@@ -243,4 +243,8 @@ class Training:
             trainer=self._learner.trainer_tensors(),
             keep=self.config.keep_checkpoints,
         )
-        self._saved_step = self.step
+        self._saved = self._place()
+
+    def _place(self) -> tuple[int, int, bool]:
+        """Where the run stands. The steps of a warm start count as versions alone."""
+        return self.step, self._learner.policy_version, self._warm_started
