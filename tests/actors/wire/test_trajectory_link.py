@@ -394,12 +394,18 @@ def test_trees_that_break_an_invariant_are_rejected_by_reason(
     foreign = dataclasses.replace(tree(), token_ids=tree().token_ids + 40)
     unwanted = dataclasses.replace(tree(), task_id="unwanted")
     long = long_tree(np.random.default_rng(0), num_tokens=links.max_tree_tokens + 1)
+    deep = long_tree(np.random.default_rng(0), num_tokens=links.max_tree_tokens, num_leaves=1, vocab_size=40)
+    leaves = np.full(33, deep.num_nodes - 1, np.int32)
+    bomb = dataclasses.replace(
+        deep, leaf_nodes=leaves, leaf_terminated=np.ones(33, np.bool_), leaf_causes=("",) * 33
+    )
     for number, (bad, reason) in enumerate(
         [
             (wrong, "leaf_nodes"),
             (foreign, "token_ids in [0, 40)"),
             (unwanted, "the journal does not want it"),
             (long, "at most 10000 tokens, got 10001"),
+            (bomb, f"sequences of at most 320000 tokens together, got {bomb.num_sequence_tokens}"),
         ]
     ):
         actor.say(delivery(number, of=bad))
@@ -407,10 +413,10 @@ def test_trees_that_break_an_invariant_are_rejected_by_reason(
         assert isinstance(answer, Reject)
         assert answer.sequence_number == number
         assert reason in answer.reason
-    assert learner.rejected == 4
-    actor.say(delivery(4))
-    assert actor.hear() == Acknowledge(sequence_numbers=[4])
-    assert learner.get(WAIT_S).sequence_number == 4
+    assert learner.rejected == 5
+    actor.say(delivery(5))
+    assert actor.hear() == Acknowledge(sequence_numbers=[5])
+    assert learner.get(WAIT_S).sequence_number == 5
 
 
 def test_a_rejected_tree_closes_its_assignment(links: LinksConfig, closing: contextlib.ExitStack) -> None:

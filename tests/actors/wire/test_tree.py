@@ -54,6 +54,7 @@ def test_random_trees_are_valid_and_their_paths_begin_at_the_root(seed: int) -> 
         assert len(index) == sum(int(tree.node_offsets[n + 1] - tree.node_offsets[n]) for n in path)
         assert (np.diff(index) > 0).all()
         assert (tree.policy_versions[index] >= 0).any()
+    assert tree.num_sequence_tokens == sum(len(tree.sequence_index(b)) for b in range(tree.num_leaves))
 
 
 def test_scored_leaves_leave_out_broken_ones() -> None:

@@ -82,6 +82,15 @@ class TrajectoryTree:
     def num_leaves(self) -> int:
         return len(self.leaf_nodes)
 
+    @property
+    def num_sequence_tokens(self) -> int:
+        """Tokens of all sequences together, those of broken leaves too: L."""
+        depth = np.diff(self.node_offsets).tolist()
+        for node, parent in enumerate(self.parents.tolist()):
+            if parent >= 0:
+                depth[node] += depth[parent]
+        return sum(depth[leaf] for leaf in self.leaf_nodes.tolist())
+
     def path(self, node: int) -> list[int]:
         """Nodes from the root to `node`, both included."""
         nodes = []

@@ -53,9 +53,11 @@ RECEIVE_AT_ONCE = 16
 # Acknowledgements wait this long for company: one message for many trees saves both ends most of its cost.
 ACKNOWLEDGE_WITHIN_S = 0.005
 MAX_ACTORS = 4_096
-# What a tree costs the learner grows with leaves x depth: bounds far above any search, far below a bomb.
+# Bounds far above any search, far below a bomb.
 MAX_TREE_NODES = 100_000
 MAX_TREE_LEAVES = 16_384
+# The learner takes a tree apart into its sequences: of all their tokens, so many times `max_tree_tokens`.
+MAX_SEQUENCE_TOKENS_RATIO = 32
 GRANT_AT_ONCE = 1_000
 
 
@@ -364,6 +366,10 @@ class TreeReceiver:
                 msg = f"expected at most {most} {what}, got {count}"
                 raise TreeError(msg)
         tree.validate(vocab_size=self._vocab_size)
+        most = MAX_SEQUENCE_TOKENS_RATIO * self._links.max_tree_tokens
+        if tree.num_sequence_tokens > most:
+            msg = f"expected sequences of at most {most} tokens together, got {tree.num_sequence_tokens}"
+            raise TreeError(msg)
 
     def _greet(self, identity: bytes, hello: ActorHello) -> None:
         if hello.protocol != PROTOCOL_VERSION:
