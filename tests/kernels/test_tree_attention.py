@@ -1,11 +1,16 @@
 """Blocked tree attention against its dense reference, and what it may never let through."""
 
+from unittest import mock
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
-from trieline.kernels.tree_attention import reference_tree_attention, tree_attention
+from trieline.kernels import tree_plan
+from trieline.kernels.tree_attention import reference_tree_attention, tree_attention, visible_pairs
 from trieline.kernels.tree_plan import MAX_BLOCK, plan_tree_attention
 from trieline.learner.trie import build_trie
 
@@ -17,6 +22,9 @@ SHAPES = [
     [(150, 4, 30), (20, 12, 9)],
     [(300, 3, 200)],
     [(700, 2, 150), (1, 40, 3)],
+    # Trunks below a short chain, and below a trunk.
+    [(5, 1, 520)],
+    [(300, 1, 520), (2, 1, 1)],
 ]
 
 
@@ -86,6 +94,42 @@ def test_equals_reference(
     for got, want in zip(gradients, wanted, strict=True):
         error = (got.double() - want).norm() / want.norm()
         assert error < tolerance, error
+
+
+@given(seed=st.integers(0, 2**32 - 1), shortest_trunk=st.sampled_from([1, 4, 40, 256]))
+def test_every_visible_pair_is_in_one_part_and_no_other_is(seed: int, shortest_trunk: int) -> None:
+    rng = np.random.default_rng(seed)
+    parents: list[int] = []
+    for _ in range(rng.integers(1, 12)):
+        # A new root, or a branch anywhere on the last path.
+        parent = int(rng.choice([-1, *path_to(parents, len(parents) - 1)]))
+        for _ in range(int(rng.choice([1, 2, 9, 130, 300]))):
+            parents.append(parent)
+            parent = len(parents) - 1
+    subtree_end = torch.arange(1, len(parents) + 1)
+    for i in range(len(parents) - 1, -1, -1):
+        if parents[i] >= 0:
+            subtree_end[parents[i]] = max(subtree_end[parents[i]], subtree_end[i])
+    with mock.patch.object(tree_plan, "MIN_TRUNK", shortest_trunk):
+        plan = plan_tree_attention(subtree_end, dtype=torch.float32)
+    seen = torch.zeros(len(parents), len(parents), dtype=torch.int64)
+    for block in plan.blocks:
+        keys = torch.cat([torch.arange(lo, hi) for lo, hi in block.key_ranges])
+        rows = torch.arange(block.start, block.stop)
+        shown = (keys <= rows[:, None]) if block.mask is None else block.mask == 0
+        seen[rows[:, None], keys] += shown.long()
+    for trunk in plan.trunks:
+        seen[trunk.queries, trunk.start : trunk.stop] += 1
+    assert torch.equal(seen, visible_pairs(subtree_end).long())
+
+
+def path_to(parents: list[int], token: int) -> list[int]:
+    """`token` and all before it."""
+    path = []
+    while token >= 0:
+        path.append(token)
+        token = parents[token]
+    return path
 
 
 def test_blocks_cover_every_query_once_and_save_pairs() -> None:

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from trieline.learner import cpu_flags
+from trieline.kernels import cpu_flags
 from trieline.learner.compute_dtype import choose_dtype, dtype_name
 
 X86 = "processor : 0\nmodel name : A CPU\nflags : fpu avx2 avx512f{}\n\nprocessor : 1\nflags : bf16\n"

@@ -3,17 +3,20 @@
     out[i] = sum over visible j of softmax_j(softcap * tanh(scale * q[i] . k[j] / softcap)) * v[j]
 
 Visible are the P tokens above, if the tokens are a segment whose ancestors were computed before it, and of
-the T own ones those that the plan names. Products over blocks of queries, and for the backward again.
+the T own ones those that the plan names. Products over some queries at a time, and for the backward again;
+their parts become one as those of flash attention do (`flash_parts`).
 Letters as in `tree_attention`.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from trieline.kernels.flash_parts import merge
 from trieline.kernels.tree_plan import (
     MAX_BLOCK,
     TreeAttentionPlan,
@@ -21,8 +24,6 @@ from trieline.kernels.tree_plan import (
     gather_keys,
     sum_dtype,
 )
-
-_Ranges = tuple[tuple[int, int], ...]
 
 
 def capped_attention(
@@ -64,25 +65,29 @@ class _CappedAttention(torch.autograd.Function):
         # The softmax here is no fused one: half precision would round its scores.
         dtype = sum_dtype(plan.forward_dtype)
         q_, k_, v_, keys_above, values_above = (t.to(dtype) for t in (q, k, v, k_above, v_above))
-        out = q_.new_empty(1, q.shape[2], q.shape[1], v.shape[3])
-        lse = q_.new_empty(1, q.shape[1], q.shape[2])
-        for start, stop, ranges, mask in _pieces(plan):
-            keys = torch.cat([keys_above, gather_keys(k_, ranges)], dim=2)
-            values = torch.cat([values_above, gather_keys(v_, ranges)], dim=2)
-            queries = _by_group(q_[:, :, start:stop], k.shape[1])
+        out = q_.new_zeros(1, q.shape[2], q.shape[1], v.shape[3]).transpose(1, 2)
+        lse = q_.new_full((1, q.shape[1], q.shape[2]), -torch.inf)
+        for piece in _pieces(plan, k_above.shape[2]):
+            keys, values = piece.of(k_, keys_above), piece.of(v_, values_above)
+            queries = _by_group(q_[:, :, piece.queries], k.shape[1])
             scores = softcap * torch.tanh(queries @ keys[0].mT * (scale / softcap))
-            _hide(scores, mask, stop - start)
+            piece.hide(scores)
             logsumexp = scores.logsumexp(-1, keepdim=True)
             attended = (scores - logsumexp).exp_() @ values[0]
-            out[:, start:stop] = _by_head(attended, stop - start).transpose(1, 2)
-            lse[:, :, start:stop] = _by_head(logsumexp, stop - start)[..., 0]
+            merge(
+                out,
+                lse,
+                piece.queries,
+                _by_head(attended, piece.num_queries),
+                _by_head(logsumexp, piece.num_queries)[..., 0],
+            )
         out = out.to(q.dtype)
         ctx.save_for_backward(q, k, v, out, lse.to(sum_dtype(q.dtype)))
         # Not among the saved tensors, whose versions are checked: later segments write behind them into the
         # same storage.
         ctx.above = k_above, v_above
         ctx.plan, ctx.scale, ctx.softcap = plan, scale, softcap
-        return out
+        return out.transpose(1, 2)
 
     @staticmethod
     @once_differentiable
@@ -92,55 +97,87 @@ class _CappedAttention(torch.autograd.Function):
         q, k, v, out, lse = ctx.saved_tensors
         dtype = sum_dtype(ctx.plan.backward_dtype)
         q_, k_, v_, keys_above, values_above = (t.to(dtype) for t in (q, k, v, *ctx.above))
-        grad_out, out = grad_out.to(dtype).transpose(1, 2), out.to(dtype).transpose(1, 2)
+        grad_out, out = grad_out.to(dtype).transpose(1, 2), out.to(dtype)
         delta = (grad_out * out).sum(-1)
         grad_q, grad_k, grad_v, grad_k_above, grad_v_above = (
             torch.zeros_like(t) for t in (q_, k_, v_, keys_above, values_above)
         )
-        groups, num_above = k.shape[1], keys_above.shape[2]
-        for start, stop, ranges, mask in _pieces(ctx.plan):
-            keys = torch.cat([keys_above, gather_keys(k_, ranges)], dim=2)
-            values = torch.cat([values_above, gather_keys(v_, ranges)], dim=2)
-            queries, grads = (_by_group(t[:, :, start:stop], groups) for t in (q_, grad_out))
+        groups = k.shape[1]
+        for piece in _pieces(ctx.plan, keys_above.shape[2]):
+            keys, values = piece.of(k_, keys_above), piece.of(v_, values_above)
+            queries, grads = (_by_group(t[:, :, piece.queries], groups) for t in (q_, grad_out))
             tanh = torch.tanh(queries @ keys[0].mT * (ctx.scale / ctx.softcap))
             scores = ctx.softcap * tanh
-            _hide(scores, mask, stop - start)
-            weights = scores.sub_(_by_group(lse[:, :, start:stop, None], groups)).exp_()
+            piece.hide(scores)
+            weights = scores.sub_(_by_group(lse[:, :, piece.queries, None], groups)).exp_()
             grad_weights = grads @ values[0].mT
-            grad_weights -= _by_group(delta[:, :, start:stop, None], groups)
+            grad_weights -= _by_group(delta[:, :, piece.queries, None], groups)
             # d/ds of softcap * tanh(s / softcap) is 1 - tanh^2.
             grad_scores = grad_weights.mul_(weights).mul_(1 - tanh.square()).mul_(ctx.scale)
-            grad_q[:, :, start:stop] = _by_head(grad_scores @ keys[0], stop - start)
-            grad_keys = (grad_scores.mT @ queries)[None]
-            grad_values = (weights.mT @ grads)[None]
-            grad_k_above += grad_keys[:, :, :num_above]
-            grad_v_above += grad_values[:, :, :num_above]
-            add_to_keys(grad_k, grad_keys[:, :, num_above:], ranges)
-            add_to_keys(grad_v, grad_values[:, :, num_above:], ranges)
+            grad_q[:, :, piece.queries] += _by_head(grad_scores @ keys[0], piece.num_queries)
+            piece.add(grad_k, grad_k_above, (grad_scores.mT @ queries)[None])
+            piece.add(grad_v, grad_v_above, (weights.mT @ grads)[None])
         # Those of the ancestors in the precision of sums: they come from many segments.
         own = (t.to(q.dtype) for t in (grad_q, grad_k, grad_v))
         return *own, grad_k_above, grad_v_above, None, None, None  # type: ignore[return-value]
 
 
-def _pieces(plan: TreeAttentionPlan) -> Iterator[tuple[int, int, _Ranges, Tensor]]:
-    """(start, stop, key ranges, mask [B, K] of 0 and -inf) of at most MAX_BLOCK queries each."""
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Piece:
+    """Some queries against some keys: of the plan's own tokens, or all of those above."""
+
+    start: int
+    stop: int
+    key_ranges: tuple[tuple[int, int], ...] | None
+    """None: the keys above."""
+    mask: Tensor | None = None
+    """[B, K] of 0 and -inf. None: all of them are seen."""
+
+    @property
+    def queries(self) -> slice:
+        return slice(self.start, self.stop)
+
+    @property
+    def num_queries(self) -> int:
+        return self.stop - self.start
+
+    def of(self, own: Tensor, above: Tensor) -> Tensor:
+        return above if self.key_ranges is None else gather_keys(own, self.key_ranges)
+
+    def add(self, own: Tensor, above: Tensor, part: Tensor) -> None:
+        if self.key_ranges is None:
+            above += part
+        else:
+            add_to_keys(own, part, self.key_ranges)
+
+    def hide(self, scores: Tensor) -> None:
+        """Add the mask to `scores` [G, repeats * B, K]."""
+        if self.mask is not None:
+            scores.view(len(scores), -1, self.num_queries, scores.shape[-1]).add_(self.mask)
+
+
+def _pieces(plan: TreeAttentionPlan, num_above: int) -> Iterator[_Piece]:
+    """All parts, of at most MAX_BLOCK queries each: those of blocks, of trunks, and the keys above."""
     for block in plan.blocks:
         if block.mask is not None:
-            yield block.start, block.stop, block.key_ranges, block.mask
+            yield _Piece(start=block.start, stop=block.stop, key_ranges=block.key_ranges, mask=block.mask)
             continue
-        for start in range(block.start, block.stop, MAX_BLOCK):
-            stop = min(start + MAX_BLOCK, block.stop)
+        for start, stop in _steps(block.start, block.stop):
             hidden = torch.ones(stop - start, stop - block.start, dtype=torch.bool).triu(
                 start - block.start + 1
             )
             mask = torch.zeros(hidden.shape).masked_fill_(hidden, -torch.inf)
-            yield start, stop, ((block.start, stop),), mask
+            yield _Piece(start=start, stop=stop, key_ranges=((block.start, stop),), mask=mask)
+    for trunk in plan.trunks:
+        for start, stop in _steps(trunk.stop, trunk.end):
+            yield _Piece(start=start, stop=stop, key_ranges=((trunk.start, trunk.stop),))
+    if num_above:
+        for start, stop in _steps(0, plan.num_tokens):
+            yield _Piece(start=start, stop=stop, key_ranges=None)
 
 
-def _hide(scores: Tensor, mask: Tensor, num_queries: int) -> None:
-    """Add `mask` [B, K] to the last K columns of `scores` [G, repeats * B, P + K]; all see those above."""
-    own = scores.view(len(scores), -1, num_queries, scores.shape[-1])[..., -mask.shape[1] :]
-    own += mask
+def _steps(start: int, stop: int) -> Iterator[tuple[int, int]]:
+    return ((lo, min(lo + MAX_BLOCK, stop)) for lo in range(start, stop, MAX_BLOCK))
 
 
 def _by_group(by_head: Tensor, groups: int) -> Tensor:

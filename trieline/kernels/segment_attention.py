@@ -6,14 +6,7 @@ attention holds. Over all keys, with own[i] the keys of the segment that query i
     out[i] = sum over j in 0:P and own[i] of softmax_j(scale * q[i] . k[j]) * v[j]
 
 (with capped scores as in `tree_attention`). `reference_segment_attention` is that formula with a dense mask,
-and the specification. On CPU both parts run apart, the ancestors without a mask, and merge by their
-log-sum-exps:
-
-    lse = log(exp(lse_above) + exp(lse_own))
-    out = exp(lse_above - lse) out_above + exp(lse_own - lse) out_own
-
-The backward of each part is that of flash attention with the merged `out` and `lse`: with p = exp(s - lse) it
-needs nothing else of the other part. Letters as in `tree_attention`.
+and the specification. On CPU the ancestors are one more part (`flash_parts`). Letters as in `tree_attention`.
 """
 
 from typing import Any
@@ -23,16 +16,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from trieline.kernels.capped_attention import capped_attention
+from trieline.kernels.flash_parts import Backward, attend_more, attend_parts
 from trieline.kernels.tree_attention import attend_visible, tree_attention, visible_pairs
-from trieline.kernels.tree_plan import (
-    TreeAttentionPlan,
-    add_to_keys,
-    gather_keys,
-    sum_dtype,
-)
-
-_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-_flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+from trieline.kernels.tree_plan import TreeAttentionPlan, sum_dtype
 
 
 def segment_attention(
@@ -87,7 +73,7 @@ def reference_segment_attention(
 
 
 class _SegmentAttention(torch.autograd.Function):
-    """Both parts in the precisions of the plan; `out` and `lse` are those of all keys."""
+    """The parts of the plan, and the ancestors, whom all queries see."""
 
     @staticmethod
     def forward(
@@ -100,80 +86,25 @@ class _SegmentAttention(torch.autograd.Function):
         plan: TreeAttentionPlan,
         scale: float,
     ) -> Tensor:
-        dtype = plan.forward_dtype
-        q_, k_, v_ = q.to(dtype), k.to(dtype), v.to(dtype)
-        above, lse_above = _flash(
-            q_, k_above.to(dtype), v_above.to(dtype), 0.0, False, attn_mask=None, scale=scale
-        )
-        lse = torch.empty_like(lse_above)
-        out = q_.new_empty(1, q.shape[2], q.shape[1], q.shape[3])
-        for block in plan.blocks:
-            queries = slice(block.start, block.stop)
-            own, lse_own = _flash(
-                q_[:, :, queries],
-                gather_keys(k_, block.key_ranges),
-                gather_keys(v_, block.key_ranges),
-                0.0,
-                block.mask is None,
-                attn_mask=block.mask,
-                scale=scale,
-            )
-            lse[..., queries] = torch.logaddexp(lse_above[..., queries], lse_own)
-            share = (lse_own - lse[..., queries]).exp()[..., None]
-            rest = above[:, :, queries].to(lse.dtype)
-            out[:, queries] = torch.lerp(rest, own.to(lse.dtype), share).transpose(1, 2)
+        q_, k_, v_, keys, values = (t.to(plan.forward_dtype) for t in (q, k, v, k_above, v_above))
+        out, lse = attend_parts(q_, k_, v_, plan, scale)
+        attend_more(out, lse, q_, keys, values, slice(None), scale)
         out = out.to(q.dtype)
         ctx.save_for_backward(q, k, v, out, lse.to(sum_dtype(q.dtype)))
         # Not among the saved tensors, whose versions are checked: later segments write behind them into the
         # same storage.
         ctx.k_above, ctx.v_above = k_above, v_above
         ctx.plan, ctx.scale = plan, scale
-        return out
+        return out.transpose(1, 2)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, None, None]:
         q, k, v, out, lse = ctx.saved_tensors
         dtype = ctx.plan.backward_dtype
-        q_, k_, v_ = q.to(dtype), k.to(dtype), v.to(dtype)
-        grad_out, out = grad_out.to(dtype).transpose(1, 2), out.to(dtype).transpose(1, 2)
-        grad_q, grad_k_above, grad_v_above = _flash_backward(
-            grad_out,
-            q_,
-            ctx.k_above.to(dtype),
-            ctx.v_above.to(dtype),
-            out,
-            lse,
-            0.0,
-            False,
-            attn_mask=None,
-            scale=ctx.scale,
-        )
-        grad_k, grad_v = (torch.zeros_like(t, dtype=sum_dtype(q.dtype)) for t in (k, v))
-        for block in ctx.plan.blocks:
-            queries = slice(block.start, block.stop)
-            grad_q_block, grad_keys, grad_values = _flash_backward(
-                grad_out[:, :, queries],
-                q_[:, :, queries],
-                gather_keys(k_, block.key_ranges),
-                gather_keys(v_, block.key_ranges),
-                out[:, :, queries],
-                lse[..., queries],
-                0.0,
-                block.backward_mask is None,
-                attn_mask=block.backward_mask,
-                scale=ctx.scale,
-            )
-            grad_q[:, :, queries] += grad_q_block
-            add_to_keys(grad_k, grad_keys, block.key_ranges)
-            add_to_keys(grad_v, grad_values, block.key_ranges)
-        return (
-            grad_q.to(q.dtype),
-            grad_k.to(q.dtype),
-            grad_v.to(q.dtype),
-            # Those of the ancestors in the precision of sums: they come from many segments.
-            grad_k_above.to(sum_dtype(q.dtype)),
-            grad_v_above.to(sum_dtype(q.dtype)),
-            None,
-            None,
-        )
+        backward = Backward(grad_out.transpose(1, 2).to(dtype), q.to(dtype), out.to(dtype), lse, ctx.scale)
+        above = backward.part(ctx.k_above.to(dtype), ctx.v_above.to(dtype), slice(None))
+        grad_k, grad_v = backward.parts(k.to(dtype), v.to(dtype), ctx.plan)
+        own = (t.to(q.dtype) for t in (backward.grad_q, grad_k, grad_v))
+        # Those of the ancestors in the precision of sums: they come from many segments.
+        return *own, *(t.to(sum_dtype(q.dtype)) for t in above), None, None  # type: ignore[return-value]

@@ -6,8 +6,7 @@ Query i sees key j iff `j <= i < subtree_end[j]`, which is: j is i or an ancesto
 
 with c(s) = s, or c(s) = softcap * tanh(s / softcap) for models that cap their scores.
 `reference_tree_attention` is that formula with a dense mask, and the specification. On a GPU the Triton
-kernels of `tree_attention_op` run. On CPU each block of the plan runs against the keys of its ancestors and
-its own.
+kernels of `tree_attention_op` run. On CPU the parts of the plan run one after the other (`flash_parts`).
 Shapes: T tokens, H query heads, G key-value heads, D head size.
 """
 
@@ -19,15 +18,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from trieline.kernels.capped_attention import capped_attention
-from trieline.kernels.tree_plan import (
-    TreeAttentionPlan,
-    add_to_keys,
-    gather_keys,
-    sum_dtype,
-)
-
-_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-_flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+from trieline.kernels.flash_parts import Backward, attend_parts
+from trieline.kernels.tree_plan import TreeAttentionPlan, sum_dtype
 
 
 def tree_attention(
@@ -52,7 +44,7 @@ def tree_attention(
     if softcap:
         nothing = k[:, :, :0]
         return capped_attention(q, k, v, nothing, nothing, plan, scale=scale, softcap=softcap)
-    out: Tensor = _BlockedAttention.apply(q, k, v, plan, scale)  # type: ignore[no-untyped-call]
+    out: Tensor = _TreeAttention.apply(q, k, v, plan, scale)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -85,61 +77,23 @@ def attend_visible(
     return (weights @ v.repeat_interleave(repeats, dim=1)).transpose(1, 2)
 
 
-class _BlockedAttention(torch.autograd.Function):
-    """Flash attention block by block, in the precisions of the plan."""
+class _TreeAttention(torch.autograd.Function):
+    """All parts of the plan, in its precisions."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, plan: TreeAttentionPlan, scale: float) -> Tensor:
         q_, k_, v_ = (t.to(plan.forward_dtype) for t in (q, k, v))
-        out = q_.new_empty(1, q.shape[2], q.shape[1], q.shape[3])
-        logsumexps = []
-        for block in plan.blocks:
-            out_block, logsumexp = _flash(
-                q_[:, :, block.start : block.stop],
-                gather_keys(k_, block.key_ranges),
-                gather_keys(v_, block.key_ranges),
-                0.0,
-                block.mask is None,
-                attn_mask=block.mask,
-                scale=scale,
-            )
-            out[:, block.start : block.stop] = out_block.transpose(1, 2)
-            logsumexps.append(logsumexp.to(sum_dtype(q.dtype)))
+        out, lse = attend_parts(q_, k_, v_, plan, scale)
         out = out.to(q.dtype)
-        ctx.save_for_backward(q, k, v, out, *logsumexps)
+        ctx.save_for_backward(q, k, v, out, lse.to(sum_dtype(q.dtype)))
         ctx.plan, ctx.scale = plan, scale
-        return out
+        return out.transpose(1, 2)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        q, k, v, out, *logsumexps = ctx.saved_tensors
+        q, k, v, out, lse = ctx.saved_tensors
         dtype = ctx.plan.backward_dtype
-        q_, k_, v_ = q.to(dtype), k.to(dtype), v.to(dtype)
-        grad_out, out = grad_out.to(dtype).transpose(1, 2), out.to(dtype).transpose(1, 2)
-        grad_q = _zeros_by_token(q_, dtype)
-        grad_k, grad_v = (_zeros_by_token(t, sum_dtype(q.dtype)) for t in (k_, v_))
-        for block, logsumexp in zip(ctx.plan.blocks, logsumexps, strict=True):
-            queries = slice(block.start, block.stop)
-            grad_q_block, grad_keys, grad_values = _flash_backward(
-                grad_out[:, :, queries],
-                q_[:, :, queries],
-                gather_keys(k_, block.key_ranges),
-                gather_keys(v_, block.key_ranges),
-                out[:, :, queries],
-                logsumexp,
-                0.0,
-                block.backward_mask is None,
-                attn_mask=block.backward_mask,
-                scale=ctx.scale,
-            )
-            grad_q[:, :, queries] = grad_q_block
-            add_to_keys(grad_k, grad_keys, block.key_ranges)
-            add_to_keys(grad_v, grad_values, block.key_ranges)
-        return grad_q.to(q.dtype), grad_k.to(q.dtype), grad_v.to(q.dtype), None, None
-
-
-def _zeros_by_token(like: Tensor, dtype: torch.dtype) -> Tensor:
-    """Zeros [1, heads, T, D] that lie in memory as [T, heads, D], the order in which the model has them."""
-    _, heads, tokens, size = like.shape
-    return like.new_zeros(1, tokens, heads, size, dtype=dtype).transpose(1, 2)
+        backward = Backward(grad_out.transpose(1, 2).to(dtype), q.to(dtype), out.to(dtype), lse, ctx.scale)
+        grad_k, grad_v = backward.parts(k.to(dtype), v.to(dtype), ctx.plan)
+        return backward.grad_q.to(q.dtype), grad_k.to(q.dtype), grad_v.to(q.dtype), None, None

@@ -1,7 +1,10 @@
-"""How the queries of a trie are cut into blocks that see few keys they must not see, once a pack.
+"""How the attention of a trie is cut into parts that compute few pairs in vain, once a pack.
 
-Tokens stand in depth-first preorder; query i sees key j iff `j <= i < subtree_end[j]`. On the CPU a block
-runs against the keys of its ancestors and its own. Shapes: B queries of a block, T tokens.
+Tokens stand in depth-first preorder; query i sees key j iff `j <= i < subtree_end[j]`. On the CPU a *trunk*,
+a long chain under which something hangs, runs against everything below it at once: those queries are one run
+of tokens, and all of them see all of its keys, so nothing is masked and nothing is copied. What is left is
+cut into blocks of queries, which run against their own keys and those of the ancestors that are no trunks.
+Shapes: B queries of a block, T tokens.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from trieline.kernels.cpu_flags import has_bfloat16
 from trieline.kernels.gpu import takes_triton
 
 if TYPE_CHECKING:
@@ -20,6 +24,8 @@ if TYPE_CHECKING:
 
 MAX_BLOCK = 128
 """Queries of a block. A block inside a chain computes half a square of this side in vain."""
+MIN_TRUNK = 256
+"""Tokens of a chain from which it is a trunk. Shorter ones cost less as keys copied together for a block."""
 BLOCK_OVERHEAD_PAIRS = 2000
 """What one more block costs, in query-key pairs: two small blocks become one if that adds fewer pairs.
 Measured with 9 heads of 64 in float32: about 90 us against 8 kFLOP a pair, forward and backward."""
@@ -29,7 +35,7 @@ HALF_DTYPES = (torch.bfloat16, torch.float16)
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class QueryBlock:
-    """Queries `start:stop` against the keys of `key_ranges`, the last of which is `start:stop` itself."""
+    """Queries `start:stop` against the keys of `key_ranges`, the last of which ends with their own."""
 
     start: int
     stop: int
@@ -40,6 +46,19 @@ class QueryBlock:
     """The same in the precision of the backward."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trunk:
+    """Keys `start:stop`, which all queries `stop:end` see."""
+
+    start: int
+    stop: int
+    end: int
+
+    @property
+    def queries(self) -> slice:
+        return slice(self.stop, self.end)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class TreeAttentionPlan:
     """What all layers of one forward pass share: built once from `subtree_end`."""
@@ -47,7 +66,8 @@ class TreeAttentionPlan:
     subtree_end: Tensor
     """[T] int32 or int64."""
     blocks: tuple[QueryBlock, ...]
-    """Empty on devices other than the CPU."""
+    """Of all queries, in order. Empty on devices other than the CPU."""
+    trunks: tuple[Trunk, ...]
     forward_dtype: torch.dtype
     """What the CPU path computes the result in, and below, the gradients."""
     backward_dtype: torch.dtype
@@ -61,7 +81,8 @@ class TreeAttentionPlan:
     @property
     def num_pairs(self) -> int:
         """Query-key pairs that the blocks compute, visible or not."""
-        return sum((b.stop - b.start) * sum(hi - lo for lo, hi in b.key_ranges) for b in self.blocks)
+        in_blocks = sum((b.stop - b.start) * _size(b.key_ranges) for b in self.blocks)
+        return in_blocks + sum((t.end - t.stop) * (t.stop - t.start) for t in self.trunks)
 
 
 def reproducible_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -88,13 +109,16 @@ def plan_tree_attention(
         subtree_end: as in the module.
         dtype: of queries, keys and values.
         reproducible: on a CPU in half precision, compute the result in float64 (`reproducible_dtype`) and
-            gradients in float32. Without it both are computed in half precision, about twice as fast where
-            the CPU has instructions for it.
+            gradients in float32. Without it the result is computed in half precision, and so are gradients
+            where the CPU has instructions for it: elsewhere float32 is three times as fast.
     """
     forward_dtype, backward_dtype = dtype, dtype
     if reproducible:
-        forward_dtype, backward_dtype = reproducible_dtype(dtype), sum_dtype(dtype)
+        forward_dtype = reproducible_dtype(dtype)
+    if reproducible or not has_bfloat16():
+        backward_dtype = sum_dtype(dtype)
     blocks: tuple[QueryBlock, ...] = ()
+    trunks: tuple[Trunk, ...] = ()
     gpu_blocks = None
     if takes_triton(subtree_end.device, dtype):
         # Not at the top: without Triton this module must import.
@@ -102,10 +126,18 @@ def plan_tree_attention(
 
         gpu_blocks = plan_tree_blocks(subtree_end)
     elif subtree_end.device.type == "cpu":
-        blocks = _query_blocks(subtree_end, forward_dtype, backward_dtype)
+        ends = subtree_end.tolist()
+        chains = _chains(ends)
+        trunks = tuple(
+            Trunk(start=start, stop=stop, end=ends[start])
+            for start, stop in chains
+            if stop - start >= MIN_TRUNK and stop < ends[start]
+        )
+        blocks = _query_blocks(subtree_end, ends, _cut(ends, chains, trunks), (forward_dtype, backward_dtype))
     return TreeAttentionPlan(
         subtree_end=subtree_end,
         blocks=blocks,
+        trunks=trunks,
         forward_dtype=forward_dtype,
         backward_dtype=backward_dtype,
         gpu_blocks=gpu_blocks,
@@ -113,13 +145,11 @@ def plan_tree_attention(
 
 
 def _query_blocks(
-    subtree_end: Tensor, forward_dtype: torch.dtype, backward_dtype: torch.dtype
+    subtree_end: Tensor, ends: list[int], cuts: list[Cut], precisions: tuple[torch.dtype, torch.dtype]
 ) -> tuple[QueryBlock, ...]:
-    ends = subtree_end.tolist()
-    cuts = _cut(ends)
+    """The blocks of `cuts` with their masks in the `precisions` of forward and backward."""
     longest = max((_size(key_ranges) for _, _, key_ranges in cuts), default=0)
-    precisions = dict.fromkeys((forward_dtype, backward_dtype))
-    chain_masks = [_chain_mask(longest, precision) for precision in precisions]
+    chain_masks = [_chain_mask(longest, precision) for precision in dict.fromkeys(precisions)]
     blocks = []
     for start, stop, key_ranges in cuts:
         is_chain = len(set(ends[start:stop])) == 1
@@ -129,8 +159,8 @@ def _query_blocks(
             corner = MAX_BLOCK - (stop - start), longest - _size(key_ranges)
             masks = [mask[corner[0] :, corner[1] :] for mask in chain_masks]
         else:
-            mask = _branching_mask(subtree_end, start, stop, key_ranges, forward_dtype)
-            masks = [mask, mask.to(backward_dtype)]
+            mask = _branching_mask(subtree_end, start, stop, key_ranges, precisions[0])
+            masks = [mask, mask.to(precisions[1])]
         blocks.append(
             QueryBlock(start=start, stop=stop, key_ranges=key_ranges, mask=masks[0], backward_mask=masks[-1])
         )
@@ -155,23 +185,30 @@ def add_to_keys(total: Tensor, part: Tensor, ranges: Sequence[tuple[int, int]]) 
 Cut = tuple[int, int, tuple[tuple[int, int], ...]]
 
 
-def _cut(ends: list[int]) -> list[Cut]:
+def _cut(ends: list[int], chains: list[tuple[int, int]], trunks: Sequence[Trunk]) -> list[Cut]:
     """Blocks (start, stop, key ranges) in preorder: chains, neighbours joined where that is cheap."""
     cuts: list[Cut] = []
-    # The chains from the root to the current place: (start, stop, subtree_end).
+    trunk_starts = {trunk.start for trunk in trunks}
+    # The chains from the root to the current place that are no trunks: (start, stop, subtree_end).
     above: list[tuple[int, int, int]] = []
-    for start, stop in _chains(ends):
+    may_join = False
+    for start, stop in chains:
         while above and above[-1][2] <= start:
             above.pop()
-        size = MAX_BLOCK if above else max(stop - start, 1)
+        size = MAX_BLOCK if above else stop - start
         for lo in range(start, stop, size):
             hi = min(lo + size, stop)
             ancestors = _merge_adjacent(
                 [*((a, b) for a, b, _ in above), *([(start, lo)] if lo > start else [])]
             )
             cut = (lo, hi, _merge_adjacent([*ancestors, (lo, hi)]))
-            _append_or_join(cuts, cut)
-        above.append((start, stop, ends[stop - 1]))
+            _append_or_join(cuts, cut, may_join=may_join)
+            may_join = True
+        if start in trunk_starts:
+            # What hangs below has its keys already.
+            may_join = False
+        else:
+            above.append((start, stop, ends[start]))
     return cuts
 
 
@@ -181,8 +218,8 @@ def _chains(ends: list[int]) -> list[tuple[int, int]]:
     return list(zip(starts, [*starts[1:], len(ends)], strict=True))
 
 
-def _append_or_join(cuts: list[Cut], cut: Cut) -> None:
-    if cuts and cut[1] - cuts[-1][0] <= MAX_BLOCK:
+def _append_or_join(cuts: list[Cut], cut: Cut, *, may_join: bool) -> None:
+    if may_join and cut[1] - cuts[-1][0] <= MAX_BLOCK:
         start, stop, key_ranges = cuts[-1]
         # Keys of the joined block: the ancestors of its first token, and itself.
         keys = _size(key_ranges) + cut[1] - stop

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional
 
-from trieline.learner.cpu_flags import cpu_flags
+from trieline.kernels.cpu_flags import BFLOAT16_FLAGS, has_bfloat16
 
 log = logging.getLogger(__name__)
 
@@ -17,19 +17,16 @@ NAMED_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # Rows, outputs and inputs of the measured product: a layer of a small model under a decode batch.
 PROBE_SHAPE = (64, 1536, 576)
 PROBE_REPEATS = 12
-# On x86, and on ARM. Where one is there, bfloat16 multiplies at least twice as fast as float32. A measured
-# speed-up would differ between programs that start on a busy machine at the same time.
-BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 
 
 def choose_dtype(name: str) -> torch.dtype:
     """The compute precision that `name` (`auto`, `float32` or `bfloat16`) stands for on this machine."""
     if name == "auto":
-        found = sorted(cpu_flags() & BFLOAT16_FLAGS)
-        dtype = torch.bfloat16 if found else torch.float32
-        reason = ", ".join(found) if found else f"no {' or '.join(sorted(BFLOAT16_FLAGS))}"
-        log.info("compute dtype %s: this CPU has %s", dtype_name(dtype), reason)
-        return dtype
+        # Read, not measured: programs that start on a busy machine at the same time would come to different
+        # results.
+        found = has_bfloat16()
+        log.info("this CPU has %s %s", "one of" if found else "none of", ", ".join(sorted(BFLOAT16_FLAGS)))
+        return torch.bfloat16 if found else torch.float32
     if name not in NAMED_DTYPES:
         msg = f"expected a dtype out of auto, {', '.join(NAMED_DTYPES)}; got {name!r}"
         raise ValueError(msg)

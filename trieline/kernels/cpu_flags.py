@@ -3,6 +3,8 @@
 from pathlib import Path
 
 CPUINFO = Path("/proc/cpuinfo")
+BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
+"""On x86, and on ARM."""
 
 
 def cpu_field(name: str) -> str | None:
@@ -14,6 +16,11 @@ def cpu_field(name: str) -> str | None:
         if key.strip() == name:
             return value.strip()
     return None
+
+
+def has_bfloat16() -> bool:
+    """Whether there are instructions that multiply bfloat16, at least twice as fast as float32."""
+    return bool(cpu_flags() & BFLOAT16_FLAGS)
 
 
 def cpu_flags() -> frozenset[str]:

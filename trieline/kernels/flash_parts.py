@@ -1,0 +1,116 @@
+"""The parts of a trie's attention by torch's flash attention for the CPU, and how they become one.
+
+A part is some queries against some keys, all of which they see, or those that a mask names. With the results
+of two parts and their log-sum-exps,
+
+    lse = log(exp(lse_1) + exp(lse_2))
+    out = exp(lse_1 - lse) out_1 + exp(lse_2 - lse) out_2
+
+is the result over the keys of both. The backward of each part is that of flash attention with the merged
+`out` and `lse`: with p = exp(s - lse) it needs nothing of the other parts. Letters as in `tree_attention`.
+"""
+
+import torch
+from torch import Tensor
+
+from trieline.kernels.tree_plan import TreeAttentionPlan, add_to_keys, gather_keys, sum_dtype
+
+flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+"""(q, k, v, dropout, is_causal, attn_mask=, scale=) to the result [1, H, T, D] and log-sum-exps [1, H, T]."""
+_flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+
+
+def attend_parts(
+    q: Tensor, k: Tensor, v: Tensor, plan: TreeAttentionPlan, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Result [1, H, T, D] and log-sum-exps [1, H, T] over all blocks and trunks, in the precision of sums."""
+    _, heads, tokens, size = q.shape
+    dtype = sum_dtype(q.dtype)
+    # In memory as [T, H, D], the order in which the model goes on with it.
+    out = q.new_empty(1, tokens, heads, size, dtype=dtype).transpose(1, 2)
+    lse = q.new_empty(1, heads, tokens, dtype=dtype)
+    for block in plan.blocks:
+        queries = slice(block.start, block.stop)
+        out[:, :, queries], lse[..., queries] = flash(
+            q[:, :, queries],
+            gather_keys(k, block.key_ranges),
+            gather_keys(v, block.key_ranges),
+            0.0,
+            block.mask is None,
+            attn_mask=block.mask,
+            scale=scale,
+        )
+    for trunk in plan.trunks:
+        keys = slice(trunk.start, trunk.stop)
+        attend_more(out, lse, q, k[:, :, keys], v[:, :, keys], trunk.queries, scale)
+    return out, lse
+
+
+def attend_more(
+    out: Tensor, lse: Tensor, q: Tensor, k: Tensor, v: Tensor, queries: slice, scale: float
+) -> None:
+    """Merge into `out` and `lse` what `queries` find at keys that all of them see."""
+    merge(out, lse, queries, *flash(q[:, :, queries], k, v, 0.0, False, attn_mask=None, scale=scale))
+
+
+def merge(out: Tensor, lse: Tensor, queries: slice, part: Tensor, part_lse: Tensor) -> None:
+    """Make one of what is in `out` [1, H, T, D] and `lse` [1, H, T] of `queries`, and of one more part."""
+    before = lse[..., queries]
+    merged = torch.logaddexp(before, part_lse)
+    share = (part_lse - merged).exp_()[..., None]
+    out[:, :, queries].lerp_(part.to(out.dtype), share)
+    before.copy_(merged)
+
+
+class Backward:
+    """Gradients of parts, summed over them; `grad_out`, `q` and `out` are of all queries."""
+
+    def __init__(self, grad_out: Tensor, q: Tensor, out: Tensor, lse: Tensor, scale: float) -> None:
+        self._grad_out, self._q, self._out, self._lse = grad_out, q, out, lse
+        self._scale = scale
+        self.grad_q = zeros_by_token(q)
+
+    def part(
+        self, k: Tensor, v: Tensor, queries: slice, *, mask: Tensor | None = None, is_causal: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Add the gradient of `queries` by these keys; returns those of keys and values."""
+        grad_q, grad_k, grad_v = _flash_backward(
+            self._grad_out[:, :, queries],
+            self._q[:, :, queries],
+            k,
+            v,
+            self._out[:, :, queries],
+            self._lse[..., queries],
+            0.0,
+            is_causal,
+            attn_mask=mask,
+            scale=self._scale,
+        )
+        self.grad_q[:, :, queries] += grad_q
+        return grad_k, grad_v
+
+    def parts(self, k: Tensor, v: Tensor, plan: TreeAttentionPlan) -> tuple[Tensor, Tensor]:
+        """Those of all blocks and trunks of `plan`; returns the gradients of `k` and `v`."""
+        totals = zeros_by_token(k), zeros_by_token(v)
+        for block in plan.blocks:
+            gradients = self.part(
+                gather_keys(k, block.key_ranges),
+                gather_keys(v, block.key_ranges),
+                slice(block.start, block.stop),
+                mask=block.backward_mask,
+                is_causal=block.backward_mask is None,
+            )
+            for total, gradient in zip(totals, gradients, strict=True):
+                add_to_keys(total, gradient, block.key_ranges)
+        for trunk in plan.trunks:
+            keys = slice(trunk.start, trunk.stop)
+            gradients = self.part(k[:, :, keys], v[:, :, keys], trunk.queries)
+            for total, gradient in zip(totals, gradients, strict=True):
+                total[:, :, keys] += gradient
+        return totals
+
+
+def zeros_by_token(like: Tensor) -> Tensor:
+    """Zeros [1, heads, T, D] in the precision of sums, in memory as [T, heads, D]: the model's order."""
+    _, heads, tokens, size = like.shape
+    return like.new_zeros(1, tokens, heads, size, dtype=sum_dtype(like.dtype)).transpose(1, 2)
