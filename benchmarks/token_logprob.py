@@ -187,7 +187,7 @@ def plot(rows: list[dict[str, Any]], title: str, path: Path) -> None:
     names = [row["side"] for row in shown]
     for axis, entry, label in zip(axes, ("ms", "peak_gib"), ("ms", "peak GiB"), strict=True):
         bars = axis.bar(names, [row[entry] for row in shown], color=["C0", *["grey"] * (len(shown) - 1)])
-        axis.bar_label(bars, fmt="%.3g")
+        axis.bar_label(bars, fmt="{:.4g}")
         axis.set_ylabel(label)
         axis.margins(y=0.15)
     figure.suptitle(title)
