@@ -24,7 +24,9 @@ def test_auto_is_what_the_cpu_has_instructions_for(
 ) -> None:
     (tmp_path / "cpuinfo").write_text(cpuinfo)
     monkeypatch.setattr(cpu_flags, "CPUINFO", tmp_path / "cpuinfo")
+    cpu_flags.has_bfloat16.cache_clear()
     assert choose_dtype("auto") == dtype
+    cpu_flags.has_bfloat16.cache_clear()
 
 
 def test_a_dtype_by_name() -> None:

@@ -1,5 +1,6 @@
 """The instruction sets of this CPU, as the kernel names them. Imports no torch."""
 
+import functools
 from pathlib import Path
 
 CPUINFO = Path("/proc/cpuinfo")
@@ -18,6 +19,7 @@ def cpu_field(name: str) -> str | None:
     return None
 
 
+@functools.cache
 def has_bfloat16() -> bool:
     """Whether there are instructions that multiply bfloat16, at least twice as fast as float32."""
     return bool(cpu_flags() & BFLOAT16_FLAGS)

@@ -80,7 +80,7 @@ class TreeAttentionPlan:
 
     @property
     def num_pairs(self) -> int:
-        """Query-key pairs that the blocks compute, visible or not."""
+        """Query-key pairs that are computed, visible or not."""
         in_blocks = sum((b.stop - b.start) * _size(b.key_ranges) for b in self.blocks)
         return in_blocks + sum((t.end - t.stop) * (t.stop - t.start) for t in self.trunks)
 
@@ -103,7 +103,7 @@ def sum_dtype(dtype: torch.dtype) -> torch.dtype:
 def plan_tree_attention(
     subtree_end: Tensor, *, dtype: torch.dtype, reproducible: bool = True
 ) -> TreeAttentionPlan:
-    """Cut the preorder `subtree_end` [T] into blocks for queries of `dtype` on its device.
+    """Cut the preorder `subtree_end` [T] into parts for queries of `dtype` on its device.
 
     Args:
         subtree_end: as in the module.
