@@ -1,3 +1,4 @@
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,13 @@ from trieline.kernels import cpu_flags
 from trieline.learner.compute_dtype import choose_dtype, dtype_name
 
 X86 = "processor : 0\nmodel name : A CPU\nflags : fpu avx2 avx512f{}\n\nprocessor : 1\nflags : bf16\n"
+
+
+@pytest.fixture(autouse=True)
+def read_anew() -> Iterator[None]:
+    cpu_flags.has_bfloat16.cache_clear()
+    yield
+    cpu_flags.has_bfloat16.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -24,9 +32,7 @@ def test_auto_is_what_the_cpu_has_instructions_for(
 ) -> None:
     (tmp_path / "cpuinfo").write_text(cpuinfo)
     monkeypatch.setattr(cpu_flags, "CPUINFO", tmp_path / "cpuinfo")
-    cpu_flags.has_bfloat16.cache_clear()
     assert choose_dtype("auto") == dtype
-    cpu_flags.has_bfloat16.cache_clear()
 
 
 def test_a_dtype_by_name() -> None:

@@ -1,6 +1,7 @@
 import asyncio
 import contextlib
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,24 +12,27 @@ from tests.trees import random_tree
 from trieline.actors.wire.config import LinksConfig
 from trieline.actors.wire.messages import Assignment
 from trieline.actors.wire.trajectory_link import TreeSender
-from trieline.learner.config import LearnerConfig
 from trieline.learner.errors import JournalError
-from trieline.learner.journal import read_journal
+from trieline.learner.journal import Journal, read_journal
 from trieline.learner.live_links import LiveLinks, read_accepted, run_id_of
 
 WAIT_S = 10.0
 
 
-def open_links(links: LinksConfig, run_dir: Path) -> LiveLinks:
-    return LiveLinks(
-        LearnerConfig(),
-        links,
-        run_dir,
-        vocab_size=1000,
-        accepted=read_accepted(run_dir / "journal", 0),
-        weights_bytes=0,
-        stop=threading.Event(),
-    )
+@contextlib.contextmanager
+def open_links(links: LinksConfig, run_dir: Path) -> Iterator[LiveLinks]:
+    with contextlib.closing(Journal(run_dir / "journal")) as journal:
+        live = LiveLinks(
+            links,
+            run_dir,
+            journal=journal,
+            vocab_size=1000,
+            accepted=read_accepted(run_dir / "journal", 0),
+            weights_bytes=0,
+            stop=threading.Event(),
+        )
+        with contextlib.closing(live):
+            yield live
 
 
 @pytest.mark.parametrize("goes_on", [True, False])
@@ -43,13 +47,14 @@ def test_a_tree_asked_for_before_a_restart_is_taken_by_its_run_and_by_no_other(
             stack.push_async_callback(sender.close)
             await sender.start()
             # No tree was in the journal when the learner ended.
-            before = stack.enter_context(contextlib.closing(open_links(links, tmp_path / "run")))
+            first_start = stack.enter_context(contextlib.ExitStack())
+            before = first_start.enter_context(open_links(links, tmp_path / "run"))
             before.receiver.offer([Assignment(assignment_id=0, env_id="test/Random-v0", seed=0)])
             assignment = await sender.next_assignment(WAIT_S)
-            await asyncio.to_thread(before.close)
+            await asyncio.to_thread(first_start.close)
             await sender.send(assignment.assignment_id, random_tree(np.random.default_rng(0)))
             run_dir = tmp_path / ("run" if goes_on else "another")
-            after = stack.enter_context(contextlib.closing(open_links(links, run_dir)))
+            after = stack.enter_context(open_links(links, run_dir))
             await sender.flush(WAIT_S)
             assert after.metrics()["link/rejected_trees"] == (0 if goes_on else 1)
             assert sender.rejected == (0 if goes_on else 1)

@@ -14,7 +14,7 @@ from tests.learner.live_parts import free_links
 from trieline.actors.wire.config import LinksConfig
 from trieline.actors.wire.errors import PeerTimeoutError
 from trieline.actors.wire.weights_link import WeightsPublisher, WeightsSubscriber
-from trieline.learner.file_lock import reading
+from trieline.learner.file_lock import reading, try_lock
 from trieline.learner.weights import SHARED_MEMORY, WeightsOutbox, outbox_folder
 
 
@@ -62,6 +62,7 @@ def test_memory_of_a_version_that_nobody_reads_is_used_again(
         outbox.publish(version, {"w": torch.full((9 - version,), float(version))}) for version in (0, 1, 2)
     ]
     first = paths[0].stat().st_ino
+    wait_until_unheld(paths[0])  # the publisher serves the newest two
     fourth = outbox.publish(3, {"w": torch.full((6,), 3.0)})
     assert fourth.stat().st_ino == first
     assert load_file(fourth)["w"].tolist() == [3.0] * 6, "nothing of the longer file is left"
@@ -75,6 +76,16 @@ def test_memory_of_a_version_that_nobody_reads_is_used_again(
         assert load(file.read())["w"].tolist() == [1.0] * 8, "what is being read does not change"
     assert load_file(fifth)["w"].tolist() == [4.0] * 5
     outbox.close()
+
+
+def wait_until_unheld(path: Path) -> None:
+    with path.open("rb") as file:
+        for _ in range(1000):
+            if try_lock(file.fileno()):
+                return
+            time.sleep(0.01)
+    message = f"{path} is still held"
+    raise AssertionError(message)
 
 
 def wait_for(server: WeightsSubscriber, version: int) -> Path:

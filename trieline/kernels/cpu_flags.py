@@ -21,7 +21,7 @@ def cpu_field(name: str) -> str | None:
 
 @functools.cache
 def has_bfloat16() -> bool:
-    """Whether there are instructions that multiply bfloat16, at least twice as fast as float32."""
+    """Whether there are instructions that multiply bfloat16."""
     return bool(cpu_flags() & BFLOAT16_FLAGS)
 
 

@@ -42,7 +42,7 @@ def tree_attention(
     if q.device.type != "cpu":
         return reference_tree_attention(q, k, v, plan.subtree_end, scale=scale, softcap=softcap)
     if softcap:
-        nothing = k[:, :, :0]
+        nothing = k[:, :, :0].detach()
         return capped_attention(q, k, v, nothing, nothing, plan, scale=scale, softcap=softcap)
     out: Tensor = _TreeAttention.apply(q, k, v, plan, scale)  # type: ignore[no-untyped-call]
     return out

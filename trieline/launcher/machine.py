@@ -17,6 +17,7 @@ CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16", "sve
 
 def describe_machine() -> dict[str, Any]:
     """CPU, cores, memory and the versions of what matters. Imports no torch."""
+    flags = cpu_flags()
     return {
         "platform": platform.platform(),
         "python": platform.python_version(),
@@ -24,7 +25,7 @@ def describe_machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "usable_cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        "cpu_flags": [flag for flag in CPU_FLAGS if flag in cpu_flags()],
+        "cpu_flags": [flag for flag in CPU_FLAGS if flag in flags],
         "packages": {name: version for name in PACKAGES if (version := _version(name))},
     }
 

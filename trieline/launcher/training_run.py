@@ -108,8 +108,8 @@ def prepare_model(model: ModelConfig, console: Console) -> ModelConfig:
     """Fetch or build the model once, in a child, since that takes torch and the launcher has none.
 
     Returns:
-        The model with its precision decided: learner and policy server, each measuring for itself on a busy
-        machine, could come to different results.
+        The model with its precision decided, so that the run's config says it, and a resumed run on another
+        machine goes on in it.
 
     Raises:
         ChildError: the model can't be had; the message is the child's.

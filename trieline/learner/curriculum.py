@@ -79,9 +79,6 @@ class Curriculum:
         """After a restart: go past every assignment that an actor may still hold, `last_id` included."""
         self._next_id = max(self._next_id, last_id + 1) + RESUME_GAP
 
-    def _weights(self) -> dict[str, float]:
-        return {env_id: course.weight for env_id, course in self._envs.items()}
-
     def state_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {
@@ -100,7 +97,8 @@ class Curriculum:
             for env_id, env_state in state["envs"].items():
                 if env_id in self._envs:
                     self._envs[env_id].load_state_dict(env_state)
-            if {i: s.get("weight") for i, s in state["envs"].items()} != self._weights():
+            mix = {i: course.weight for i, course in self._envs.items()}
+            if {i: s.get("weight", mix.get(i)) for i, s in state["envs"].items()} != mix:
                 # What is new to the mix would get every task until it has caught up.
                 log.info("the mix has changed: its environments are counted anew")
                 for course in self._envs.values():

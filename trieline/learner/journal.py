@@ -19,7 +19,7 @@ import threading
 import time
 import zlib
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -54,7 +54,8 @@ class Journal:
         self._lock = threading.Lock()
         self._synced_at = time.monotonic()
         self._timer: threading.Timer | None = None
-        self._late_failure: OSError | None = None
+        self._not_forced: OSError | None = None
+        """What went wrong when trees were to be forced to the disk. Stays: the system tells it only once."""
         self._file: BinaryIO | None = None
         with ExitStack() as opened:
             try:
@@ -83,7 +84,7 @@ class Journal:
                     start = file.tell()
                 _write_all(file, _record_header(payload) + payload)
                 self._sync_in_time(file)
-            except OSError as error:
+            except (OSError, RuntimeError) as error:  # a thread could not be started
                 file.truncate(start)
                 file.seek(start)
                 msg = f"can't append to {file.name} at offset {start}: {error}"
@@ -94,25 +95,32 @@ class Journal:
     def sync(self) -> None:
         """Force everything to the disk. Raises JournalError."""
         with self._lock:
-            self._force(self._open_file())
+            file = self._open_file()
+            with suppress(OSError):  # told by the next line
+                self._sync(file)
+            self._expect_forced()
 
     def close(self) -> None:
-        """Sync and close. Idempotent. Raises JournalError if the last trees may not be on the disk."""
+        """Sync and close. Idempotent. Raises JournalError if some trees may not be on the disk."""
         with self._lock:
             file, self._file = self._file, None
-            self._disarm()
-            with self._held:
-                if file is not None:
-                    with file:
-                        self._force(file)
+            if file is None:
+                return
+            with self._held, file, suppress(OSError):
+                self._sync(file)
+            self._expect_forced()
 
     def _open_file(self) -> BinaryIO:
         if self._file is None:
             msg = f"the journal in {self._folder} is closed"
             raise JournalError(msg)
-        if self._late_failure is not None:
-            raise self._not_forced(self._late_failure) from self._late_failure
+        self._expect_forced()
         return self._file
+
+    def _expect_forced(self) -> None:
+        if self._not_forced is not None:
+            msg = f"can't force the journal in {self._folder} to the disk: {self._not_forced}"
+            raise JournalError(msg) from self._not_forced
 
     def _sync_in_time(self, file: BinaryIO) -> None:
         """Sync if it is due, else see to it that it is done when it will be."""
@@ -120,37 +128,26 @@ class Journal:
         if wait_s <= 0:
             self._sync(file)
         elif self._timer is None:
-            self._timer = threading.Timer(wait_s, self._sync_late)
-            self._timer.daemon = True
-            self._timer.start()
+            timer = threading.Timer(wait_s, self._sync_late)
+            timer.daemon = True
+            timer.start()
+            self._timer = timer
 
     def _sync_late(self) -> None:
-        with self._lock:
-            if self._file is None:
-                return
-            try:
+        with self._lock, suppress(OSError):  # told by the next call
+            if self._file is not None:
                 self._sync(self._file)
-            except OSError as error:
-                self._late_failure = error
 
     def _sync(self, file: BinaryIO) -> None:
-        self._disarm()
-        os.fsync(file.fileno())
-        self._synced_at = time.monotonic()
-
-    def _disarm(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-    def _force(self, file: BinaryIO) -> None:
         try:
-            self._sync(file)
+            os.fsync(file.fileno())
         except OSError as error:
-            raise self._not_forced(error) from error
-
-    def _not_forced(self, error: OSError) -> JournalError:
-        return JournalError(f"can't force the journal in {self._folder} to the disk: {error}")
+            self._not_forced = error
+            raise
+        self._synced_at = time.monotonic()
 
     def _next_segment(self, file: BinaryIO) -> BinaryIO:
         self._sync(file)

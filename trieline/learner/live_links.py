@@ -20,7 +20,6 @@ from trieline.actors.wire.errors import PeerTimeoutError
 from trieline.actors.wire.messages import TreeDelivery
 from trieline.actors.wire.trajectory_link import TreeReceiver
 from trieline.actors.wire.weights_link import WeightsPublisher
-from trieline.learner.config import LearnerConfig
 from trieline.learner.errors import JournalError, TrainingError
 from trieline.learner.journal import Journal, read_journal
 from trieline.learner.tree_source import GLANCE_S
@@ -92,14 +91,14 @@ def run_id_of(folder: Path) -> str:
 
 
 class LiveLinks:
-    """Owns the journal and the sockets."""
+    """Owns the sockets."""
 
     def __init__(
         self,
-        config: LearnerConfig,
         links: LinksConfig,
         run_dir: Path,
         *,
+        journal: Journal,
         vocab_size: int,
         accepted: Accepted,
         weights_bytes: int,
@@ -107,18 +106,15 @@ class LiveLinks:
     ) -> None:
         """Bind the sockets and begin to accept trees.
 
+        The `journal` of `run_dir`, into which they go, stays the caller's.
+
         Raises:
             AddressError: an address is in use.
-            JournalError: the journal, or the run's id beside it, can't be written.
+            JournalError: the run's id beside the journal can't be written.
         """
-        self._config = config
         self._stop = stop
         self._outbox: WeightsOutbox | None = None
-        self._journal = Journal(
-            run_dir / "journal",
-            segment_bytes=config.journal_segment_mb * 1024 * 1024,
-            fsync_s=config.journal_fsync_s,
-        )
+        self._journal = journal
         self.receiver = TreeReceiver(
             links,
             accept=self._accept,
@@ -189,7 +185,6 @@ class LiveLinks:
         if self._outbox is not None:
             self._outbox.close()
             self._outbox = None
-        self._journal.close()
 
     def _accept(self, delivery: TreeDelivery) -> None:
         # A JournalError ends the receiver, so that nothing is acknowledged that is not safe.

@@ -17,6 +17,7 @@ from trieline.learner.compute_dtype import choose_dtype
 from trieline.learner.config import LearnerConfig
 from trieline.learner.curriculum import Curriculum
 from trieline.learner.errors import LearnerError
+from trieline.learner.journal import Journal
 from trieline.learner.learner import Learner
 from trieline.learner.live_links import LiveLinks, read_accepted
 from trieline.learner.metrics import MetricsLog
@@ -166,12 +167,19 @@ def _open_source(
             epochs=config.replay_epochs,
         )
         return None, source
+    # Opened before it is read: from here on nobody else adds to it.
+    journal = Journal(
+        run_dir / "journal",
+        segment_bytes=config.journal_segment_mb * 1024 * 1024,
+        fsync_s=config.journal_fsync_s,
+    )
+    stack.enter_context(closing(journal))
     accepted = read_accepted(run_dir / "journal", records_taken)
     weights_bytes = sum(t.numel() * t.element_size() for t in learner.weights().values())
     live = LiveLinks(
-        config,
         links,
         run_dir,
+        journal=journal,
         vocab_size=learner.vocab_size,
         accepted=accepted,
         weights_bytes=weights_bytes,

@@ -395,9 +395,9 @@ def test_trees_that_break_an_invariant_are_rejected_by_reason(
     unwanted = dataclasses.replace(tree(), task_id="unwanted")
     long = long_tree(np.random.default_rng(0), num_tokens=links.max_tree_tokens + 1)
     deep = long_tree(np.random.default_rng(0), num_tokens=links.max_tree_tokens, num_leaves=1, vocab_size=40)
-    leaves = np.full(33, deep.num_nodes - 1, np.int32)
+    leaves = np.full(3201, deep.num_nodes - 1, np.int32)
     bomb = dataclasses.replace(
-        deep, leaf_nodes=leaves, leaf_terminated=np.ones(33, np.bool_), leaf_causes=("",) * 33
+        deep, leaf_nodes=leaves, leaf_terminated=np.ones(3201, np.bool_), leaf_causes=("",) * 3201
     )
     for number, (bad, reason) in enumerate(
         [
@@ -405,7 +405,7 @@ def test_trees_that_break_an_invariant_are_rejected_by_reason(
             (foreign, "token_ids in [0, 40)"),
             (unwanted, "the journal does not want it"),
             (long, "at most 10000 tokens, got 10001"),
-            (bomb, f"sequences of at most 320000 tokens together, got {bomb.num_sequence_tokens}"),
+            (bomb, f"sequences of at most 32000000 tokens together, got {bomb.num_sequence_tokens}"),
         ]
     ):
         actor.say(delivery(number, of=bad))

@@ -86,7 +86,7 @@ def test_a_prompt_read_in_several_steps_is_shared(folder: Path, length: int) -> 
     assert engine.counters.reused == 3 * (length - 1)
 
 
-@pytest.mark.parametrize("part", ["place", "read"])
+@pytest.mark.parametrize("part", ["place", "read", "close_gaps"])
 def test_requests_of_a_step_that_fails_are_all_given_back(
     folder: Path, part: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -56,8 +56,8 @@ MAX_ACTORS = 4_096
 # Bounds far above any search, far below a bomb.
 MAX_TREE_NODES = 100_000
 MAX_TREE_LEAVES = 16_384
-# The learner takes a tree apart into its sequences: of all their tokens, so many times `max_tree_tokens`.
-MAX_SEQUENCE_TOKENS_RATIO = 32
+# Of all sequences together, into which the learner takes a tree apart.
+MAX_SEQUENCE_TOKENS = 32_000_000
 GRANT_AT_ONCE = 1_000
 
 
@@ -366,9 +366,8 @@ class TreeReceiver:
                 msg = f"expected at most {most} {what}, got {count}"
                 raise TreeError(msg)
         tree.validate(vocab_size=self._vocab_size)
-        most = MAX_SEQUENCE_TOKENS_RATIO * self._links.max_tree_tokens
-        if tree.num_sequence_tokens > most:
-            msg = f"expected sequences of at most {most} tokens together, got {tree.num_sequence_tokens}"
+        if (total := tree.num_sequence_tokens) > MAX_SEQUENCE_TOKENS:
+            msg = f"expected sequences of at most {MAX_SEQUENCE_TOKENS} tokens together, got {total}"
             raise TreeError(msg)
 
     def _greet(self, identity: bytes, hello: ActorHello) -> None:

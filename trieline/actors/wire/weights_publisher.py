@@ -4,6 +4,7 @@ The files of the last two versions stay open, so a fetch that is under way ends 
 after that; the owner may delete a version's file once two newer ones are published.
 """
 
+import fcntl
 import logging
 import os
 import queue
@@ -107,7 +108,7 @@ class WeightsPublisher:
         self._thread.start()
 
     def publish(self, policy_version: int, path: Path, *, crc32: int | None = None) -> None:
-        """Announce a complete file that will not change any more; returns at once.
+        """Announce a complete file that will not change as long as it is held here; returns at once.
 
         Its CRC-32, if it is not given, is taken before the announcement: reading 270 MB takes 0.15 s.
         Raises WireError if the version is not above the last one, or the file can't be read or is empty.
@@ -121,6 +122,8 @@ class WeightsPublisher:
         except OSError as error:
             msg = f"can't publish version {policy_version} from {path}: {error}"
             raise WireError(msg) from error
+        # Until the file is closed: its owner may write over what nobody holds.
+        fcntl.flock(file, fcntl.LOCK_SH)
         if os.fstat(file.fileno()).st_size == 0:
             file.close()
             msg = f"can't publish version {policy_version} from {path}: expected weights, got an empty file"

@@ -117,7 +117,7 @@ class Engine:
     def drop_all(self) -> list[Ticket]:
         """Forget every request and every cached token; whose requests those were."""
         # Once each: a step that failed while it gave a request a row may have left it in both.
-        dropped = list(dict.fromkeys(sequence.ticket for sequence in (*self._rows, *self._waiting)))
+        dropped = [sequence.ticket for sequence in dict.fromkeys((*self._rows, *self._waiting))]
         self._waiting.clear()
         self._prefixes.clear()
         self._rows.clear()
@@ -125,6 +125,7 @@ class Engine:
 
     def step(self) -> list[Finished]:
         """One forward; the requests that it finished. Does nothing if nothing is to be done."""
+        self._rows.close_gaps()
         self._admit()
         planned = self._plan()
         if not planned:
@@ -223,8 +224,6 @@ class Engine:
         # What can fail is over: a request has a row until its answer is on its way.
         for sequence in done:
             self._rows.remove(sequence)
-        if done:
-            self._rows.close_gaps()
         return finished
 
     def _remember_prompt(self, sequence: Sequence) -> None:
