@@ -6,7 +6,8 @@ attention holds. Over all keys, with own[i] the keys of the segment that query i
     out[i] = sum over j in 0:P and own[i] of softmax_j(scale * q[i] . k[j]) * v[j]
 
 (with capped scores as in `tree_attention`). `reference_segment_attention` is that formula with a dense mask,
-and the specification. On CPU the ancestors are one more part (`flash_parts`). Letters as in `tree_attention`.
+and the specification. On CPU the ancestors are one more part (`flash_parts`), on a GPU they are keys before
+those of the segment. Letters as in `tree_attention`.
 """
 
 from typing import Any
@@ -34,6 +35,8 @@ def segment_attention(
 ) -> Tensor:
     """Attend `q` [1, H, T, D] to `k_above`, `v_above` [1, G, P, D] and, by `plan`, to `k`, `v` [1, G, T, D].
 
+    On a GPU `plan` must have been made for P tokens above (`num_above`).
+
     Returns [1, T, H, D]. The memory of `k_above` and `v_above` must keep its values until the backward; what
     lies behind it in the same storage may change.
     """
@@ -42,6 +45,11 @@ def segment_attention(
         raise ValueError(msg)
     if k_above.shape[2] == 0:
         return tree_attention(q, k, v, plan, scale=scale, softcap=softcap)
+    if plan.gpu_blocks is not None:
+        from trieline.kernels.tree_attention_op import tree_attention_on_gpu
+
+        keys, values = torch.cat([k_above, k], dim=2), torch.cat([v_above, v], dim=2)
+        return tree_attention_on_gpu(q, keys, values, plan.gpu_blocks, scale=scale, softcap=softcap)
     if q.device.type != "cpu":
         return reference_segment_attention(
             q, k, v, k_above, v_above, plan.subtree_end, scale=scale, softcap=softcap

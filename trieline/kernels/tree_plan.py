@@ -101,7 +101,7 @@ def sum_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def plan_tree_attention(
-    subtree_end: Tensor, *, dtype: torch.dtype, reproducible: bool = True
+    subtree_end: Tensor, *, dtype: torch.dtype, reproducible: bool = True, num_above: int = 0
 ) -> TreeAttentionPlan:
     """Cut the preorder `subtree_end` [T] into parts for queries of `dtype` on its device.
 
@@ -111,6 +111,8 @@ def plan_tree_attention(
         reproducible: on a CPU in half precision, compute the result in float64 (`reproducible_dtype`) and
             gradients in float32. Without it the result is computed in half precision, and so are gradients
             where the CPU has instructions for it: elsewhere float32 is three times as fast.
+        num_above: for `segment_attention`, how many tokens are on the path above these. The CPU path does
+            not need to know.
     """
     forward_dtype, backward_dtype = dtype, dtype
     if reproducible:
@@ -124,16 +126,11 @@ def plan_tree_attention(
         # Not at the top: without Triton this module must import.
         from trieline.kernels.tree_blocks import plan_tree_blocks
 
-        gpu_blocks = plan_tree_blocks(subtree_end)
+        above = subtree_end.new_full((num_above,), num_above + len(subtree_end))
+        ends = torch.cat([above, subtree_end + num_above]) if num_above else subtree_end
+        gpu_blocks = plan_tree_blocks(ends, query_offset=num_above)
     elif subtree_end.device.type == "cpu":
-        ends = subtree_end.tolist()
-        chains = _chains(ends)
-        trunks = tuple(
-            Trunk(start=start, stop=stop, end=ends[start])
-            for start, stop in chains
-            if stop - start >= MIN_TRUNK and stop < ends[start]
-        )
-        blocks = _query_blocks(subtree_end, ends, _cut(ends, chains, trunks), (forward_dtype, backward_dtype))
+        blocks, trunks = _parts(subtree_end, (forward_dtype, backward_dtype))
     return TreeAttentionPlan(
         subtree_end=subtree_end,
         blocks=blocks,
@@ -142,6 +139,19 @@ def plan_tree_attention(
         backward_dtype=backward_dtype,
         gpu_blocks=gpu_blocks,
     )
+
+
+def _parts(
+    subtree_end: Tensor, precisions: tuple[torch.dtype, torch.dtype]
+) -> tuple[tuple[QueryBlock, ...], tuple[Trunk, ...]]:
+    ends = subtree_end.tolist()
+    chains = _chains(ends)
+    trunks = tuple(
+        Trunk(start=start, stop=stop, end=ends[start])
+        for start, stop in chains
+        if stop - start >= MIN_TRUNK and stop < ends[start]
+    )
+    return _query_blocks(subtree_end, ends, _cut(ends, chains, trunks), precisions), trunks
 
 
 def _query_blocks(

@@ -150,7 +150,8 @@ def backward_depth_first(
 
 
 def _run(model: TreeModel, trie: Trie, segment: Segment, path: _Path) -> _Run:
-    context = _SegmentContext(model.plan(segment.subtree_end(trie)), segment, path)
+    plan = model.plan(segment.subtree_end(trie), num_above=segment.depth)
+    context = _SegmentContext(plan, segment, path)
     hidden = model.run(trie.token_ids[segment.tokens], trie.position[segment.tokens], context)
     return _Run(hidden=hidden, context=context)
 

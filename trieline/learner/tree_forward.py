@@ -135,10 +135,12 @@ class TreeModel(nn.Module):
         """[N, D] of every token of `trie`, after the last norm."""
         return self.run(trie.token_ids, trie.position, TreeContext(self.plan(trie.subtree_end)))
 
-    def plan(self, subtree_end: Int32) -> TreeAttentionPlan:
-        """What the attention of a forward pass over tokens with these subtrees needs to know."""
+    def plan(self, subtree_end: Int32, *, num_above: int = 0) -> TreeAttentionPlan:
+        """What the attention of a forward pass needs to know of tokens with these subtrees, below others."""
         ends = torch.from_numpy(subtree_end).to(self.device)
-        return plan_tree_attention(ends, dtype=self.dtype, reproducible=self.reproducible)
+        return plan_tree_attention(
+            ends, dtype=self.dtype, reproducible=self.reproducible, num_above=num_above
+        )
 
     def run(self, token_ids: Int32, positions: Int32, context: TreeContext) -> Tensor:
         """[T, D] of `token_ids` [T] at `positions` [T], after the last norm; `context` is used up."""
