@@ -7,6 +7,7 @@ from pathlib import Path
 
 from trieline import __version__
 from trieline.command_line import checks, environments, fine_tuning, inspection, processes, training
+from trieline.launcher.machine import missing_extra
 
 VERBS = (training, fine_tuning, processes, environments, inspection, checks)
 
@@ -22,9 +23,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except Exception as error:
-        if not _is_users(error):
+        message = missing_extra(error) or (str(error) if _is_users(error) else None)
+        if message is None:
             raise
-        sys.stderr.write(f"trieline {options.verb}: {error}\n")
+        sys.stderr.write(f"trieline {options.verb}: {message}\n")
         return 2
     return status
 

@@ -14,6 +14,19 @@ PACKAGES = (
 # The instruction sets that decide which precision is fast on a CPU.
 CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16", "sve")
 
+LEARNER_MODULES = (
+    "accelerate", "gguf", "matplotlib", "numba", "safetensors", "tensorboard", "torch", "transformers",
+)  # fmt: skip
+"""Of the extra `learner`."""
+INSTALL_LEARNER = "pip install 'trieline[learner]' (an actor machine needs none of it)"
+
+
+def missing_extra(error: Exception) -> str | None:
+    """What to install, if the error is that a module of the extra `learner` is not there."""
+    if not isinstance(error, ModuleNotFoundError) or error.name not in LEARNER_MODULES:
+        return None
+    return f"{error.name} is not installed: {INSTALL_LEARNER}"
+
 
 def describe_machine() -> dict[str, Any]:
     """CPU, cores, memory and the versions of what matters. Imports no torch."""

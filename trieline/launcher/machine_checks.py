@@ -13,6 +13,7 @@ from trieline.actors.errors import EnvironmentSetupError
 from trieline.actors.wire.addresses import reason_against
 from trieline.actors.wire.config import ADDRESSES
 from trieline.config import Config
+from trieline.launcher.machine import INSTALL_LEARNER, LEARNER_MODULES
 
 # SmolLM2-135M in training: float32 master weights, two moments, gradients, activations, the server's copy.
 MEMORY_WANTED_GIB = 6.0
@@ -63,16 +64,9 @@ def _check_resources(config: Config) -> Iterator[Finding]:
 
 
 def _check_learner(config: Config) -> Iterator[Finding]:
-    missing = [
-        name for name in ("torch", "transformers", "safetensors") if importlib.util.find_spec(name) is None
-    ]
+    missing = [name for name in LEARNER_MODULES if importlib.util.find_spec(name) is None]
     if missing:
-        yield Finding(
-            "FAIL",
-            "learner",
-            f"not installed: {', '.join(missing)}",
-            "pip install 'trieline[learner]' (an actor machine needs none of it)",
-        )
+        yield Finding("FAIL", "learner", f"not installed: {', '.join(missing)}", INSTALL_LEARNER)
         return
     import torch
 
