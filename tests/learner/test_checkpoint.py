@@ -1,9 +1,12 @@
 import json
+import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import torch
 
+from trieline.actors.wire.config import EnvConfig
 from trieline.learner.checkpoint import (
     TrainerState,
     latest_checkpoint,
@@ -12,7 +15,13 @@ from trieline.learner.checkpoint import (
     read_trainer_tensors,
     save_checkpoint,
 )
+from trieline.learner.config import LearnerConfig
+from trieline.learner.curriculum import Curriculum
 from trieline.learner.errors import CheckpointError
+from trieline.learner.learner import Learner
+from trieline.learner.metrics import MetricsLog
+from trieline.learner.training import Hooks, Training
+from trieline.learner.tree_source import ReplaySource
 
 WEIGHTS = {"layer.weight": torch.arange(6, dtype=torch.float32).view(2, 3)}
 TRAINER = {"exp_avg": torch.ones(6), "updates": torch.tensor(2)}
@@ -108,3 +117,30 @@ def read_everything(checkpoint: Path) -> None:
     state = read_state(checkpoint)
     read_model_weights(checkpoint, state)
     read_trainer_tensors(checkpoint, state)
+
+
+def test_a_warm_start_that_went_on_is_saved_again(tiny_folder: Path, tmp_path: Path) -> None:
+    """Its steps count as versions: the step stays 0."""
+    learner = Learner(LearnerConfig(threads=1), tiny_folder, dtype=torch.float32)
+    with closing(MetricsLog(tmp_path, step=0)) as metrics:
+        training = Training(
+            learner,
+            ReplaySource(tmp_path, trees_per_step=1, start=0, stop=threading.Event()),
+            Curriculum([EnvConfig(id="test/Even-v0")], seed=0, group_size=1),
+            run_dir=tmp_path,
+            model_folder=tiny_folder,
+            metrics=metrics,
+            live=None,
+            state=None,
+            hooks=Hooks(),
+            stop=threading.Event(),
+        )
+        training.checkpoint()
+        learner.policy_version += 1
+        training.checkpoint()
+        folder = latest_checkpoint(tmp_path / "checkpoints")
+        assert folder is not None
+        assert (read_state(folder).step, read_state(folder).policy_version) == (0, 1)
+        written = folder.stat().st_ino
+        training.checkpoint()
+        assert folder.stat().st_ino == written, "nothing new to save"
