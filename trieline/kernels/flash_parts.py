@@ -30,9 +30,8 @@ def attend_parts(
     out = q.new_empty(1, tokens, heads, size, dtype=dtype).transpose(1, 2)
     lse = q.new_empty(1, heads, tokens, dtype=dtype)
     for block in plan.blocks:
-        queries = slice(block.start, block.stop)
-        out[:, :, queries], lse[..., queries] = flash(
-            q[:, :, queries],
+        out[:, :, block.queries], lse[..., block.queries] = flash(
+            q[:, :, block.queries],
             gather_keys(k, block.key_ranges),
             gather_keys(v, block.key_ranges),
             0.0,
@@ -41,8 +40,7 @@ def attend_parts(
             scale=scale,
         )
     for trunk in plan.trunks:
-        keys = slice(trunk.start, trunk.stop)
-        attend_more(out, lse, q, k[:, :, keys], v[:, :, keys], trunk.queries, scale)
+        attend_more(out, lse, q, k[:, :, trunk.keys], v[:, :, trunk.keys], trunk.queries, scale)
     return out, lse
 
 
@@ -68,7 +66,7 @@ class Backward:
     def __init__(self, grad_out: Tensor, q: Tensor, out: Tensor, lse: Tensor, scale: float) -> None:
         self._grad_out, self._q, self._out, self._lse = grad_out, q, out, lse
         self._scale = scale
-        self.grad_q = zeros_by_token(q)
+        self.grad_q = _zeros_by_token(q)
 
     def part(
         self, k: Tensor, v: Tensor, queries: slice, *, mask: Tensor | None = None, is_causal: bool = False
@@ -91,26 +89,25 @@ class Backward:
 
     def parts(self, k: Tensor, v: Tensor, plan: TreeAttentionPlan) -> tuple[Tensor, Tensor]:
         """Those of all blocks and trunks of `plan`; returns the gradients of `k` and `v`."""
-        totals = zeros_by_token(k), zeros_by_token(v)
+        totals = _zeros_by_token(k), _zeros_by_token(v)
         for block in plan.blocks:
             gradients = self.part(
                 gather_keys(k, block.key_ranges),
                 gather_keys(v, block.key_ranges),
-                slice(block.start, block.stop),
+                block.queries,
                 mask=block.backward_mask,
                 is_causal=block.backward_mask is None,
             )
             for total, gradient in zip(totals, gradients, strict=True):
                 add_to_keys(total, gradient, block.key_ranges)
         for trunk in plan.trunks:
-            keys = slice(trunk.start, trunk.stop)
-            gradients = self.part(k[:, :, keys], v[:, :, keys], trunk.queries)
+            gradients = self.part(k[:, :, trunk.keys], v[:, :, trunk.keys], trunk.queries)
             for total, gradient in zip(totals, gradients, strict=True):
-                total[:, :, keys] += gradient
+                total[:, :, trunk.keys] += gradient
         return totals
 
 
-def zeros_by_token(like: Tensor) -> Tensor:
+def _zeros_by_token(like: Tensor) -> Tensor:
     """Zeros [1, heads, T, D] in the precision of sums, in memory as [T, heads, D]: the model's order."""
     _, heads, tokens, size = like.shape
     return like.new_zeros(1, tokens, heads, size, dtype=sum_dtype(like.dtype)).transpose(1, 2)

@@ -45,6 +45,10 @@ class QueryBlock:
     backward_mask: Tensor | None
     """The same in the precision of the backward."""
 
+    @property
+    def queries(self) -> slice:
+        return slice(self.start, self.stop)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trunk:
@@ -53,6 +57,10 @@ class Trunk:
     start: int
     stop: int
     end: int
+
+    @property
+    def keys(self) -> slice:
+        return slice(self.start, self.stop)
 
     @property
     def queries(self) -> slice:

@@ -85,13 +85,13 @@ def _drop(logits_V: Tensor, temperature: float, top_k: int, top_p: float) -> Non
     vocab = len(logits_V)
     count = min(top_k or vocab, vocab)
     largest = logits_V.max()
-    candidates = logits_V if count == vocab else logits_V.topk(count).values
-    total = float(((candidates.double() - largest) / temperature).exp().sum())
-    for tried in (min(count, TOP_CANDIDATES), count):
+    # A few candidates first, where the mass of all is known without sorting them.
+    total = float(((logits_V - largest) / temperature).exp().sum()) if count == vocab else None
+    for tried in (min(vocab, TOP_CANDIDATES), vocab) if count == vocab else (count,):
         values, order = logits_V.topk(tried)
         mass = ((values.double() - largest) / temperature).exp()
         before = mass.cumsum(0) - mass
-        kept = before < top_p * total
+        kept = before < top_p * (mass.sum() if total is None else total)
         if tried == count or not kept[-1]:
             break
     kept[0] = True
