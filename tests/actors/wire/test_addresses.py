@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import zmq
 
-from trieline.actors.wire import sockets
+from trieline.actors.wire import addresses, sockets
 from trieline.actors.wire.addresses import check_address, free_loopback_address, reason_against
 from trieline.actors.wire.errors import AddressError
 
@@ -49,6 +49,20 @@ def test_this_machine(address: str) -> None:
 def test_anything_else_is_refused(address: str, complaint: str) -> None:
     with pytest.raises(AddressError, match=complaint):
         check_address(address)
+
+
+@pytest.mark.parametrize("lowest", ["20000\t60999\n", "1024\t65535\n", None])
+def test_a_free_port_is_none_of_outgoing_connections_where_there_is_room(
+    lowest: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if lowest is not None:
+        (tmp_path / "range").write_text(lowest)
+    monkeypatch.setattr(addresses, "OUTGOING_PORTS", tmp_path / "range")
+    for _ in range(20):
+        address = free_loopback_address()
+        check_address(address)
+        if lowest is not None and lowest.startswith("20000"):
+            assert 10_000 <= int(address.rpartition(":")[2]) < 20_000
 
 
 def test_a_free_address_can_be_bound(closing: contextlib.ExitStack) -> None:

@@ -6,10 +6,15 @@ authenticated. Anything else is refused.
 
 import ipaddress
 import re
+import secrets
 import socket
+from pathlib import Path
 
 from trieline.actors.wire.errors import AddressError
 
+# The lowest and the highest port of outgoing connections.
+OUTGOING_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
+LEAST_PORT = 10_000
 # sockaddr_un holds 108 bytes with the closing zero.
 MAX_IPC_PATH_BYTES = 107
 TCP_ADDRESS = re.compile(r"tcp://(?P<host>\[[0-9a-fA-F:.]+\]|[^:/\[\]]+):(?P<port>\d{1,5})")
@@ -36,7 +41,16 @@ def check_address(address: str) -> None:
 
 
 def free_loopback_address() -> str:
-    """A TCP address on loopback that nothing listens on now (another program may still take it)."""
+    """A TCP address on loopback that nothing listens on now (another program may still take it).
+
+    Its port is below those that the system gives to outgoing connections, where there is room: one of those
+    could be a connection's own end before it is bound.
+    """
+    outgoing = int(OUTGOING_PORTS.read_text().split()[0]) if OUTGOING_PORTS.exists() else LEAST_PORT
+    for _ in range(100 if outgoing > LEAST_PORT else 0):
+        address = f"tcp://127.0.0.1:{LEAST_PORT + secrets.randbelow(outgoing - LEAST_PORT)}"
+        if reason_against(address) is None:
+            return address
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return f"tcp://127.0.0.1:{probe.getsockname()[1]}"
