@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from trieline.kernels import tree_plan
+from trieline.kernels.flash_parts import num_slices
 from trieline.kernels.tree_attention import reference_tree_attention, tree_attention, visible_pairs
 from trieline.kernels.tree_plan import MAX_BLOCK, plan_tree_attention
 from trieline.learner.trie import build_trie
@@ -94,6 +95,34 @@ def test_equals_reference(
     for got, want in zip(gradients, wanted, strict=True):
         error = (got.double() - want).norm() / want.norm()
         assert error < tolerance, error
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5, 64])
+def test_gradients_are_the_same_however_many_threads_share_the_queries(threads: int) -> None:
+    # Trunks with 600 and 597 queries below them: the halves of these leave one over.
+    subtree_end = forest([(700, 2, 150), (300, 3, 100), (1, 40, 3)])
+    q, k, v = random_qkv(len(subtree_end), torch.float64, groups=3)
+    expected = reference_tree_attention(q, k, v, subtree_end, scale=0.25)
+    upstream = torch.randn(expected.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    wanted = torch.autograd.grad(expected, (q, k, v), upstream)
+    plan = plan_tree_attention(subtree_end, dtype=torch.float64)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        out = tree_attention(q, k, v, plan, scale=0.25)
+        gradients = torch.autograd.grad(out, (q, k, v), upstream)
+    finally:
+        torch.set_num_threads(before)
+    for got, want in zip(gradients, wanted, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("key_heads", "queries", "threads", "expected"),
+    [(3, 1000, 2, 2), (4, 1000, 2, 1), (3, 100, 2, 1), (3, 1000, 16, 5), (8, 1000, 64, 8), (1, 640, 64, 10)],
+)
+def test_slices_keep_threads_busy(key_heads: int, queries: int, threads: int, expected: int) -> None:
+    assert num_slices(key_heads, queries, threads) == expected
 
 
 @given(seed=st.integers(0, 2**32 - 1), shortest_trunk=st.sampled_from([1, 4, 40, 256]))

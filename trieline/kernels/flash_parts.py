@@ -10,6 +10,8 @@ is the result over the keys of both. The backward of each part is that of flash 
 `out` and `lse`: with p = exp(s - lse) it needs nothing of the other parts. Letters as in `tree_attention`.
 """
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -18,6 +20,11 @@ from trieline.kernels.tree_plan import TreeAttentionPlan, add_to_keys, gather_ke
 flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 """(q, k, v, dropout, is_causal, attn_mask=, scale=) to the result [1, H, T, D] and log-sum-exps [1, H, T]."""
 _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+"""A thread of it takes all queries of a head of keys: with three such heads one of two threads waits."""
+MIN_SLICE = 64
+"""Queries below which `_flash_backward` loses more by short products than it gains by one more thread."""
+ENOUGH_BUSY = 0.9
+"""Share of the threads' time above which more slices, each with key gradients of its own, gain nothing."""
 
 
 def attend_parts(
@@ -72,20 +79,46 @@ class Backward:
         self, k: Tensor, v: Tensor, queries: slice, *, mask: Tensor | None = None, is_causal: bool = False
     ) -> tuple[Tensor, Tensor]:
         """Add the gradient of `queries` by these keys; returns those of keys and values."""
+        start, stop, _ = queries.indices(self._q.shape[2])
+        count = stop - start
+        slices = 1 if is_causal else num_slices(k.shape[1], count, torch.get_num_threads())
+        even = count - count % slices
+        grad_k, grad_v = self._slices(
+            k, v, slice(start, start + even), slices, None if mask is None else mask[:even], is_causal
+        )
+        if even < count:
+            rest = self._slices(
+                k, v, slice(start + even, stop), 1, None if mask is None else mask[even:], is_causal
+            )
+            grad_k += rest[0]
+            grad_v += rest[1]
+        return grad_k, grad_v
+
+    def _slices(
+        self, k: Tensor, v: Tensor, queries: slice, slices: int, mask: Tensor | None, is_causal: bool
+    ) -> tuple[Tensor, Tensor]:
+        """`part` with the queries as so many rows of a batch, whose keys are the same memory."""
+
+        def sliced(by_query: Tensor) -> Tensor:
+            """[1, H, queries, ...] as [slices, H, queries / slices, ...]."""
+            return by_query[0, :, queries].unflatten(1, (slices, -1)).transpose(0, 1)
+
         grad_q, grad_k, grad_v = _flash_backward(
-            self._grad_out[:, :, queries],
-            self._q[:, :, queries],
-            k,
-            v,
-            self._out[:, :, queries],
-            self._lse[..., queries],
+            sliced(self._grad_out),
+            sliced(self._q),
+            k.expand(slices, -1, -1, -1),
+            v.expand(slices, -1, -1, -1),
+            sliced(self._out),
+            sliced(self._lse),
             0.0,
             is_causal,
-            attn_mask=mask,
+            attn_mask=None if mask is None else mask.unflatten(0, (slices, 1, -1)),
             scale=self._scale,
         )
-        self.grad_q[:, :, queries] += grad_q
-        return grad_k, grad_v
+        sliced(self.grad_q).add_(grad_q)
+        if slices == 1:
+            return grad_k, grad_v
+        return grad_k.sum(0, keepdim=True), grad_v.sum(0, keepdim=True)
 
     def parts(self, k: Tensor, v: Tensor, plan: TreeAttentionPlan) -> tuple[Tensor, Tensor]:
         """Those of all blocks and trunks of `plan`; returns the gradients of `k` and `v`."""
@@ -105,6 +138,18 @@ class Backward:
             for total, gradient in zip(totals, gradients, strict=True):
                 total[:, :, trunk.keys] += gradient
         return totals
+
+
+@cache
+def num_slices(key_heads: int, queries: int, threads: int) -> int:
+    """In how many slices of equal length to hand queries out, so that few of `threads` wait at the end."""
+
+    def busy(slices: int) -> float:
+        work = key_heads * slices
+        return work / (-(-work // threads) * threads)
+
+    most = min(threads, max(1, queries // MIN_SLICE))
+    return max(range(1, most + 1), key=lambda slices: (min(busy(slices), ENOUGH_BUSY), -slices))
 
 
 def _zeros_by_token(like: Tensor) -> Tensor:
