@@ -101,7 +101,7 @@ class Backward:
 
         def sliced(by_query: Tensor) -> Tensor:
             """[1, H, queries, ...] as [slices, H, queries / slices, ...]."""
-            return by_query[0, :, queries].unflatten(1, (slices, -1)).transpose(0, 1)
+            return torch.unflatten(by_query[0, :, queries], 1, (slices, -1)).transpose(0, 1)
 
         grad_q, grad_k, grad_v = _flash_backward(
             sliced(self._grad_out),
@@ -112,7 +112,7 @@ class Backward:
             sliced(self._lse),
             0.0,
             is_causal,
-            attn_mask=None if mask is None else mask.unflatten(0, (slices, 1, -1)),
+            attn_mask=None if mask is None else torch.unflatten(mask, 0, (slices, 1, -1)),
             scale=self._scale,
         )
         sliced(self.grad_q).add_(grad_q)

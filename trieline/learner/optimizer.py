@@ -192,7 +192,8 @@ def flat_norm(flat: torch.Tensor) -> torch.Tensor:
     whole = len(flat) // NORM_ROW * NORM_ROW
     norms = torch.linalg.vector_norm(flat[:whole].view(-1, NORM_ROW), dim=1)
     last = torch.linalg.vector_norm(flat[whole:])
-    return torch.linalg.vector_norm(torch.cat([norms, last[None]]), dtype=torch.float64)
+    norm: torch.Tensor = torch.linalg.vector_norm(torch.cat([norms, last[None]]), dtype=torch.float64)
+    return norm
 
 
 def learning_rate(config: OptimizerConfig, update: int, total_steps: int) -> float:
