@@ -9,7 +9,8 @@ the same machine and all of its cores. `trieline train` runs its real processes;
 process, with `generate` of transformers, as it does where vLLM has no GPU.
 
 Each side has its own settings, the best of a small search (`--search`): learning rate, and for TRL also the
-size of a micro-batch; both keep float32 weights and multiply in bfloat16. A candidate trains `--search-steps`
+size of a micro-batch; both keep float32 weights, and multiply in bfloat16 if the CPU has instructions for it.
+A candidate trains `--search-steps`
 steps on a seed that is not used again; the one with the largest rise of held-out success per second wins.
 
 Every `--every` steps the policy is evaluated on held-out tasks (100 an environment, sampled at temperature
@@ -37,6 +38,7 @@ import numpy as np
 import tomli_w
 
 from benchmarks.train_step import machine
+from trieline.kernels.cpu_flags import has_bfloat16
 from trieline.learner.model_source import prepare_model
 
 RESULTS = Path(__file__).parent / "results" / "vs_trl.json"
@@ -218,7 +220,7 @@ def run_trl(given: dict[str, Any], folder: Path) -> None:
         output_dir=str(folder / "trl"),
         use_cpu=True,
         # Autocast: weights in bfloat16 would lose updates of these sizes, below half of their last place.
-        bf16=True,
+        bf16=has_bfloat16(),
         learning_rate=settings["lr"],
         lr_scheduler_type="linear",
         per_device_train_batch_size=settings["micro_batch"],

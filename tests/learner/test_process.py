@@ -27,8 +27,9 @@ from trieline.actors.wire.messages import Assignment, Completion
 from trieline.actors.wire.tree import TrajectoryTree
 from trieline.learner.checkpoint import latest_checkpoint, read_state
 from trieline.learner.config import LearnerConfig, OptimizerConfig, WarmStartConfig
+from trieline.learner.file_lock import file_lock
 from trieline.learner.journal import read_journal
-from trieline.learner.process import run_learner
+from trieline.learner.process import LOCK_FILE, run_learner
 from trieline.learner.training import Hooks
 
 CONFIG = LearnerConfig(
@@ -101,6 +102,17 @@ def test_a_live_run(max_staleness: int, links: LinksConfig, tiny_folder: Path, t
     numbers = [d.sequence_number for d in read_journal(tmp_path / "journal")]
     assert numbers == sorted(set(numbers))
     assert len(numbers) == len(actor.sent)
+
+
+def test_a_second_learner_in_a_run_folder_is_refused(
+    tiny_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    # A replay, which writes no journal that could tell.
+    config = msgspec.structs.replace(CONFIG, replay=str(tmp_path / "elsewhere"))
+    with file_lock(tmp_path / LOCK_FILE, what="to test"):
+        assert run(config, free_links(), tiny_folder, tmp_path) == 1
+    assert f"process {os.getpid()} holds {tmp_path / LOCK_FILE} to train in {tmp_path}" in caplog.text
+    assert not (tmp_path / "metrics.jsonl").exists()
 
 
 def test_a_killed_learner_goes_on_and_loses_no_tree(

@@ -26,7 +26,7 @@ def file_lock(path: Path, *, what: str, timeout_s: float = 900.0) -> Iterator[No
             if time.monotonic() >= deadline:
                 file.seek(0)
                 holder = file.read(32).strip() or "unknown"
-                msg = f"waited {timeout_s:.0f} s for process {holder}, which holds {path}, {what}"
+                msg = f"process {holder} holds {path} {what}; waited {timeout_s:.0f} s for it"
                 raise LearnerError(msg)
             time.sleep(POLL_S)
         file.truncate(0)

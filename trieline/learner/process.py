@@ -17,6 +17,7 @@ from trieline.learner.compute_dtype import choose_dtype
 from trieline.learner.config import LearnerConfig
 from trieline.learner.curriculum import Curriculum
 from trieline.learner.errors import LearnerError
+from trieline.learner.file_lock import file_lock
 from trieline.learner.journal import Journal
 from trieline.learner.learner import Learner
 from trieline.learner.live_links import LiveLinks, read_accepted
@@ -30,6 +31,8 @@ from trieline.learner.tree_source import LiveSource, ReplaySource, TreeSource
 log = logging.getLogger(__name__)
 
 NO_HOOKS = Hooks()
+LOCK_FILE = ".learner.lock"
+"""In a run folder: two learners would write over each other's metrics and checkpoints."""
 
 
 def run_learner(
@@ -57,7 +60,8 @@ def run_learner(
     """
     stop = threading.Event()
     try:
-        with _signals(stop):
+        run_dir.mkdir(parents=True, exist_ok=True)
+        with _signals(stop), file_lock(run_dir / LOCK_FILE, what=f"to train in {run_dir}", timeout_s=0):
             _run(config, model, envs, links, run_dir, seed, resume, hooks, stop)
     except (LearnerError, WireError) as error:
         log.error("%s", error)
@@ -133,7 +137,6 @@ def check_settings(config: LearnerConfig, envs: Sequence[EnvConfig]) -> None:
 
 
 def _find_checkpoint(run_dir: Path, resume: bool) -> tuple[Path | None, TrainerState | None]:
-    run_dir.mkdir(parents=True, exist_ok=True)
     checkpoint = latest_checkpoint(run_dir / "checkpoints")
     if not resume:
         if checkpoint is not None or any((run_dir / "journal").glob("*.journal")):
