@@ -25,10 +25,10 @@ from trieline.actors.chat import ChatRenderer
 from trieline.actors.config import ActorConfig
 from trieline.actors.env_session import EnvHost
 from trieline.actors.rollout_group import EpisodeSlots, GroupPlayer
-from trieline.actors.wire.config import EnvConfig
-from trieline.actors.wire.messages import Assignment, Completion, Sampling
-from trieline.actors.wire.model_folder import builtin_folder
-from trieline.actors.wire.tree import Int32
+from trieline.common.arrays import Int32
+from trieline.wire.config import EnvConfig
+from trieline.wire.messages import Assignment, Completion, Sampling
+from trieline.wire.model_folder import builtin_folder
 
 GROUP_SIZE = 8
 RESULTS = Path(__file__).parent / "results" / "actors.json"

@@ -22,17 +22,17 @@ import torch
 from transformers import AutoModelForCausalLM, DynamicCache
 
 from trieline.actors.chat import ChatRenderer
-from trieline.actors.wire.messages import GenerateRequest, Sampling
-from trieline.actors.wire.tree import Int32
+from trieline.common.arrays import Int32
 from trieline.config import load_config
 from trieline.envs import make_env
-from trieline.learner.compute_dtype import choose_dtype, dtype_name
-from trieline.learner.model_source import prepare_model
+from trieline.learner.batch.trie import build_trie
+from trieline.learner.model.compute_dtype import choose_dtype, dtype_name
+from trieline.learner.model.tree_forward import load_tree_model
+from trieline.learner.model_folder.model_source import prepare_model
 from trieline.learner.policy_server.config import PolicyServerConfig
-from trieline.learner.policy_server.decoder import load_decoder
-from trieline.learner.policy_server.engine import Engine
-from trieline.learner.tree_forward import load_tree_model
-from trieline.learner.trie import build_trie
+from trieline.learner.policy_server.cpu.decoder import load_decoder
+from trieline.learner.policy_server.cpu.engine import Engine
+from trieline.wire.messages import GenerateRequest, Sampling
 
 RESULTS = Path(__file__).parent / "results" / "agreement.json"
 

@@ -19,8 +19,8 @@ import torch
 from transformers import AutoModelForCausalLM, ContinuousBatchingConfig, GenerationConfig
 
 from benchmarks.policy_server import EngineSide, Prompts, prompts_of
-from trieline.learner.compute_dtype import choose_dtype, dtype_name
-from trieline.learner.model_source import prepare_model
+from trieline.learner.model.compute_dtype import choose_dtype, dtype_name
+from trieline.learner.model_folder.model_source import prepare_model
 
 NUM_BLOCKS = 256
 RESULTS = Path(__file__).parent / "results" / "continuous_batching.json"

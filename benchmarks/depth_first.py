@@ -31,10 +31,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.loads import OBJECTIVE, Shape, make_trees
 from benchmarks.train_step import SMOLLM2, fastest, machine, make_model
-from trieline.learner.batch import Batch, prepare_batch
-from trieline.learner.segments import SEGMENTS_IN_BUDGET, cut_segments
-from trieline.learner.train_step import accumulate_gradients
-from trieline.learner.tree_forward import TreeModel
+from trieline.learner.batch.batch import Batch, prepare_batch
+from trieline.learner.batch.segments import SEGMENTS_IN_BUDGET, cut_segments
+from trieline.learner.model.tree_forward import TreeModel
+from trieline.learner.update.train_step import accumulate_gradients
 
 RESULTS = Path(__file__).parent / "results" / "depth_first.json"
 MEMORY_BAR, TIME_BAR, GRADIENT_BAR = 1.5, 1.3, 1e-10

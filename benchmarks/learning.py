@@ -48,17 +48,18 @@ from trieline.actors.demonstrations import demonstration_tree
 from trieline.actors.env_session import EnvHost
 from trieline.actors.evaluate import evaluate
 from trieline.actors.rollout_group import EpisodeSlots, GroupPlayer
-from trieline.actors.wire.messages import Completion, GenerateRequest, Sampling
-from trieline.actors.wire.tree import Int32, TrajectoryTree
+from trieline.common.arrays import Int32
 from trieline.config import Config, load_config
-from trieline.learner.curriculum import Curriculum
-from trieline.learner.learner import Learner
-from trieline.learner.model_source import prepare_model
+from trieline.learner.intake.curriculum import Curriculum
+from trieline.learner.model_folder.model_source import prepare_model
 from trieline.learner.objective_config import ObjectiveConfig
 from trieline.learner.policy_server.config import PolicyServerConfig
-from trieline.learner.policy_server.decoder import load_decoder
-from trieline.learner.policy_server.engine import Engine
+from trieline.learner.policy_server.cpu.decoder import load_decoder
+from trieline.learner.policy_server.cpu.engine import Engine
+from trieline.learner.update.learner import Learner
 from trieline.learner.warm_start import warm_start
+from trieline.wire.messages import Completion, GenerateRequest, Sampling
+from trieline.wire.tree import TrajectoryTree
 
 RESULTS = Path(__file__).parent / "results" / "learning.json"
 LAGS = (0, 4, 16)

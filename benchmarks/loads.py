@@ -7,12 +7,15 @@ from unittest import mock
 
 import numpy as np
 
-from trieline.actors.wire.tree import SCORED, Int32, TrajectoryTree
-from trieline.learner import batch as batch_module
-from trieline.learner.batch import Batch, prepare_batch
+from trieline.common.arrays import Int32
+from trieline.learner.batch import batch as batch_module
+from trieline.learner.batch import groups as groups_module
+from trieline.learner.batch import pack as pack_module
+from trieline.learner.batch.batch import Batch, prepare_batch
+from trieline.learner.batch.packing import pack_groups
+from trieline.learner.batch.trie import Trie
 from trieline.learner.objective_config import ObjectiveConfig
-from trieline.learner.packing import pack_groups
-from trieline.learner.trie import Trie
+from trieline.wire.tree import SCORED, TrajectoryTree
 
 VOCABULARY = 49_152
 OBJECTIVE = ObjectiveConfig(loss="sft")
@@ -172,7 +175,8 @@ def _pack_rows(rows: Sequence[TrajectoryTree], max_tokens: int) -> Batch:
         return pack_groups(sizes, nothing_shared, max_tokens=max_tokens)
 
     with (
-        mock.patch.object(batch_module, "build_trie", separate_rows),
+        mock.patch.object(groups_module, "build_trie", separate_rows),
+        mock.patch.object(pack_module, "build_trie", separate_rows),
         mock.patch.object(batch_module, "pack_groups", pack_apart),
     ):
         return prepare_batch(rows, OBJECTIVE, max_tokens=max_tokens)

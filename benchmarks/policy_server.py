@@ -32,15 +32,15 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
 
-from trieline.actors.wire.messages import GenerateRequest, Sampling
-from trieline.actors.wire.tree import Int32
+from trieline.common.arrays import Int32
 from trieline.learner.allocator import keep_freed_memory
-from trieline.learner.compute_dtype import choose_dtype
-from trieline.learner.model_source import prepare_model
+from trieline.learner.model.compute_dtype import choose_dtype
+from trieline.learner.model_folder.model_source import prepare_model
+from trieline.learner.model_folder.tiny_model import save_tiny_model
 from trieline.learner.policy_server.config import PolicyServerConfig
-from trieline.learner.policy_server.decoder import load_decoder
-from trieline.learner.policy_server.engine import Engine
-from trieline.learner.tiny_model import save_tiny_model
+from trieline.learner.policy_server.cpu.decoder import load_decoder
+from trieline.learner.policy_server.cpu.engine import Engine
+from trieline.wire.messages import GenerateRequest, Sampling
 
 RESULTS = Path(__file__).parent / "results" / "policy_server.json"
 GROUP = 8

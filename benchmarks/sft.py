@@ -79,13 +79,14 @@ def run_one_by_one(arguments: list[str]) -> None:
     from trieline.command_line import main as trieline
     from trieline.launcher import sft_run
     from trieline.launcher.learner_program import run_learner_program
-    from trieline.learner import batch
+    from trieline.learner.batch import groups, pack
 
     def run_here(config: Any, folder: Any, *, resume: bool) -> int:
         return run_learner_program(config, folder, resume=resume)
 
     with (
-        mock.patch.object(batch, "build_trie", separate_rows),
+        mock.patch.object(groups, "build_trie", separate_rows),
+        mock.patch.object(pack, "build_trie", separate_rows),
         mock.patch.object(sft_run, "run_sft", run_here),
     ):
         sys.exit(trieline(arguments))

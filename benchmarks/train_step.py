@@ -34,13 +34,13 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, Qwen3Config
 
 from benchmarks.loads import OBJECTIVE, agent_trees, make_trees, merged_rows, shape_for, turn_rows
-from trieline.actors.wire.tree import TrajectoryTree
 from trieline.learner.allocator import keep_freed_memory
-from trieline.learner.batch import Batch, prepare_batch
+from trieline.learner.batch.batch import Batch, prepare_batch
 from trieline.learner.config import OptimizerConfig
-from trieline.learner.optimizer import MasterOptimizer
-from trieline.learner.train_step import accumulate_gradients
-from trieline.learner.tree_forward import TreeModel
+from trieline.learner.model.tree_forward import TreeModel
+from trieline.learner.update.optimizer import MasterOptimizer
+from trieline.learner.update.train_step import accumulate_gradients
+from trieline.wire.tree import TrajectoryTree
 
 RESULTS = Path(__file__).parent / "results" / "train_step.json"
 BAR = 0.9

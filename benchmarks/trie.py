@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.train_step import machine
-from trieline.actors.wire.tree import Int32
-from trieline.learner.packing import pack_groups
-from trieline.learner.trie import build_trie
+from trieline.common.arrays import Int32
+from trieline.learner.batch.packing import pack_groups
+from trieline.learner.batch.trie import build_trie
 
 RESULTS = Path(__file__).parent / "results" / "trie.json"
 VOCABULARY = 49_152

@@ -39,7 +39,7 @@ import tomli_w
 
 from benchmarks.train_step import machine
 from trieline.kernels.cpu_flags import has_bfloat16
-from trieline.learner.model_source import prepare_model
+from trieline.learner.model_folder.model_source import prepare_model
 
 RESULTS = Path(__file__).parent / "results" / "vs_trl.json"
 MODEL = "builtin:smollm2-135m-instruct"

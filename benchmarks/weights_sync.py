@@ -27,20 +27,20 @@ import msgspec
 import numpy as np
 import torch
 
-from trieline.actors.wire.addresses import free_loopback_address
-from trieline.actors.wire.config import LinksConfig
-from trieline.actors.wire.generate_link import PolicyClient
-from trieline.actors.wire.messages import Sampling
-from trieline.actors.wire.weights_link import WeightsPublisher
 from trieline.learner.config import LearnerConfig
-from trieline.learner.learner import Learner
-from trieline.learner.model_source import prepare_model
-from trieline.learner.weights import WeightsOutbox, outbox_folder
+from trieline.learner.keeping.weights import WeightsOutbox, outbox_folder
+from trieline.learner.model_folder.model_source import prepare_model
+from trieline.learner.update.learner import Learner
+from trieline.wire.addresses import free_loopback_address
+from trieline.wire.config import LinksConfig
+from trieline.wire.generate_link import PolicyClient
+from trieline.wire.messages import Sampling
+from trieline.wire.weights_link import WeightsPublisher
 
 RESULTS = Path(__file__).parent / "results" / "weights_sync.json"
 SERVER = """
 import msgspec, sys
-from trieline.actors.wire.config import LinksConfig, ModelConfig
+from trieline.wire.config import LinksConfig, ModelConfig
 from trieline.learner.policy_server.config import PolicyServerConfig
 from trieline.learner.policy_server.process import run_policy_server
 sys.exit(run_policy_server(

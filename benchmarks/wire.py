@@ -30,15 +30,15 @@ import numpy as np
 import zmq
 
 from tests.trees import long_tree
-from trieline.actors.wire import sockets
-from trieline.actors.wire.addresses import free_loopback_address
-from trieline.actors.wire.codec import encode, num_bytes
-from trieline.actors.wire.config import LinksConfig
-from trieline.actors.wire.dealer import SEND_QUEUE
-from trieline.actors.wire.messages import Assignment, TreeDelivery
-from trieline.actors.wire.trajectory_link import TreeReceiver, TreeSender
-from trieline.actors.wire.tree import TrajectoryTree
-from trieline.actors.wire.tree_receiver import RECEIVE_QUEUE
+from trieline.wire import sockets
+from trieline.wire.addresses import free_loopback_address
+from trieline.wire.codec import encode, num_bytes
+from trieline.wire.config import LinksConfig
+from trieline.wire.dealer import SEND_QUEUE
+from trieline.wire.messages import Assignment, TreeDelivery
+from trieline.wire.trajectory_link import TreeReceiver, TreeSender
+from trieline.wire.tree import TrajectoryTree
+from trieline.wire.tree_receiver import RECEIVE_QUEUE
 
 RESULTS = Path(__file__).parent / "results" / "wire.json"
 VOCAB_SIZE = 49_152

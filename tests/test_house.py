@@ -11,19 +11,53 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "trieline"
 
-# DESIGN: no cycles, and every arrow points down. A package may import itself and these.
+# No cycles, and every arrow points down. A room may import itself, the rooms named here, and `GROUND`.
+GROUND = "trieline.common"
+LEARNER_FLOORS = {
+    "intake": set(),
+    "batch": {"intake"},
+    "model_folder": set(),
+    "model": {"batch"},
+    "objective": {"batch"},
+    "update": {"batch", "model", "objective"},
+    "keeping": {"model_folder"},
+    "policy_server.cpu": {"model"},
+    "policy_server": {"policy_server.cpu", "model", "model_folder", "keeping"},
+}
 MAY_IMPORT = {
     "trieline.kernels": set(),
+    "trieline.common": set(),
     "trieline.envs": set(),
-    "trieline.actors.wire": set(),
-    "trieline.actors": {"trieline.actors.wire", "trieline.envs"},
-    "trieline.learner": {"trieline.actors.wire", "trieline.kernels"},
+    "trieline.wire": set(),
+    "trieline.actors": {"trieline.wire", "trieline.envs"},
+    "trieline.learner": {
+        "trieline.wire",
+        "trieline.kernels",
+        *(f"trieline.learner.{f}" for f in LEARNER_FLOORS),
+    },
+    **{
+        f"trieline.learner.{floor}": {
+            "trieline.wire",
+            "trieline.kernels",
+            *(f"trieline.learner.{f}" for f in below),
+        }
+        for floor, below in LEARNER_FLOORS.items()
+    },
     "trieline.recipes": set(),
     "trieline.sandbox_images": set(),
 }
+# What every floor of the learner stands on, beside the rooms below it.
+LEARNER_SETTINGS = {
+    "trieline.learner.errors",
+    "trieline.learner.config",
+    "trieline.learner.objective_config",
+    "trieline.learner.policy_server.config",
+    "trieline.learner.policy_server.errors",
+}
+WITHOUT_TORCH = ("trieline.learner.intake", "trieline.learner.batch", *LEARNER_SETTINGS)
 TORCH_ROOMS = ("trieline.learner", "trieline.kernels")
 ONLY_HERE = {
-    "zmq": ("trieline.actors.wire",),
+    "zmq": ("trieline.wire",),
     "docker": ("trieline.envs.sandbox",),
     "torch": TORCH_ROOMS,
     "transformers": TORCH_ROOMS,
@@ -64,9 +98,17 @@ def test_every_arrow_points_down() -> None:
             if not imported.startswith("trieline"):
                 continue
             target = room_of(imported) or imported
-            if target != room and target not in MAY_IMPORT[room]:
+            settings = room.startswith("trieline.learner.") and imported in LEARNER_SETTINGS
+            if target not in {room, GROUND, *MAY_IMPORT[room]} and not settings:
                 wrong.append(f"{name} imports {imported}")
     assert wrong == []
+
+
+def test_a_batch_is_made_without_torch() -> None:
+    names = [name for name, _ in modules() if name.startswith(WITHOUT_TORCH)]
+    loaded = loaded_by("\n".join(f"import {name}" for name in names))
+    assert set(names) <= loaded
+    assert {"torch", "transformers"}.isdisjoint(loaded)
 
 
 def test_heavy_libraries_stay_in_their_rooms() -> None:

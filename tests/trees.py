@@ -3,7 +3,8 @@
 import numpy as np
 import numpy.typing as npt
 
-from trieline.actors.wire.tree import CAUSES, FORK_CAUSES, SCORED, Bool, Float32, Int32, TrajectoryTree
+from trieline.common.arrays import Bool, Float32, Int32
+from trieline.wire.tree import CAUSES, FORK_CAUSES, SCORED, TrajectoryTree
 
 
 def random_tree(

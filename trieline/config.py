@@ -15,12 +15,13 @@ import msgspec
 import tomli_w
 
 from trieline.actors.config import ActorConfig
-from trieline.actors.wire.config import EnvConfig, LinksConfig, ModelConfig
+from trieline.common.errors import TrielineError
 from trieline.learner.config import LearnerConfig
 from trieline.learner.policy_server.config import PolicyServerConfig
+from trieline.wire.config import EnvConfig, LinksConfig, ModelConfig
 
 
-class ConfigError(Exception):
+class ConfigError(TrielineError):
     """A configuration that can't be used. The message names the key, what was expected and what came."""
 
 

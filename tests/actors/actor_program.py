@@ -8,7 +8,7 @@ import msgspec
 
 from trieline.actors.config import ActorConfig
 from trieline.actors.process import run_actor
-from trieline.actors.wire.config import EnvConfig, LinksConfig
+from trieline.wire.config import EnvConfig, LinksConfig
 
 
 def main(arguments: str) -> int:

@@ -7,10 +7,10 @@ from typing import Self
 
 from tests.actors.scripted_policy import VERSION, Script, completion
 from trieline.actors.chat import ChatRenderer
-from trieline.actors.wire.config import LinksConfig
-from trieline.actors.wire.generate_link import GenerateServer
-from trieline.actors.wire.messages import Assignment, ServerStatus, StatusRequest, TreeDelivery
-from trieline.actors.wire.trajectory_link import TreeReceiver
+from trieline.wire.config import LinksConfig
+from trieline.wire.generate_link import GenerateServer
+from trieline.wire.messages import Assignment, ServerStatus, StatusRequest, TreeDelivery
+from trieline.wire.trajectory_link import TreeReceiver
 
 
 def ipc_links(folder: Path, *, peer_timeout_s: float = 30.0) -> LinksConfig:

@@ -6,8 +6,8 @@ from collections.abc import Callable
 import numpy as np
 
 from trieline.actors.chat import ChatRenderer
-from trieline.actors.wire.messages import Completion, Sampling
-from trieline.actors.wire.tree import Int32
+from trieline.common.arrays import Int32
+from trieline.wire.messages import Completion, Sampling
 
 VERSION = 3
 LOGPROB = -0.5

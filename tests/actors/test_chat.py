@@ -164,7 +164,7 @@ def test_the_built_in_tiny_model_is_rendered_as_transformers_does(
 ) -> None:
     from transformers import AutoTokenizer
 
-    from trieline.learner.model_source import prepare_model
+    from trieline.learner.model_folder.model_source import prepare_model
 
     monkeypatch.setenv("TRIELINE_CACHE", str(tmp_path))
     folder = prepare_model("builtin:tiny")

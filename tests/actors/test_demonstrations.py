@@ -8,7 +8,7 @@ from tests.actors.fake_envs import COUNTING, FAULTY
 from trieline.actors.chat import ChatRenderer
 from trieline.actors.demonstrations import demonstration_tree
 from trieline.actors.errors import DemonstrationError
-from trieline.actors.wire.config import EnvConfig
+from trieline.wire.config import EnvConfig
 
 
 def test_the_expert_s_replies_stand_where_sampled_ones_would(renderer: ChatRenderer) -> None:

@@ -15,7 +15,7 @@ from trieline.actors.errors import (
     ForkUnsupportedError,
     StuckEnvironmentsError,
 )
-from trieline.actors.wire.config import EnvConfig
+from trieline.wire.config import EnvConfig
 
 
 @pytest.fixture(autouse=True)

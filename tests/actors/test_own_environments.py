@@ -7,7 +7,7 @@ from tests.actors.scripted_policy import ScriptedPolicy
 from tests.actors.test_rollout_group import by_seed, play
 from trieline.actors.chat import ChatRenderer
 from trieline.actors.demonstrations import demonstration_tree
-from trieline.actors.wire.config import EnvConfig
+from trieline.wire.config import EnvConfig
 
 ENVS = (
     EnvConfig(id="trieline/Arithmetic-v0", max_tokens=64),

@@ -18,9 +18,9 @@ from trieline.actors.chat import ChatRenderer
 from trieline.actors.config import ActorConfig
 from trieline.actors.errors import ChatTemplateError, EnvironmentSetupError
 from trieline.actors.process import run_actor
-from trieline.actors.wire.config import EnvConfig, LinksConfig
-from trieline.actors.wire.errors import AddressError
-from trieline.actors.wire.messages import Sampling
+from trieline.wire.config import EnvConfig, LinksConfig
+from trieline.wire.errors import AddressError
+from trieline.wire.messages import Sampling
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 20.0

@@ -14,10 +14,11 @@ from trieline.actors.config import ActorConfig
 from trieline.actors.env_session import EnvHost
 from trieline.actors.policy import Policy
 from trieline.actors.rollout_group import EpisodeSlots, GroupPlayer
-from trieline.actors.wire.config import EnvConfig
-from trieline.actors.wire.errors import PeerTimeoutError
-from trieline.actors.wire.messages import Assignment, Completion, Sampling
-from trieline.actors.wire.tree import Int32, TrajectoryTree
+from trieline.common.arrays import Int32
+from trieline.wire.config import EnvConfig
+from trieline.wire.errors import PeerTimeoutError
+from trieline.wire.messages import Assignment, Completion, Sampling
+from trieline.wire.tree import TrajectoryTree
 
 SYSTEM = {"role": "system", "content": "You are a helpful assistant."}
 

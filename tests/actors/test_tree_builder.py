@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from tests.actors.scripted_policy import completion
 from trieline.actors.rollout import Origin, Rollout, Turn
 from trieline.actors.tree_builder import build_tree, common_prefix
-from trieline.actors.wire.tree import Int32, TrajectoryTree
+from trieline.common.arrays import Int32
+from trieline.wire.tree import TrajectoryTree
 
 
 def ids(*tokens: int) -> Int32:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from trieline.learner.journal import read_journal
+from trieline.wire.journal import read_journal
 
 pytestmark = pytest.mark.end_to_end
 

@@ -13,7 +13,7 @@ from trieline.kernels import tree_plan
 from trieline.kernels.flash_parts import num_slices
 from trieline.kernels.tree_attention import reference_tree_attention, tree_attention, visible_pairs
 from trieline.kernels.tree_plan import MAX_BLOCK, plan_tree_attention
-from trieline.learner.trie import build_trie
+from trieline.learner.batch.trie import build_trie
 
 # Forests by the lengths of (trunk, number of branches, branch): none, short, and far beyond one block.
 SHAPES = [

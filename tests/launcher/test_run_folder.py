@@ -3,7 +3,7 @@ import time
 from pathlib import Path
 
 from trieline.launcher.run_folder import MetricsTail, RunFolder
-from trieline.learner.metrics import MetricsLog
+from trieline.learner.keeping.metrics import MetricsLog
 
 
 def test_a_run_that_goes_on_is_followed_through_the_replaced_file(tmp_path: Path) -> None:

@@ -13,12 +13,12 @@ from trieline.config import Config, ConfigError, load_config
 from trieline.launcher.learner_program import run_learner_program
 from trieline.launcher.run_folder import RunFolder
 from trieline.launcher.sft_run import DATA_FOLDER, start_sft
-from trieline.learner.batch import prepare_batch
+from trieline.learner.batch.batch import prepare_batch
 from trieline.learner.config import OptimizerConfig
-from trieline.learner.journal import read_journal
-from trieline.learner.model_source import prepare_model
-from trieline.learner.train_step import accumulate_gradients
-from trieline.learner.tree_forward import load_tree_model
+from trieline.learner.model.tree_forward import load_tree_model
+from trieline.learner.model_folder.model_source import prepare_model
+from trieline.learner.update.train_step import accumulate_gradients
+from trieline.wire.journal import read_journal
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from trieline.learner.tiny_model import save_tiny_model
+from trieline.learner.model_folder.tiny_model import save_tiny_model
 
 
 @pytest.fixture(scope="session")

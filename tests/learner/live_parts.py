@@ -14,16 +14,17 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from trieline.actors.wire.addresses import free_loopback_address
-from trieline.actors.wire.config import LinksConfig
-from trieline.actors.wire.generate_link import PolicyClient
-from trieline.actors.wire.messages import Assignment, Completion, Sampling
-from trieline.actors.wire.trajectory_link import Stopped, TreeSender
-from trieline.actors.wire.tree import SCORED, Int32, TrajectoryTree
+from trieline.common.arrays import Int32
+from trieline.wire.addresses import free_loopback_address
+from trieline.wire.config import LinksConfig
+from trieline.wire.generate_link import PolicyClient
+from trieline.wire.messages import Assignment, Completion, Sampling
+from trieline.wire.trajectory_link import Stopped, TreeSender
+from trieline.wire.tree import SCORED, TrajectoryTree
 
 SERVER = """
 import logging, msgspec, sys
-from trieline.actors.wire.config import LinksConfig, ModelConfig
+from trieline.wire.config import LinksConfig, ModelConfig
 from trieline.learner.policy_server.config import PolicyServerConfig
 from trieline.learner.policy_server.process import run_policy_server
 logging.basicConfig(level=logging.INFO)
@@ -35,7 +36,7 @@ sys.exit(run_policy_server(
 LEARNER = """
 import logging, msgspec, sys
 from pathlib import Path
-from trieline.actors.wire.config import EnvConfig, LinksConfig, ModelConfig
+from trieline.wire.config import EnvConfig, LinksConfig, ModelConfig
 from trieline.learner.config import LearnerConfig
 from trieline.learner.process import run_learner
 logging.basicConfig(level=logging.INFO)

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trieline.actors.wire.tree import TrajectoryTree
 from trieline.learner.objective_config import ObjectiveConfig
+from trieline.wire.tree import TrajectoryTree
 
 Prefix = tuple[int, ...]
 

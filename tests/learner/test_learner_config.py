@@ -3,10 +3,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from trieline.actors.wire.config import EnvConfig
 from trieline.learner.config import LearnerConfig
 from trieline.learner.errors import LearnerError
 from trieline.learner.process import check_settings
+from trieline.wire.config import EnvConfig
 
 LEVELS = [EnvConfig(id="a", levels=[0, 1])]
 

@@ -9,12 +9,13 @@ import pytest
 
 from tests.learner.live_parts import free_links
 from tests.trees import random_tree
-from trieline.actors.wire.config import LinksConfig
-from trieline.actors.wire.messages import Assignment
-from trieline.actors.wire.trajectory_link import TreeSender
-from trieline.learner.errors import JournalError
-from trieline.learner.journal import Journal, read_journal
-from trieline.learner.live_links import LiveLinks, read_accepted, run_id_of
+from trieline.learner.intake.accepted import read_accepted, run_id_of
+from trieline.learner.live_links import LiveLinks
+from trieline.wire.config import LinksConfig
+from trieline.wire.errors import JournalError
+from trieline.wire.journal import Journal, read_journal
+from trieline.wire.messages import Assignment
+from trieline.wire.trajectory_link import TreeSender
 
 WAIT_S = 10.0
 

@@ -22,15 +22,15 @@ from tests.learner.live_parts import (
     records,
     wait_for_step,
 )
-from trieline.actors.wire.config import EnvConfig, LinksConfig, ModelConfig
-from trieline.actors.wire.messages import Assignment, Completion
-from trieline.actors.wire.tree import TrajectoryTree
-from trieline.learner.checkpoint import latest_checkpoint, read_state
+from trieline.common.file_lock import file_lock
 from trieline.learner.config import LearnerConfig, OptimizerConfig, WarmStartConfig
-from trieline.learner.file_lock import file_lock
-from trieline.learner.journal import read_journal
+from trieline.learner.keeping.checkpoint import latest_checkpoint, read_state
 from trieline.learner.process import LOCK_FILE, run_learner
 from trieline.learner.training import Hooks
+from trieline.wire.config import EnvConfig, LinksConfig, ModelConfig
+from trieline.wire.journal import read_journal
+from trieline.wire.messages import Assignment, Completion
+from trieline.wire.tree import TrajectoryTree
 
 CONFIG = LearnerConfig(
     steps=4,

@@ -12,13 +12,13 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.trees import random_tree
-from trieline.actors.wire.config import EnvConfig, LinksConfig, ModelConfig
-from trieline.actors.wire.messages import TreeDelivery
-from trieline.learner.checkpoint import latest_checkpoint
 from trieline.learner.config import LearnerConfig, OptimizerConfig
-from trieline.learner.journal import Journal
+from trieline.learner.keeping.checkpoint import latest_checkpoint
 from trieline.learner.objective_config import ObjectiveConfig
 from trieline.learner.process import run_learner
+from trieline.wire.config import EnvConfig, LinksConfig, ModelConfig
+from trieline.wire.journal import Journal
+from trieline.wire.messages import TreeDelivery
 
 ENV = EnvConfig(id="test/Random-v0", levels=[0, 1], promote_at=0.01)
 GROUP = LearnerConfig(

@@ -19,9 +19,9 @@ from transformers import (
     Qwen3MoeForCausalLM,
 )
 
-from trieline.learner.float64_parts import use_float64, use_plain_attention
-from trieline.learner.tree_forward import TreeModel
-from trieline.learner.value_head import ValueHead
+from trieline.learner.model.float64_parts import use_float64, use_plain_attention
+from trieline.learner.model.tree_forward import TreeModel
+from trieline.learner.model.value_head import ValueHead
 
 VOCAB_SIZE = 40
 

@@ -17,11 +17,11 @@ from trieline.actors.config import ActorConfig
 from trieline.actors.env_session import EnvHost
 from trieline.actors.errors import StuckEnvironmentsError
 from trieline.actors.rollout_group import EpisodeSlots, GroupPlayer
-from trieline.actors.wire.config import EnvConfig, LinksConfig
-from trieline.actors.wire.errors import PeerTimeoutError
-from trieline.actors.wire.generate_link import PolicyClient
-from trieline.actors.wire.messages import Assignment
-from trieline.actors.wire.trajectory_link import Stopped, TreeSender
+from trieline.wire.config import EnvConfig, LinksConfig
+from trieline.wire.errors import PeerTimeoutError
+from trieline.wire.generate_link import PolicyClient
+from trieline.wire.messages import Assignment
+from trieline.wire.trajectory_link import Stopped, TreeSender
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from trieline.actors.env_session import EnvSession
 from trieline.actors.errors import ForkUnsupportedError
 from trieline.actors.policy import derived_seed
 from trieline.actors.rollout import Origin
-from trieline.actors.wire.messages import Completion
+from trieline.wire.messages import Completion
 
 log = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from trieline.actors.chat_template import (
     read_special_tokens,
 )
 from trieline.actors.errors import ChatTemplateError
-from trieline.actors.wire.tree import Int32
+from trieline.common.arrays import Int32
 
 log = logging.getLogger(__name__)
 

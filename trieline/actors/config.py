@@ -4,9 +4,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-Positive = Annotated[int, msgspec.Meta(gt=0)]
-Count = Annotated[int, msgspec.Meta(ge=0)]
-Seconds = Annotated[float, msgspec.Meta(gt=0)]
+from trieline.common.numbers import Count, Positive, Seconds
 
 # Groups of eight rollouts are the usual ones; the actor learns the real size with its first assignment.
 USUAL_GROUP_SIZE = 8

@@ -18,7 +18,8 @@ from trieline.actors.chat_template import Message
 from trieline.actors.demonstrations import written_completion
 from trieline.actors.errors import ChatTemplateError, ConversationError
 from trieline.actors.tree_builder import TreeBuilder
-from trieline.actors.wire.tree import SCORED, Int32, TrajectoryTree
+from trieline.common.arrays import Int32
+from trieline.wire.tree import SCORED, TrajectoryTree
 
 ENV_ID = "conversations"
 INFO_CHARACTERS = 500

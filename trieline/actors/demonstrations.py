@@ -11,9 +11,10 @@ from trieline.actors.env_threads import call_with_deadline
 from trieline.actors.errors import DemonstrationError, EnvFailure
 from trieline.actors.rollout import Rollout, Turn
 from trieline.actors.tree_builder import build_tree
-from trieline.actors.wire.config import EnvConfig
-from trieline.actors.wire.messages import Completion
-from trieline.actors.wire.tree import Int32, TrajectoryTree
+from trieline.common.arrays import Int32
+from trieline.wire.config import EnvConfig
+from trieline.wire.messages import Completion
+from trieline.wire.tree import TrajectoryTree
 
 
 def demonstration_tree(

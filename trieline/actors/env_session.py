@@ -18,10 +18,10 @@ from trieline.actors.broken_episodes import BrokenEpisodes
 from trieline.actors.env_returns import Step, Task, checked_reset, checked_step
 from trieline.actors.env_threads import EnvThreads, call_with_deadline, raised
 from trieline.actors.errors import ActorError, EnvFailure, EnvironmentSetupError, ForkUnsupportedError
-from trieline.actors.wire.config import EnvConfig
 from trieline.envs import make_env
 from trieline.envs.errors import EnvError, SandboxError
 from trieline.envs.registry import load_env_modules
+from trieline.wire.config import EnvConfig
 
 log = logging.getLogger(__name__)
 

@@ -17,10 +17,10 @@ from trieline.actors.env_session import EnvHost, EnvSession
 from trieline.actors.errors import ActorError, EnvFailure
 from trieline.actors.policy import Policy, derived_seed
 from trieline.actors.rollout import Origin, Rollout, Turn
-from trieline.actors.wire.config import EnvConfig
-from trieline.actors.wire.errors import WireError
-from trieline.actors.wire.messages import Completion, Sampling
-from trieline.actors.wire.tree import Int32
+from trieline.common.arrays import Int32
+from trieline.wire.config import EnvConfig
+from trieline.wire.errors import WireError
+from trieline.wire.messages import Completion, Sampling
 
 log = logging.getLogger(__name__)
 

@@ -1,7 +1,9 @@
 """The errors of the actors: one family. What goes wrong in an episode is data (a broken leaf)."""
 
+from trieline.common.errors import TrielineError
 
-class ActorError(Exception):
+
+class ActorError(TrielineError):
     """Anything that keeps an actor from playing at all."""
 
 

@@ -17,8 +17,8 @@ from trieline.actors.errors import StuckEnvironmentsError
 from trieline.actors.policy import Policy, derived_seed
 from trieline.actors.rollout import Rollout
 from trieline.actors.rollout_group import EpisodeSlots
-from trieline.actors.wire.config import EnvConfig
-from trieline.actors.wire.tree import SCORED
+from trieline.wire.config import EnvConfig
+from trieline.wire.tree import SCORED
 
 log = logging.getLogger(__name__)
 

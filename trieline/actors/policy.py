@@ -3,8 +3,8 @@
 import hashlib
 from typing import Protocol
 
-from trieline.actors.wire.messages import Completion, Sampling
-from trieline.actors.wire.tree import Int32
+from trieline.common.arrays import Int32
+from trieline.wire.messages import Completion, Sampling
 
 
 class Policy(Protocol):

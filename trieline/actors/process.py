@@ -24,8 +24,8 @@ from trieline.actors.actor import EXIT_STOPPED, run_worker
 from trieline.actors.chat import ChatRenderer
 from trieline.actors.config import ActorConfig
 from trieline.actors.env_session import check_env
-from trieline.actors.wire.addresses import check_address
-from trieline.actors.wire.config import EnvConfig, LinksConfig
+from trieline.wire.addresses import check_address
+from trieline.wire.config import EnvConfig, LinksConfig
 
 log = logging.getLogger(__name__)
 

@@ -4,8 +4,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from trieline.actors.wire.messages import Completion
-from trieline.actors.wire.tree import SCORED, Int32
+from trieline.common.arrays import Int32
+from trieline.wire.messages import Completion
+from trieline.wire.tree import SCORED
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -16,9 +16,9 @@ from trieline.actors.episode import EpisodePlayer
 from trieline.actors.policy import Policy, derived_seed
 from trieline.actors.rollout import Origin, Rollout
 from trieline.actors.tree_builder import build_tree, common_prefix
-from trieline.actors.wire.config import EnvConfig
-from trieline.actors.wire.messages import Assignment
-from trieline.actors.wire.tree import SCORED, TrajectoryTree
+from trieline.wire.config import EnvConfig
+from trieline.wire.messages import Assignment
+from trieline.wire.tree import SCORED, TrajectoryTree
 
 log = logging.getLogger(__name__)
 

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from trieline.actors.rollout import Rollout
-from trieline.actors.wire.messages import Completion
-from trieline.actors.wire.tree import SCORED, Int32, TrajectoryTree
+from trieline.common.arrays import Int32
+from trieline.wire.messages import Completion
+from trieline.wire.tree import SCORED, TrajectoryTree
 
 T = TypeVar("T", np.int32, np.float32)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from trieline import __version__
 from trieline.command_line import checks, environments, fine_tuning, inspection, processes, training
+from trieline.common.errors import TrielineError
 from trieline.launcher.machine import missing_extra
 
 VERBS = (training, fine_tuning, processes, environments, inspection, checks)
@@ -23,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except Exception as error:
-        message = missing_extra(error) or (str(error) if _is_users(error) else None)
+        message = missing_extra(error) or (str(error) if isinstance(error, TrielineError) else None)
         if message is None:
             raise
         sys.stderr.write(f"trieline {options.verb}: {message}\n")
@@ -42,11 +43,3 @@ def build_parser() -> argparse.ArgumentParser:
     for module in VERBS:
         module.add_verbs(verbs)
     return parser
-
-
-def _is_users(error: Exception) -> bool:
-    """Errors of our own families speak for themselves. By name: their packages may not be loaded."""
-    families = {"ConfigError", "ChildError", "WireError", "ActorError", "EnvError", "LearnerError"}
-    return any(
-        base.__name__ in families and base.__module__.startswith("trieline.") for base in type(error).__mro__
-    )

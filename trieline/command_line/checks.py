@@ -53,8 +53,8 @@ def _check_env(options: argparse.Namespace) -> int:
 
 
 def _check_model(options: argparse.Namespace) -> int:
-    from trieline.learner.model_check import check_model
-    from trieline.learner.model_source import prepare_model
+    from trieline.learner.model.model_check import check_model
+    from trieline.learner.model_folder.model_source import prepare_model
 
     result = check_model(prepare_model(options.path))
     for line in result.lines:

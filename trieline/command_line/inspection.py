@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from trieline.command_line.options import add_config_options, log_to, read_config
 
 if TYPE_CHECKING:
-    from trieline.actors.wire.tree import TrajectoryTree
+    from trieline.wire.tree import TrajectoryTree
 
 
 def add_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -33,8 +33,8 @@ def _eval(options: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from trieline.actors.wire.model_folder import tokenizer_folder
     from trieline.launcher.evaluation import Evaluator
+    from trieline.wire.model_folder import tokenizer_folder
 
     log_to(None)
     config = read_config(options)
@@ -72,7 +72,7 @@ def _show(options: argparse.Namespace) -> int:
     from trieline.config import ConfigError
     from trieline.launcher.run_folder import RunFolder
     from trieline.launcher.tree_view import draw_tree
-    from trieline.learner.journal import read_journal
+    from trieline.wire.journal import read_journal
 
     path = Path(options.run_dir)
     config = RunFolder.open(options.run_dir).load_config() if (path / "config.toml").is_file() else None
@@ -93,7 +93,7 @@ def _leaf_advantages(tree: "TrajectoryTree") -> list[float]:
     """The `group` advantage of each leaf: what can be known from the tree alone. NaN where it is broken."""
     import numpy as np
 
-    from trieline.learner.advantages import group_advantages
+    from trieline.learner.batch.advantages import group_advantages
 
     scored = list(tree.scored_leaves())
     found = group_advantages(np.array([tree.sequence_return(b) for b in scored]))
@@ -102,8 +102,8 @@ def _leaf_advantages(tree: "TrajectoryTree") -> list[float]:
 
 
 def _decoder(model_path: str) -> Any:
-    from trieline.actors.wire.errors import ModelFolderError
-    from trieline.actors.wire.model_folder import tokenizer_folder
+    from trieline.wire.errors import ModelFolderError
+    from trieline.wire.model_folder import tokenizer_folder
 
     try:
         folder = tokenizer_folder(model_path)

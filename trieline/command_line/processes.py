@@ -64,7 +64,7 @@ def _policy_server(options: argparse.Namespace) -> int:
 def _actor(options: argparse.Namespace) -> int:
     config = _begin_program(options)
     from trieline.actors.process import run_actor
-    from trieline.actors.wire.model_folder import tokenizer_folder
+    from trieline.wire.model_folder import tokenizer_folder
 
     folder = tokenizer_folder(config.model.path)
     return run_actor(config.actor, model_folder=folder, envs=config.envs, links=config.links, log_file=None)
@@ -73,8 +73,8 @@ def _actor(options: argparse.Namespace) -> int:
 def _model(options: argparse.Namespace) -> int:
     import json
 
-    from trieline.learner.compute_dtype import choose_dtype, dtype_name
-    from trieline.learner.model_source import prepare_model
+    from trieline.learner.model.compute_dtype import choose_dtype, dtype_name
+    from trieline.learner.model_folder.model_source import prepare_model
 
     folder = prepare_model(options.path, progress=_say)
     print(json.dumps({"folder": str(folder), "dtype": dtype_name(choose_dtype(options.dtype))}))

@@ -1,7 +1,9 @@
 """The errors of the environments: one family, named by what failed."""
 
+from trieline.common.errors import TrielineError
 
-class EnvError(Exception):
+
+class EnvError(TrielineError):
     """Anything about an environment that is not the agent's doing."""
 
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from trieline.actors.chat import ChatRenderer
 from trieline.actors.evaluate import EvalReport, evaluate
-from trieline.actors.wire.generate_link import PolicyClient
 from trieline.config import Config
 from trieline.learner.errors import StopRequested
+from trieline.wire.generate_link import PolicyClient
 
 log = logging.getLogger(__name__)
 

@@ -6,14 +6,14 @@ from itertools import count
 
 from trieline.actors.chat import ChatRenderer
 from trieline.actors.demonstrations import demonstration_tree
-from trieline.actors.wire.tree import TrajectoryTree
 from trieline.config import Config
 from trieline.launcher.evaluation import Evaluator
 from trieline.launcher.run_folder import RunFolder
-from trieline.learner.model_source import prepare_model
+from trieline.learner.model_folder.model_source import prepare_model
 from trieline.learner.process import run_learner
 from trieline.learner.training import Hooks
 from trieline.learner.warm_start import Demonstrations
+from trieline.wire.tree import TrajectoryTree
 
 # Above every seed that the curriculum hands out, so that no demonstration shows a task of the training.
 DEMONSTRATION_SEEDS = 2**30

@@ -10,10 +10,10 @@ from typing import Literal
 
 from trieline.actors.env_session import first_task
 from trieline.actors.errors import EnvironmentSetupError
-from trieline.actors.wire.addresses import reason_against
-from trieline.actors.wire.config import ADDRESSES
 from trieline.config import Config
 from trieline.launcher.machine import INSTALL_LEARNER, LEARNER_MODULES
+from trieline.wire.addresses import reason_against
+from trieline.wire.config import ADDRESSES
 
 # SmolLM2-135M in training: float32 master weights, two moments, gradients, activations, the server's copy.
 MEMORY_WANTED_GIB = 6.0
@@ -70,9 +70,9 @@ def _check_learner(config: Config) -> Iterator[Finding]:
         return
     import torch
 
-    from trieline.learner.compute_device import choose_device
-    from trieline.learner.compute_dtype import choose_dtype
     from trieline.learner.errors import LearnerError
+    from trieline.learner.model.compute_device import choose_device
+    from trieline.learner.model.compute_dtype import choose_dtype
     from trieline.learner.process import check_settings
 
     dtype = str(choose_dtype(config.model.dtype)).removeprefix("torch.")

@@ -12,9 +12,6 @@ from rich.console import Console
 
 from trieline.actors.chat import ChatRenderer
 from trieline.actors.conversations import conversation_trees, read_conversations, select_sequences
-from trieline.actors.wire.messages import TreeDelivery
-from trieline.actors.wire.model_folder import tokenizer_folder
-from trieline.actors.wire.tree import TrajectoryTree
 from trieline.config import Config, ConfigError
 from trieline.launcher.run_folder import RunFolder
 from trieline.launcher.supervisor import Supervisor
@@ -25,7 +22,10 @@ from trieline.launcher.training_run import (
     set_on_signal,
     watch_learner,
 )
-from trieline.learner.journal import Journal, read_journal
+from trieline.wire.journal import Journal, read_journal
+from trieline.wire.messages import TreeDelivery
+from trieline.wire.model_folder import tokenizer_folder
+from trieline.wire.tree import TrajectoryTree
 
 DATA_FOLDER = "data"
 

@@ -9,13 +9,15 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from trieline.common.errors import TrielineError
+
 log = logging.getLogger(__name__)
 
 # A process that dies this often within one run has a fault that starting it again will not cure.
 MAX_RESTARTS = 5
 
 
-class ChildError(Exception):
+class ChildError(TrielineError):
     """A child process ended in a way that ends the run. Carries the last lines of its log."""
 
 

@@ -13,14 +13,14 @@ import msgspec
 from rich.console import Console
 
 from trieline.actors.env_session import first_task
-from trieline.actors.wire.addresses import free_loopback_address, reason_against
-from trieline.actors.wire.config import ADDRESSES, LinksConfig, ModelConfig
 from trieline.config import Config, write_config
 from trieline.launcher.core_sharing import share_cores
 from trieline.launcher.progress import Progress
 from trieline.launcher.run_folder import MetricsTail, RunFolder
 from trieline.launcher.supervisor import ChildError, ProcessSpec, Supervisor
-from trieline.learner.journal import expect_no_writer
+from trieline.wire.addresses import free_loopback_address, reason_against
+from trieline.wire.config import ADDRESSES, LinksConfig, ModelConfig
+from trieline.wire.journal import expect_no_writer
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ import numpy as np
 from rich.text import Text
 from rich.tree import Tree
 
-from trieline.actors.wire.tree import SCORED, TrajectoryTree
+from trieline.wire.tree import SCORED, TrajectoryTree
 
 TEXT_WIDTH = 100
 

@@ -7,27 +7,22 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from trieline.common.numbers import Count, Fraction, Positive, PositiveFloat, Seconds
 from trieline.learner.errors import LearnerError
 from trieline.learner.objective_config import ObjectiveConfig
-
-Positive = Annotated[int, msgspec.Meta(gt=0)]
-Count = Annotated[int, msgspec.Meta(ge=0)]
-Seconds = Annotated[float, msgspec.Meta(gt=0)]
-Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
-Rate = Annotated[float, msgspec.Meta(gt=0)]
 
 
 class OptimizerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """AdamW on float32 master weights."""
 
-    lr: Rate = 1e-5
+    lr: PositiveFloat = 1e-5
     betas: tuple[Annotated[float, msgspec.Meta(ge=0, lt=1)], Annotated[float, msgspec.Meta(ge=0, lt=1)]] = (
         0.9,
         0.95,
     )
-    eps: Rate = 1e-8
+    eps: PositiveFloat = 1e-8
     weight_decay: Annotated[float, msgspec.Meta(ge=0)] = 0.0
-    max_grad_norm: Rate = 1.0
+    max_grad_norm: PositiveFloat = 1.0
     """Gradients are scaled down to this norm, over all parameters."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """How the learning rate falls after the warm-up, to `final_lr_fraction` of it at the last step."""
@@ -49,7 +44,7 @@ class WarmStartConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     max_steps: Positive = 1000
     """Reaching this without the target is an error."""
     trees_per_step: Positive = 64
-    lr: Rate = 1e-3
+    lr: PositiveFloat = 1e-3
     """Higher than the rate of reinforcement learning, which collapses at it."""
     evaluate_every: Positive = 25
     """Steps between two measurements."""
@@ -94,7 +89,7 @@ class LearnerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     probe: bool = True
     """Compare the policy server with the learner before the first step."""
-    max_mismatch_kl: Rate | None = None
+    max_mismatch_kl: PositiveFloat | None = None
     """The run stops when `mismatch_kl/mean` of a step is above. None: 0.001 in float32, 0.02 in bfloat16."""
     max_skipped_steps: Positive = 3
     """Steps in a row that may be skipped because a loss or gradient is not finite."""

@@ -1,7 +1,9 @@
 """The errors of the learner: one family, each with the reason in words that a user can act on."""
 
+from trieline.common.errors import TrielineError
 
-class LearnerError(Exception):
+
+class LearnerError(TrielineError):
     """Anything that stops the learner for a reason outside its own code."""
 
 
@@ -19,10 +21,6 @@ class BatchError(LearnerError):
 
 class ModelSourceError(LearnerError):
     """`model.path` leads to no usable model. The message names what is missing."""
-
-
-class JournalError(LearnerError):
-    """The journal can't be read or written. The message names the segment and the offset."""
 
 
 class CheckpointError(LearnerError):

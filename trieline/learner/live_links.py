@@ -1,93 +1,31 @@
 """The learner's ends of the links: trees in through the journal, weights out.
 
-A tree is in the journal before it is acknowledged. After a restart the journal tells which trees are safe
-already, and which of them no step has used up.
+A tree is in the journal before it is acknowledged.
 """
 
 import logging
-import os
-import secrets
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from trieline.actors.wire.config import LinksConfig
-from trieline.actors.wire.errors import PeerTimeoutError
-from trieline.actors.wire.messages import TreeDelivery
-from trieline.actors.wire.trajectory_link import TreeReceiver
-from trieline.actors.wire.weights_link import WeightsPublisher
-from trieline.learner.errors import JournalError, TrainingError
-from trieline.learner.journal import Journal, read_journal
-from trieline.learner.tree_source import GLANCE_S
-from trieline.learner.weights import WeightsOutbox, outbox_folder
+from trieline.learner.errors import TrainingError
+from trieline.learner.intake.accepted import Accepted, run_id_of
+from trieline.learner.intake.tree_source import GLANCE_S
+from trieline.learner.keeping.weights import WeightsOutbox, outbox_folder
+from trieline.wire.config import LinksConfig
+from trieline.wire.errors import PeerTimeoutError
+from trieline.wire.journal import Journal
+from trieline.wire.messages import TreeDelivery
+from trieline.wire.trajectory_link import TreeReceiver
+from trieline.wire.weights_link import WeightsPublisher
 
 log = logging.getLogger(__name__)
 
 # For actors to hear that training is over and to say goodbye.
 GOODBYE_S = 5.0
-RUN_ID_FILE = "run_id"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Accepted:
-    """What the journal of an earlier start holds."""
-
-    keys: list[tuple[str, int]]
-    """(actor id, sequence number) of every tree."""
-    unused: list[TreeDelivery]
-    """Trees that no step up to the checkpoint has used up, in order."""
-    last_assignment: int
-    """The highest assignment id; -1 without a tree."""
-
-
-def read_accepted(folder: Path, records_taken: int) -> Accepted:
-    """Read the journal after a restart.
-
-    Raises:
-        JournalError: it is corrupt, or lacks trees that the checkpoint has used.
-    """
-    keys, unused, last = [], [], -1
-    deliveries = read_journal(folder) if any(folder.glob("*.journal")) else iter(())
-    for number, delivery in enumerate(deliveries):
-        keys.append((delivery.actor_id, delivery.sequence_number))
-        last = max(last, delivery.assignment_id)
-        if number >= records_taken:
-            unused.append(delivery)
-    if len(keys) < records_taken:
-        msg = (
-            f"expected at least the {records_taken} trees in {folder} that the checkpoint has used, "
-            f"got {len(keys)}"
-        )
-        raise JournalError(msg)
-    return Accepted(keys=keys, unused=unused, last_assignment=last)
-
-
-def run_id_of(folder: Path) -> str:
-    """What tells actors this run from others at the same address: random, and kept beside the journal.
-
-    A run that goes on with the journal, from a checkpoint or without one, is the same run: it takes the trees
-    that were asked for before. Another folder is another run.
-
-    Raises:
-        JournalError: it can't be read or written.
-    """
-    path = folder / RUN_ID_FILE
-    try:
-        if not path.exists():
-            scratch = path.with_suffix(".new")
-            with scratch.open("w") as file:
-                file.write(secrets.token_hex(8))
-                file.flush()
-                os.fsync(file.fileno())
-            scratch.replace(path)
-        return path.read_text()
-    except OSError as error:
-        msg = f"can't keep the run's id in {path}: {error}"
-        raise JournalError(msg) from error
 
 
 class LiveLinks:

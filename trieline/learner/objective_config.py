@@ -8,11 +8,10 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from trieline.common.numbers import Fraction, PositiveFloat
 from trieline.learner.errors import ObjectiveError
 
-Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
 NonNegative = Annotated[float, msgspec.Meta(ge=0)]
-Positive = Annotated[float, msgspec.Meta(gt=0)]
 
 
 class ObjectiveConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -36,26 +35,26 @@ class ObjectiveConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     clip_low: Fraction = 0.2
     clip_high: NonNegative = 0.28
     """`ppo_clip` keeps the ratio pi/mu within [1 - clip_low, 1 + clip_high]."""
-    tis_cap: Positive = 2.0
+    tis_cap: PositiveFloat = 2.0
     """`tis` truncates the ratio pi/mu here."""
     icepop_low: NonNegative = 0.5
-    icepop_high: Positive = 5.0
+    icepop_high: PositiveFloat = 5.0
     """`icepop` drops the tokens whose ratio pi/mu is outside these."""
 
     gamma: Fraction = 1.0
     lam: Fraction = 1.0
-    rho_bar: Positive = 1.0
-    c_bar: Positive = 1.0
+    rho_bar: PositiveFloat = 1.0
+    c_bar: PositiveFloat = 1.0
     """V-trace (advantage `vtrace`): discount, trace decay, clips of the target and of the trace."""
-    rho_pg_bar: Positive = 1.0
+    rho_pg_bar: PositiveFloat = 1.0
     """Clip of the ratio pi/mu in the loss `vtrace_pg`."""
-    value_coef: Positive = 0.5
+    value_coef: PositiveFloat = 0.5
     """Weight of the value loss (advantage `vtrace`)."""
 
     entropy_scaling: Literal["off", "sequence", "token"] = "off"
     """Multiply advantages by the recorded entropy over its mean, of the sequence or of the token."""
     entropy_scale_min: NonNegative = 0.5
-    entropy_scale_max: Positive = 2.0
+    entropy_scale_max: PositiveFloat = 2.0
     """Clips of that factor (s_min and s_max)."""
 
     entropy_coef: NonNegative = 0.0
@@ -67,7 +66,7 @@ class ObjectiveConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     norm: Literal["token", "rollout", "tree"] = "token"
     """The loss is a mean over the sampled tokens of the whole batch, or over rollouts, or over trees, of
     such a mean. Independent of how the batch is packed."""
-    temperature: Positive = 1.0
+    temperature: PositiveFloat = 1.0
     """The temperature at which the trees were sampled."""
 
     @property

@@ -14,13 +14,14 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer
 
-from trieline.actors.wire.config import LinksConfig
-from trieline.actors.wire.generate_link import PolicyClient
-from trieline.actors.wire.messages import Completion, Sampling, ServerStatus
-from trieline.actors.wire.tree import SCORED, Int32, TrajectoryTree
+from trieline.common.arrays import Int32
 from trieline.learner.errors import ProbeError
-from trieline.learner.learner import Learner
-from trieline.learner.train_step import recompute_logprobs
+from trieline.learner.update.learner import Learner
+from trieline.learner.update.train_step import recompute_logprobs
+from trieline.wire.config import LinksConfig
+from trieline.wire.generate_link import PolicyClient
+from trieline.wire.messages import Completion, Sampling, ServerStatus
+from trieline.wire.tree import SCORED, TrajectoryTree
 
 log = logging.getLogger(__name__)
 

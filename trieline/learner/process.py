@@ -10,23 +10,30 @@ from types import FrameType
 
 import torch
 
-from trieline.actors.wire.config import EnvConfig, LinksConfig, ModelConfig
-from trieline.actors.wire.errors import WireError
-from trieline.learner.checkpoint import TrainerState, latest_checkpoint, read_state
-from trieline.learner.compute_dtype import choose_dtype
+from trieline.common.errors import TrielineError
+from trieline.common.file_lock import file_lock
 from trieline.learner.config import LearnerConfig
-from trieline.learner.curriculum import Curriculum
 from trieline.learner.errors import LearnerError
-from trieline.learner.file_lock import file_lock
-from trieline.learner.journal import Journal
-from trieline.learner.learner import Learner
-from trieline.learner.live_links import LiveLinks, read_accepted
-from trieline.learner.metrics import MetricsLog
-from trieline.learner.model_source import prepare_model
+from trieline.learner.intake.accepted import read_accepted
+from trieline.learner.intake.curriculum import Curriculum
+from trieline.learner.intake.staleness import Pacing
+from trieline.learner.intake.tree_source import LiveSource, ReplaySource, TreeSource
+from trieline.learner.keeping.checkpoint import (
+    TrainerState,
+    latest_checkpoint,
+    read_model_weights,
+    read_state,
+    read_trainer_tensors,
+)
+from trieline.learner.keeping.metrics import MetricsLog
+from trieline.learner.live_links import LiveLinks
+from trieline.learner.model.compute_dtype import choose_dtype
+from trieline.learner.model_folder.model_source import prepare_model
 from trieline.learner.probe import probe
-from trieline.learner.staleness import Pacing
 from trieline.learner.training import Hooks, Training
-from trieline.learner.tree_source import LiveSource, ReplaySource, TreeSource
+from trieline.learner.update.learner import Learner
+from trieline.wire.config import EnvConfig, LinksConfig, ModelConfig
+from trieline.wire.journal import Journal
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +70,7 @@ def run_learner(
         run_dir.mkdir(parents=True, exist_ok=True)
         with _signals(stop), file_lock(run_dir / LOCK_FILE, what=f"to train in {run_dir}", timeout_s=0):
             _run(config, model, envs, links, run_dir, seed, resume, hooks, stop)
-    except (LearnerError, WireError) as error:
+    except TrielineError as error:
         log.error("%s", error)
         return 1
     except Exception:
@@ -101,7 +108,12 @@ def _run(
         hardest_level_share=config.hardest_level_share,
     )
     if checkpoint is not None and state is not None:
-        learner.restore(checkpoint, state)
+        learner.restore(
+            read_model_weights(checkpoint, state),
+            read_trainer_tensors(checkpoint, state),
+            policy_version=state.policy_version,
+            skipped_in_a_row=state.skipped_in_a_row,
+        )
         curriculum.load_state_dict(state.curriculum)
         log.info("going on from %s", checkpoint)
     with ExitStack() as stack:

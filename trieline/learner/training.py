@@ -12,21 +12,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trieline.learner.batch_metrics import (
+from trieline.learner.config import LearnerConfig
+from trieline.learner.errors import StopRequested
+from trieline.learner.intake.curriculum import Curriculum
+from trieline.learner.intake.tree_metrics import (
     batch_metrics,
     failure_metrics,
     num_sampled_tokens,
     scored_returns,
     text_sample,
 )
-from trieline.learner.checkpoint import TrainerState, save_checkpoint
-from trieline.learner.config import LearnerConfig
-from trieline.learner.curriculum import Curriculum
-from trieline.learner.errors import StopRequested
-from trieline.learner.learner import Learner
+from trieline.learner.intake.tree_source import OutOfTrees, StepTrees, TreeSource
+from trieline.learner.keeping.checkpoint import TrainerState, save_checkpoint
+from trieline.learner.keeping.metrics import MetricsLog
 from trieline.learner.live_links import LiveLinks
-from trieline.learner.metrics import MetricsLog
-from trieline.learner.tree_source import OutOfTrees, StepTrees, TreeSource
+from trieline.learner.update.learner import Learner
 from trieline.learner.warm_start import Demonstrations, warm_start
 
 log = logging.getLogger(__name__)

@@ -10,11 +10,11 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from trieline.actors.wire.tree import TrajectoryTree
 from trieline.learner.config import WarmStartConfig
 from trieline.learner.errors import StopRequested, TrainingError
-from trieline.learner.learner import Learner
 from trieline.learner.objective_config import ObjectiveConfig
+from trieline.learner.update.learner import Learner
+from trieline.wire.tree import TrajectoryTree
 
 log = logging.getLogger(__name__)
 

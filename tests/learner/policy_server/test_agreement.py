@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from benchmarks.agreement import alone, apart, cached, learner_logprobs, padded, sample
-from tests.learner.policy_server.tiny import save_model
+from tests.learner.policy_server.cpu.tiny import save_model
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])

@@ -17,18 +17,18 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests.learner.policy_server.tiny import expect_plain, random_prompt, save_model, tiny_engine
-from trieline.actors.wire.addresses import free_loopback_address
-from trieline.actors.wire.config import LinksConfig
-from trieline.actors.wire.errors import PeerTimeoutError
-from trieline.actors.wire.generate_link import GenerateServer, PolicyClient, RefusedError
-from trieline.actors.wire.messages import Sampling
-from trieline.actors.wire.tree import Int32
-from trieline.actors.wire.weights_link import WeightsPublisher, WeightsSubscriber
+from tests.learner.policy_server.cpu.tiny import expect_plain, random_prompt, save_model, tiny_engine
+from trieline.common.arrays import Int32
+from trieline.learner.model_folder.tiny_model import save_tiny_model
 from trieline.learner.policy_server.config import PolicyServerConfig
+from trieline.learner.policy_server.cpu.weights_file import expected_shapes
 from trieline.learner.policy_server.process import PolicyServer, StopFlag
-from trieline.learner.policy_server.weights_file import expected_shapes
-from trieline.learner.tiny_model import save_tiny_model
+from trieline.wire.addresses import free_loopback_address
+from trieline.wire.config import LinksConfig
+from trieline.wire.errors import PeerTimeoutError
+from trieline.wire.generate_link import GenerateServer, PolicyClient, RefusedError
+from trieline.wire.messages import Sampling
+from trieline.wire.weights_link import WeightsPublisher, WeightsSubscriber
 
 Work = Callable[[PolicyClient], Awaitable[Any]]
 
@@ -36,7 +36,7 @@ DEADLINE_S = 60.0
 
 MAIN = """
 import logging, msgspec, sys
-from trieline.actors.wire.config import LinksConfig, ModelConfig
+from trieline.wire.config import LinksConfig, ModelConfig
 from trieline.learner.policy_server.config import PolicyServerConfig
 from trieline.learner.policy_server.process import run_policy_server
 logging.basicConfig(level=logging.INFO)

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import msgspec
 
-from trieline.actors.wire.config import Positive, Seconds
+from trieline.common.numbers import Positive, Seconds
 
 
 class PolicyServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -13,19 +13,19 @@ from typing import Literal
 
 import torch
 
-from trieline.actors.wire.config import LinksConfig, ModelConfig
-from trieline.actors.wire.generate_link import GenerateServer
-from trieline.actors.wire.messages import GenerateRefusal, GenerateRequest, ServerStatus, StatusRequest
-from trieline.actors.wire.weights_link import WeightsSubscriber
-from trieline.learner.compute_dtype import choose_dtype
-from trieline.learner.file_lock import reading
-from trieline.learner.model_source import prepare_model
+from trieline.common.file_lock import reading
+from trieline.learner.model.compute_dtype import choose_dtype
+from trieline.learner.model_folder.model_source import prepare_model
 from trieline.learner.policy_server.config import PolicyServerConfig
-from trieline.learner.policy_server.decoder import load_decoder
-from trieline.learner.policy_server.engine import Engine
+from trieline.learner.policy_server.cpu.decoder import load_decoder
+from trieline.learner.policy_server.cpu.engine import Engine
+from trieline.learner.policy_server.cpu.sequence import Ticket
+from trieline.learner.policy_server.cpu.weights_file import expected_shapes, read_weights
 from trieline.learner.policy_server.errors import InvalidRequestError, OverloadedError, WeightsError
-from trieline.learner.policy_server.sequence import Ticket
-from trieline.learner.policy_server.weights_file import expected_shapes, read_weights
+from trieline.wire.config import LinksConfig, ModelConfig
+from trieline.wire.generate_link import GenerateServer
+from trieline.wire.messages import GenerateRefusal, GenerateRequest, ServerStatus, StatusRequest
+from trieline.wire.weights_link import WeightsSubscriber
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,127 @@
+import json
+import subprocess
+import sys
+
+import pytest
+from msgspec.structs import replace
+
+from trieline.learner.errors import CheckpointError, LearnerError
+from trieline.learner.intake.curriculum import Curriculum
+from trieline.wire.config import EnvConfig
+from trieline.wire.messages import Assignment
+
+MATH = EnvConfig(id="math", weight=2.0, levels=[1, 2, 3], promote_at=0.5)
+CODE = EnvConfig(id="code", weight=1.0)
+GAME = EnvConfig(id="game", weight=1.0, levels=[10, 20], open_levels=2)
+
+
+def curriculum(
+    seed: int = 0, envs: tuple[EnvConfig, ...] = (MATH, CODE, GAME), **options: float
+) -> Curriculum:
+    return Curriculum(envs, seed=seed, group_size=4, promotion_episodes=8)
+
+
+def test_environments_come_by_weight_in_every_stretch() -> None:
+    tasks = curriculum()
+    ids = [tasks.next_assignment().env_id for _ in range(400)]
+    assert {env: ids.count(env) for env in set(ids)} == {"math": 200, "code": 100, "game": 100}
+    for start in range(0, 400, 8):
+        assert 3 <= ids[start : start + 8].count("math") <= 5
+
+
+def test_seeds_never_come_again_and_runs_share_none() -> None:
+    one, two = curriculum(seed=0), curriculum(seed=1)
+    seeds = [c.next_assignment().seed for c in (one, two) for _ in range(500)]
+    assert len(set(seeds)) == 1000
+
+
+def test_the_same_results_give_the_same_assignments() -> None:
+    def play() -> list[Assignment]:
+        tasks = curriculum(seed=3)
+        handed_out: list[Assignment] = []
+        for i in range(60):
+            assignment = tasks.next_assignment()
+            handed_out.append(assignment)
+            tasks.record(assignment.env_id, assignment.level, [float(i % 3 > 0)] * 4)
+        return handed_out
+
+    assert play() == play()
+
+
+def test_levels_open_when_the_hardest_one_is_mastered() -> None:
+    tasks = curriculum(envs=(MATH,))
+    assert {tasks.next_assignment().level for _ in range(20)} == {1}
+    tasks.record("math", 1, [1.0] * 4)
+    assert tasks.levels() == {"math": 1}, "four rollouts are too few"
+    tasks.record("math", 1, [0.0] * 3)
+    tasks.record("math", 1, [0.0])
+    assert tasks.levels() == {"math": 2}, "the mean is 0.5"
+    levels = [tasks.next_assignment().level for _ in range(100)]
+    assert (levels.count(2), levels.count(1)) == (60, 40)
+    tasks.record("math", 1, [1.0] * 100)
+    assert tasks.levels() == {"math": 2}, "an easier level opens nothing"
+    tasks.record("math", 2, [0.0] * 8 + [1.0] * 4)
+    assert tasks.levels() == {"math": 3}
+    levels = [tasks.next_assignment().level for _ in range(300)]
+    assert levels.count(3) == 180
+    assert levels.count(2) == pytest.approx(80, abs=1)
+    tasks.record("math", 3, [1.0] * 8)
+    assert tasks.levels() == {"math": 3}, "there is no harder one"
+
+
+def test_environments_without_levels_are_asked_for_none() -> None:
+    tasks = curriculum(envs=(CODE,))
+    assert tasks.next_assignment().level is None
+    tasks.record("code", 0, [1.0])
+    tasks.record("unknown", 0, [1.0])
+    assert tasks.levels() == {}
+
+
+def test_state_goes_through_json() -> None:
+    straight, stopped = curriculum(), curriculum()
+    for tasks in (straight, stopped):
+        for _ in range(17):
+            assignment = tasks.next_assignment()
+            tasks.record(assignment.env_id, assignment.level, [0.7, 0.4])
+    resumed = curriculum()
+    resumed.load_state_dict(json.loads(json.dumps(stopped.state_dict())))
+    for _ in range(40):
+        one, two = straight.next_assignment(), resumed.next_assignment()
+        assert one == two
+        straight.record(one.env_id, one.level, [1.0, 0.6])
+        resumed.record(two.env_id, two.level, [1.0, 0.6])
+    resumed.skip_handed_out(10)
+    assert resumed.next_assignment().assignment_id > 1_000_000
+
+
+@pytest.mark.parametrize("new", [EnvConfig(id="new", weight=1.0), replace(CODE, weight=3.0)])
+def test_a_changed_mix_is_counted_anew(new: EnvConfig) -> None:
+    stopped = curriculum()
+    for _ in range(5_000):
+        stopped.next_assignment()
+    mix = {env.id: env for env in (MATH, CODE, GAME, new)}
+    resumed = curriculum(envs=tuple(mix.values()))
+    resumed.load_state_dict(json.loads(json.dumps(stopped.state_dict())))
+    ids = [resumed.next_assignment().env_id for _ in range(100)]
+    total = sum(env.weight for env in mix.values())
+    for env in mix.values():
+        assert ids.count(env.id) == pytest.approx(100 * env.weight / total, abs=1)
+
+
+def test_what_can_not_be_is_refused() -> None:
+    with pytest.raises(LearnerError, match="got 'math' twice"):
+        curriculum(envs=(MATH, MATH))
+    with pytest.raises(LearnerError, match="expected open_levels <= 1"):
+        curriculum(envs=(EnvConfig(id="x", levels=[1], open_levels=2),))
+    with pytest.raises(LearnerError, match="expected levels where promote_at is set"):
+        curriculum(envs=(EnvConfig(id="x", promote_at=0.5),))
+    with pytest.raises(CheckpointError, match="expected the state of a curriculum"):
+        curriculum().load_state_dict({"next_id": 3})
+
+
+def test_config_and_curriculum_load_no_torch() -> None:
+    code = (
+        "import sys, trieline.learner.config, trieline.learner.intake.curriculum\n"
+        "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -1,0 +1,42 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from trieline.kernels import cpu_flags
+from trieline.learner.model.compute_dtype import choose_dtype, dtype_name
+
+X86 = "processor : 0\nmodel name : A CPU\nflags : fpu avx2 avx512f{}\n\nprocessor : 1\nflags : bf16\n"
+
+
+@pytest.fixture(autouse=True)
+def read_anew() -> Iterator[None]:
+    cpu_flags.has_bfloat16.cache_clear()
+    yield
+    cpu_flags.has_bfloat16.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "dtype"),
+    [
+        (X86.format(""), torch.float32),
+        (X86.format(" avx512_bf16"), torch.bfloat16),
+        (X86.format(" amx_tile amx_bf16"), torch.bfloat16),
+        ("processor : 0\nFeatures : fp asimd bf16\n", torch.bfloat16),
+        ("", torch.float32),
+    ],
+)
+def test_auto_is_what_the_cpu_has_instructions_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cpuinfo: str, dtype: torch.dtype
+) -> None:
+    (tmp_path / "cpuinfo").write_text(cpuinfo)
+    monkeypatch.setattr(cpu_flags, "CPUINFO", tmp_path / "cpuinfo")
+    assert choose_dtype("auto") == dtype
+
+
+def test_a_dtype_by_name() -> None:
+    assert choose_dtype("bfloat16") == torch.bfloat16
+    assert dtype_name(torch.float32) == "float32"
+    with pytest.raises(ValueError, match="expected a dtype out of auto, float32, bfloat16; got 'int8'"):
+        choose_dtype("int8")

@@ -1,0 +1,26 @@
+"""`trieline check model`: the proof on models of every family, and refusals that say why."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.learner.tiny_models import ARCHITECTURES, tiny_hf_model
+from trieline.learner.errors import ModelRefusedError
+from trieline.learner.model.model_check import GRADIENT_TOLERANCE, check_model
+
+
+@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
+def test_every_family_is_exact_in_float64(architecture: str, tmp_path: Path) -> None:
+    tiny_hf_model(architecture, dtype=torch.float32).save_pretrained(tmp_path)
+    result = check_model(tmp_path)
+    assert result.exact, result.lines
+    assert f"(limit {GRADIENT_TOLERANCE:.0e})" in result.lines[3], "not compared to float32's precision only"
+
+
+def test_a_refusal_says_why(tmp_path: Path) -> None:
+    model = tiny_hf_model("mistral", dtype=torch.float32)
+    model.config.sliding_window = 16
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ModelRefusedError, match="slides over a window of 16 tokens"):
+        check_model(tmp_path)

@@ -1,0 +1,321 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.learner.policy_server.cpu.tiny import (
+    FAMILIES,
+    VOCAB,
+    drain,
+    expect_plain,
+    generate,
+    random_prompt,
+    request,
+    save_model,
+    tiny_engine,
+)
+from trieline.common.arrays import Int32
+from trieline.learner.policy_server.cpu.rows import Rows
+from trieline.learner.policy_server.cpu.weights_file import expected_shapes, read_weights
+from trieline.learner.policy_server.errors import InvalidRequestError, OverloadedError
+from trieline.wire.messages import Completion
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def other_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tmp_path_factory.mktemp("other"), seed=1)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_log_probabilities_and_entropies_are_those_of_a_plain_forward(
+    family: str, fused: bool, tmp_path: Path
+) -> None:
+    folder = save_model(tmp_path, family)
+    engine = tiny_engine(folder, fused=fused)
+    prompts = [random_prompt(seed, 1 + 7 * seed) for seed in range(6)]
+    requests = [request(i, prompt, max_tokens=9, seed=i) for i, prompt in enumerate(prompts)]
+    for prompt, completion in zip(prompts, generate(engine, *requests), strict=True):
+        assert completion.finish_reason == "length"
+        expect_plain(folder, prompt, completion)
+
+
+def test_requests_that_join_and_leave_get_what_they_get_alone(folder: Path) -> None:
+    prompts = [random_prompt(seed, 3 + 5 * (seed % 7)) for seed in range(20)]
+    requests = [
+        request(i, prompt, max_tokens=2 + i % 9, seed=i, temperature=1.2) for i, prompt in enumerate(prompts)
+    ]
+    alone = [generate(tiny_engine(folder), one)[0] for one in requests]
+    engine = tiny_engine(folder, max_rows=5, prefill_tokens=16)
+    answers: dict[int, Completion] = {}
+    for one in requests:
+        engine.submit(b"peer", one)
+        answers |= {finished.ticket[1]: finished.completion for finished in engine.step()}
+        assert engine.running <= 5
+    answers |= drain(engine)
+    for number, expected in enumerate(alone):
+        np.testing.assert_array_equal(answers[number].token_ids, expected.token_ids)
+        np.testing.assert_allclose(answers[number].logprobs, expected.logprobs, atol=1e-4)
+    assert engine.counters.generated == sum(len(one.token_ids) for one in alone)
+
+
+def test_rollouts_of_one_prompt_read_it_once(folder: Path) -> None:
+    engine = tiny_engine(folder)
+    prompt = random_prompt(0, 60)
+    completions = generate(engine, *(request(i, prompt, max_tokens=6, seed=i) for i in range(8)))
+    assert engine.counters.prefilled == 60
+    assert engine.counters.reused == 7 * 59
+    assert len({tuple(one.token_ids.tolist()) for one in completions}) > 1
+    for completion in completions:
+        expect_plain(folder, prompt, completion)
+
+
+@pytest.mark.parametrize("length", [64, 65])
+def test_a_prompt_read_in_several_steps_is_shared(folder: Path, length: int) -> None:
+    """Also where the last of them reads a single token."""
+    engine = tiny_engine(folder, prefill_tokens=32)
+    prompt = random_prompt(0, length)
+    generate(engine, *(request(i, prompt, max_tokens=6, seed=i) for i in range(4)))
+    assert engine.counters.reused == 3 * (length - 1)
+
+
+@pytest.mark.parametrize("part", ["place", "read", "close_gaps"])
+def test_requests_of_a_step_that_fails_are_all_given_back(
+    folder: Path, part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = tiny_engine(folder)
+    answered: set[int] = set()
+    for number in range(5):
+        prompt = random_prompt(number % 2, 40)
+        engine.submit(b"peer", request(number, prompt, max_tokens=2 + number, seed=number))
+    calls = 0
+    real = getattr(Rows, part)
+
+    def fail_third(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise MemoryError
+        return real(*arguments)
+
+    monkeypatch.setattr(Rows, part, fail_third)
+    try:
+        while engine.busy:
+            answered |= {finished.ticket[1] for finished in engine.step()}
+        pytest.fail(f"{part} was called {calls} times")
+    except MemoryError:
+        pass
+    given_back = [number for _, number in engine.drop_all()]
+    assert sorted([*answered, *given_back]) == list(range(5))
+    assert not engine.busy
+
+
+def test_running_rollouts_share_the_place_of_their_prompt(folder: Path) -> None:
+    engine = tiny_engine(folder)
+    prompts = [random_prompt(0, 60)] * 5 + [random_prompt(1, 33)] * 3 + [random_prompt(2, 50)]
+    for number, prompt in enumerate(prompts):
+        engine.submit(b"peer", request(number, prompt, max_tokens=8, seed=number))
+    for _ in range(4):
+        engine.step()
+    trunks = [sequence.trunk for sequence in engine._rows]
+    users = sorted((trunk.users, len(trunk.tokens)) for trunk in {id(t): t for t in trunks if t}.values())
+    assert users == [(3, 32), (5, 59)]
+    answers = drain(engine)
+    for number, prompt in enumerate(prompts):
+        expect_plain(folder, prompt, answers[number])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_any_mix_of_requests_is_answered_as_if_each_were_alone(folder: Path, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    engine = tiny_engine(
+        folder, max_rows=6, kv_tokens=1500, prefix_tokens=int(rng.choice([0, 150, 2000])), prefill_tokens=32
+    )
+    roots = [random_prompt(root, int(rng.integers(1, 90))) for root in range(4)]
+    prompts: list[Int32] = []
+    answers: dict[int, Completion] = {}
+    while len(prompts) < 40 or engine.busy:
+        if len(prompts) < 40 and rng.random() < 0.4:
+            for _ in range(int(rng.integers(1, 7))):
+                # A prompt afresh, a prefix of one, or the next turn of an earlier request.
+                root = roots[int(rng.integers(len(roots)))]
+                kind = rng.integers(3)
+                if kind == 1:
+                    root = root[: rng.integers(1, len(root) + 1)]
+                elif kind == 2 and answers:
+                    earlier = int(rng.choice(list(answers)))
+                    root = np.concatenate([prompts[earlier], answers[earlier].token_ids])
+                extra = rng.integers(0, VOCAB, int(rng.integers(0, 12))).astype(np.int32)
+                prompt = np.concatenate([root, extra])[-200:]
+                number, length = len(prompts), int(rng.integers(1, 15))
+                prompts.append(prompt)
+                engine.submit(b"peer", request(number, prompt, max_tokens=length, seed=int(rng.integers(9))))
+        answers |= {finished.ticket[1]: finished.completion for finished in engine.step()}
+    for number, prompt in enumerate(prompts):
+        expect_plain(folder, prompt, answers[number])
+    assert all(one.trunk is None for one in engine._rows)
+
+
+def test_the_next_turn_reads_its_new_tokens_only(folder: Path) -> None:
+    engine = tiny_engine(folder)
+    prompt = random_prompt(1, 40)
+    first = generate(engine, *(request(i, prompt, max_tokens=10, seed=i) for i in range(4)))
+    before = engine.counters.prefilled
+    turns = [np.concatenate([prompt, one.token_ids, random_prompt(2, 5)]) for one in first]
+    second = generate(engine, *(request(10 + i, turn, max_tokens=5, seed=i) for i, turn in enumerate(turns)))
+    # The last sampled token was never read, the five new ones neither.
+    assert engine.counters.prefilled - before == 4 * 6
+    for turn, completion in zip(turns, second, strict=True):
+        expect_plain(folder, turn, completion)
+
+
+def test_seeds_decide_and_repeat(folder: Path) -> None:
+    prompt = random_prompt(3, 12)
+    requests = [request(i, prompt, max_tokens=12, seed=seed) for i, seed in enumerate([5, 5, 6])]
+    first, again, other = generate(tiny_engine(folder), *requests)
+    np.testing.assert_array_equal(first.token_ids, again.token_ids)
+    assert first.token_ids.tolist() != other.token_ids.tolist()
+
+
+def test_a_stop_token_ends_the_completion_and_belongs_to_it(folder: Path) -> None:
+    prompt = random_prompt(4, 10)
+    (free,) = generate(tiny_engine(folder), request(0, prompt, max_tokens=20, seed=1))
+    stop = int(free.token_ids[7])
+    first = free.token_ids.tolist().index(stop)
+    (stopped,) = generate(
+        tiny_engine(folder), request(0, prompt, max_tokens=20, seed=1, stop_ids=(stop, 299))
+    )
+    assert stopped.finish_reason == "stop"
+    np.testing.assert_array_equal(stopped.token_ids, free.token_ids[: first + 1])
+    assert len(stopped.logprobs) == len(stopped.entropies) == len(stopped.policy_versions) == first + 1
+
+
+def test_greedy_takes_the_most_likely(folder: Path) -> None:
+    prompt = random_prompt(5, 10)
+    (completion,) = generate(tiny_engine(folder), request(0, prompt, max_tokens=8, temperature=0.0))
+    expect_plain(folder, prompt, completion)
+    (other,) = generate(tiny_engine(folder), request(0, prompt, max_tokens=8, temperature=0.0, seed=9))
+    np.testing.assert_array_equal(completion.token_ids, other.token_ids)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_weights_change_between_steps_and_no_request_is_lost(
+    folder: Path, other_folder: Path, fused: bool
+) -> None:
+    engine = tiny_engine(folder, fused=fused, version=3)
+    prompt = random_prompt(6, 30)
+    engine.submit(b"peer", request(0, prompt, max_tokens=10, seed=0))
+    for _ in range(4):
+        assert not engine.step()
+    engine.load(read_weights(other_folder / "model.safetensors", expected_shapes(folder)), 4)
+    engine.submit(b"peer", request(1, prompt, max_tokens=10, seed=0))
+    answers = drain(engine)
+    assert answers[0].policy_versions.tolist() == [3] * 4 + [4] * 6
+    assert answers[1].policy_versions.tolist() == [4] * 10
+    # The new request reads its prompt with the new weights: nothing of the old ones is reused.
+    assert engine.counters.reused == 0
+    expect_plain(other_folder, prompt, answers[1])
+    # Nor is what the old request left behind.
+    turn = np.concatenate([prompt, answers[0].token_ids])
+    (completion,) = generate(engine, request(2, turn, max_tokens=3))
+    assert engine.counters.reused == len(prompt)
+    expect_plain(other_folder, turn, completion)
+
+
+def test_long_requests_make_room_for_themselves(folder: Path) -> None:
+    engine = tiny_engine(folder, max_rows=8, kv_tokens=1024, prefill_tokens=64)
+    lengths = [20, 20, 20, 400, 20, 20, 20, 20, 20, 150]
+    prompts = [random_prompt(i, length) for i, length in enumerate(lengths)]
+    requests = [request(i, prompt, max_tokens=30, seed=i) for i, prompt in enumerate(prompts)]
+    for prompt, completion in zip(prompts, generate(engine, *requests), strict=True):
+        expect_plain(folder, prompt, completion)
+
+
+def test_the_prefix_cache_stays_within_its_budget(folder: Path) -> None:
+    engine = tiny_engine(folder, prefix_tokens=100)
+    for seed in range(10):
+        generate(engine, request(seed, random_prompt(seed, 40), max_tokens=5))
+        assert engine._prefixes.num_tokens <= 100
+    assert engine.counters.reused == 0
+    off = tiny_engine(folder, prefix_tokens=0)
+    prompt = random_prompt(0, 40)
+    for completion in generate(off, *(request(i, prompt, max_tokens=4, seed=i) for i in range(3))):
+        expect_plain(folder, prompt, completion)
+
+
+def test_what_can_never_be_answered_is_refused(folder: Path) -> None:
+    engine = tiny_engine(folder, max_context=100)
+    assert engine.max_context == 100
+    bad = {
+        r"expected prompt tokens in \[0, 300\), got 5..300": np.array([5, VOCAB], np.int32),
+        r"expected prompt tokens in \[0, 300\), got -1..5": np.array([5, -1], np.int32),
+        "at least one token": np.empty(0, np.int32),
+        r"at most 100 tokens, got 91 \+ 10": random_prompt(0, 91),
+    }
+    for reason, prompt in bad.items():
+        with pytest.raises(InvalidRequestError, match=reason):
+            engine.submit(b"peer", request(0, prompt, max_tokens=10))
+    assert not engine.busy
+
+
+def test_the_queue_is_bounded(folder: Path) -> None:
+    engine = tiny_engine(folder, max_rows=1, max_waiting=2)
+    for number in range(2):
+        engine.submit(b"peer", request(number, random_prompt(number, 4), max_tokens=2))
+    with pytest.raises(OverloadedError, match="2 requests wait already"):
+        engine.submit(b"peer", request(2, random_prompt(2, 4), max_tokens=2))
+    assert sorted(drain(engine)) == [0, 1]
+
+
+def test_dropping_all_leaves_a_working_engine(folder: Path) -> None:
+    engine = tiny_engine(folder, max_rows=2)
+    for number in range(5):
+        engine.submit(b"peer", request(number, random_prompt(number, 4), max_tokens=9))
+    engine.step()
+    assert sorted(engine.drop_all()) == [(b"peer", number) for number in range(5)]
+    assert not engine.busy
+    prompt = random_prompt(9, 14)
+    (completion,) = generate(engine, request(9, prompt, max_tokens=4))
+    expect_plain(folder, prompt, completion)
+
+
+def test_bfloat16_differs_no_more_than_two_plain_forwards_of_other_shapes(folder: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    from trieline.learner.policy_server.config import PolicyServerConfig
+    from trieline.learner.policy_server.cpu.decoder import load_decoder
+    from trieline.learner.policy_server.cpu.engine import Engine
+
+    engine = Engine(load_decoder(folder, torch.bfloat16), PolicyServerConfig())
+    prompts = [random_prompt(seed, 24) for seed in range(32)]
+    completions = generate(
+        engine, *(request(i, prompt, max_tokens=16, seed=i) for i, prompt in enumerate(prompts))
+    )
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+    tokens = torch.tensor(
+        np.array([np.concatenate([p, c.token_ids]) for p, c in zip(prompts, completions, strict=True)])
+    ).long()
+
+    def chosen(rows: torch.Tensor) -> torch.Tensor:
+        with torch.inference_mode():
+            logprobs = model(rows).logits.float().log_softmax(-1)
+        return logprobs[:, 23:-1].gather(-1, rows[:, 24:, None])[..., 0]  # type: ignore[no-any-return]
+
+    def mean_difference(a: torch.Tensor, b: torch.Tensor) -> float:
+        return float((a - b).abs().mean())
+
+    alone = torch.cat([chosen(row[None]) for row in tokens])
+    exact = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    with torch.inference_mode():
+        logprobs = exact(tokens).logits.log_softmax(-1)
+    truth = logprobs[:, 23:-1].gather(-1, tokens[:, 24:, None])[..., 0]
+    served = torch.tensor(np.array([one.logprobs for one in completions]))
+    # The distance to the exact value is what bfloat16 itself costs; the server adds next to nothing to it.
+    assert mean_difference(served, truth) < 1.15 * mean_difference(alone, truth)

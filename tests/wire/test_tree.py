@@ -1,0 +1,129 @@
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.trees import long_tree, random_tree
+from trieline.common.arrays import Float32, Int32
+from trieline.wire.errors import TreeError
+from trieline.wire.tree import TrajectoryTree
+
+
+def two_rollouts() -> TrajectoryTree:
+    """The example of the record's own docstring."""
+    return TrajectoryTree(
+        env_id="test/Two-v0",
+        task_id="t",
+        parents=np.array([-1, 0, 0], np.int32),
+        node_offsets=np.array([0, 3, 5, 8], np.int32),
+        sampled=np.array([False, True, True]),
+        rewards=np.array([0, 0, 1], np.float32),
+        fork_causes=("", "rollout", "rollout"),
+        token_ids=np.array([5, 6, 7, 1, 2, 1, 9, 2], np.int32),
+        behavior_logprobs=np.array([0, 0, 0, -1, -2, -1, -3, 0], np.float32),
+        entropies=np.array([0, 0, 0, 1, 1, 1, 1, 0], np.float32),
+        policy_versions=np.array([-1, -1, -1, 4, 4, 4, 5, 5], np.int32),
+        leaf_nodes=np.array([1, 2], np.int32),
+        leaf_terminated=np.array([True, True]),
+        leaf_causes=("", ""),
+    )
+
+
+def test_sequences_of_the_example() -> None:
+    tree = two_rollouts()
+    tree.validate(vocab_size=10)
+    assert (tree.num_nodes, tree.num_tokens, tree.num_leaves) == (3, 8, 2)
+    assert tree.token_ids[tree.sequence_index(0)].tolist() == [5, 6, 7, 1, 2]
+    assert tree.token_ids[tree.sequence_index(1)].tolist() == [5, 6, 7, 1, 9, 2]
+    assert [tree.sequence_return(leaf) for leaf in range(2)] == [0.0, 1.0]
+    assert tree.path(2) == [0, 2]
+    assert tree.sequence_index(1).dtype == np.int32
+
+
+@given(seed=st.integers(0, 2**32 - 1))
+def test_random_trees_are_valid_and_their_paths_begin_at_the_root(seed: int) -> None:
+    tree = random_tree(np.random.default_rng(seed), vocab_size=20)
+    tree.validate(vocab_size=20)
+    for leaf, node in enumerate(tree.leaf_nodes):
+        path = tree.path(int(node))
+        assert path[0] == 0
+        assert path == sorted(path)
+        index = tree.sequence_index(leaf)
+        assert len(index) == sum(int(tree.node_offsets[n + 1] - tree.node_offsets[n]) for n in path)
+        assert (np.diff(index) > 0).all()
+        assert (tree.policy_versions[index] >= 0).any()
+    assert tree.num_sequence_tokens == sum(len(tree.sequence_index(b)) for b in range(tree.num_leaves))
+
+
+def test_scored_leaves_leave_out_broken_ones() -> None:
+    tree = dataclasses.replace(two_rollouts(), leaf_causes=("sandbox", ""))
+    tree.validate()
+    assert list(tree.scored_leaves()) == [1]
+
+
+def test_a_long_tree_is_valid() -> None:
+    tree = long_tree(np.random.default_rng(0), num_tokens=1003)
+    tree.validate(vocab_size=49_152)
+    assert tree.num_tokens == 1003
+
+
+def int32(*values: int) -> Int32:
+    return np.array(values, np.int32)
+
+
+def float32(*values: float) -> Float32:
+    return np.array(values, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"parents": int32(), "node_offsets": int32(0)}, "at least one node"),
+        ({"leaf_nodes": int32(), "leaf_terminated": np.array([], np.bool_), "leaf_causes": ()}, "one leaf"),
+        ({"parents": int32(0, 0, 0)}, "parents"),
+        ({"parents": int32(-1, -1, 0)}, "parents"),
+        ({"parents": int32(-1, 1, 0)}, "parents"),
+        ({"parents": int32(-1, 2, 0)}, "parents"),
+        ({"parents": np.array([-1, 0, 0], np.int64)}, r"expected parents as int32\[3\], got int64\[3\]"),
+        ({"parents": np.array([[-1, 0, 0]], np.int32)}, "parents"),
+        ({"sampled": np.array([0, 1, 1], np.uint8)}, "sampled"),
+        ({"rewards": float32(0, 1)}, r"expected rewards as float32\[3\], got float32\[2\]"),
+        ({"node_offsets": int32(0, 3, 5)}, "node_offsets"),
+        ({"node_offsets": int32(1, 3, 5, 8)}, "node_offsets"),
+        ({"node_offsets": int32(0, 3, 5, 7)}, "node_offsets"),
+        ({"node_offsets": int32(0, 3, 3, 8)}, "node_offsets"),
+        ({"node_offsets": int32(0, 5, 3, 8)}, "node_offsets"),
+        # Rises only in the wrapping arithmetic of int32.
+        ({"node_offsets": int32(0, 2**31 - 1, -2, 8)}, "node_offsets"),
+        ({"leaf_nodes": int32(1, 3)}, "leaf_nodes"),
+        ({"leaf_nodes": int32(1, -1)}, "leaf_nodes"),
+        ({"leaf_terminated": np.array([True])}, "leaf_terminated"),
+        ({"leaf_causes": ("",)}, "expected 2 leaf_causes, got 1"),
+        ({"leaf_causes": ("", "bored")}, "bored"),
+        ({"fork_causes": ("", "rollout")}, "expected 3 fork_causes, got 2"),
+        ({"fork_causes": ("", "rollout", "why")}, "why"),
+        ({"rewards": float32(0, 0, np.nan)}, "finite rewards"),
+        ({"entropies": float32(0, 0, 0, np.inf, 1, 1, 1, 0)}, "finite entropies"),
+        ({"entropies": float32(0, 0, 0, -1, 1, 1, 1, 0)}, r"entropies in \[-0.0001, inf\]"),
+        ({"behavior_logprobs": float32(0, 0, 0, -np.inf, -2, -1, -3, 0)}, "finite behavior_logprobs"),
+        (
+            {"behavior_logprobs": float32(0, 0, 0, 0.1, -2, -1, -3, 0)},
+            r"behavior_logprobs in \[-inf, 0.0001\]",
+        ),
+        ({"token_ids": int32(5, 6, 7, 1, 2, 1, 10, 2)}, r"token_ids in \[0, 10\)"),
+        ({"token_ids": int32(5, 6, 7, 1, 2, 1, -1, 2)}, "token_ids"),
+        ({"policy_versions": int32(-1, -1, -1, 4, -1, 4, 5, 5)}, "policy_versions"),
+        ({"policy_versions": int32(-1, 0, -1, 4, 4, 4, 5, 5)}, "policy_versions"),
+    ],
+)
+def test_validate_names_the_broken_invariant(change: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(TreeError, match=complaint):
+        dataclasses.replace(two_rollouts(), **change).validate(vocab_size=10)
+
+
+def test_rounding_above_zero_is_no_error() -> None:
+    logprobs = float32(0, 0, 0, 1e-6, -2, -1, -3, 0)
+    dataclasses.replace(two_rollouts(), behavior_logprobs=logprobs).validate()

@@ -1,0 +1,314 @@
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+import numpy as np
+import pytest
+import zmq
+
+from trieline.wire.codec import decode, encode
+from trieline.wire.config import LinksConfig
+from trieline.wire.errors import AddressError, PeerTimeoutError, WireError
+from trieline.wire.messages import (
+    Chunk,
+    ChunkRequest,
+    LatestRequest,
+    ServerToLearner,
+    WeightsAnnouncement,
+    WeightsLoaded,
+)
+from trieline.wire.weights_link import WeightsPublisher, WeightsSubscriber
+from trieline.wire.weights_publisher import file_crc32
+
+WAIT_S = 10.0
+NUM_BYTES = 3_000_000
+T = TypeVar("T")
+
+
+def weights(folder: Path, name: str, seed: int = 0, num_bytes: int = NUM_BYTES) -> Path:
+    path = folder / name
+    path.write_bytes(np.random.default_rng(seed).bytes(num_bytes))
+    return path
+
+
+def publisher(closing: contextlib.ExitStack, links: LinksConfig) -> WeightsPublisher:
+    made = WeightsPublisher(links)
+    closing.callback(made.close)
+    made.start()
+    return made
+
+
+def subscriber(
+    closing: contextlib.ExitStack, links: LinksConfig, folder: Path, server_id: str = "server"
+) -> WeightsSubscriber:
+    made = WeightsSubscriber(links, server_id=server_id, fetch_folder=folder / f"of-{server_id}")
+    closing.callback(made.close)
+    made.start()
+    return made
+
+
+def wait_for(ask: Callable[[], T | None]) -> T:
+    deadline = time.monotonic() + WAIT_S
+    while not (answer := ask()):
+        assert time.monotonic() < deadline, "nothing came"
+        time.sleep(0.005)
+    return answer
+
+
+def test_the_file_itself_is_taken_where_it_is_visible(
+    links: LinksConfig, closing: contextlib.ExitStack, tmp_path: Path
+) -> None:
+    learner, server = publisher(closing, links), subscriber(closing, links, tmp_path)
+    path = weights(tmp_path, "one")
+    learner.publish(1, path)
+    assert wait_for(server.poll) == (1, path)
+    assert server.poll() is None
+    assert not (tmp_path / "of-server").exists()
+
+
+def test_a_touched_file_is_summed_again(
+    links: LinksConfig, closing: contextlib.ExitStack, tmp_path: Path
+) -> None:
+    learner = publisher(closing, links)
+    path = weights(tmp_path, "one")
+    learner.publish(1, path)
+    with contextlib.closing(WeightsSubscriber(links, server_id="x", fetch_folder=tmp_path / "x")) as early:
+        early.start()
+        wait_for(early.poll)
+    os.utime(path, ns=(1, 1))
+    server = subscriber(closing, links, tmp_path)
+    assert wait_for(server.poll) == (1, path)
+
+
+def test_an_unlinked_file_is_fetched_in_chunks(
+    links: LinksConfig, closing: contextlib.ExitStack, tmp_path: Path
+) -> None:
+    # Chunks of 100 kB, so that many are needed.
+    links = msgspec.structs.replace(links, max_message_bytes=200_000)
+    learner = publisher(closing, links)
+    path = weights(tmp_path, "one")
+    expected = path.read_bytes()
+    learner.publish(7, path)
+    path.unlink()
+    server = subscriber(closing, links, tmp_path)
+    version, fetched = wait_for(server.poll)
+    assert version == 7
+    assert fetched != path
+    assert fetched.read_bytes() == expected
+    assert [p for p in fetched.parent.iterdir() if p != fetched] == []
+
+
+def test_a_late_server_takes_the_newest_and_skips_the_others(
+    links: LinksConfig, closing: contextlib.ExitStack, tmp_path: Path
+) -> None:
+    learner, early = publisher(closing, links), subscriber(closing, links, tmp_path, "early")
+    paths = [weights(tmp_path, f"v{version}", seed=version) for version in range(4)]
+    for version, path in enumerate(paths):
+        learner.publish(version, path)
+    wait_for(lambda: early.poll() == (3, paths[3]))
+    server = subscriber(closing, links, tmp_path)
+    assert wait_for(server.poll) == (3, paths[3])
+    assert server.poll() is None
+
+
+def test_a_changed_file_is_never_taken(
+    links: LinksConfig, closing: contextlib.ExitStack, tmp_path: Path
+) -> None:
+    learner = publisher(closing, links)
+    path = weights(tmp_path, "one")
+    with contextlib.closing(WeightsSubscriber(links, server_id="x", fetch_folder=tmp_path / "x")) as early:
+        early.start()
+        learner.publish(1, path)
+        wait_for(early.poll)
+    with path.open("r+b") as file:
+        file.seek(NUM_BYTES // 2)
+        file.write(b"corrupt")
+    server = subscriber(closing, links, tmp_path)
+    # Not from where it is, and not fetched: the learner serves the same bytes.
+    wait_for(lambda: server.corrupt >= 3)
+    assert server.poll() is None
+    good = weights(tmp_path, "two", seed=2)
+    learner.publish(2, good)
+    assert wait_for(server.poll) == (2, good)
+
+
+class ForgingLearner:
+    """Serves one version from memory; the first time, one of its chunks is damaged or left out."""
+
+    def __init__(self, links: LinksConfig, closing: contextlib.ExitStack, path: Path, fault: str) -> None:
+        self.faults = 0
+        self._fault = fault
+        self._data = path.read_bytes()
+        with path.open("rb", buffering=0) as file:
+            crc = file_crc32(file)
+        self._announcement = WeightsAnnouncement(
+            policy_version=1, num_bytes=len(self._data), crc32=crc, path="/nowhere", publisher_start=1
+        )
+        context = zmq.Context()
+        self._router = context.socket(zmq.ROUTER)
+        self._router.bind(links.weights_fetch)
+        self._closing = threading.Event()
+        thread = threading.Thread(target=self._serve)
+        closing.callback(context.destroy, linger=0)
+        closing.callback(thread.join)
+        closing.callback(self._closing.set)
+        thread.start()
+
+    def _serve(self) -> None:
+        while not self._closing.is_set():
+            if not self._router.poll(20):
+                continue
+            peer, *frames = self._router.recv_multipart()
+            match decode(frames, ServerToLearner, max_bytes=1 << 20):
+                case LatestRequest():
+                    self._router.send_multipart([peer, *encode(self._announcement)])
+                case ChunkRequest() as request:
+                    if (chunk := self._chunk(request)) is not None:
+                        self._router.send_multipart([peer, *encode(chunk)])
+
+    def _chunk(self, request: ChunkRequest) -> Chunk | None:
+        data = np.frombuffer(self._data, np.uint8)[request.offset : request.offset + request.num_bytes]
+        if request.offset > 0 and self.faults == 0:
+            self.faults += 1
+            if self._fault == "left out":
+                return None
+            data = np.concatenate([data[:-1], data[-1:] ^ 1])
+        return Chunk(policy_version=1, offset=request.offset, data=data)
+
+
+@pytest.mark.parametrize("fault", ["damaged", "left out"])
+def test_a_chunk_that_is_damaged_or_lost_is_fetched_again(
+    fault: str, links: LinksConfig, closing: contextlib.ExitStack, tmp_path: Path
+) -> None:
+    links = msgspec.structs.replace(links, max_message_bytes=1_000_000)
+    path = weights(tmp_path, "one")
+    learner = ForgingLearner(links, closing, path, fault)
+    server = subscriber(closing, links, tmp_path)
+    version, fetched = wait_for(server.poll)
+    assert version == 1
+    assert fetched.read_bytes() == path.read_bytes()
+    assert learner.faults == 1
+    assert server.corrupt == (fault == "damaged")
+
+
+def test_a_resumed_learner_may_begin_at_an_older_version(
+    links: LinksConfig, closing: contextlib.ExitStack, tmp_path: Path
+) -> None:
+    path = weights(tmp_path, "one")
+    first = WeightsPublisher(links)
+    first.start()
+    server = subscriber(closing, links, tmp_path)
+    first.publish(12, path)
+    assert wait_for(server.poll) == (12, path)
+    server.report_loaded(12, 0.1)
+    first.wait_loaded(12, WAIT_S)
+    first.close()
+    second = publisher(closing, links)
+    wait_for(lambda: second.loaded() == {"server": 12})
+    older = weights(tmp_path, "two", seed=2)
+    second.publish(10, older)
+    assert wait_for(server.poll) == (10, older)
+    # 12 was loaded from the first learner, and is no proof that 10 or more was from the second.
+    with pytest.raises(PeerTimeoutError, match="server serves 12"):
+        second.wait_loaded(10, 0.3)
+    server.report_loaded(10, 0.1)
+    second.wait_loaded(10, WAIT_S)
+
+
+def test_wait_loaded_names_the_late(
+    links: LinksConfig, closing: contextlib.ExitStack, tmp_path: Path
+) -> None:
+    learner = publisher(closing, links)
+    with pytest.raises(PeerTimeoutError, match="to load version 1: no policy server lives"):
+        learner.wait_loaded(1, 0.1)
+    quick = subscriber(closing, links, tmp_path, "quick")
+    late = subscriber(closing, links, tmp_path, "late")
+    learner.publish(1, weights(tmp_path, "one"))
+    for server in (quick, late):
+        wait_for(server.poll)
+    quick.report_loaded(1, 0.1)
+    wait_for(lambda: learner.loaded() == {"quick": 1, "late": -1})
+    with pytest.raises(PeerTimeoutError, match="to load version 1: late serves -1"):
+        learner.wait_loaded(1, 0.1)
+    late.report_loaded(1, 0.1)
+    learner.wait_loaded(1, WAIT_S)
+    assert learner.loaded() == {"quick": 1, "late": 1}
+
+
+def test_a_server_that_started_with_the_version_counts(
+    links: LinksConfig, closing: contextlib.ExitStack, tmp_path: Path
+) -> None:
+    learner, server = publisher(closing, links), subscriber(closing, links, tmp_path)
+    server.report_loaded(0, 0.0)
+    learner.wait_loaded(0, WAIT_S)
+    with pytest.raises(PeerTimeoutError):
+        learner.wait_loaded(1, 0.1)
+
+
+def test_what_can_not_be_published(links: LinksConfig, closing: contextlib.ExitStack, tmp_path: Path) -> None:
+    learner = publisher(closing, links)
+    with pytest.raises(WireError, match=r"can't publish version 1 from .*missing"):
+        learner.publish(1, tmp_path / "missing")
+    with pytest.raises(WireError, match="empty file"):
+        learner.publish(1, weights(tmp_path, "empty", num_bytes=0))
+    learner.publish(1, weights(tmp_path, "one"))
+    with pytest.raises(WireError, match="expected a policy version above 1, got 1"):
+        learner.publish(1, tmp_path / "one")
+
+
+def test_malformed_requests_and_wild_offsets_do_no_harm(
+    links: LinksConfig, closing: contextlib.ExitStack, tmp_path: Path
+) -> None:
+    learner = publisher(closing, links)
+    learner.publish(1, weights(tmp_path, "one"))
+    context = closing.enter_context(zmq.Context())
+    dealer = closing.enter_context(context.socket(zmq.DEALER))
+    dealer.linger = 0
+    dealer.connect(links.weights_fetch)
+    dealer.send_multipart([b"garbage"])
+    for version, offset in ((1, 2**63 + 1), (9, 0), (1, NUM_BYTES - 10)):
+        request = ChunkRequest(server_id="x", policy_version=version, offset=offset, num_bytes=1000)
+        dealer.send_multipart(encode(request))
+    sizes = []
+    for _ in range(3):
+        assert dealer.poll(int(WAIT_S * 1000))
+        sizes.append(len(decode(dealer.recv_multipart(), Chunk, max_bytes=1 << 20).data))
+    assert sizes == [0, 0, 10]
+    assert learner.malformed == 1
+    dealer.send_multipart(encode(WeightsLoaded(server_id="x", policy_version=5, seconds=0.1)))
+    wait_for(lambda: learner.loaded() == {"x": 5})
+
+
+def test_a_version_larger_than_the_disk_is_not_begun(
+    links: LinksConfig, closing: contextlib.ExitStack, tmp_path: Path
+) -> None:
+    context = closing.enter_context(zmq.Context())
+    router = closing.enter_context(context.socket(zmq.ROUTER))
+    router.bind(links.weights_fetch)
+    server = subscriber(closing, links, tmp_path)
+    wild = WeightsAnnouncement(policy_version=1, num_bytes=2**60, crc32=0, path="/nowhere", publisher_start=1)
+    for _ in range(3):
+        assert router.poll(int(WAIT_S * 1000))
+        peer, *frames = router.recv_multipart()
+        assert isinstance(decode(frames, ServerToLearner, max_bytes=1 << 20), LatestRequest)
+        router.send_multipart([peer, b"garbage"])
+        router.send_multipart([peer, *encode(wild)])
+    assert server.malformed >= 1
+    assert server.poll() is None
+    assert list((tmp_path / "of-server").iterdir()) == []
+
+
+@pytest.mark.parametrize("which", ["weights_announce", "weights_fetch"])
+def test_an_address_in_use_is_an_address_error(
+    which: str, links: LinksConfig, closing: contextlib.ExitStack, tmp_path: Path
+) -> None:
+    publisher(closing, links)
+    other = "weights_fetch" if which == "weights_announce" else "weights_announce"
+    elsewhere = msgspec.structs.replace(links, **{other: f"ipc://{tmp_path}/elsewhere"})
+    with pytest.raises(AddressError, match="another process listens there"):
+        publisher(closing, elsewhere)

@@ -1,6 +1,0 @@
-"""Both ends of the generate link, actor (DEALER) to policy server (ROUTER): one reply to each request."""
-
-from trieline.actors.wire.generate_server import GenerateServer
-from trieline.actors.wire.policy_client import PolicyClient, RefusedError
-
-__all__ = ["GenerateServer", "PolicyClient", "RefusedError"]

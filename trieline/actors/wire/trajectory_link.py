@@ -1,9 +1,0 @@
-"""Both ends of the trajectory link, actor (DEALER) to learner (ROUTER).
-
-Delivery is at least once, with repeats removed: exactly once, over restarts of either end.
-"""
-
-from trieline.actors.wire.tree_receiver import ActorStatus, TreeReceiver
-from trieline.actors.wire.tree_sender import Stopped, TreeSender
-
-__all__ = ["ActorStatus", "Stopped", "TreeReceiver", "TreeSender"]

@@ -1,0 +1,1 @@
+"""What every process has one of: small modules of one noun each."""

@@ -1,0 +1,1 @@
+"""Trees become tries and packs: numpy, no torch."""

@@ -1,0 +1,80 @@
+"""A batch: everything that a gradient step needs to know of its trees before the model runs.
+
+Weights of normalisation, advantages and entropy scales are made here, over the whole batch, so that the loss
+doesn't depend on how the batch is packed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from trieline.common.arrays import Float64
+from trieline.learner.batch.batch_metrics import packing_metrics, scale_metrics, tree_shape_metrics
+from trieline.learner.batch.entropy_scaling import entropy_scales
+from trieline.learner.batch.groups import Group, trained_groups
+from trieline.learner.batch.pack import Pack, make_pack
+from trieline.learner.batch.packing import pack_groups
+from trieline.learner.batch.sequences import scored_sequences
+from trieline.learner.objective_config import ObjectiveConfig
+from trieline.wire.tree import TrajectoryTree
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Batch:
+    """What is trained on in one step. No packs: there is nothing to learn from, and no gradient."""
+
+    packs: tuple[Pack, ...]
+    max_tokens: int
+    """Tokens that may have activations at one time: a pack with a larger trie is run depth-first."""
+    metrics: dict[str, float]
+    """Those known before the model runs."""
+
+    @property
+    def num_columns(self) -> int:
+        """Sampled tokens over all sequences."""
+        return sum(len(pack.weights) for pack in self.packs)
+
+
+def prepare_batch(trees: Sequence[TrajectoryTree], config: ObjectiveConfig, *, max_tokens: int) -> Batch:
+    """Make the packs, of at most `max_tokens` trie tokens each, from the scored leaves of `trees`."""
+    scored = scored_sequences(trees)
+    groups, num_equal = trained_groups(scored, config)
+    sequences = [sequence for group in groups for sequence in group.sequences]
+    scales = entropy_scales([s.entropies[s.trained] for s in sequences], config)
+    weights = _weights(groups, config)
+    sizes = [group.trie.num_tokens for group in groups]
+    bins = pack_groups(sizes, [group.sequences[0].token_ids for group in groups], max_tokens=max_tokens)
+    first = np.cumsum([0, *(len(group.sequences) for group in groups)])
+    packs = []
+    for members in bins:
+        index = [b for g in members for b in range(first[g], first[g + 1])]
+        packs.append(
+            make_pack([groups[g] for g in members], [scales[b] for b in index], weights[index], config)
+        )
+    metrics = tree_shape_metrics(trees, scored) | {
+        "frac_reward_zero_std": num_equal / max(1, sum(len(group) > 0 for group in scored)),
+        "batch/trees": float(len(groups)),
+        "batch/sequences": float(len(sequences)),
+        "batch/sampled_tokens": float(sum(s.num_trained for s in sequences)),
+        "batch/packs": float(len(packs)),
+        "batch/depth_first_tries": float(sum(size > max_tokens for size in sizes)),
+    }
+    if packs:
+        metrics |= packing_metrics([pack.trie for pack in packs], max_tokens)
+        if config.entropy_scaling != "off":
+            metrics |= scale_metrics(np.concatenate(scales), config)
+    return Batch(packs=tuple(packs), max_tokens=max_tokens, metrics=metrics)
+
+
+def _weights(groups: list[Group], config: ObjectiveConfig) -> Float64:
+    """Weight of each sampled token of each sequence, one number a sequence."""
+    lengths = [np.array([s.num_trained for s in group.sequences], np.float64) for group in groups]
+    if not lengths:
+        return np.empty(0)
+    all_lengths = np.concatenate(lengths)
+    if config.norm == "token":
+        return np.full(len(all_lengths), 1 / all_lengths.sum())
+    if config.norm == "rollout":
+        return 1 / (len(all_lengths) * all_lengths)
+    return np.concatenate([np.full(len(n), 1 / (len(lengths) * n.sum())) for n in lengths])

@@ -1,0 +1,119 @@
+"""A pack: one forward pass over a forest of tries, and columns of its sampled tokens.
+
+A token that several sequences share stands in the columns once for each of them, so that what is written on
+columns knows nothing of the trie.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from trieline.common.arrays import Float64, Int32, Int64
+from trieline.learner.batch.groups import Group
+from trieline.learner.batch.trie import Trie, build_trie
+from trieline.learner.batch.vtrace import TrieEpisodes, trie_episodes
+from trieline.learner.objective_config import ObjectiveConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class GroupTrace:
+    """One group of a pack, for V-trace: its episodes, where its n trie tokens are, and its m columns."""
+
+    episodes: TrieEpisodes
+    tokens: Int64
+    """[n] place of each of its trie tokens in the pack's trie."""
+    column_tokens: Int64
+    """[m] the trie token (of the group's trie) of each column."""
+    column_endings: Int64
+    """[m] what the column's sequence does after it: a row of the tables of `vtrace`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Pack:
+    """One forward pass: N trie tokens, R of them predict sampled tokens, U different ones; M columns."""
+
+    trie: Trie
+    rows: Int64
+    """[R] trie tokens whose next token was sampled."""
+    target_rows: Int64
+    """[U] index into `rows`."""
+    target_ids: Int64
+    """[U] the sampled token."""
+    target_tokens: Int64
+    """[U] its place in the trie."""
+    column_targets: Int64
+    """[M] index into the U targets: the gather that makes sequences of the trie."""
+    column_sequences: Int64
+    """[M] index of the sequence in the pack's trie."""
+    behavior_logprobs: Float64
+    """[M] nats"""
+    advantages: Float64
+    """[M] not yet scaled; zeros where the model's values are needed."""
+    scales: Float64
+    """[M] entropy-aware scale of the advantage."""
+    weights: Float64
+    """[M] weight of the token's loss in the whole batch's; they sum to 1 over all packs."""
+    oldest_version: Int64
+    newest_version: Int64
+    """[M] over the sampled tokens of the sequence up to this one."""
+    traces: tuple[GroupTrace, ...]
+    """Empty unless the advantage is `vtrace`; the columns of the groups follow each other in this order."""
+
+
+def make_pack(groups: list[Group], scales: list[Float64], weights: Float64, config: ObjectiveConfig) -> Pack:
+    """Merge `groups` into one trie; `scales` (an array each), `weights` (a number each) of the sequences."""
+    sequences = [s for group in groups for s in group.sequences]
+    trie = build_trie([s.token_ids for s in sequences])
+    column_tokens = np.concatenate([p[s.trained] for p, s in zip(trie.paths, sequences, strict=True)])
+    targets, column_targets = _distinct(column_tokens, trie.num_tokens)
+    rows, target_rows = _distinct(trie.predecessor[targets], trie.num_tokens)
+    lengths = [s.num_trained for s in sequences]
+    versions = [s.policy_versions[s.trained] for s in sequences]
+    return Pack(
+        trie=trie,
+        rows=rows,
+        target_rows=target_rows,
+        target_ids=trie.token_ids[targets].astype(np.int64),
+        target_tokens=targets,
+        column_targets=column_targets,
+        column_sequences=np.repeat(np.arange(len(sequences)), lengths),
+        behavior_logprobs=np.concatenate([s.behavior_logprobs[s.trained] for s in sequences]).astype(
+            np.float64
+        ),
+        advantages=np.concatenate([a for group in groups for a in group.advantages]),
+        scales=np.concatenate(scales),
+        weights=np.repeat(weights, lengths),
+        oldest_version=np.concatenate([np.minimum.accumulate(v) for v in versions]).astype(np.int64),
+        newest_version=np.concatenate([np.maximum.accumulate(v) for v in versions]).astype(np.int64),
+        traces=tuple(_traces(groups, trie)) if config.needs_value_head else (),
+    )
+
+
+def _distinct(tokens: Int32, num_tokens: int) -> tuple[Int64, Int64]:
+    """As `np.unique` with the inverse, of places below `num_tokens`, without sorting."""
+    present = np.zeros(num_tokens, np.bool_)
+    present[tokens] = True
+    rank = np.cumsum(present) - 1
+    return np.flatnonzero(present), rank[tokens]
+
+
+def _traces(groups: list[Group], trie: Trie) -> list[GroupTrace]:
+    traces: list[GroupTrace] = []
+    first_sequence = 0
+    for group in groups:
+        paths = trie.paths[first_sequence : first_sequence + len(group.sequences)]
+        tokens = np.empty(group.trie.num_tokens, np.int64)
+        for own, path in zip(group.trie.paths, paths, strict=True):
+            tokens[own] = path
+        episodes = trie_episodes(group.trie, group.sequences)
+        own_paths = zip(group.trie.paths, group.sequences, strict=True)
+        traces.append(
+            GroupTrace(
+                episodes=episodes,
+                tokens=tokens,
+                column_tokens=np.concatenate([p[s.trained] for p, s in own_paths]).astype(np.int64),
+                column_endings=np.concatenate([s.endings()[s.trained] for s in group.sequences]),
+            )
+        )
+        first_sequence += len(group.sequences)
+    return traces

@@ -1,0 +1,201 @@
+"""Which task comes next: environments by weight, levels from easy to hard, a seed that never comes again.
+
+Everything is counted, nothing is drawn: the same results in the same order give the same assignments. Pure
+Python, so that it can be looked at without torch.
+"""
+
+import logging
+import zlib
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+from trieline.learner.errors import CheckpointError, LearnerError
+from trieline.wire.config import EnvConfig
+from trieline.wire.messages import Assignment
+
+log = logging.getLogger(__name__)
+
+K = TypeVar("K")
+
+# Some environments hand the seed to generators that take 31 bits; the upper half is left to whoever else
+# draws tasks, demonstrations for one.
+SEED_RANGE = 2**30
+# Assignments that an earlier start of the process may have handed out after its last checkpoint.
+RESUME_GAP = 1_000_000
+
+
+class Curriculum:
+    """Hands out assignments and learns from their results."""
+
+    def __init__(
+        self,
+        envs: Sequence[EnvConfig],
+        *,
+        seed: int,
+        group_size: int,
+        promotion_episodes: int = 64,
+        hardest_level_share: float = 0.6,
+    ) -> None:
+        """Task seeds count up from a place that depends on `seed`, and wrap around after 2**30.
+
+        Raises:
+            LearnerError: an environment stands twice in the mix, or opens more levels than it has.
+        """
+        self._first_seed = zlib.crc32(f"curriculum {seed}".encode()) % SEED_RANGE
+        self._group_size = group_size
+        self._next_id = 0
+        self._envs: dict[str, _EnvCourse] = {}
+        for env in envs:
+            if env.id in self._envs:
+                msg = f"expected every environment once in the mix, got {env.id!r} twice"
+                raise LearnerError(msg)
+            self._envs[env.id] = _EnvCourse(env, promotion_episodes, hardest_level_share)
+
+    def next_assignment(self) -> Assignment:
+        """One more task."""
+        env_id = _most_due({i: (course.handed_out, course.weight) for i, course in self._envs.items()})
+        level = self._envs[env_id].next_level()
+        number = self._next_id
+        self._next_id += 1
+        return Assignment(
+            assignment_id=number,
+            env_id=env_id,
+            seed=(self._first_seed + number) % SEED_RANGE,
+            level=level,
+            group_size=self._group_size,
+        )
+
+    def record(self, env_id: str, level: int | None, rewards: Sequence[float]) -> None:
+        """Take the returns of the scored rollouts of one task; opens the next level when they suffice."""
+        if env_id in self._envs:  # a replayed journal may hold others
+            self._envs[env_id].record(level, rewards)
+
+    def levels(self) -> dict[str, int]:
+        """The hardest open level by environment; environments without levels are left out."""
+        return {i: c.open_levels[-1] for i, c in self._envs.items() if c.open_levels}
+
+    def skip_handed_out(self, last_id: int) -> None:
+        """After a restart: go past every assignment that an actor may still hold, `last_id` included."""
+        self._next_id = max(self._next_id, last_id + 1) + RESUME_GAP
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "next_id": self._next_id,
+            "envs": {i: course.state_dict() for i, course in self._envs.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state_dict` was taken. Environments that are new to the mix start at their beginning.
+
+        Raises:
+            CheckpointError: the state is not one of a curriculum.
+        """
+        try:
+            self._next_id = int(state["next_id"])
+            for env_id, env_state in state["envs"].items():
+                if env_id in self._envs:
+                    self._envs[env_id].load_state_dict(env_state)
+            mix = {i: course.weight for i, course in self._envs.items()}
+            if {i: s.get("weight", mix.get(i)) for i, s in state["envs"].items()} != mix:
+                # What is new to the mix would get every task until it has caught up.
+                log.info("the mix has changed: its environments are counted anew")
+                for course in self._envs.values():
+                    course.handed_out = 0
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            msg = f"expected the state of a curriculum, got one that lacks or garbles {error}"
+            raise CheckpointError(msg) from error
+
+
+class _EnvCourse:
+    """One environment's way through its levels."""
+
+    def __init__(self, config: EnvConfig, promotion_episodes: int, hardest_level_share: float) -> None:
+        if config.levels and config.open_levels > len(config.levels):
+            msg = (
+                f"{config.id}: expected open_levels <= {len(config.levels)}, the number of its levels; "
+                f"got {config.open_levels}"
+            )
+            raise LearnerError(msg)
+        default = EnvConfig(id=config.id)
+        without_effect = [
+            name
+            for name in ("open_levels", "promote_at")
+            if not config.levels and getattr(config, name) != getattr(default, name)
+        ]
+        if without_effect:
+            msg = f"{config.id}: expected levels where {' and '.join(without_effect)} is set, got none"
+            raise LearnerError(msg)
+        self.weight = config.weight
+        self.handed_out = 0
+        self._id = config.id
+        self._levels = config.levels
+        self._promote_at = config.promote_at
+        self._num_open = config.open_levels if config.levels else 0
+        self._hardest_share = hardest_level_share
+        self._handed_out_by_level = [0] * self._num_open
+        self._newest: deque[float] = deque(maxlen=promotion_episodes)
+
+    @property
+    def open_levels(self) -> list[int]:
+        return self._levels[: self._num_open]
+
+    def next_level(self) -> int | None:
+        """The level of the next task, counted as handed out."""
+        self.handed_out += 1
+        if not self._levels:
+            return None
+        shares = self._shares()
+        index = _most_due(dict(enumerate(zip(self._handed_out_by_level, shares, strict=True))))
+        self._handed_out_by_level[index] += 1
+        return self._levels[index]
+
+    def _shares(self) -> list[float]:
+        """Of the open levels: the hardest its share, each easier one half of the next harder one's."""
+        if self._num_open == 1:
+            return [1.0]
+        easier = [2.0**i for i in range(self._num_open - 1)]
+        rest = 1 - self._hardest_share
+        return [max(rest * e / sum(easier), 1e-9) for e in easier] + [self._hardest_share]
+
+    def record(self, level: int | None, rewards: Sequence[float]) -> None:
+        if not self._levels or level != self.open_levels[-1]:
+            return
+        self._newest.extend(rewards)
+        full = len(self._newest) == self._newest.maxlen
+        if (
+            full
+            and self._num_open < len(self._levels)
+            and sum(self._newest) / len(self._newest) >= self._promote_at
+        ):
+            self._open_next()
+
+    def _open_next(self) -> None:
+        self._num_open += 1
+        self._newest.clear()
+        # Counting starts anew: the new level would otherwise be handed out alone until it has caught up.
+        self._handed_out_by_level = [0] * self._num_open
+        log.info("%s: level %d is open now", self._id, self.open_levels[-1])
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "weight": self.weight,
+            "handed_out": self.handed_out,
+            "num_open": self._num_open,
+            "handed_out_by_level": self._handed_out_by_level,
+            "newest": list(self._newest),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.handed_out = int(state["handed_out"])
+        if self._levels:
+            self._num_open = min(max(int(state["num_open"]), 1), len(self._levels))
+            counts = [int(n) for n in state["handed_out_by_level"]]
+            self._handed_out_by_level = (counts + [0] * self._num_open)[: self._num_open]
+            self._newest.extend(float(r) for r in state["newest"])
+
+
+def _most_due(candidates: Mapping[K, tuple[int, float]]) -> K:
+    """Of (handed out, weight), whose share is furthest behind. Any prefix is within one of its shares."""
+    return min(candidates, key=lambda k: (candidates[k][0] + 1) / candidates[k][1])

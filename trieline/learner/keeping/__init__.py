@@ -1,0 +1,1 @@
+"""What a run leaves: checkpoints, weights for the policy servers, metrics."""

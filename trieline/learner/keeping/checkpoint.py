@@ -1,0 +1,141 @@
+"""Checkpoints: `checkpoints/step_N/`, finished by rename, from which a run goes on bit for bit.
+
+`model/` is an ordinary Hugging Face folder with the float32 master weights: `from_pretrained` opens it.
+`trainer/` is the rest: `state.json`, and `optimizer.safetensors` with the moments, the value head and the
+state of the random generator. CRC-32 of every tensor file is in `state.json`. Nothing is pickled.
+"""
+
+import json
+import logging
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+
+from trieline.common.folders import replace_folder, scratch_folder
+from trieline.learner.errors import CheckpointError
+from trieline.learner.keeping.weight_file import read_weights, write_weights
+from trieline.learner.model_folder.model_source import BUILD_RECORD
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+WEIGHTS_FILE = "model/model.safetensors"
+TRAINER_FILE = "trainer/optimizer.safetensors"
+STATE_FILE = "trainer/state.json"
+
+_STEP_FOLDER = re.compile(r"step_(\d+)")
+_NOT_COPIED = {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack"}
+
+
+class TrainerState(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run knows beside its tensors."""
+
+    step: int
+    policy_version: int
+    """Updates of the weights so far, those of the warm start included."""
+    records_taken: int
+    """Records of the journal that the steps so far have used up; the next step begins with this one."""
+    warm_started: bool
+    skipped_in_a_row: int
+    curriculum: dict[str, Any]
+    format: int = FORMAT
+    crc32: dict[str, int] = {}
+    """Of each tensor file, by its path in the checkpoint. Filled in by `save_checkpoint`."""
+
+
+def save_checkpoint(
+    folder: Path,
+    state: TrainerState,
+    *,
+    source_model: Path,
+    weights: Mapping[str, torch.Tensor],
+    trainer: Mapping[str, torch.Tensor],
+    keep: int,
+) -> Path:
+    """Write `folder/step_N` and remove older ones beyond the newest `keep`.
+
+    Args:
+        folder: the run's `checkpoints/`.
+        state: N is its step.
+        source_model: whose config, tokenizer and chat template go with the weights.
+        weights: float32, by the names of the Hugging Face model.
+        trainer: everything else that is a tensor.
+        keep: how many checkpoints stay.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / f"step_{state.step}"
+    with scratch_folder(folder, prefix=f".{target.name}-") as scratch:
+        _copy_model_files(source_model, scratch / "model")
+        (scratch / "trainer").mkdir()
+        crc32 = {
+            WEIGHTS_FILE: write_weights(scratch / WEIGHTS_FILE, weights),
+            TRAINER_FILE: write_weights(scratch / TRAINER_FILE, trainer),
+        }
+        written = msgspec.structs.replace(state, crc32=crc32)
+        (scratch / STATE_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(written), indent=1))
+        replace_folder(scratch, target)
+    for _, old in _checkpoints(folder)[:-keep]:
+        if old != target:
+            shutil.rmtree(old, ignore_errors=True)
+    log.info("checkpoint %s", target)
+    return target
+
+
+def latest_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint of the highest step; None if there is none."""
+    found = _checkpoints(folder)
+    return found[-1][1] if found else None
+
+
+def read_state(checkpoint: Path) -> TrainerState:
+    """The state of a checkpoint, its tensor files checked against it.
+
+    Raises:
+        CheckpointError: a file is missing or corrupt, or of another format; names the file.
+    """
+    path = checkpoint / STATE_FILE
+    try:
+        state = msgspec.json.decode(path.read_bytes(), type=TrainerState)
+    except OSError as error:
+        msg = f"expected a checkpoint in {checkpoint}, but {path} can't be read: {error.strerror}"
+        raise CheckpointError(msg) from error
+    except msgspec.MsgspecError as error:
+        msg = f"corrupt checkpoint: {path}: {error}"
+        raise CheckpointError(msg) from error
+    if state.format != FORMAT or set(state.crc32) != {WEIGHTS_FILE, TRAINER_FILE}:
+        msg = f"expected a checkpoint of format {FORMAT} in {path}, got format {state.format}"
+        raise CheckpointError(msg)
+    return state
+
+
+def read_model_weights(checkpoint: Path, state: TrainerState) -> dict[str, torch.Tensor]:
+    """Float32 master weights. Raises CheckpointError."""
+    return read_weights(checkpoint / WEIGHTS_FILE, crc32=state.crc32[WEIGHTS_FILE])
+
+
+def read_trainer_tensors(checkpoint: Path, state: TrainerState) -> dict[str, torch.Tensor]:
+    """What was saved as `trainer`. Raises CheckpointError."""
+    return read_weights(checkpoint / TRAINER_FILE, crc32=state.crc32[TRAINER_FILE])
+
+
+def _checkpoints(folder: Path) -> list[tuple[int, Path]]:
+    found = [(match, path) for path in folder.glob("step_*") if (match := _STEP_FOLDER.fullmatch(path.name))]
+    return sorted((int(match[1]), path) for match, path in found)
+
+
+def _copy_model_files(source: Path, target: Path) -> None:
+    """Config, tokenizer and chat template; the config of the precision that is saved here."""
+    target.mkdir()
+    for path in source.iterdir():
+        weights = path.suffix in _NOT_COPIED or path.name.endswith(".index.json")
+        if path.is_file() and not weights and path.name != BUILD_RECORD:
+            shutil.copyfile(path, target / path.name)
+    config = json.loads((source / "config.json").read_text())
+    config.pop("torch_dtype", None)
+    config["dtype"] = "float32"
+    (target / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True))

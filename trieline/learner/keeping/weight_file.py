@@ -1,0 +1,148 @@
+"""Safetensors files written straight from memory, and checked when they are read.
+
+The layout is that of the safetensors format: 8 bytes header length, a JSON header, the tensors' bytes without
+gaps. Tensors that lie side by side in memory go out in one write.
+"""
+
+import json
+import os
+import struct
+import zlib
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from io import FileIO
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from trieline.common.file_lock import try_lock
+from trieline.learner.errors import CheckpointError
+
+_DTYPE_NAMES = {
+    torch.float32: "F32",
+    torch.float64: "F64",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+# Readers map the file and want the tensors aligned.
+_ALIGNMENT = 64
+
+
+def write_weights(
+    path: Path,
+    tensors: Mapping[str, torch.Tensor],
+    *,
+    metadata: Mapping[str, str] | None = None,
+    write_over: Path | None = None,
+) -> int:
+    """Write contiguous tensors to `path`, through a file beside it that is renamed; returns its CRC-32.
+
+    The sum is taken beside the writing: to memory, both take the same time. The file `write_over` is gone
+    afterwards; its memory is used again, unless somebody holds it (`reading`).
+    """
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    crc = 0
+    try:
+        with _open_scratch(scratch, write_over) as file, ThreadPoolExecutor(1) as beside:
+            for part in (_header(tensors, metadata or {}), *_runs(tensors)):
+                summed = beside.submit(zlib.crc32, part, crc)
+                view = part
+                while view:
+                    view = view[file.write(view) :]
+                crc = summed.result()
+            file.truncate()
+        scratch.rename(path)
+    finally:
+        scratch.unlink(missing_ok=True)
+    return crc
+
+
+def _open_scratch(scratch: Path, write_over: Path | None) -> FileIO:
+    if write_over is not None:
+        write_over.rename(scratch)
+        file = scratch.open("r+b", buffering=0)
+        if try_lock(file.fileno()):
+            return file
+        file.close()
+        scratch.unlink()
+    return scratch.open("wb", buffering=0)
+
+
+def read_weights(path: Path, *, crc32: int | None = None) -> dict[str, torch.Tensor]:
+    """The tensors of `path`, on the CPU.
+
+    Raises:
+        CheckpointError: there is no such file, or it is not the one that was written.
+    """
+    if not path.is_file():
+        msg = f"expected the weights in {path}, found no such file"
+        raise CheckpointError(msg)
+    if crc32 is not None and (found := file_crc32(path)) != crc32:
+        msg = f"corrupt checkpoint: expected {path} with CRC-32 {crc32:08x}, got {found:08x}"
+        raise CheckpointError(msg)
+    try:
+        tensors: dict[str, torch.Tensor] = load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        msg = f"expected a safetensors file in {path}, got: {error}"
+        raise CheckpointError(msg) from error
+    return tensors
+
+
+def file_crc32(path: Path) -> int:
+    """CRC-32 of a whole file."""
+    crc = 0
+    with path.open("rb") as file:
+        while chunk := file.read(4 * 1024 * 1024):
+            crc = zlib.crc32(chunk, crc)
+    return crc
+
+
+def _header(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> memoryview:
+    entries: dict[str, object] = {"__metadata__": {"format": "pt", **metadata}}
+    offset = 0
+    for name, tensor in tensors.items():
+        end = offset + tensor.numel() * tensor.element_size()
+        entries[name] = {
+            "dtype": _DTYPE_NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [offset, end],
+        }
+        offset = end
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-(8 + len(text)) % _ALIGNMENT)
+    return memoryview(struct.pack("<Q", len(text)) + text)
+
+
+def _runs(tensors: Mapping[str, torch.Tensor]) -> Iterator[memoryview]:
+    """The tensors' bytes in order, neighbours in memory joined."""
+    run: torch.Tensor | None = None
+    for tensor in tensors.values():
+        flat = tensor.detach().reshape(-1).cpu()
+        if not flat.numel():
+            continue
+        if run is not None and _follows(run, flat):
+            run = run.as_strided((run.numel() + flat.numel(),), (1,))
+            continue
+        if run is not None:
+            yield _bytes_of(run)
+        run = flat
+    if run is not None:
+        yield _bytes_of(run)
+
+
+def _follows(run: torch.Tensor, flat: torch.Tensor) -> bool:
+    return (
+        flat.dtype == run.dtype
+        and flat.untyped_storage().data_ptr() == run.untyped_storage().data_ptr()
+        and flat.storage_offset() == run.storage_offset() + run.numel()
+    )
+
+
+def _bytes_of(run: torch.Tensor) -> memoryview:
+    return memoryview(run.contiguous().view(torch.uint8).numpy())  # type: ignore[arg-type]

@@ -1,1 +1,0 @@
-"""Policy losses, one a module, each on flat columns of sampled tokens; none knows of trees or packs."""

@@ -1,0 +1,41 @@
+"""Arithmetic of a training step, and its share of what the machine could do (PaLM, appendix B: MFU).
+
+Counted is what the gradient of every unique token needs and no more: 2 operations forward and 4 backward for
+each weight of a layer and each token, the output layer where a next token was sampled, and attention between
+the pairs of tokens that see each other. What is computed again to save memory does not count.
+"""
+
+import math
+
+import torch
+
+from trieline.learner.batch.batch import Batch
+from trieline.learner.model.compute_dtype import CPU, matmul_seconds
+from trieline.learner.model.tree_forward import TreeModel
+
+# Rows, outputs and inputs of the product whose speed stands for the machine's peak.
+PEAK_SHAPES = {"cpu": (1024, 1536, 576), "cuda": (8192, 8192, 8192)}
+
+
+def step_flops(model: TreeModel, batch: Batch) -> float:
+    """Forward and backward of one batch. Of a mixture of experts: as if all of them saw every token."""
+    output = model.output_weight
+    embedding = model.hf_model.get_input_embeddings().weight
+    outside = {id(output): output, id(embedding): embedding}
+    weights = [p for p in model.hf_model.parameters() if p.ndim > 1 and id(p) not in outside]
+    config = model.hf_model.config
+    head_width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    a_pair = 2 * config.num_hidden_layers * config.num_attention_heads * head_width
+    total: float = sum(
+        6.0 * pack.trie.num_tokens * sum(p.numel() for p in weights)
+        + 6.0 * len(pack.rows) * output.numel()
+        + 6.0 * pack.trie.num_visible_pairs * a_pair
+        for pack in batch.packs
+    )
+    return total
+
+
+def peak_flops(dtype: torch.dtype, device: torch.device = CPU) -> float:
+    """Operations a second of a large product on `device`, or on this process's threads; measured now."""
+    shape = PEAK_SHAPES[device.type]
+    return 2.0 * math.prod(shape) / matmul_seconds(dtype, shape, device)

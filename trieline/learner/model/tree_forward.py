@@ -1,0 +1,292 @@
+"""A Hugging Face decoder run on tries: one forward over a forest's preorder, exact for every path.
+
+The attention of all layers goes through transformers' attention interface under the name `ATTENTION_NAME`;
+the plan of the pack travels as a keyword argument. Positions are depths. A model whose layers let a token
+see anything but its own path is refused by name (`refuse_unsupported`), not silently trained wrong.
+"""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AttentionInterface, AutoModelForCausalLM
+
+from trieline.common.arrays import Int32
+from trieline.kernels.token_logprob import DEFAULT_LOGITS_BUDGET, cap_logits, token_logprob
+from trieline.kernels.tree_attention import tree_attention
+from trieline.kernels.tree_plan import TreeAttentionPlan, plan_tree_attention
+from trieline.learner.batch.trie import Trie, build_trie
+from trieline.learner.errors import ModelRefusedError
+from trieline.learner.model.value_head import ValueHead
+
+logger = logging.getLogger(__name__)
+
+ATTENTION_NAME = "trieline_tree"
+
+_WITHOUT_EFFECT = {
+    "position_ids",
+    "use_cache",
+    "is_causal",
+    "cache_position",
+    "output_attentions",
+    "output_router_logits",
+}
+"""Keywords of the attention interface that don't change what a tree's token sees."""
+
+
+class TreeContext:
+    """The plan of one forward pass, and how many layers have used it."""
+
+    def __init__(self, plan: TreeAttentionPlan) -> None:
+        self.plan = plan
+        self.layers = 0
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, *, scale: float, softcap: float) -> Tensor:
+        """Attention of the next layer: query [1, H, T, D] to [1, T, H, D]."""
+        self.layers += 1
+        return tree_attention(query, key, value, self.plan, scale=scale, softcap=softcap)
+
+
+def attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    softcap: float | None = None,
+    tree_context: TreeContext | None = None,
+    **others: Any,
+) -> tuple[Tensor, None]:
+    """`tree_attention` in the form that transformers calls: query [1, H, T, D] to [1, T, H, D]."""
+    if tree_context is None:
+        msg = f"{type(module).__name__} dropped the keyword tree_context on its way to the attention"
+        raise ModelRefusedError(msg)
+    unsupported = {name: v for name, v in others.items() if name not in _WITHOUT_EFFECT and v is not None}
+    if attention_mask is not None:
+        unsupported["attention_mask"] = "a tensor"
+    if dropout:
+        unsupported["dropout"] = dropout
+    if unsupported:
+        listed = ", ".join(f"{name} ({_short(v)})" for name, v in sorted(unsupported.items()))
+        msg = f"{type(module).__name__} asks its attention for {listed}, which is not exact on tries"
+        raise ModelRefusedError(msg)
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    return tree_context.attend(query, key, value, scale=scale, softcap=softcap or 0.0), None
+
+
+AttentionInterface.register(ATTENTION_NAME, attend)
+
+
+class TreeModel(nn.Module):
+    """A decoder, and the value head if the objective needs one.
+
+    Parameters below float32 get float32 gradients, so that packs and branches add up in float32.
+    """
+
+    def __init__(
+        self, hf_model: Any, value_head: ValueHead | None = None, *, reproducible: bool = True
+    ) -> None:
+        """`hf_model` may carry LoRA adapters of peft; `reproducible` as in `plan_tree_attention`."""
+        super().__init__()
+        self.reproducible = reproducible
+        hf_model = _without_peft(hf_model)
+        refuse_unsupported(hf_model)
+        hf_model.set_attn_implementation(ATTENTION_NAME)
+        # No dropout: the gradient is that of the policy which sampled.
+        self.hf_model = hf_model.eval()
+        self.value_head = value_head
+        for parameter in self.parameters():
+            if parameter.dtype in (torch.bfloat16, torch.float16):
+                parameter.grad_dtype = torch.float32
+        refuse_inexact(self)
+
+    @property
+    def name(self) -> str:
+        return model_name(self.hf_model)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        dtype: torch.dtype = self.output_weight.dtype
+        return dtype
+
+    @property
+    def output_softcap(self) -> float:
+        """Logits l become softcap * tanh(l / softcap); 0: they stay."""
+        return getattr(self.hf_model.config.get_text_config(), "final_logit_softcapping", None) or 0.0
+
+    @property
+    def device(self) -> torch.device:
+        return self.output_weight.device
+
+    @property
+    def output_weight(self) -> Tensor:
+        """[V, D]; often the embedding itself."""
+        weight: Tensor = self.hf_model.get_output_embeddings().weight
+        return weight
+
+    def hidden_states(self, trie: Trie) -> Tensor:
+        """[N, D] of every token of `trie`, after the last norm."""
+        return self.run(trie.token_ids, trie.position, TreeContext(self.plan(trie.subtree_end)))
+
+    def plan(self, subtree_end: Int32, *, num_above: int = 0) -> TreeAttentionPlan:
+        """What the attention of a forward pass needs to know of tokens with these subtrees, below others."""
+        ends = torch.from_numpy(subtree_end).to(self.device)
+        return plan_tree_attention(
+            ends, dtype=self.dtype, reproducible=self.reproducible, num_above=num_above
+        )
+
+    def run(self, token_ids: Int32, positions: Int32, context: TreeContext) -> Tensor:
+        """[T, D] of `token_ids` [T] at `positions` [T], after the last norm; `context` is used up."""
+        output = self.hf_model.base_model(
+            input_ids=self._row(token_ids),
+            position_ids=self._row(positions),
+            use_cache=False,
+            tree_context=context,
+        )
+        self._expect_all_layers(context)
+        hidden: Tensor = output.last_hidden_state
+        return hidden[0]
+
+    def logprobs(
+        self, hidden: Tensor, target_rows: Tensor, target_ids: Tensor, *, temperature: float
+    ) -> tuple[Tensor, Tensor]:
+        """Log-probabilities [U] of the targets and entropies [R], from `hidden` [R, D]."""
+        return token_logprob(
+            hidden,
+            self.output_weight,
+            target_rows.to(self.device),
+            target_ids.to(self.device),
+            temperature=temperature,
+            softcap=self.output_softcap,
+            logits_budget=DEFAULT_LOGITS_BUDGET,
+        )
+
+    def _row(self, column: Int32) -> Tensor:
+        return torch.from_numpy(column.astype(np.int64))[None].to(self.device)
+
+    def _expect_all_layers(self, context: TreeContext) -> None:
+        expected = self.hf_model.config.get_text_config().num_hidden_layers
+        if context.layers != expected:
+            msg = f"{self.name}: expected tree attention in {expected} layers, got it in {context.layers}"
+            raise ModelRefusedError(msg)
+
+
+def load_tree_model(
+    folder: Path, dtype: torch.dtype, with_value_head: bool, *, reproducible: bool = True
+) -> TreeModel:
+    """Load a Hugging Face folder. Raises ModelRefusedError if it can't be trained exactly on tries."""
+    hf_model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
+    hidden_size = hf_model.config.get_text_config().hidden_size
+    value_head = ValueHead(hidden_size, dtype=dtype) if with_value_head else None
+    return TreeModel(hf_model, value_head, reproducible=reproducible)
+
+
+def model_name(hf_model: Any) -> str:
+    """How messages call a model."""
+    path = getattr(hf_model.config, "_name_or_path", "")
+    return f"{type(hf_model).__name__} {path}".strip()
+
+
+def refuse_unsupported(hf_model: Any) -> None:
+    """Raise ModelRefusedError for what the configuration says is not exact on tries."""
+    name, config = model_name(hf_model), hf_model.config.get_text_config()
+    reason = None
+    layer_types = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
+    window = getattr(config, "sliding_window", None)
+    if not getattr(hf_model, "_supports_attention_backend", False):
+        reason = "its attention can't be replaced (no attention backend support)"
+    elif getattr(hf_model.config, "is_encoder_decoder", False):
+        reason = "it is an encoder-decoder"
+    elif layer_types:
+        reason = f"it has layers of type {', '.join(sorted(layer_types))}; only full_attention is exact"
+    elif (
+        window is not None
+        and getattr(config, "use_sliding_window", True)
+        and not hasattr(config, "layer_types")
+    ):
+        reason = f"its attention slides over a window of {window} tokens"
+    elif rope := _length_dependent_rope(config):
+        reason = f"its rotary frequencies depend on the length of a sequence (rope type {rope})"
+    elif getattr(config, "output_router_logits", False):
+        reason = (
+            "output_router_logits asks for an auxiliary loss of the router, which would count a shared token "
+            "once; set it to false to train without"
+        )
+    elif hf_model.get_output_embeddings() is None:
+        reason = "it has no output embedding"
+    elif getattr(hf_model.get_output_embeddings(), "bias", None) is not None:
+        reason = "its output embedding has a bias"
+    if reason:
+        msg = f"{name} can't be trained on tries: {reason}"
+        raise ModelRefusedError(msg)
+
+
+def _without_peft(hf_model: Any) -> Any:
+    """The decoder in which peft has put its adapters; what it does outside of the layers is refused."""
+    if not hasattr(hf_model, "peft_config"):
+        return hf_model
+    for config in hf_model.peft_config.values():
+        if config.is_prompt_learning:
+            msg = (
+                f"{model_name(hf_model)} can't be trained on tries: {type(config).__name__} puts tokens "
+                "before the prompt; only adapters inside the layers (LoRA) are exact"
+            )
+            raise ModelRefusedError(msg)
+    return hf_model.get_base_model()
+
+
+def _length_dependent_rope(config: Any) -> str | None:
+    """The type of rotary embedding that computes other frequencies for longer inputs, if there is one."""
+    parameters = getattr(config, "rope_parameters", None) or {}
+    each = parameters.values() if all(isinstance(p, dict) for p in parameters.values()) else [parameters]
+    types = {str(p.get("rope_type")) for p in each if p}
+    return next(iter(sorted(types & {"dynamic", "longrope"})), None)
+
+
+@torch.no_grad()
+def refuse_inexact(model: TreeModel) -> None:
+    """Run eight tokens and raise ModelRefusedError if branches see each other or logits are not linear.
+
+    Catches what no configuration tells: convolutions and recurrences between tokens, routing by capacity,
+    logits that are scaled after the output weight.
+    """
+    trie = build_trie([_ids(1, 2, 3, 4), _ids(1, 2, 5, 6), _ids(1, 7)])
+    other = build_trie([_ids(1, 2, 3, 4), _ids(1, 2, 9, 8), _ids(1, 10)])
+    kept = torch.from_numpy(trie.paths[0].astype(np.int64)).to(model.device)
+    hidden = model.hidden_states(trie)
+    if not _agree(hidden[kept], model.hidden_states(other)[kept], model.hf_model.config.get_text_config()):
+        msg = f"{model.name} can't be trained on tries: a token changes the hidden states of other branches"
+        raise ModelRefusedError(msg)
+    logits = model.hf_model(
+        input_ids=model._row(trie.token_ids),
+        position_ids=model._row(trie.position),
+        use_cache=False,
+        tree_context=TreeContext(model.plan(trie.subtree_end)),
+    ).logits[0]
+    expected = cap_logits(functional.linear(hidden, model.output_weight), model.output_softcap)
+    if not torch.allclose(logits.float(), expected.float(), rtol=1e-2, atol=1e-3):
+        msg = f"{model.name} can't be trained on tries: its logits are not linear in the hidden states"
+        raise ModelRefusedError(msg)
+
+
+def _agree(hidden: Tensor, other: Tensor, config: Any) -> bool:
+    """Bit for bit; but an expert's product of more or fewer tokens may sum in another order."""
+    if getattr(config, "num_experts", None) or getattr(config, "num_local_experts", None):
+        tolerance = torch.finfo(hidden.dtype).eps ** 0.5
+        return bool((hidden - other).abs().max() <= tolerance * hidden.abs().max())
+    return torch.equal(hidden, other)
+
+
+def _ids(*ids: int) -> Int32:
+    return np.array(ids, np.int32)
+
+
+def _short(value: object) -> str:
+    return "a tensor" if isinstance(value, Tensor) else repr(value)

@@ -1,0 +1,1 @@
+"""Losses on flat columns of sampled tokens."""

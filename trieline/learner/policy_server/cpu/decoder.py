@@ -1,0 +1,62 @@
+"""A model as the engine sees it: one forward over a packed step, and weights that can change in between."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from trieline.learner.errors import ModelRefusedError
+from trieline.learner.policy_server.cpu.kv_cache import KVCache
+from trieline.learner.policy_server.cpu.kv_store import KVShape
+from trieline.learner.policy_server.cpu.step import Step
+
+
+class Decoder(Protocol):
+    """What the engine needs of a model."""
+
+    kv_shape: KVShape
+    dtype: torch.dtype
+    vocab_size: int
+    max_positions: int
+    """Longest sequence that the model was made for."""
+
+    def forward(self, step: Step, cache: KVCache) -> Tensor:
+        """Logits [S, V] in the compute precision, after the tokens of `step.sample_at`."""
+        ...
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over these weights (named as in the Hugging Face state dict, checked before)."""
+        ...
+
+
+def load_decoder(folder: Path, dtype: torch.dtype, *, fused: bool = True) -> Decoder:
+    """The decoder of a Hugging Face folder: the lean one where the architecture is known to it, if `fused`.
+
+    Raises:
+        ModelRefusedError: the model's layers keep something else than keys and values of all tokens.
+    """
+    from transformers import AutoModelForCausalLM
+
+    from trieline.learner.policy_server.cpu.hf_decoder import ATTENTION_NAME, HFDecoder
+    from trieline.learner.policy_server.cpu.llama_decoder import LlamaDecoder, is_supported
+
+    # What comes from a folder is data: no code of it is run, and nothing is unpickled.
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=dtype, attn_implementation=ATTENTION_NAME, trust_remote_code=False, use_safetensors=True
+    )
+    model.requires_grad_(False)
+    model.train(False)
+    _refuse_partial_layers(model.config, folder)
+    if fused and is_supported(model.config):
+        return LlamaDecoder(model, dtype)
+    return HFDecoder(model, dtype)
+
+
+def _refuse_partial_layers(config: Any, folder: Path) -> None:
+    kinds = set(getattr(config, "layer_types", None) or []) - {"full_attention"}
+    if kinds:
+        listed = ", ".join(sorted(kinds))
+        msg = f"expected a model with full attention only, the one in {folder} has layers of kind {listed}"
+        raise ModelRefusedError(msg)

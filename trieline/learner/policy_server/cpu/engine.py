@@ -1,0 +1,285 @@
+"""Continuous batching: requests join and leave between steps.
+
+Every step reads some more prompt tokens, and samples one token for each request that has read its prompt.
+
+Invariants: a running request has at least one token without keys and values (its newest); whatever is in the
+prefix cache was computed by the current weights alone.
+"""
+
+import functools
+import logging
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trieline.learner.policy_server.config import PolicyServerConfig
+from trieline.learner.policy_server.cpu.decoder import Decoder
+from trieline.learner.policy_server.cpu.kv_cache import KVCache
+from trieline.learner.policy_server.cpu.prefix_cache import PrefixCache, common_prefix
+from trieline.learner.policy_server.cpu.rows import Rows
+from trieline.learner.policy_server.cpu.sampling import RowSampling, Sampled, sample
+from trieline.learner.policy_server.cpu.sequence import Sequence, Ticket
+from trieline.learner.policy_server.cpu.step import Chunk, Step
+from trieline.learner.policy_server.errors import InvalidRequestError, OverloadedError
+from trieline.wire.messages import Completion, GenerateRequest, Sampling
+
+log = logging.getLogger(__name__)
+
+# A request waits for another that is reading the same prompt if that saves it at least so many tokens.
+WORTH_WAITING = 8
+SEED_MASK = (1 << 64) - 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finished:
+    """A request's answer."""
+
+    ticket: Ticket
+    completion: Completion
+
+
+@dataclass(slots=True)
+class EngineCounters:
+    """Tokens since the start."""
+
+    generated: int = 0
+    prefilled: int = 0
+    reused: int = 0
+    """Prompt tokens whose keys and values came from the prefix cache."""
+
+
+class Engine:
+    """Owns the requests, the rows and the prefix cache; `step` moves all of them on by one token."""
+
+    def __init__(self, decoder: Decoder, config: PolicyServerConfig, *, policy_version: int = 0) -> None:
+        self.decoder = decoder
+        self.policy_version = policy_version
+        self.max_context = min(config.max_context, config.kv_tokens, decoder.max_positions)
+        self.counters = EngineCounters()
+        self._config = config
+        self._waiting: deque[Sequence] = deque()
+        self._prefixes = PrefixCache(config.prefix_tokens)
+        self._rows = Rows(
+            KVCache(decoder.kv_shape, decoder.dtype),
+            max_rows=config.max_rows,
+            max_context=self.max_context,
+            kv_tokens=config.kv_tokens,
+        )
+
+    @property
+    def running(self) -> int:
+        """Requests that have a row."""
+        return len(self._rows)
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for one."""
+        return len(self._waiting)
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._waiting) or len(self._rows) > 0
+
+    def submit(self, peer: bytes, request: GenerateRequest) -> None:
+        """Take a request in.
+
+        Raises:
+            InvalidRequestError: it can never be answered.
+            OverloadedError: too many wait.
+        """
+        self._check(request)
+        if len(self._waiting) >= self._config.max_waiting:
+            msg = f"{len(self._waiting)} requests wait already, of at most {self._config.max_waiting}"
+            raise OverloadedError(msg)
+        self._waiting.append(Sequence.start((peer, request.request_id), request))
+
+    def warm_up(self) -> None:
+        """Answer a request of nobody's: kernels are compiled at their first call, in some seconds."""
+        request = GenerateRequest(
+            request_id=0, prompt=np.zeros(1, np.int32), sampling=Sampling(max_tokens=1, seed=0)
+        )
+        self.submit(b"", request)
+        while self.busy:
+            self.step()
+        self.drop_all()
+        self.counters = EngineCounters()
+
+    def load(self, tensors: Mapping[str, Tensor], policy_version: int) -> None:
+        """Change the weights. Running requests go on with the keys and values that they have."""
+        self.decoder.load(tensors)
+        self.policy_version = policy_version
+        self._prefixes.clear()
+
+    def drop_all(self) -> list[Ticket]:
+        """Forget every request and every cached token; whose requests those were."""
+        # Once each: a step that failed while it gave a request a row may have left it in both.
+        dropped = [sequence.ticket for sequence in dict.fromkeys((*self._rows, *self._waiting))]
+        self._waiting.clear()
+        self._prefixes.clear()
+        self._rows.clear()
+        return dropped
+
+    def step(self) -> list[Finished]:
+        """One forward; the requests that it finished. Does nothing if nothing is to be done."""
+        self._rows.close_gaps()
+        self._admit()
+        planned = self._plan()
+        if not planned:
+            return []
+        logits = self.decoder.forward(_packed(planned), self._rows.cache)
+        return self._advance(planned, logits)
+
+    def _check(self, request: GenerateRequest) -> None:
+        prompt, sampling = request.prompt, request.sampling
+        if len(prompt) == 0:
+            msg = "expected a prompt of at least one token, got none"
+            raise InvalidRequestError(msg)
+        low, high = int(prompt.min()), int(prompt.max())
+        if low < 0 or high >= self.decoder.vocab_size:
+            msg = f"expected prompt tokens in [0, {self.decoder.vocab_size}), got {low}..{high}"
+            raise InvalidRequestError(msg)
+        if len(prompt) + sampling.max_tokens > self.max_context:
+            msg = (
+                f"expected prompt and completion of at most {self.max_context} tokens, "
+                f"got {len(prompt)} + {sampling.max_tokens}"
+            )
+            raise InvalidRequestError(msg)
+        if not np.isfinite(sampling.temperature):
+            msg = f"expected a finite temperature, got {sampling.temperature}"
+            raise InvalidRequestError(msg)
+
+    def _admit(self) -> None:
+        """Give rows to waiting requests in their order, but for those that wait for a shared prompt."""
+        reading = [sequence for sequence in self._rows if sequence.filled < sequence.prompt_length]
+        budget = self._config.prefill_tokens - sum(sequence.pending for sequence in reading)
+        held_back: list[Sequence] = []
+        try:
+            while self._waiting and budget > 0:
+                sequence = self._waiting[0]
+                prompt = sequence.tokens[: sequence.length]
+                # The last token is read in any case: the first sampled one depends on its logits.
+                matched, runs = self._prefixes.match(prompt[:-1])
+                if any(
+                    common_prefix(one.tokens[: one.length], prompt) >= matched + WORTH_WAITING
+                    for one in reading
+                ):
+                    held_back.append(self._waiting.popleft())
+                    continue
+                if not self._rows.place(sequence, self.policy_version, runs):
+                    break
+                self._waiting.popleft()
+                self.counters.reused += matched
+                if sequence.pending > 1:
+                    reading.append(sequence)
+                    budget -= sequence.pending
+        finally:
+            self._waiting.extendleft(reversed(held_back))
+
+    def _plan(self) -> list[tuple[Sequence, int]]:
+        """Which requests take part in this step, and how many of their pending tokens."""
+        budget = self._config.prefill_tokens
+        planned = []
+        for sequence in self._rows:
+            count = 1 if sequence.pending == 1 else min(sequence.pending, budget)
+            if sequence.pending > 1:
+                budget -= count
+            if count:
+                planned.append((sequence, count))
+        # One token each first, rising rows; then the prompts.
+        return sorted(planned, key=lambda entry: entry[0].pending > 1)
+
+    def _advance(self, planned: list[tuple[Sequence, int]], logits: Tensor) -> list[Finished]:
+        sampling: list[Sequence] = []
+        for sequence, count in planned:
+            sequence.filled += count
+            if count > 1:
+                self.counters.prefilled += count
+            if sequence.pending == 0:
+                sampling.append(sequence)
+                if sequence.length == sequence.prompt_length:
+                    self._remember_prompt(sequence)
+        if not sampling:
+            return []
+        return self._take(sampling, sample(logits, _how(sampling)))
+
+    def _take(self, sampling: list[Sequence], sampled: Sampled) -> list[Finished]:
+        done: list[Sequence] = []
+        columns = zip(
+            sampling,
+            sampled.token_ids.tolist(),
+            sampled.logprobs.tolist(),
+            sampled.entropies.tolist(),
+            strict=True,
+        )
+        for sequence, token_id, logprob, entropy in columns:
+            if sequence.append(token_id, logprob, entropy, self.policy_version):
+                done.append(sequence)
+                self._remember(sequence, sequence.filled)
+        finished = [Finished(ticket=one.ticket, completion=one.completion()) for one in done]
+        self.counters.generated += len(sampling)
+        # What can fail is over: a request has a row until its answer is on its way.
+        for sequence in done:
+            self._rows.remove(sequence)
+        return finished
+
+    def _remember_prompt(self, sequence: Sequence) -> None:
+        # In two pieces: the other rollouts of the task reuse all but the last token, and go on after it.
+        self._remember(sequence, sequence.filled - 1)
+        self._remember(sequence, sequence.filled)
+
+    def _remember(self, sequence: Sequence, length: int) -> None:
+        if sequence.first_version == self.policy_version:
+            read = functools.partial(self._rows.read, sequence)
+            self._prefixes.insert(sequence.tokens[:length], read)
+
+
+def _packed(planned: list[tuple[Sequence, int]]) -> Step:
+    """The planned tokens side by side; sampled from is whoever has no pending token left after it."""
+    singles = [sequence for sequence, _ in planned if sequence.pending == 1]
+    read = planned[len(singles) :]
+    chunks = tuple(
+        Chunk(
+            row=sequence.row,
+            start=sequence.filled,
+            stop=sequence.filled + count,
+            trunk=sequence.trunk.slot if sequence.trunk else -1,
+            base=sequence.base,
+        )
+        for sequence, count in read
+    )
+    newest = np.array([sequence.tokens[sequence.filled] for sequence in singles], np.int64)
+    places = np.array([sequence.filled for sequence in singles], np.int64)
+    ends = len(singles) + np.cumsum([count for _, count in read], dtype=np.int64)
+    complete = [sequence.pending == count for sequence, count in read]
+    return Step(
+        token_ids=torch.from_numpy(
+            np.concatenate([newest, *(one.tokens[one.filled : one.filled + count] for one, count in read)])
+        ),
+        positions=torch.from_numpy(
+            np.concatenate([places, *(np.arange(one.filled, one.filled + count) for one, count in read)])
+        ),
+        singles_M4=np.array([_seen(sequence) for sequence in singles], np.int64).reshape(-1, 4),
+        chunks=chunks,
+        sample_at=torch.from_numpy(np.concatenate([np.arange(len(singles)), ends[complete] - 1])),
+    )
+
+
+def _seen(single: Sequence) -> tuple[int, int, int, int]:
+    """Its trunk and how much of it, its row and how much of that, with its newest token."""
+    slot = single.trunk.slot if single.trunk else 0
+    return slot, single.base, single.row, single.filled - single.base + 1
+
+
+def _how(sequences: list[Sequence]) -> RowSampling:
+    settings = [sequence.request.sampling for sequence in sequences]
+    return RowSampling(
+        temperature=np.array([one.temperature for one in settings]),
+        top_p=np.array([one.top_p for one in settings]),
+        top_k=np.array([min(one.top_k, 1 << 62) for one in settings]),
+        seed=np.array([one.seed & SEED_MASK for one in settings], np.uint64),
+        position=np.array([sequence.length for sequence in sequences], np.uint64),
+    )

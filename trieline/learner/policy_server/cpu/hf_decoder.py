@@ -1,0 +1,126 @@
+"""The generic decoder: any Hugging Face decoder, its own layers, our cache in place of its attention."""
+
+from collections.abc import Mapping
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface
+
+from trieline.learner.errors import ModelRefusedError
+from trieline.learner.policy_server.cpu.kv_cache import KVCache
+from trieline.learner.policy_server.cpu.kv_store import KVShape
+from trieline.learner.policy_server.cpu.step import Step
+
+ATTENTION_NAME = "trieline_rows"
+
+# Arguments by which a model asks for more than plain attention. Ignoring one would sample from another model.
+UNSUPPORTED = ("sliding_window", "softcap", "s_aux", "position_bias")
+
+
+class HFDecoder:
+    """Runs `model(...)` on the packed tokens of a step as if they were one long sequence."""
+
+    def __init__(self, model: Any, dtype: torch.dtype) -> None:
+        self._model = model
+        self.dtype = dtype
+        self.vocab_size = int(model.get_output_embeddings().weight.shape[0])
+        self.max_positions = int(getattr(model.config, "max_position_embeddings", 1 << 30))
+        self.kv_shape = _probe(model)
+
+    @torch.inference_mode()
+    def forward(self, step: Step, cache: KVCache) -> Tensor:
+        before = _attention.set(_RowsAttention(step, cache))
+        try:
+            return _logits(self._model, step.token_ids, step.positions, step.sample_at)
+        finally:
+            _attention.reset(before)
+
+    @torch.inference_mode()
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        own = self._model.state_dict()
+        for name, tensor in tensors.items():
+            own[name].copy_(tensor)
+
+
+class _RowsAttention:
+    """What `trieline_rows` does while a step runs."""
+
+    def __init__(self, step: Step, cache: KVCache) -> None:
+        self._step, self._cache = step, cache
+
+    def __call__(
+        self, layer: int, query_TQD: Tensor, key_THD: Tensor, value_THD: Tensor, scale: float
+    ) -> Tensor:
+        return self._cache.attend(layer, self._step, query_TQD, key_THD, value_THD, scale)
+
+
+class _Probe:
+    """Stands in for the attention of one forward at the start, to learn what the layers keep."""
+
+    def __init__(self) -> None:
+        self.seen: dict[int, tuple[int, int, int]] = {}
+
+    def __call__(
+        self, layer: int, query_TQD: Tensor, key_THD: Tensor, value_THD: Tensor, scale: float
+    ) -> Tensor:
+        self.seen[layer] = (key_THD.shape[1], key_THD.shape[2], value_THD.shape[2])
+        return query_TQD.new_zeros(*query_TQD.shape[:2], value_THD.shape[2])
+
+
+_attention: ContextVar[_RowsAttention | _Probe] = ContextVar("trieline_rows_attention")
+
+
+def _rows_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """The entry in transformers' attention interface. [1, heads, T, width] in, [1, T, heads, width] out."""
+    for name in UNSUPPORTED:
+        if kwargs.get(name) is not None:
+            msg = f"{type(module).__name__} asks for {name}={kwargs[name]}; expected plain causal attention"
+            raise ModelRefusedError(msg)
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    layer = int(getattr(module, "layer_idx"))  # noqa: B009  (nn.Module types it as Tensor | Module)
+    out = _attention.get()(
+        layer, query[0].transpose(0, 1), key[0].transpose(0, 1), value[0].transpose(0, 1), scale
+    )
+    return out[None], None
+
+
+AttentionInterface.register(ATTENTION_NAME, _rows_attention)
+
+
+@torch.inference_mode()
+def _probe(model: Any) -> KVShape:
+    probe = _Probe()
+    before = _attention.set(probe)
+    try:
+        two = torch.zeros(2, dtype=torch.int64)
+        _logits(model, two, torch.arange(2), two[:1])
+    finally:
+        _attention.reset(before)
+    name, layers = type(model).__name__, int(model.config.num_hidden_layers)
+    shapes = set(probe.seen.values())
+    if sorted(probe.seen) != list(range(layers)) or len(shapes) != 1:
+        msg = (
+            f"{name}: expected each of its {layers} layers to attend with keys and values of one shape, "
+            f"got {len(probe.seen)} layers with {len(shapes)} shapes"
+        )
+        raise ModelRefusedError(msg)
+    heads, key_width, value_width = shapes.pop()
+    return KVShape(layers=layers, heads=heads, key_width=key_width, value_width=value_width)
+
+
+def _logits(model: Any, token_ids: Tensor, positions: Tensor, sample_at: Tensor) -> Tensor:
+    out = model(
+        input_ids=token_ids[None], position_ids=positions[None], use_cache=False, logits_to_keep=sample_at
+    )
+    logits: Tensor = out.logits[0]
+    return logits

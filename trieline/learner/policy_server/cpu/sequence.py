@@ -1,0 +1,83 @@
+"""One request on its way: its tokens, what of them is in the cache, and what has been sampled."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from trieline.learner.policy_server.cpu.trunks import Trunk
+from trieline.wire.messages import Completion, GenerateRequest
+
+Ticket = tuple[bytes, int]
+"""Who asked (the peer's address) and the request's number there."""
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """A request that waits or runs. `tokens[:length]` are known, `tokens[:filled]` have keys and values."""
+
+    ticket: Ticket
+    request: GenerateRequest
+    tokens: npt.NDArray[np.int32]
+    """[prompt + max_tokens] of which `length` are set."""
+    length: int
+    filled: int = 0
+    row: int = -1
+    """-1 while it waits."""
+    trunk: Trunk | None = None
+    """Where its first `base` tokens lie, if it shares them with others."""
+    first_version: int = -1
+    """Version of the weights that its oldest keys and values come from; -1 while it waits."""
+    stop_ids: frozenset[int] = frozenset()
+    logprobs: list[float] = field(default_factory=list)
+    entropies: list[float] = field(default_factory=list)
+    policy_versions: list[int] = field(default_factory=list)
+
+    @classmethod
+    def start(cls, ticket: Ticket, request: GenerateRequest) -> "Sequence":
+        """A request that has just come in."""
+        length = len(request.prompt)
+        tokens = np.empty(length + request.sampling.max_tokens, np.int32)
+        tokens[:length] = request.prompt
+        stop_ids = frozenset(request.sampling.stop_ids)
+        return cls(ticket=ticket, request=request, tokens=tokens, length=length, stop_ids=stop_ids)
+
+    @property
+    def prompt_length(self) -> int:
+        return len(self.request.prompt)
+
+    @property
+    def base(self) -> int:
+        """Tokens that lie in the trunk; the row holds those after them."""
+        return len(self.trunk.tokens) if self.trunk else 0
+
+    @property
+    def need(self) -> int:
+        """Tokens that it may come to."""
+        return len(self.tokens)
+
+    @property
+    def pending(self) -> int:
+        """Known tokens that have no keys and values yet; at least one while it runs."""
+        return self.length - self.filled
+
+    def append(self, token_id: int, logprob: float, entropy: float, version: int) -> bool:
+        """Take a sampled token; whether the completion is finished by it."""
+        self.tokens[self.length] = token_id
+        self.length += 1
+        self.logprobs.append(logprob)
+        self.entropies.append(entropy)
+        self.policy_versions.append(version)
+        return self.length == self.need or token_id in self.stop_ids
+
+    def completion(self) -> Completion:
+        """The answer, once `append` said that it is finished."""
+        token_ids = self.tokens[self.prompt_length : self.length]
+        return Completion(
+            request_id=self.request.request_id,
+            token_ids=token_ids,
+            logprobs=np.array(self.logprobs, np.float32),
+            entropies=np.array(self.entropies, np.float32),
+            policy_versions=np.array(self.policy_versions, np.int32),
+            finish_reason="stop" if int(token_ids[-1]) in self.stop_ids else "length",
+        )

@@ -1,0 +1,1 @@
+"""One gradient and one update."""

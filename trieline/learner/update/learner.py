@@ -1,0 +1,215 @@
+"""The learner proper: a model, its optimizer, and what one step does to them."""
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from trieline.learner.batch.batch import prepare_batch
+from trieline.learner.config import LearnerConfig
+from trieline.learner.errors import CheckpointError, TrainingError
+from trieline.learner.model.compute_device import choose_device
+from trieline.learner.model.flops import peak_flops, step_flops
+from trieline.learner.model.tree_forward import TreeModel, load_tree_model
+from trieline.learner.objective_config import ObjectiveConfig
+from trieline.learner.update.optimizer import MasterOptimizer
+from trieline.learner.update.train_step import accumulate_gradients
+from trieline.wire.tree import TrajectoryTree
+
+log = logging.getLogger(__name__)
+
+# Mean k3 of behaviour against recomputed log-probabilities at equal weights. Rounding alone gives some 1e-10
+# in float32 and some 6e-4 in bfloat16 (SmolLM2); these limits are far above what it could become.
+MISMATCH_LIMITS = {torch.float32: 1e-3, torch.bfloat16: 0.02}
+
+VALUE_HEAD = "value_head."
+RNG_STATE = "torch_rng_state"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepReport:
+    """What one step did."""
+
+    applied: bool
+    """False: there was nothing to learn from, or the loss or gradient was not finite."""
+    metrics: dict[str, float]
+
+
+class Learner:
+    """Owns everything that training changes, the curriculum and the journal's position excepted."""
+
+    def __init__(
+        self,
+        config: LearnerConfig,
+        model_folder: Path,
+        *,
+        dtype: torch.dtype,
+        reference_folder: Path | None = None,
+    ) -> None:
+        """Load the model in float32 and take its weights as masters; `dtype` is what it computes in.
+
+        `reference_folder`: of the model that the KL term compares with. Loaded only if there is such a term.
+
+        Raises:
+            LearnerError: the device that the config asks for is not there.
+            ModelRefusedError: the model can't be trained on tries.
+        """
+        self.config = config
+        self.dtype = dtype
+        self.policy_version = 0
+        self.skipped_in_a_row = 0
+        device = choose_device(config.device)
+        with_value_head = config.objective.needs_value_head
+        reproducible = config.reproducible_attention
+        self.model: TreeModel = load_tree_model(
+            model_folder, torch.float32, with_value_head, reproducible=reproducible
+        ).to(device)
+        self._policy_names = [name for name, _ in self.model.hf_model.named_parameters()]
+        named = list(self.model.hf_model.named_parameters())
+        head = [] if self.model.value_head is None else list(self.model.value_head.named_parameters())
+        value_names = [VALUE_HEAD + name for name, _ in head]
+        self.optimizer = MasterOptimizer(
+            # The policy first: its weights are published as one run of bytes.
+            [*named, *zip(value_names, (p for _, p in head), strict=True)],
+            config.optimizer,
+            total_steps=config.steps,
+            compute_dtype=dtype,
+            full_precision=value_names,
+        )
+        self._peak_flops = peak_flops(dtype, device)
+        self.reference: TreeModel | None = None
+        if config.objective.kl_coef > 0:
+            self.reference = load_tree_model(
+                reference_folder or model_folder, dtype, False, reproducible=reproducible
+            ).to(device)
+            self.reference.requires_grad_(False)
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the output weight."""
+        return int(self.model.output_weight.shape[0])
+
+    @property
+    def max_mismatch_kl(self) -> float:
+        if self.config.max_mismatch_kl is not None:
+            return self.config.max_mismatch_kl
+        return MISMATCH_LIMITS.get(self.dtype, MISMATCH_LIMITS[torch.bfloat16])
+
+    def step(
+        self,
+        trees: Sequence[TrajectoryTree],
+        *,
+        objective: ObjectiveConfig | None = None,
+        lr: float | None = None,
+    ) -> StepReport:
+        """One gradient over `trees` and one update. `objective` and `lr` override those of the config.
+
+        Raises:
+            TrainingError: too many steps in a row were not finite.
+        """
+        objective = objective or self.config.objective
+        began = time.monotonic()
+        batch = prepare_batch(trees, objective, max_tokens=self.config.max_tokens)
+        metrics = accumulate_gradients(
+            self.model,
+            batch,
+            objective,
+            policy_version=self.policy_version,
+            # A warm start's objective has no KL term, whatever the run's has.
+            reference=self.reference if objective.kl_coef > 0 else None,
+        )
+        computed = time.monotonic()
+        applied = bool(batch.packs) and self._update(metrics, lr)
+        now = time.monotonic()
+        tokens = metrics.get("batch/trie_tokens", 0.0)
+        metrics |= {
+            "time/forward_backward": computed - began,
+            "time/optimizer": now - computed,
+            "perf/throughput": tokens / (now - began),
+            "perf/mfu": step_flops(self.model, batch) / (now - began) / self._peak_flops,
+        }
+        if "tree/token_ratio" in metrics:
+            metrics["perf/sequence_throughput"] = metrics["perf/throughput"] / metrics["tree/token_ratio"]
+        return StepReport(applied=applied, metrics=metrics)
+
+    def _update(self, metrics: dict[str, float], lr: float | None) -> bool:
+        finite_loss = all(
+            torch.isfinite(torch.tensor(v)) for name, v in metrics.items() if name.startswith("loss/")
+        )
+        if not finite_loss:
+            self.optimizer.zero_grad()
+        else:
+            update = self.optimizer.step(lr=lr)
+            metrics |= {"optim/lr": update.lr, "optim/grad_norm": update.grad_norm}
+        if finite_loss and update.applied:
+            self.policy_version += 1
+            self.skipped_in_a_row = 0
+            metrics["optim/skipped"] = 0.0
+            return True
+        self.skipped_in_a_row += 1
+        metrics["optim/skipped"] = 1.0
+        what = "gradient" if finite_loss else "loss"
+        log.warning(
+            "the %s is not finite: the step is skipped, the %d. in a row", what, self.skipped_in_a_row
+        )
+        if self.skipped_in_a_row > self.config.max_skipped_steps:
+            msg = (
+                f"{self.skipped_in_a_row} steps in a row had a {what} that is not finite, expected at most "
+                f"max_skipped_steps = {self.config.max_skipped_steps}: lower optimizer.lr, or go back to an "
+                "earlier checkpoint"
+            )
+            raise TrainingError(msg)
+        return False
+
+    def check_mismatch(self, metrics: dict[str, float]) -> None:
+        """Raise TrainingError if recorded and recomputed log-probabilities have parted."""
+        mismatch = metrics.get("mismatch_kl/mean", 0.0)
+        if not mismatch <= self.max_mismatch_kl:
+            msg = (
+                f"mismatch_kl/mean is {mismatch:.3g}, expected at most {self.max_mismatch_kl:g}: the policy "
+                "server does not sample from what the learner trains (other weights, temperature or "
+                "precision?). learner.max_mismatch_kl sets the limit"
+            )
+            raise TrainingError(msg)
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The policy in the compute dtype, by the names of the Hugging Face model, as views."""
+        weights = self.optimizer.weights()
+        return {name: weights[name] for name in self._policy_names}
+
+    def masters(self) -> dict[str, torch.Tensor]:
+        """The policy in float32, as views."""
+        masters = self.optimizer.masters()
+        return {name: masters[name] for name in self._policy_names}
+
+    def trainer_tensors(self) -> dict[str, torch.Tensor]:
+        """Everything else that a checkpoint needs."""
+        masters = self.optimizer.masters()
+        heads = {name: masters[name] for name in masters if name.startswith(VALUE_HEAD)}
+        return {**self.optimizer.state_dict(), **heads, RNG_STATE: torch.get_rng_state()}
+
+    def restore(
+        self,
+        masters: Mapping[str, torch.Tensor],
+        tensors: Mapping[str, torch.Tensor],
+        *,
+        policy_version: int,
+        skipped_in_a_row: int,
+    ) -> None:
+        """Go on from what `masters` and `trainer_tensors` gave.
+
+        Raises:
+            CheckpointError: something is missing, or of another model.
+        """
+        heads = {name: t for name, t in tensors.items() if name.startswith(VALUE_HEAD)}
+        self.optimizer.load_masters({**masters, **heads})
+        self.optimizer.load_state_dict(tensors)
+        if RNG_STATE not in tensors:
+            msg = f"expected {RNG_STATE} among the tensors of the checkpoint, found none"
+            raise CheckpointError(msg)
+        torch.set_rng_state(tensors[RNG_STATE])
+        self.policy_version = policy_version
+        self.skipped_in_a_row = skipped_in_a_row

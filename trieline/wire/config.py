@@ -1,0 +1,63 @@
+"""What both ends of a wire must agree on: addresses, limits, the model's name, the tasks."""
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from trieline.common.numbers import Positive, Seconds
+
+
+class LinksConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where the sockets are. Loopback TCP or `ipc://`; `trieline train` picks free ones itself.
+
+    The learner binds `trajectories` and the two weight sockets, the policy server binds `generate`.
+    """
+
+    trajectories: str = "tcp://127.0.0.1:7701"
+    generate: str = "tcp://127.0.0.1:7702"
+    weights_announce: str = "tcp://127.0.0.1:7703"
+    weights_fetch: str = "tcp://127.0.0.1:7704"
+    heartbeat_s: Seconds = 2.0
+    """An actor or policy server says that it lives this often."""
+    peer_timeout_s: Seconds = 30.0
+    """A peer that was silent this long counts as lost: its open assignments go to others."""
+    max_message_bytes: Positive = 64 * 1024 * 1024
+    max_tree_tokens: Positive = 1_000_000
+
+
+ADDRESSES = ("trajectories", "generate", "weights_announce", "weights_fetch")
+"""The fields of `LinksConfig` that are addresses."""
+
+
+class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The model that all processes speak of."""
+
+    path: str
+    """A Hugging Face folder, a hub name, or `builtin:smollm2-135m-instruct` / `builtin:tiny`."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Compute precision. `auto`: bfloat16 where this machine's CPU has instructions for it."""
+
+
+class EnvConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One environment of the training mix."""
+
+    id: str
+    """A Gymnasium id, `module:namespace/Name-v0` if a module must be imported to register it."""
+    weight: Annotated[float, msgspec.Meta(gt=0)] = 1.0
+    """Share of the training tasks, relative to the other environments."""
+    kwargs: dict[str, str | int | float | bool] = {}
+    """Passed to `gymnasium.make`."""
+    levels: list[int] = []
+    """Difficulty levels in the order of the curriculum, passed as `options={"level": ...}` to reset.
+    Empty: the environment is not asked for a level."""
+    open_levels: Positive = 1
+    """How many of `levels` are open at the start of training."""
+    promote_at: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.7
+    """The next level opens when the mean reward at the hardest open one has reached this."""
+    eval_levels: list[int] = []
+    """Levels of the held-out tasks. Empty: all `levels`."""
+    max_turns: Positive = 8
+    max_tokens: Positive = 64
+    """New tokens the policy may sample in one turn."""
+    max_context: Positive = 2048
+    """Tokens of one sequence, prompt included. An episode that would pass it is truncated."""

@@ -1,0 +1,157 @@
+"""The connecting end of a link, for asyncio: it knows when a connection is new, and sends only on a live one.
+
+What was handed to a connection that broke is gone; the owner gives it again when `on_connect` is called. So
+nothing is queued for a peer that is away, and nothing is lost when that peer comes back as a new process.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+
+import zmq
+import zmq.asyncio
+from zmq.utils.monitor import recv_monitor_message
+
+from trieline.wire import sockets
+from trieline.wire.addresses import check_address
+from trieline.wire.codec import InFrame, OutFrame
+from trieline.wire.config import LinksConfig
+from trieline.wire.errors import WireError
+
+logger = logging.getLogger(__name__)
+
+# Whole messages. Send queue full: `_write` waits, and what is to be sent stays with the owner. Receive queue
+# full: the peer's send queue fills, and the peer decides (it keeps, or drops what will be asked for again).
+SEND_QUEUE = 64
+RECEIVE_QUEUE = 10_000
+
+
+class Dealer:
+    """One DEALER socket and the tasks that serve it.
+
+    `next_frames` gives the next message to send, or None if there is none now; `wake` says that there is one
+    again. `on_message` gets the frames of each message received. `on_connect` is called for each new
+    connection before anything more is sent, `on_failure` if a task of this socket ended with an error.
+    """
+
+    def __init__(
+        self,
+        links: LinksConfig,
+        address: str,
+        *,
+        name: str,
+        next_frames: Callable[[], Sequence[OutFrame] | None],
+        on_message: Callable[[Sequence[InFrame]], None],
+        on_connect: Callable[[], None],
+        on_failure: Callable[[], None],
+        routing_id: bytes | None = None,
+    ) -> None:
+        check_address(address)
+        self.address = address
+        self.connected = False
+        self.connections = 0
+        self.heard_at = time.monotonic()
+        self.failure: Exception | None = None
+        self._links = links
+        self._name = name
+        self._next_frames = next_frames
+        self._on_message = on_message
+        self._on_connect = on_connect
+        self._on_failure = on_failure
+        self._routing_id = routing_id
+        self._wake = asyncio.Event()
+        self._context: zmq.asyncio.Context | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Begin to connect. Raises AddressError."""
+        self._context = zmq.asyncio.Context()
+        self._socket = self._context.socket(zmq.DEALER)
+        sockets.limit(self._socket, self._links, send_queue=SEND_QUEUE, receive_queue=RECEIVE_QUEUE)
+        # No queue for a peer that is away, and none kept when a connection breaks.
+        self._socket.immediate = True
+        if self._routing_id is not None:
+            self._socket.routing_id = self._routing_id
+        events = zmq.Event.HANDSHAKE_SUCCEEDED | zmq.Event.DISCONNECTED
+        self._monitor = self._socket.get_monitor_socket(events)
+        sockets.connect(self._socket, self.address)
+        self._tasks = [
+            asyncio.create_task(self._guard(loop())) for loop in (self._watch, self._write, self._read)
+        ]
+
+    def wake(self) -> None:
+        """There is something to send."""
+        self._wake.set()
+
+    def silent_s(self) -> float:
+        """Seconds since the peer was last heard."""
+        return time.monotonic() - self.heard_at
+
+    def state(self) -> str:
+        """For error messages: whether the peer is connected and when it was last heard."""
+        if self.failure is not None:
+            return f"failed: {self.failure}"
+        if not self.connected:
+            return "not connected"
+        return f"connected, last heard {self.silent_s():.1f} s ago"
+
+    def expect_alive(self) -> None:
+        """Raise WireError if a task of this socket failed."""
+        if self.failure is not None:
+            msg = f"the link of {self._name} to {self.address} failed: {self.failure}"
+            raise WireError(msg) from self.failure
+
+    async def close(self, last_words: Sequence[OutFrame] | None = None) -> None:
+        """Send `last_words` if that takes no waiting, and close. Idempotent."""
+        if self._context is None:
+            return
+        context, self._context = self._context, None
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if last_words is not None and self.connected:
+            with contextlib.suppress(zmq.ZMQError):
+                await self._socket.send_multipart(last_words, zmq.NOBLOCK)
+        self.connected = False
+        self._socket.disable_monitor()
+        self._monitor.close(linger=0)
+        self._socket.close()
+        # Waits for at most the linger time, so not in the event loop.
+        await asyncio.to_thread(context.term)
+
+    async def _guard(self, loop: Awaitable[None]) -> None:
+        try:
+            await loop
+        except Exception as error:
+            logger.exception("The link of %s to %s failed", self._name, self.address)
+            self.failure = error
+            self._on_failure()
+
+    async def _watch(self) -> None:
+        while True:
+            event = (await recv_monitor_message(self._monitor))["event"]
+            if event == zmq.Event.HANDSHAKE_SUCCEEDED:
+                self.connected = True
+                self.connections += 1
+                self.heard_at = time.monotonic()
+                logger.debug("%s is connected to %s", self._name, self.address)
+                self._on_connect()
+                self._wake.set()
+            elif event == zmq.Event.DISCONNECTED:
+                self.connected = False
+                logger.warning("%s lost its connection to %s and tries again", self._name, self.address)
+
+    async def _write(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self.connected and (frames := self._next_frames()) is not None:
+                await self._socket.send_multipart(frames, copy=False)
+
+    async def _read(self) -> None:
+        while True:
+            frames = await self._socket.recv_multipart(copy=False)
+            self.heard_at = time.monotonic()
+            self._on_message(frames)

@@ -1,0 +1,126 @@
+"""How every socket of Trieline is made: bounded queues, bounded messages, bounded waits.
+
+One context for each link, so that closing a link closes all it opened, and a forked worker that makes its own
+link shares nothing with its parent.
+"""
+
+import contextlib
+import logging
+import math
+import socket
+import time
+from collections import Counter
+from typing import Any
+
+import zmq
+import zmq.asyncio
+
+from trieline.wire.addresses import check_address, expect_unused_ipc, in_use, is_ipv6
+from trieline.wire.config import LinksConfig
+from trieline.wire.errors import AddressError
+
+logger = logging.getLogger(__name__)
+
+# What a closed socket may still take to hand its last words (a goodbye, a stop) to the kernel.
+LINGER_MS = 200
+CONNECT_TIMEOUT_MS = 5_000
+RECONNECT_MS = 100
+RECONNECT_MAX_MS = 2_000
+# Of max_message_bytes. ZeroMQ cuts the connection of a larger frame without a word to anyone, so what is only
+# a little too large goes through to the decoder, which can say so, and to whom.
+CUT_FRAMES_ABOVE = 1.25
+
+
+def limit(zmq_socket: zmq.Socket[Any], links: LinksConfig, *, send_queue: int, receive_queue: int) -> None:
+    """Set every bound of a socket before it is bound or connected.
+
+    `send_queue`, `receive_queue`: whole messages for each peer. A full receive queue stops reading from that
+    peer, so that the peer's send queue fills; what happens then is said where the socket is made.
+    A frame larger than `CUT_FRAMES_ABOVE` x `links.max_message_bytes` closes the connection it came by; what
+    is larger than `links.max_message_bytes` itself is refused by `decode`.
+    A peer that answers no ping for `links.peer_timeout_s` is disconnected (a machine that vanished).
+    """
+    zmq_socket.sndhwm = send_queue
+    zmq_socket.rcvhwm = receive_queue
+    zmq_socket.linger = LINGER_MS
+    zmq_socket.maxmsgsize = math.ceil(CUT_FRAMES_ABOVE * links.max_message_bytes)
+    zmq_socket.connect_timeout = CONNECT_TIMEOUT_MS
+    zmq_socket.reconnect_ivl = RECONNECT_MS
+    zmq_socket.reconnect_ivl_max = RECONNECT_MAX_MS
+    zmq_socket.heartbeat_ivl = round(links.heartbeat_s * 1000)
+    zmq_socket.heartbeat_timeout = round(links.peer_timeout_s * 1000)
+    # The unit of the time-to-live is 100 ms in a field of 16 bits.
+    zmq_socket.heartbeat_ttl = min(round(links.peer_timeout_s * 1000), 6_553_500)
+
+
+def bind(zmq_socket: zmq.Socket[Any], address: str) -> None:
+    """Bind, or raise AddressError that says what is wrong with the address."""
+    check_address(address)
+    if address.startswith("ipc://"):
+        expect_unused_ipc(address)
+    zmq_socket.ipv6 = is_ipv6(address)
+    try:
+        zmq_socket.bind(address)
+    except zmq.ZMQError as error:
+        if error.errno == zmq.EADDRINUSE:
+            raise AddressError(in_use(address)) from error
+        msg = f"can't bind {address}: {error}"
+        raise AddressError(msg) from error
+
+
+def connect(zmq_socket: zmq.Socket[Any], address: str) -> None:
+    """Connect in the background, again and again until somebody listens. Raises AddressError."""
+    check_address(address)
+    zmq_socket.ipv6 = is_ipv6(address)
+    try:
+        zmq_socket.connect(address)
+    except zmq.ZMQError as error:
+        msg = f"can't connect to {address}: {error}"
+        raise AddressError(msg) from error
+
+
+class Waker:
+    """Wakes a thread that polls its sockets. `wake` may be called from any thread."""
+
+    def __init__(self) -> None:
+        self._reader, self._writer = socket.socketpair()
+        self._reader.setblocking(False)
+        self._writer.setblocking(False)
+
+    def fileno(self) -> int:
+        return self._reader.fileno()
+
+    def wake(self) -> None:
+        # Full: a wake-up is on its way already. Closed: nobody is left to wake.
+        with contextlib.suppress(BlockingIOError, OSError):
+            self._writer.send(b"x")
+
+    def drain(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while self._reader.recv(4096):
+                pass
+
+    def close(self) -> None:
+        self._reader.close()
+        self._writer.close()
+
+
+class Complaints:
+    """Counts what is wrong with what peers send, and logs it at most every `INTERVAL_S` for each kind."""
+
+    INTERVAL_S = 10.0
+
+    def __init__(self, link: str) -> None:
+        self._link = link
+        self._unlogged: Counter[str] = Counter()
+        self._next_log: dict[str, float] = {}
+
+    def add(self, kind: str, detail: object) -> None:
+        """`kind` is one of a few fixed words; `detail` may come from a peer and is cut."""
+        self._unlogged[kind] += 1
+        now = time.monotonic()
+        if now < self._next_log.get(kind, now):
+            return
+        self._next_log[kind] = now + self.INTERVAL_S
+        count = self._unlogged.pop(kind)
+        logger.warning("%s: %d %s, the latest: %s", self._link, count, kind, str(detail)[:500])

@@ -1,0 +1,194 @@
+"""A trajectory tree: everything that happened on one task, as flat columns.
+
+A node is a run of tokens added by one author: the context (prompt, tool output) or the policy
+(sampled). `parents[n] < n`, the root is node 0 with parent -1. A *sequence* is a path from the root to the
+node of a leaf; a leaf may sit on an inner node, when one rollout ended where another went on.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from trieline.common.arrays import Bool, Float32, Int32
+from trieline.wire.errors import TreeError
+
+SCORED = ""
+CAUSES = ("sandbox", "environment", "policy_server", "timeout")
+"""Why a leaf is broken. A leaf whose cause is `SCORED` counts; the others never do."""
+
+FORK_CAUSES = ("", "rollout", "branch", "token_mismatch", "compaction")
+"""Why a node starts a branch of its own: not at all, another rollout of the task, a fork that the branching
+policy asked for, or two that nobody asked for and that are therefore counted."""
+
+ROUNDING = 1e-4
+"""How far (nats) a log-probability may be above 0, or an entropy below it, for rounding alone."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class TrajectoryTree:
+    """One task's rollouts. T tokens in N nodes, B leaves.
+
+    Example, two rollouts of the prompt [5, 6, 7], of which the second was rewarded:
+    `parents=[-1, 0, 0]`, `node_offsets=[0, 3, 5, 8]`, `sampled=[F, T, T]`, `rewards=[0, 0, 1]`,
+    `token_ids=[5, 6, 7, 1, 2, 1, 9, 2]`, `leaf_nodes=[1, 2]`.
+    """
+
+    env_id: str
+    task_id: str
+    level: int = 0
+    """Difficulty level the task was drawn from; 0 where the environment has none."""
+    parents: Int32
+    """[N] parent node of each node, -1 for the root."""
+    node_offsets: Int32
+    """[N + 1] node n owns tokens `node_offsets[n]:node_offsets[n + 1]`, at least one."""
+    sampled: Bool
+    """[N] True where the policy wrote the node."""
+    rewards: Float32
+    """[N] reward received after the node's last token."""
+    fork_causes: tuple[str, ...]
+    """[N] one of `FORK_CAUSES` each."""
+    token_ids: Int32
+    """[T]"""
+    behavior_logprobs: Float32
+    """[T] nats, under the distribution really sampled from; 0 on context tokens."""
+    entropies: Float32
+    """[T] nats, of that distribution; 0 on context tokens."""
+    policy_versions: Int32
+    """[T] version of the weights that sampled the token; -1 on context tokens."""
+    leaf_nodes: Int32
+    """[B] the node each sequence ends with."""
+    leaf_terminated: Bool
+    """[B] True: the episode terminated; False: it was truncated, and its value bootstraps."""
+    leaf_causes: tuple[str, ...]
+    """[B] `SCORED`, or the cause for which the sequence is broken."""
+    info: dict[str, str] = field(default_factory=dict)
+    """Short notes for people (a sample of the text, the score's explanation). Never trained on."""
+
+    @property
+    def num_nodes(self) -> int:
+        return len(self.parents)
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.token_ids)
+
+    @property
+    def num_leaves(self) -> int:
+        return len(self.leaf_nodes)
+
+    @property
+    def num_sequence_tokens(self) -> int:
+        """Tokens of all sequences together, those of broken leaves too: L."""
+        depth = np.diff(self.node_offsets).tolist()
+        for node, parent in enumerate(self.parents.tolist()):
+            if parent >= 0:
+                depth[node] += depth[parent]
+        return sum(depth[leaf] for leaf in self.leaf_nodes.tolist())
+
+    def path(self, node: int) -> list[int]:
+        """Nodes from the root to `node`, both included."""
+        nodes = []
+        while node >= 0:
+            nodes.append(node)
+            node = int(self.parents[node])
+        return nodes[::-1]
+
+    def node_tokens(self, node: int) -> slice:
+        """Where the tokens of `node` stand in the token columns."""
+        return slice(int(self.node_offsets[node]), int(self.node_offsets[node + 1]))
+
+    def sequence_index(self, leaf: int) -> Int32:
+        """Token positions of the sequence of `leaf`, root first. Indexes every token column."""
+        runs = [
+            np.arange(*self.node_tokens(n).indices(self.num_tokens))
+            for n in self.path(int(self.leaf_nodes[leaf]))
+        ]
+        return np.concatenate(runs).astype(np.int32)
+
+    def sequence_return(self, leaf: int) -> float:
+        """Undiscounted sum of the rewards on the path of `leaf`."""
+        return float(sum(float(self.rewards[n]) for n in self.path(int(self.leaf_nodes[leaf]))))
+
+    def scored_leaves(self) -> Iterator[int]:
+        return (b for b, cause in enumerate(self.leaf_causes) if cause == SCORED)
+
+    def validate(self, *, vocab_size: int | None = None) -> None:
+        """Raise TreeError, naming the first broken invariant with what was expected and what came."""
+        n, t, b = self.num_nodes, self.num_tokens, self.num_leaves
+        if n == 0 or b == 0:
+            msg = f"expected at least one node and one leaf, got {n} nodes and {b} leaves"
+            raise TreeError(msg)
+        _expect_column("parents", self.parents, np.int32, n)
+        _expect_column("node_offsets", self.node_offsets, np.int32, n + 1)
+        _expect_column("sampled", self.sampled, np.bool_, n)
+        _expect_column("rewards", self.rewards, np.float32, n)
+        for name in ("token_ids", "policy_versions"):
+            _expect_column(name, getattr(self, name), np.int32, t)
+        for name in ("behavior_logprobs", "entropies"):
+            _expect_column(name, getattr(self, name), np.float32, t)
+        _expect_column("leaf_nodes", self.leaf_nodes, np.int32, b)
+        _expect_column("leaf_terminated", self.leaf_terminated, np.bool_, b)
+        _expect_count("fork_causes", self.fork_causes, n)
+        _expect_count("leaf_causes", self.leaf_causes, b)
+        if self.parents[0] != -1 or (self.parents[1:] < 0).any() or (self.parents >= np.arange(n)).any():
+            found = self.parents.tolist()[:16]
+            msg = f"expected parents[0] == -1 and 0 <= parents[n] < n after it, got {found}"
+            raise TreeError(msg)
+        # In int64: differences of int32 offsets wrap around, and then a fall can look like a rise.
+        offsets = self.node_offsets.astype(np.int64)
+        lengths = offsets[1:] - offsets[:-1]
+        if self.node_offsets[0] != 0 or self.node_offsets[-1] != t or (lengths < 1).any():
+            found = self.node_offsets.tolist()[:16]
+            msg = f"expected node_offsets to rise strictly from 0 to {t}, got {found}"
+            raise TreeError(msg)
+        if ((self.leaf_nodes < 0) | (self.leaf_nodes >= n)).any():
+            msg = f"expected leaf_nodes in [0, {n}), got {self.leaf_nodes.tolist()[:16]}"
+            raise TreeError(msg)
+        _expect_known("fork_causes", self.fork_causes, FORK_CAUSES)
+        _expect_known("leaf_causes", self.leaf_causes, (SCORED, *CAUSES))
+        self._validate_tokens(np.repeat(self.sampled, lengths), vocab_size)
+
+    def _validate_tokens(self, by_policy: Bool, vocab_size: int | None) -> None:
+        """`by_policy` [T] is True on sampled tokens."""
+        for name, column, least, most in (
+            ("rewards", self.rewards, -math.inf, math.inf),
+            ("behavior_logprobs", self.behavior_logprobs, -math.inf, ROUNDING),
+            ("entropies", self.entropies, -ROUNDING, math.inf),
+        ):
+            # NaN goes through min and max.
+            lowest, highest = float(column.min()), float(column.max())
+            if not (math.isfinite(lowest) and math.isfinite(highest)):
+                msg = f"expected finite {name}, got {lowest}..{highest}"
+                raise TreeError(msg)
+            if lowest < least or highest > most:
+                msg = f"expected {name} in [{least:g}, {most:g}], got {lowest}..{highest}"
+                raise TreeError(msg)
+        low, high = int(self.token_ids.min()), int(self.token_ids.max())
+        if low < 0 or (vocab_size is not None and high >= vocab_size):
+            msg = f"expected token_ids in [0, {vocab_size or 'vocabulary size'}), got {low}..{high}"
+            raise TreeError(msg)
+        if ((self.policy_versions >= 0) != by_policy).any():
+            msg = "expected policy_versions >= 0 on sampled tokens and -1 on context, got the opposite"
+            raise TreeError(msg)
+
+
+def _expect_column(name: str, column: npt.NDArray[np.generic], dtype: type[np.generic], length: int) -> None:
+    if column.dtype != dtype or column.shape != (length,):
+        came = f"{column.dtype.name}{list(column.shape)}"
+        msg = f"expected {name} as {np.dtype(dtype).name}[{length}], got {came}"
+        raise TreeError(msg)
+
+
+def _expect_count(name: str, values: tuple[str, ...], count: int) -> None:
+    if len(values) != count:
+        msg = f"expected {count} {name}, got {len(values)}"
+        raise TreeError(msg)
+
+
+def _expect_known(name: str, values: tuple[str, ...], known: tuple[str, ...]) -> None:
+    if unknown := set(values) - set(known):
+        msg = f"expected {name} out of {known}, got {sorted(unknown)[:8]}"
+        raise TreeError(msg)

@@ -1,0 +1,370 @@
+"""The policy server's end of the weights link: always the newest version of which it has the whole file.
+
+A version is complete when its size and CRC-32 are those announced. The learner's own file is taken where it
+is visible and unchanged since it was summed, or has the right sum; elsewhere the file is fetched in chunks
+beside its final name and renamed when it is complete. The latest announcement is asked for at every
+heartbeat, so that nothing depends on having heard one.
+"""
+
+import logging
+import os
+import shutil
+import threading
+import time
+import zlib
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+
+import zmq
+
+from trieline.wire import sockets
+from trieline.wire.codec import InFrame, decode, encode
+from trieline.wire.config import LinksConfig
+from trieline.wire.errors import MessageError, WireError
+from trieline.wire.messages import (
+    Chunk,
+    ChunkRequest,
+    LatestRequest,
+    LearnerToServer,
+    ServerToLearner,
+    WeightsAnnouncement,
+    WeightsLoaded,
+)
+from trieline.wire.sockets import Complaints, Waker
+from trieline.wire.weights_publisher import file_crc32
+
+logger = logging.getLogger(__name__)
+
+# Announcements unread: the new one is dropped, and asked for with the next heartbeat.
+ANNOUNCE_QUEUE = 100
+# Requests, while the learner does not read: the new one is dropped, and made again with the next heartbeat.
+REQUEST_QUEUE = 64
+CHUNK_QUEUE = 16
+CHUNKS_AHEAD = 4
+CHUNK_BYTES = 4 * 1024 * 1024
+# A fetch in which nothing came for this many heartbeats asks again for what is missing.
+STALLED_HEARTBEATS = 3
+KEPT_FILES = 2
+# How often a learner that is away is tried.
+AWAY_S = 0.1
+# (publisher_start, policy_version)
+Key = tuple[int, int]
+
+
+class WeightsSubscriber:
+    """One thread owns both sockets; public methods may be called from any thread."""
+
+    def __init__(self, links: LinksConfig, *, server_id: str, fetch_folder: Path) -> None:
+        """`fetch_folder` belongs to this server alone; it is made if a version has to be fetched."""
+        self.corrupt = 0
+        """Files whose CRC-32 was wrong."""
+        self.malformed = 0
+        self._links = links
+        self._server_id = server_id
+        self._folder = fetch_folder
+        self._lock = threading.Lock()
+        self._ready: tuple[int, Path] | None = None
+        self._loaded: WeightsLoaded | None = None
+        self._report_due = False
+        self._starts: dict[int, int] = {}
+        self._latest: WeightsAnnouncement | None = None
+        self._complete: Key | None = None
+        self._unusable_local: Key | None = None
+        self._fetch: _Fetch | None = None
+        self._fetched: deque[Path] = deque()
+        self._complaints = Complaints("weights")
+        self._failure: Exception | None = None
+        self._closing = False
+        self._waker = Waker()
+        self._context: zmq.Context[zmq.Socket[bytes]] | None = None
+        self._thread = threading.Thread(target=self._run, name="weights-subscriber", daemon=True)
+
+    def start(self) -> None:
+        """Begin to connect; a learner that is not there yet is tried again and again. Raises AddressError."""
+        context = zmq.Context()
+        try:
+            self._announced = context.socket(zmq.SUB)
+            sockets.limit(
+                self._announced, self._links, send_queue=REQUEST_QUEUE, receive_queue=ANNOUNCE_QUEUE
+            )
+            self._announced.subscribe(b"")
+            sockets.connect(self._announced, self._links.weights_announce)
+            self._dealer = context.socket(zmq.DEALER)
+            sockets.limit(self._dealer, self._links, send_queue=REQUEST_QUEUE, receive_queue=CHUNK_QUEUE)
+            # Nothing is queued for a learner that is away.
+            self._dealer.immediate = True
+            sockets.connect(self._dealer, self._links.weights_fetch)
+        except WireError:
+            context.destroy(linger=0)
+            raise
+        self._context = context
+        self._thread.start()
+
+    def poll(self) -> tuple[int, Path] | None:
+        """The newest complete version and its safetensors file, once; None if there is nothing new."""
+        if self._failure is not None:
+            msg = f"the weights subscriber of {self._server_id} failed: {self._failure}"
+            raise WireError(msg) from self._failure
+        with self._lock:
+            ready, self._ready = self._ready, None
+            return ready
+
+    def report_loaded(self, version: int, seconds: float) -> None:
+        """Tell the learner, now and with every heartbeat, that this version is being served."""
+        with self._lock:
+            self._loaded = WeightsLoaded(
+                server_id=self._server_id,
+                policy_version=version,
+                seconds=seconds,
+                publisher_start=self._starts.get(version, 0),
+            )
+            self._report_due = True
+        self._waker.wake()
+
+    def close(self) -> None:
+        """End the thread and close the sockets; what was fetched stays. Idempotent."""
+        if self._context is not None:
+            context, self._context = self._context, None
+            self._closing = True
+            self._waker.wake()
+            self._thread.join()
+            context.destroy(linger=sockets.LINGER_MS)
+        self._waker.close()
+
+    # ---- in the thread -------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            poller = zmq.Poller()
+            for source in (self._announced, self._dealer, self._waker.fileno()):
+                poller.register(source, zmq.POLLIN)
+            next_heartbeat = time.monotonic()
+            while not self._closing:
+                poller.poll(max(0, round((next_heartbeat - time.monotonic()) * 1000)))
+                self._waker.drain()
+                self._read_all(self._announced)
+                self._read_all(self._dealer)
+                if time.monotonic() >= next_heartbeat:
+                    reached = self._beat()
+                    pause_s = self._links.heartbeat_s if reached else min(self._links.heartbeat_s, AWAY_S)
+                    next_heartbeat = time.monotonic() + pause_s
+                self._report()
+                self._take_latest()
+        except Exception as error:
+            logger.exception("The weights subscriber of %s failed", self._server_id)
+            self._failure = error
+        finally:
+            self._drop_fetch()
+
+    def _beat(self) -> bool:
+        """Ask for the latest and report; False if the learner is away."""
+        reached = self._send(LatestRequest(server_id=self._server_id))
+        with self._lock:
+            self._report_due = self._loaded is not None
+        fetch = self._fetch
+        if fetch is not None and fetch.silent_s() > STALLED_HEARTBEATS * self._links.heartbeat_s:
+            self._complaints.add(
+                "fetches that stalled", f"version {fetch.announcement.policy_version}, {fetch.state()}"
+            )
+            fetch.ask_again()
+            self._ask_for_chunks(fetch)
+        return reached
+
+    def _report(self) -> None:
+        with self._lock:
+            loaded = self._loaded if self._report_due else None
+            self._report_due = False
+        if loaded is not None:
+            self._send(loaded)
+
+    def _read_all(self, zmq_socket: zmq.Socket[bytes]) -> None:
+        while not self._closing:
+            try:
+                frames = zmq_socket.recv_multipart(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                return
+            self._handle(frames)
+
+    def _handle(self, frames: Sequence[InFrame]) -> None:
+        try:
+            message = decode(frames, LearnerToServer, max_bytes=self._links.max_message_bytes)
+        except MessageError as error:
+            self.malformed += 1
+            self._complaints.add("malformed messages from the learner", error)
+            return
+        if isinstance(message, Chunk):
+            self._take_chunk(message)
+        elif self._latest is None or _is_newer(message, self._latest):
+            self._latest = message
+
+    def _take_latest(self) -> None:
+        """Make the latest version complete, once the fetch of an earlier one is through."""
+        latest = self._latest
+        if latest is None or self._fetch is not None or _key(latest) == self._complete:
+            return
+        if self._unusable_local != _key(latest):
+            if self._is_whole(Path(latest.path), latest):
+                self._offer(latest, Path(latest.path))
+                return
+            self._unusable_local = _key(latest)
+        self._begin_fetch(latest)
+
+    def _is_whole(self, path: Path, announcement: WeightsAnnouncement) -> bool:
+        try:
+            with path.open("rb", buffering=0) as file:
+                status = os.fstat(file.fileno())
+                if status.st_size != announcement.num_bytes:
+                    return False
+                # The very file that the learner has just summed: reading 270 MB again would double the
+                # time of a swap (0.15 s for each pass, more on busy cores) and find nothing.
+                if status.st_mtime_ns == announcement.modified_ns:
+                    return True
+                whole = file_crc32(file) == announcement.crc32
+        except OSError:
+            # Not this machine's file system, or gone already.
+            return False
+        self.corrupt += not whole
+        return whole
+
+    def _begin_fetch(self, announcement: WeightsAnnouncement) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(self._folder).free
+        if not 0 < announcement.num_bytes < free:
+            wanted = f"version {announcement.policy_version} of {announcement.num_bytes} bytes"
+            self._complaints.add(
+                "versions empty or too large to fetch", f"{wanted}, {free} are free in {self._folder}"
+            )
+            # Asked for again with the next heartbeat.
+            self._latest = None
+            return
+        chunk_bytes = min(CHUNK_BYTES, self._links.max_message_bytes // 2)
+        self._fetch = _Fetch(announcement, self._folder, chunk_bytes)
+        self._ask_for_chunks(self._fetch)
+
+    def _ask_for_chunks(self, fetch: "_Fetch") -> None:
+        for offset, num_bytes in fetch.requests():
+            request = ChunkRequest(
+                server_id=self._server_id,
+                policy_version=fetch.announcement.policy_version,
+                offset=offset,
+                num_bytes=num_bytes,
+            )
+            self._send(request)
+
+    def _take_chunk(self, chunk: Chunk) -> None:
+        fetch = self._fetch
+        # Of a fetch that was given up, or asked for twice.
+        if fetch is None or chunk.policy_version != fetch.announcement.policy_version:
+            return
+        if len(chunk.data) == 0 and chunk.offset == fetch.written < fetch.announcement.num_bytes:
+            logger.info("version %d is gone before it was fetched", chunk.policy_version)
+            self._drop_fetch()
+            return
+        fetch.take(chunk)
+        if fetch.written < fetch.announcement.num_bytes:
+            self._ask_for_chunks(fetch)
+        elif fetch.crc == fetch.announcement.crc32:
+            self._fetch = None
+            self._keep(fetch.announcement, fetch.finish())
+        else:
+            self.corrupt += 1
+            self._complaints.add(
+                "files with a wrong CRC-32", f"version {chunk.policy_version}; fetched again"
+            )
+            self._drop_fetch()
+
+    def _drop_fetch(self) -> None:
+        if self._fetch is not None:
+            self._fetch.discard()
+            self._fetch = None
+            # Asked for again with the next heartbeat, and not before.
+            self._latest = None
+
+    def _keep(self, announcement: WeightsAnnouncement, path: Path) -> None:
+        self._fetched.append(path)
+        while len(self._fetched) > KEPT_FILES:
+            self._fetched.popleft().unlink(missing_ok=True)
+        self._offer(announcement, path)
+
+    def _offer(self, announcement: WeightsAnnouncement, path: Path) -> None:
+        self._complete = _key(announcement)
+        with self._lock:
+            self._ready = (announcement.policy_version, path)
+            # Of the last few versions; a report of an older one is none of this publisher's.
+            self._starts[announcement.policy_version] = announcement.publisher_start
+            while len(self._starts) > 64:
+                del self._starts[next(iter(self._starts))]
+
+    def _send(self, message: ServerToLearner) -> bool:
+        """False if the learner is away or does not read; every message of this end is repeated."""
+        try:
+            self._dealer.send_multipart(encode(message), zmq.NOBLOCK)
+        except zmq.Again:
+            return False
+        return True
+
+
+class _Fetch:
+    """One version's file on its way, written in order beside its final name."""
+
+    def __init__(self, announcement: WeightsAnnouncement, folder: Path, chunk_bytes: int) -> None:
+        self.announcement = announcement
+        self.written = 0
+        self.crc = 0
+        self._chunk_bytes = chunk_bytes
+        self._asked = 0
+        self._came_at = time.monotonic()
+        name = f"weights-{announcement.publisher_start}-{announcement.policy_version}.safetensors"
+        self._path = folder / name
+        self._partial = folder / f"{name}.partial"
+        self._file = self._partial.open("wb", buffering=0)
+
+    def requests(self) -> list[tuple[int, int]]:
+        """(offset, bytes) of the chunks to ask for now."""
+        found = []
+        ahead = self.written + CHUNKS_AHEAD * self._chunk_bytes
+        while self._asked < min(ahead, self.announcement.num_bytes):
+            size = min(self._chunk_bytes, self.announcement.num_bytes - self._asked)
+            found.append((self._asked, size))
+            self._asked += size
+        return found
+
+    def ask_again(self) -> None:
+        """Forget what was asked for and has not come."""
+        self._asked = self.written
+        self._came_at = time.monotonic()
+
+    def silent_s(self) -> float:
+        return time.monotonic() - self._came_at
+
+    def state(self) -> str:
+        return f"{self.written} of {self.announcement.num_bytes} bytes are here"
+
+    def take(self, chunk: Chunk) -> None:
+        """Append a chunk; one that is not the next is left out (it was asked for twice)."""
+        if chunk.offset != self.written or len(chunk.data) > self.announcement.num_bytes - self.written:
+            return
+        self._came_at = time.monotonic()
+        self._file.write(chunk.data.data)
+        self.crc = zlib.crc32(chunk.data.data, self.crc)
+        self.written += len(chunk.data)
+
+    def finish(self) -> Path:
+        self._file.close()
+        self._partial.replace(self._path)
+        return self._path
+
+    def discard(self) -> None:
+        self._file.close()
+        self._partial.unlink(missing_ok=True)
+
+
+def _key(announcement: WeightsAnnouncement) -> Key:
+    return announcement.publisher_start, announcement.policy_version
+
+
+def _is_newer(announcement: WeightsAnnouncement, than: WeightsAnnouncement) -> bool:
+    if announcement.publisher_start != than.publisher_start:
+        return True
+    return announcement.policy_version > than.policy_version
