@@ -11,8 +11,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from trieline.actors.chat import ChatRenderer
+from trieline.common.errors import LockError
 from trieline.common.file_lock import file_lock
-from trieline.learner.errors import LearnerError, ModelSourceError
+from trieline.learner.errors import ModelSourceError
 from trieline.learner.model_folder import smollm2
 from trieline.learner.model_folder.model_source import BUILD_RECORD, check_model_folder, prepare_model
 
@@ -144,7 +145,7 @@ def test_a_wheel_of_other_bytes(cache: Path, no_index: Path) -> None:
 def test_a_lock_that_is_held_names_its_holder(tmp_path: Path) -> None:
     with (
         file_lock(tmp_path / "lock", what="to test"),
-        pytest.raises(LearnerError, match=rf"process {os.getpid()} holds .*lock to test; waited 0 s for it"),
+        pytest.raises(LockError, match=rf"process {os.getpid()} holds .*lock to test; waited 0 s for it"),
         file_lock(tmp_path / "lock", what="to test", timeout_s=0.1),
     ):
         pass
