@@ -26,7 +26,7 @@ from trieline.actors.config import ActorConfig
 from trieline.actors.env_session import EnvHost
 from trieline.actors.rollout_group import EpisodeSlots, GroupPlayer
 from trieline.common.arrays import Int32
-from trieline.wire.config import EnvConfig
+from trieline.wire.config import EnvConfig, EpisodeConfig
 from trieline.wire.messages import Assignment, Completion, Sampling
 from trieline.wire.model_folder import builtin_folder
 
@@ -34,11 +34,15 @@ GROUP_SIZE = 8
 RESULTS = Path(__file__).parent / "results" / "actors.json"
 MEMORY_LIMIT_MB = 150
 GAMES = (
-    EnvConfig(id="trieline/Arithmetic-v0", max_turns=1, max_tokens=14),
-    EnvConfig(id="trieline/GuessNumber-v0", kwargs={"level": 3}, max_turns=5, max_tokens=6),
-    EnvConfig(id="trieline/FrozenLake-v0", kwargs={"level": 2}, max_turns=8, max_tokens=6),
+    EnvConfig(id="trieline/Arithmetic-v0", episode=EpisodeConfig(max_turns=1, max_tokens=14)),
+    EnvConfig(
+        id="trieline/GuessNumber-v0", kwargs={"level": 3}, episode=EpisodeConfig(max_turns=5, max_tokens=6)
+    ),
+    EnvConfig(
+        id="trieline/FrozenLake-v0", kwargs={"level": 2}, episode=EpisodeConfig(max_turns=8, max_tokens=6)
+    ),
 )
-CODE = EnvConfig(id="trieline/PythonFunction-v0", max_turns=1, max_tokens=40)
+CODE = EnvConfig(id="trieline/PythonFunction-v0", episode=EpisodeConfig(max_turns=1, max_tokens=40))
 CASES: tuple[dict[str, Any], ...] = (
     {"name": "games", "episodes": 64, "groups": 300, "latency_s": 0.0, "code": False},
     {"name": "games", "episodes": 1000, "groups": 500, "latency_s": 0.0, "code": False},

@@ -254,7 +254,8 @@ def make_model(folder: Path) -> dict[str, float]:
         for _ in range(trees):
             number = next(numbers)
             env = envs[number % len(envs)]
-            level = env.levels[number // len(envs) % len(env.levels)]
+            levels = env.curriculum.levels
+            level = levels[number // len(envs) % len(levels)]
             found.append(demonstration_tree(env, loop.renderer, 2**30 + number, level))
         return found
 

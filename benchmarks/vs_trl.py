@@ -70,10 +70,8 @@ def write_config(folder: Path, settings: dict[str, Any], options: argparse.Names
         "envs": [
             {
                 "id": env_id,
-                "levels": levels,
-                "open_levels": len(levels),
-                "max_turns": 1,
-                "max_tokens": MAX_TOKENS,
+                "episode": {"max_turns": 1, "max_tokens": MAX_TOKENS},
+                "curriculum": {"levels": levels, "open_levels": len(levels)},
             }
             for env_id, levels in ENVS.items()
         ],

@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, get_args, get_origin
 
 import msgspec
 import tomli_w
@@ -197,11 +197,17 @@ def _check_keys(tree: Mapping[str, Any], record: type[msgspec.Struct], prefix: s
     known = {field.name: field.type for field in msgspec.structs.fields(record)}
     for key, value in tree.items():
         if key not in known:
-            near = difflib.get_close_matches(key, known, 1, cutoff=0.5)
-            hint = (
-                f" Did you mean {prefix}{near[0]!s}?" if near else f" Known here: {', '.join(sorted(known))}."
-            )
-            msg = f"unknown key {prefix}{key}.{hint}"
+            parts = {
+                f"{part}.{field.name}"
+                for part, annotation in known.items()
+                if get_origin(annotation) is not list
+                for inner in _records_in(annotation)
+                for field in msgspec.structs.fields(inner)
+            }
+            near = [path for path in sorted(parts) if path.endswith(f".{key}")]
+            near = near or difflib.get_close_matches(key, known, 1, cutoff=0.5)
+            hint = f"Did you mean {prefix}{near[0]}?" if near else f"Known here: {', '.join(sorted(known))}."
+            msg = f"unknown key {prefix}{key}. {hint}"
             raise ConfigError(msg)
         for inner in _records_in(known[key]):
             items = value if isinstance(value, list) else [value]

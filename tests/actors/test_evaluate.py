@@ -11,10 +11,12 @@ from trieline.actors.chat import ChatRenderer
 from trieline.actors.config import ActorConfig
 from trieline.actors.errors import EnvironmentSetupError, StuckEnvironmentsError
 from trieline.actors.evaluate import EvalReport, evaluate
-from trieline.wire.config import EnvConfig
+from trieline.wire.config import CurriculumConfig, EnvConfig
 from trieline.wire.messages import Sampling
 
-ONE_TURN = EnvConfig(id=COUNTING, kwargs={"turns": 1}, levels=[0, 1, 2], eval_levels=[1, 2])
+ONE_TURN = EnvConfig(
+    id=COUNTING, kwargs={"turns": 1}, curriculum=CurriculumConfig(levels=[0, 1, 2], eval_levels=[1, 2])
+)
 
 
 def run(renderer: ChatRenderer, script: Script, *envs: EnvConfig, **settings: Any) -> EvalReport:

@@ -15,7 +15,7 @@ from trieline.actors.env_session import EnvHost
 from trieline.actors.policy import Policy
 from trieline.actors.rollout_group import EpisodeSlots, GroupPlayer
 from trieline.common.arrays import Int32
-from trieline.wire.config import EnvConfig
+from trieline.wire.config import EnvConfig, EpisodeConfig
 from trieline.wire.errors import PeerTimeoutError
 from trieline.wire.messages import Assignment, Completion, Sampling
 from trieline.wire.tree import TrajectoryTree
@@ -164,7 +164,7 @@ def test_seeds_of_sampling_differ_by_rollout_and_turn_and_repeat(renderer: ChatR
 
 def test_settings_of_sampling_reach_the_policy(renderer: ChatRenderer) -> None:
     policy = ScriptedPolicy(renderer, always("good"))
-    env = EnvConfig(id=COUNTING, max_tokens=9)
+    env = EnvConfig(id=COUNTING, episode=EpisodeConfig(max_tokens=9))
     play(policy, renderer, env, temperature=0.7, top_p=0.9, top_k=5)
     sampling = policy.samplings[0]
     assert (sampling.temperature, sampling.top_p, sampling.top_k, sampling.max_tokens) == (0.7, 0.9, 5, 9)
@@ -172,7 +172,7 @@ def test_settings_of_sampling_reach_the_policy(renderer: ChatRenderer) -> None:
 
 
 def test_max_turns_truncates(renderer: ChatRenderer) -> None:
-    env = EnvConfig(id=COUNTING, max_turns=2)
+    env = EnvConfig(id=COUNTING, episode=EpisodeConfig(max_turns=2))
     tree = play(ScriptedPolicy(renderer, always("good")), renderer, env, group_size=1)
     assert tree.leaf_terminated.tolist() == [False]
     assert tree.leaf_causes == ("",)
@@ -188,7 +188,7 @@ def test_the_environment_s_own_truncation_is_kept(renderer: ChatRenderer) -> Non
 def test_max_context_truncates_and_shortens_the_last_reply(renderer: ChatRenderer) -> None:
     prompt = len(renderer.prompt_tokens("task train-11-0"))
     policy = ScriptedPolicy(renderer, always("good good good good"))
-    env = EnvConfig(id=COUNTING, max_context=prompt + 3)
+    env = EnvConfig(id=COUNTING, episode=EpisodeConfig(max_context=prompt + 3))
     tree = play(policy, renderer, env, group_size=1)
     assert tree.num_tokens == prompt + 3
     assert policy.samplings[0].max_tokens == 3
@@ -196,7 +196,7 @@ def test_max_context_truncates_and_shortens_the_last_reply(renderer: ChatRendere
 
 
 def test_a_prompt_that_does_not_fit_breaks_the_rollouts(renderer: ChatRenderer) -> None:
-    env = EnvConfig(id=COUNTING, max_context=5)
+    env = EnvConfig(id=COUNTING, episode=EpisodeConfig(max_context=5))
     tree = play(ScriptedPolicy(renderer, always("good")), renderer, env, group_size=2)
     assert tree.leaf_causes == ("environment", "environment")
     assert tree.num_tokens == 1
@@ -255,6 +255,15 @@ def test_a_policy_that_is_silent_ends_with_the_episode_s_deadline(renderer: Chat
 
     tree = play(Silent(), renderer, EnvConfig(id=COUNTING), group_size=2, episode_timeout_s=0.1)
     assert tree.leaf_causes == ("timeout",) * 2
+    own = EnvConfig(id=COUNTING, episode=EpisodeConfig(episode_timeout_s=0.1))
+    tree = play(Silent(), renderer, own, group_size=2, episode_timeout_s=100.0)
+    assert tree.leaf_causes == ("timeout",) * 2, "the environment's own limit comes first"
+
+
+def test_an_environment_s_own_turn_limit_comes_first(renderer: ChatRenderer) -> None:
+    env = EnvConfig(id=FAULTY, kwargs={"fault": "hang", "at": 2}, episode=EpisodeConfig(turn_timeout_s=0.2))
+    tree = play(ScriptedPolicy(renderer, always("good")), renderer, env, group_size=1, turn_timeout_s=100.0)
+    assert tree.leaf_causes == ("timeout",)
 
 
 def test_a_fault_of_ours_breaks_one_episode_and_is_logged(

@@ -16,11 +16,11 @@ from trieline.learner.config import LearnerConfig, OptimizerConfig
 from trieline.learner.keeping.checkpoint import latest_checkpoint
 from trieline.learner.objective_config import ObjectiveConfig
 from trieline.learner.process import run_learner
-from trieline.wire.config import EnvConfig, LinksConfig, ModelConfig
+from trieline.wire.config import CurriculumConfig, EnvConfig, LinksConfig, ModelConfig
 from trieline.wire.journal import Journal
 from trieline.wire.messages import TreeDelivery
 
-ENV = EnvConfig(id="test/Random-v0", levels=[0, 1], promote_at=0.01)
+ENV = EnvConfig(id="test/Random-v0", curriculum=CurriculumConfig(levels=[0, 1], promote_at=0.01))
 GROUP = LearnerConfig(
     trees_per_step=2,
     steps=4,

@@ -88,10 +88,12 @@ class EnvSession:
         self._env_id = env_id
         self._host = host
         self._env = env
+        self._timeout_s = host.call_timeout_s
         self._lost = False  # a call hangs in it: that call's thread closes it, if it ever comes back
 
     async def start(self, config: EnvConfig, *, seed: int, level: int | None, split: str | None) -> Task:
         """Make and reset, in one call and one deadline."""
+        self._timeout_s = config.episode.turn_timeout_s or self._host.call_timeout_s
 
         def make_and_reset() -> object:
             self._env = make_split(config, split)
@@ -126,7 +128,9 @@ class EnvSession:
                 open_env.close()
 
         await self._call("fork", fork, late=close_both)
-        return EnvSession(self._env_id, self._host, copies[0])
+        session = EnvSession(self._env_id, self._host, copies[0])
+        session._timeout_s = self._timeout_s
+        return session
 
     def close(self) -> None:
         """Close the environment in the background. Idempotent."""
@@ -143,9 +147,9 @@ class EnvSession:
         self, name: str, function: Callable[[], T], late: Callable[[], object] | None = None
     ) -> T:
         what = f"{self._env_id}: {name}"
-        threads, timeout_s = self._host.threads, self._host.call_timeout_s
+        threads = self._host.threads
         try:
-            return await threads.call(what, function, timeout_s, late=late or self._close_late)
+            return await threads.call(what, function, self._timeout_s, late=late or self._close_late)
         except (ActorError, EnvFailure, asyncio.CancelledError) as error:
             self._lost = not isinstance(error, EnvFailure) or error.cause == "timeout"
             raise

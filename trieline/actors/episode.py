@@ -60,15 +60,15 @@ class EpisodePlayer:
         await self._guarded(rollout, self._play_and_close(rollout, session, context, turns))
 
     async def _guarded(self, rollout: Rollout, episode: Awaitable[None]) -> None:
+        limit = self.env.episode.episode_timeout_s or self.config.episode_timeout_s
         try:
-            async with asyncio.timeout(self.config.episode_timeout_s):
+            async with asyncio.timeout(limit):
                 await episode
         except EnvFailure as failure:
             self._break(rollout, failure.cause, failure.reason)
         except WireError as error:
             self._break(rollout, "policy_server", f"{self.env.id}: no reply from the policy: {error}")
         except TimeoutError:
-            limit = self.config.episode_timeout_s
             self._break(rollout, "timeout", f"{self.env.id}: the episode did not end within {limit:g} s")
         except ActorError:
             raise
@@ -114,7 +114,7 @@ class EpisodePlayer:
             rollout.observations.append(step.observation)
             rollout.score = step.score or rollout.score
             turn += 1
-            if step.terminated or step.truncated or turn >= self.env.max_turns:
+            if step.terminated or step.truncated or turn >= self.env.episode.max_turns:
                 rollout.terminated = step.terminated
                 return
             if self._too_long(step.observation):
@@ -123,13 +123,13 @@ class EpisodePlayer:
                 turn, step.observation, last_token=int(completion.token_ids[-1])
             )
             tokens = np.concatenate([tokens, completion.token_ids, own_context])
-            if len(tokens) >= self.env.max_context:
+            if len(tokens) >= self.env.episode.max_context:
                 return
 
     async def _generate(self, rollout: Rollout, tokens: Int32, turn: int) -> Completion:
         timeout_s = self.config.generate_timeout_s
         sampling = Sampling(
-            max_tokens=min(self.env.max_tokens, self.env.max_context - len(tokens)),
+            max_tokens=min(self.env.episode.max_tokens, self.env.episode.max_context - len(tokens)),
             temperature=self.config.temperature,
             top_p=self.config.top_p,
             top_k=self.config.top_k,
@@ -146,13 +146,12 @@ class EpisodePlayer:
     def _prompt(self, observation: str) -> Int32:
         """Raises EnvFailure if the task does not fit."""
         prompt = self.renderer.prompt_tokens(observation) if not self._too_long(observation) else None
-        if prompt is None or len(prompt) >= self.env.max_context:
+        limit = self.env.episode.max_context
+        if prompt is None or len(prompt) >= limit:
             length = f"{len(observation)} characters" if prompt is None else f"{len(prompt)} tokens"
-            reason = (
-                f"{self.env.id}: expected a prompt of fewer tokens than {self.env.max_context}, got {length}"
-            )
+            reason = f"{self.env.id}: expected a prompt of fewer tokens than {limit}, got {length}"
             raise EnvFailure(cause="environment", reason=reason)
         return prompt
 
     def _too_long(self, observation: str) -> bool:
-        return len(observation) > MAX_CHARACTERS_PER_TOKEN * self.env.max_context
+        return len(observation) > MAX_CHARACTERS_PER_TOKEN * self.env.episode.max_context

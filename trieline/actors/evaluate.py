@@ -173,7 +173,7 @@ def _plan(
     player: Callable[[EnvConfig, int, int | None, str | None], EpisodePlayer],
 ) -> _Plan:
     held_out = takes_split(env)
-    levels: list[int | None] = [*(env.eval_levels or env.levels)] or [None]
+    levels: list[int | None] = [*(env.curriculum.eval_levels or env.curriculum.levels)] or [None]
     players = [player(env, t, levels[t % len(levels)], split if held_out else None) for t in range(episodes)]
     return _Plan(
         env=env,

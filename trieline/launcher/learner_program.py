@@ -55,10 +55,10 @@ def _demonstrations(config: Config, renderer: ChatRenderer) -> Demonstrations:
         number = next(numbers)
         envs = [env for env in config.envs if not wanted or env.id in wanted]
         env = envs[number % len(envs)]
-        level = env.levels[shown[env.id] % len(env.levels)] if env.levels else None
+        level = levels[shown[env.id] % len(levels)] if (levels := env.curriculum.levels) else None
         shown[env.id] += 1
         seed = DEMONSTRATION_SEEDS + config.run.seed * 1_000_003 + number
-        timeout_s = config.actor.episode_timeout_s
+        timeout_s = env.episode.episode_timeout_s or config.actor.episode_timeout_s
         return demonstration_tree(env, renderer, seed % 2**31, level, timeout_s=timeout_s)
 
     return lambda trees, wanted: [demonstration(wanted) for _ in range(trees)]

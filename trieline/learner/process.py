@@ -140,7 +140,7 @@ def _run(
 def check_settings(config: LearnerConfig, envs: Sequence[EnvConfig]) -> None:
     """Raise LearnerError for settings that contradict each other or have no effect."""
     config.validate()
-    if not any(len(env.levels) > 1 for env in envs):
+    if not any(len(env.curriculum.levels) > 1 for env in envs):
         defaults = LearnerConfig()
         for name in ("promotion_episodes", "hardest_level_share"):
             if getattr(config, name) != getattr(defaults, name):

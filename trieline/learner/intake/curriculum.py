@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from trieline.learner.errors import CheckpointError, LearnerError
-from trieline.wire.config import EnvConfig
+from trieline.wire.config import CurriculumConfig, EnvConfig
 from trieline.wire.messages import Assignment
 
 log = logging.getLogger(__name__)
@@ -112,27 +112,28 @@ class _EnvCourse:
     """One environment's way through its levels."""
 
     def __init__(self, config: EnvConfig, promotion_episodes: int, hardest_level_share: float) -> None:
-        if config.levels and config.open_levels > len(config.levels):
+        course = config.curriculum
+        if course.levels and course.open_levels > len(course.levels):
             msg = (
-                f"{config.id}: expected open_levels <= {len(config.levels)}, the number of its levels; "
-                f"got {config.open_levels}"
+                f"{config.id}: expected open_levels <= {len(course.levels)}, the number of its levels; "
+                f"got {course.open_levels}"
             )
             raise LearnerError(msg)
-        default = EnvConfig(id=config.id)
+        default = CurriculumConfig()
         without_effect = [
             name
             for name in ("open_levels", "promote_at")
-            if not config.levels and getattr(config, name) != getattr(default, name)
+            if not course.levels and getattr(course, name) != getattr(default, name)
         ]
         if without_effect:
             msg = f"{config.id}: expected levels where {' and '.join(without_effect)} is set, got none"
             raise LearnerError(msg)
-        self.weight = config.weight
+        self.weight = course.weight
         self.handed_out = 0
         self._id = config.id
-        self._levels = config.levels
-        self._promote_at = config.promote_at
-        self._num_open = config.open_levels if config.levels else 0
+        self._levels = course.levels
+        self._promote_at = course.promote_at
+        self._num_open = course.open_levels if course.levels else 0
         self._hardest_share = hardest_level_share
         self._handed_out_by_level = [0] * self._num_open
         self._newest: deque[float] = deque(maxlen=promotion_episodes)
