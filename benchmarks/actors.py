@@ -24,7 +24,9 @@ import trieline.actors.process  # noqa: F401 - everything that a worker has in m
 from trieline.actors.chat import ChatRenderer
 from trieline.actors.config import ActorConfig
 from trieline.actors.env_session import EnvHost
-from trieline.actors.rollout_group import EpisodeSlots, GroupPlayer
+from trieline.actors.episode_slots import EpisodeSlots
+from trieline.actors.player import Stage
+from trieline.actors.rollout_group import GroupPlayer
 from trieline.common.arrays import Int32
 from trieline.wire.config import EnvConfig, EpisodeConfig
 from trieline.wire.messages import Assignment, Completion, Sampling
@@ -93,14 +95,17 @@ async def play(case: dict[str, Any], model: Path) -> dict[str, Any]:
     )
     envs = (*GAMES, CODE) if case["code"] else GAMES
     player = GroupPlayer(
-        config=config,
-        envs={env.id: env for env in envs},
-        renderer=renderer,
-        policy=policy,
-        host=host,
-        slots=EpisodeSlots(config.episodes),
+        stage=Stage(
+            config=config,
+            envs={env.id: env for env in envs},
+            renderer=renderer,
+            policy=policy,
+            host=host,
+            slots=EpisodeSlots(config.episodes),
+        )
     )
-    held = asyncio.Semaphore(config.capacity)
+    # As the learner grants them: groups that fill the episodes, and one more.
+    held = asyncio.Semaphore(max(1, config.episodes // GROUP_SIZE) + 1)
     leaves = broken = nodes = 0
 
     async def group(index: int) -> None:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.trees import random_tree
-from trieline.learner.config import LearnerConfig, OptimizerConfig
+from trieline.learner.config import EvaluationConfig, LearnerConfig, OptimizerConfig
 from trieline.learner.keeping.checkpoint import latest_checkpoint
 from trieline.learner.objective_config import ObjectiveConfig
 from trieline.learner.process import run_learner
@@ -65,6 +65,7 @@ def replay(
         run_dir=run_dir,
         seed=3,
         resume=resume,
+        evaluation=EvaluationConfig(),
     )
 
 

@@ -15,8 +15,10 @@ from collections.abc import Sequence
 from trieline.actors.chat import ChatRenderer
 from trieline.actors.config import ActorConfig
 from trieline.actors.env_session import EnvHost
+from trieline.actors.episode_slots import EpisodeSlots
 from trieline.actors.errors import StuckEnvironmentsError
-from trieline.actors.rollout_group import EpisodeSlots, GroupPlayer
+from trieline.actors.gymnasium_player import play_environments
+from trieline.actors.player import MakePlayer, Stage
 from trieline.wire.config import EnvConfig, LinksConfig
 from trieline.wire.errors import PeerTimeoutError
 from trieline.wire.generate_link import PolicyClient
@@ -54,26 +56,31 @@ class ActorWorker:
         envs: Sequence[EnvConfig],
         links: LinksConfig,
         parent_pid: int | None = None,
+        make_player: MakePlayer = play_environments,
     ) -> None:
         """`parent_pid`: end when this is no longer the parent; None: don't look."""
         self._config = config
         self._parent_pid = parent_pid
         self._stop = asyncio.Event()
         self._slots = EpisodeSlots(config.episodes)
-        self._sender = TreeSender(links, actor_id=new_actor_id(), capacity=config.capacity)
+        self._sender = TreeSender(
+            links, actor_id=new_actor_id(), capacity=config.capacity, episodes=config.episodes
+        )
         self._policy = PolicyClient(links)
         self._host = EnvHost(
             threads=config.env_threads,
             max_stuck=config.max_stuck_threads,
             call_timeout_s=config.turn_timeout_s,
         )
-        self._groups = GroupPlayer(
-            config=config,
-            envs={env.id: env for env in envs},
-            renderer=renderer,
-            policy=self._policy,
-            host=self._host,
-            slots=self._slots,
+        self._player = make_player(
+            Stage(
+                config=config,
+                envs={env.id: env for env in envs},
+                renderer=renderer,
+                policy=self._policy,
+                host=self._host,
+                slots=self._slots,
+            )
         )
 
     def stop(self) -> None:
@@ -113,7 +120,7 @@ class ActorWorker:
             tasks.create_task(self._play(assignment), name=f"assignment {assignment.assignment_id}")
 
     async def _play(self, assignment: Assignment) -> None:
-        tree = await self._groups.play(assignment)
+        tree = await self._player.play(assignment)
         await self._sender.send(assignment.assignment_id, tree)
 
     async def _report_load(self) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 
 from trieline.actors.chat import ChatRenderer
 from trieline.actors.env_returns import checked_reset, checked_step
-from trieline.actors.env_session import TextEnv, make_split, reset_options
+from trieline.actors.env_session import TaskChoice, TextEnv, make_split
 from trieline.actors.env_threads import call_with_deadline
 from trieline.actors.errors import DemonstrationError, EnvFailure
 from trieline.actors.rollout import Rollout, Turn
@@ -50,7 +50,9 @@ def demonstration_tree(
 
 
 def _play(env: TextEnv, config: EnvConfig, renderer: ChatRenderer, seed: int, level: int | None) -> Rollout:
-    task = checked_reset(env.reset(seed=seed, options=reset_options(level)), config.id, seed)
+    task = checked_reset(
+        env.reset(seed=seed, options=TaskChoice(seed=seed, level=level).options), config.id, seed
+    )
     rollout = Rollout(index=0, observations=[task.observation], task_id=task.task_id)
     context = rollout.prompt = renderer.prompt_tokens(task.observation)
     used = len(context)

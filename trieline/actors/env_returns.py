@@ -33,6 +33,16 @@ class Step:
     """`info["score"]` as text for people; empty if there is none."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ending:
+    """What finish returned."""
+
+    reward: float
+    """Added to that of the last step."""
+    score: str
+    """As in `Step`."""
+
+
 def checked_reset(outcome: object, env_id: str, seed: int) -> Task:
     """What `reset` returned, believed. An environment without `info["task_id"]` has its tasks named by seed.
 
@@ -76,8 +86,25 @@ def checked_step(outcome: object, env_id: str) -> Step:
         reward=_finite(reward, env_id),
         terminated=bool(terminated),
         truncated=bool(truncated),
-        score=_printable(info["score"], MAX_SCORE_TEXT) if "score" in info else "",
+        score=_score(info),
     )
+
+
+def checked_finish(outcome: object, env_id: str) -> Ending:
+    """What `finish` returned, believed.
+
+    Raises:
+        EnvFailure: it is not (finite number, dict).
+    """
+    if not isinstance(outcome, tuple) or len(outcome) != 2 or not isinstance(outcome[1], Mapping):
+        reason = f"{env_id}: expected (reward, info) from finish, got {_kind(outcome)}"
+        raise EnvFailure(cause="environment", reason=reason)
+    reward, info = outcome
+    return Ending(reward=_finite(reward, env_id), score=_score(info))
+
+
+def _score(info: Mapping[str, object]) -> str:
+    return _printable(info["score"], MAX_SCORE_TEXT) if "score" in info else ""
 
 
 def _text(observation: object, env_id: str, call: str) -> str:

@@ -12,10 +12,12 @@ import torch
 
 from trieline.common.errors import TrielineError
 from trieline.common.file_lock import file_lock
-from trieline.learner.config import LearnerConfig
+from trieline.learner.config import EvaluationConfig, LearnerConfig
 from trieline.learner.errors import LearnerError
 from trieline.learner.intake.accepted import read_accepted
 from trieline.learner.intake.curriculum import Curriculum
+from trieline.learner.intake.demonstrations import Demonstrations
+from trieline.learner.intake.evaluation import Evaluations
 from trieline.learner.intake.staleness import Pacing
 from trieline.learner.intake.tree_source import LiveSource, ReplaySource, TreeSource
 from trieline.learner.keeping.checkpoint import (
@@ -30,14 +32,13 @@ from trieline.learner.live_links import LiveLinks
 from trieline.learner.model.compute_dtype import choose_dtype
 from trieline.learner.model_folder.model_source import prepare_model
 from trieline.learner.probe import probe
-from trieline.learner.training import Hooks, Training
+from trieline.learner.training import LiveParts, Training
 from trieline.learner.update.learner import Learner
 from trieline.wire.config import EnvConfig, LinksConfig, ModelConfig
 from trieline.wire.journal import Journal
 
 log = logging.getLogger(__name__)
 
-NO_HOOKS = Hooks()
 LOCK_FILE = ".learner.lock"
 """In a run folder: two learners would write over each other's metrics and checkpoints."""
 
@@ -51,7 +52,7 @@ def run_learner(
     run_dir: Path,
     seed: int,
     resume: bool,
-    hooks: Hooks = NO_HOOKS,
+    evaluation: EvaluationConfig,
 ) -> int:
     """Train to the end, or until SIGINT or SIGTERM, which end it with a checkpoint. Returns the exit status.
 
@@ -63,13 +64,13 @@ def run_learner(
         run_dir: journal, metrics and checkpoints go there.
         seed: of the tasks and of torch.
         resume: go on from the latest checkpoint in `run_dir`.
-        hooks: what plays episodes for the learner.
+        evaluation: how held-out success is measured.
     """
     stop = threading.Event()
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         with _signals(stop), file_lock(run_dir / LOCK_FILE, what=f"to train in {run_dir}", timeout_s=0):
-            _run(config, model, envs, links, run_dir, seed, resume, hooks, stop)
+            _run(config, model, envs, links, run_dir, seed, resume, evaluation, stop)
     except TrielineError as error:
         log.error("%s", error)
         return 1
@@ -87,13 +88,10 @@ def _run(
     run_dir: Path,
     seed: int,
     resume: bool,
-    hooks: Hooks,
+    evaluation: EvaluationConfig,
     stop: threading.Event,
 ) -> None:
     check_settings(config, envs)
-    if config.warm_start is not None and (hooks.demonstrations is None or hooks.success is None):
-        msg = "a warm start needs demonstrations and a measure of success, and the caller gave none"
-        raise LearnerError(msg)
     checkpoint, state = _find_checkpoint(run_dir, resume)
     torch.manual_seed(seed)
     if config.threads is not None:
@@ -117,11 +115,16 @@ def _run(
         curriculum.load_state_dict(state.curriculum)
         log.info("going on from %s", checkpoint)
     with ExitStack() as stack:
-        live, source = _open_source(config, links, run_dir, learner, curriculum, state, resume, stop, stack)
+        live, source = _open_source(
+            config, links, run_dir, learner, curriculum, state, resume, stop, stack, evaluation.share
+        )
         metrics = stack.enter_context(closing(MetricsLog(run_dir, step=state.step if state else 0)))
         if live is not None and not _greet_servers(live, learner, links, model_folder, metrics, state):
             live.stop_actors("the learner was asked to stop")
             return
+        live_parts = None
+        if live is not None:
+            live_parts = _live_parts(live, config, evaluation, envs, curriculum, seed, stop)
         training = Training(
             learner,
             source,
@@ -129,9 +132,8 @@ def _run(
             run_dir=run_dir,
             model_folder=model_folder,
             metrics=metrics,
-            live=live,
+            live=live_parts,
             state=state,
-            hooks=hooks,
             stop=stop,
         )
         training.run()
@@ -171,6 +173,7 @@ def _open_source(
     resume: bool,
     stop: threading.Event,
     stack: ExitStack,
+    evaluation_share: float,
 ) -> tuple[LiveLinks | None, TreeSource]:
     records_taken = state.records_taken if state else 0
     if config.replay is not None:
@@ -199,6 +202,7 @@ def _open_source(
         accepted=accepted,
         weights_bytes=weights_bytes,
         stop=stop,
+        evaluation_share=evaluation_share,
     )
     stack.enter_context(closing(live))
     pacing = Pacing(trees_per_step=config.trees_per_step, max_staleness=config.max_staleness)
@@ -210,6 +214,37 @@ def _open_source(
         unused = live_source.preload(accepted.unused)
         log.info("%d trees are in the journal that no step has used yet", unused)
     return live, live_source
+
+
+def _live_parts(
+    live: LiveLinks,
+    config: LearnerConfig,
+    evaluation: EvaluationConfig,
+    envs: Sequence[EnvConfig],
+    curriculum: Curriculum,
+    seed: int,
+    stop: threading.Event,
+) -> LiveParts:
+    return LiveParts(
+        links=live,
+        evaluations=Evaluations(
+            live.receiver,
+            envs,
+            evaluation,
+            next_id=curriculum.take_id,
+            silence_s=config.batch_timeout_s,
+            stop=stop,
+        ),
+        demonstrations=Demonstrations(
+            live.receiver,
+            envs,
+            seed=seed,
+            next_id=curriculum.take_id,
+            timeout_s=config.batch_timeout_s,
+            stop=stop,
+        ),
+        evaluation=evaluation,
+    )
 
 
 def _greet_servers(
