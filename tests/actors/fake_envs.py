@@ -1,6 +1,8 @@
 """Environments that behave, and environments that do not."""
 
 import copy
+import multiprocessing
+import os
 import threading
 import time
 from collections import Counter
@@ -16,6 +18,7 @@ COUNTING = "tests.actors.fake_envs:fake/Counting-v0"
 FAULTY = "tests.actors.fake_envs:fake/Faulty-v0"
 UNFORKABLE = "tests.actors.fake_envs:fake/Unforkable-v0"
 FINISHING = "tests.actors.fake_envs:fake/Finishing-v0"
+POOLED = "tests.actors.fake_envs:fake/Pooled-v0"
 RESTLESS = "tests.actors.fake_envs:fake/Restless-v0"
 
 released = threading.Event()
@@ -98,6 +101,8 @@ class Faulty(Forkable):
             raise ZeroDivisionError("no luck")
         if self.fault == "exit":
             raise SystemExit(3)
+        if self.fault == "vanish":
+            os._exit(0)
         if self.fault == "sandbox":
             raise SandboxError("the container is gone")
         if self.fault == "hang":
@@ -130,6 +135,16 @@ class Finishing(Forkable):
         return {"good": (2.0, info), "nan": (float("nan"), info), "nothing": None}[self.ending]
 
 
+class Pooled(Forkable):
+    """Grades in a process pool, whose workers it ends by SIGTERM, as graders of code do."""
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        observation, _, over, truncated, info = super().step(action)
+        with multiprocessing.get_context("fork").Pool(1) as pool:
+            reward = pool.apply(len, (action,)) / 4
+        return observation, reward, over, truncated, info
+
+
 class Restless(Counting):
     """Another task at each reset, whatever the seed."""
 
@@ -148,5 +163,6 @@ for name, entry in (
     ("Unforkable", Counting),
     ("Restless", Restless),
     ("Finishing", Finishing),
+    ("Pooled", Pooled),
 ):
     gymnasium.register(id=f"fake/{name}-v0", entry_point=entry, disable_env_checker=True)  # type: ignore[arg-type]

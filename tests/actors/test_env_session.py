@@ -9,6 +9,7 @@ import pytest
 from tests.actors import fake_envs
 from tests.actors.fake_envs import COUNTING, FAULTY, UNFORKABLE
 from trieline.actors.env_session import EnvHost, TaskChoice, first_task, fork_env, takes_split
+from trieline.actors.env_threads import EnvThreads
 from trieline.actors.errors import (
     EnvFailure,
     EnvironmentSetupError,
@@ -228,6 +229,46 @@ def test_an_environment_whose_call_never_got_a_thread_is_closed() -> None:
 
     asyncio.run(play())
     assert sorted(fake_envs.closed) == ["Faulty", "Forkable"]
+
+
+def test_a_call_that_came_back_in_time_counts_though_the_loop_was_busy_past_its_deadline() -> None:
+    async def play() -> None:
+        threads = EnvThreads(1, max_stuck=0)
+        back = threading.Event()
+        late: list[str] = []
+
+        def call() -> str:
+            back.set()
+            return "in time"
+
+        outcome = asyncio.create_task(threads.call("call", call, 0.05, late=lambda: late.append("late")))
+        await asyncio.sleep(0)  # it has its thread and its deadline
+        assert back.wait(10)
+        time.sleep(0.2)  # the deadline passes while nobody looks
+        assert await outcome == "in time"
+        assert (late, threads.stuck) == ([], 0)
+        assert await threads.call("another", lambda: 7, 5) == 7
+        threads.close()
+
+    asyncio.run(play())
+
+
+def test_what_came_back_to_a_caller_that_was_cancelled_meanwhile_is_cleaned_up() -> None:
+    async def play() -> None:
+        threads = EnvThreads(1, max_stuck=0)
+        back, cleaned = threading.Event(), threading.Event()
+        called = asyncio.create_task(threads.call("call", back.set, 5, late=cleaned.set))
+        await asyncio.sleep(0)
+        assert back.wait(10)
+        time.sleep(0.05)  # its outcome waits for the loop
+        called.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await called
+        assert await asyncio.to_thread(cleaned.wait, 10)
+        assert await threads.call("another", lambda: 7, 5) == 7
+        threads.close()
+
+    asyncio.run(play())
 
 
 def test_the_first_task_of_an_environment() -> None:

@@ -8,7 +8,6 @@ import asyncio
 import logging
 import os
 import secrets
-import signal
 import socket
 from collections.abc import Sequence
 
@@ -19,6 +18,7 @@ from trieline.actors.episode_slots import EpisodeSlots
 from trieline.actors.errors import StuckEnvironmentsError
 from trieline.actors.gymnasium_player import play_environments
 from trieline.actors.player import MakePlayer, Stage
+from trieline.common.signals import STOP_SIGNALS, keep_handlers_from_children, release_stop_signals
 from trieline.wire.config import EnvConfig, LinksConfig
 from trieline.wire.errors import PeerTimeoutError
 from trieline.wire.generate_link import PolicyClient
@@ -27,8 +27,8 @@ from trieline.wire.trajectory_link import Stopped, TreeSender
 
 log = logging.getLogger(__name__)
 
-EXIT_STOPPED = 0
-"""The learner said stop."""
+EXIT_STOPPED = 5
+"""The learner said stop. Not 0, with which an environment may end the process."""
 EXIT_STUCK = 3
 """Too many hanging environments: a fresh process gets rid of them."""
 EXIT_ASKED = 4
@@ -168,8 +168,10 @@ def run_worker(
     async def run() -> int:
         worker = ActorWorker(config, renderer=renderer, envs=envs, links=links, parent_pid=parent_pid)
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in STOP_SIGNALS:
             loop.add_signal_handler(number, worker.stop)
+        keep_handlers_from_children()
+        release_stop_signals()
         return await worker.run()
 
     return asyncio.run(run())

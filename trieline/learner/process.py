@@ -1,17 +1,16 @@
 """The learner process: put the parts together, train, and end in order on a signal."""
 
 import logging
-import signal
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
-from types import FrameType
 
 import torch
 
 from trieline.common.errors import TrielineError
 from trieline.common.file_lock import file_lock
+from trieline.common.signals import on_stop_signal
 from trieline.learner.config import EvaluationConfig, LearnerConfig
 from trieline.learner.errors import LearnerError
 from trieline.learner.intake.accepted import read_accepted
@@ -69,7 +68,10 @@ def run_learner(
     stop = threading.Event()
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        with _signals(stop), file_lock(run_dir / LOCK_FILE, what=f"to train in {run_dir}", timeout_s=0):
+        with (
+            on_stop_signal(_stop_request(stop)),
+            file_lock(run_dir / LOCK_FILE, what=f"to train in {run_dir}", timeout_s=0),
+        ):
             _run(config, model, envs, links, run_dir, seed, resume, evaluation, stop)
     except TrielineError as error:
         log.error("%s", error)
@@ -266,22 +268,13 @@ def _greet_servers(
     return True
 
 
-@contextmanager
-def _signals(stop: threading.Event) -> Iterator[None]:
-    """The first SIGINT or SIGTERM asks to stop, the second one interrupts. Only the main thread gets any."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+def _stop_request(stop: threading.Event) -> Callable[[str], None]:
+    """The first signal asks to stop, the second one interrupts."""
 
-    def handle(number: int, frame: FrameType | None) -> None:
+    def react(name: str) -> None:
         if stop.is_set():
             raise KeyboardInterrupt
-        log.info("%s: finishing the step, then a checkpoint", signal.Signals(number).name)
+        log.info("%s: finishing the step, then a checkpoint", name)
         stop.set()
 
-    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    return react
