@@ -7,10 +7,10 @@ is that of a softmax of base 2.
 import numba
 import numpy as np
 
-from trieline.kernels.cpu.compiled import SUMS, number, power_of_2
+from trieline.kernels.cpu.compiled import SUMS, compiled, number, power_of_2
 
 
-@numba.njit(parallel=True, cache=True)
+@compiled(parallel=True)
 def attend_kernel(
     query, key, value, prefix_keys, prefix_values, own_keys, own_values, layer, seen, scale, out
 ):
@@ -31,7 +31,7 @@ def attend_kernel(
         _add_weighted(after, own_values[layer, own_row, head], out[one, head])
 
 
-@numba.njit(fastmath=SUMS, cache=True)
+@compiled(fastmath=SUMS)
 def _score(query, keys, scale, scores):
     for place in range(scores.shape[1]):
         for group in range(query.shape[0]):
@@ -41,7 +41,7 @@ def _score(query, keys, scale, scores):
             scores[group, place] = scale * total
 
 
-@numba.njit(fastmath=SUMS, cache=True)
+@compiled(fastmath=SUMS)
 def _softmax_of_base_2(scores):
     for group in range(scores.shape[0]):
         row = scores[group]
@@ -54,7 +54,7 @@ def _softmax_of_base_2(scores):
         row *= 1 / total
 
 
-@numba.njit(fastmath=SUMS, cache=True)
+@compiled(fastmath=SUMS)
 def _add_weighted(weights, values, out):
     for place in range(weights.shape[1]):
         for group in range(out.shape[0]):

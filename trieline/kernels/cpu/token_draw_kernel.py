@@ -8,10 +8,10 @@ import math
 import numba
 import numpy as np
 
-from trieline.kernels.cpu.compiled import BITS_PER_NAT, SMALLEST_EXPONENT, SUMS, number, power_of_2
+from trieline.kernels.cpu.compiled import BITS_PER_NAT, SMALLEST_EXPONENT, SUMS, compiled, number, power_of_2
 
 
-@numba.njit(parallel=True, cache=True)
+@compiled(parallel=True)
 def draw_kernel(logits, factors, uniforms, greedy, work, broken, token_ids, logprobs, entropies):
     """Fill in the last three for each row."""
     for row in numba.prange(len(logits)):
@@ -28,7 +28,7 @@ def draw_kernel(logits, factors, uniforms, greedy, work, broken, token_ids, logp
         entropies[row] = max(log_total - mean / BITS_PER_NAT, 0.0)
 
 
-@numba.njit(fastmath=SUMS, cache=True)
+@compiled(fastmath=SUMS)
 def _weigh(logits, factor, weights):
     """The largest logit; and of exponents x = factor (logit - largest): sums of 2^x, and of x under them."""
     largest = -np.inf
@@ -45,7 +45,7 @@ def _weigh(logits, factor, weights):
     return largest, total, mean / total
 
 
-@numba.njit(cache=True)
+@compiled()
 def _first_above(weights, target):
     """The first place at which the running sum passes the target; if rounding keeps it below, the last."""
     passed, last = 0.0, 0
