@@ -38,7 +38,7 @@ import numpy as np
 import tomli_w
 
 from benchmarks.train_step import machine
-from trieline.kernels.cpu_flags import has_bfloat16
+from trieline.kernels.cpu.flags import has_bfloat16
 from trieline.learner.model_folder.model_source import prepare_model
 
 RESULTS = Path(__file__).parent / "results" / "vs_trl.json"
