@@ -13,8 +13,8 @@ from typing import Any
 import gymnasium
 from gymnasium.utils.env_checker import check_env
 
+from trieline.envs.protocols import Demonstrable, Forkable, Solvable
 from trieline.envs.registry import make_env
-from trieline.envs.text_env import Demonstrable, Forkable, Solvable
 
 MAX_TURNS = 200
 """After which an episode is held to be endless."""
