@@ -16,6 +16,7 @@ import gymnasium
 from gymnasium.error import ResetNeeded
 
 from trieline.envs.errors import TaskError
+from trieline.envs.shown_text import shown
 from trieline.envs.text_space import Text
 
 Split = Literal["train", "test"]
@@ -143,7 +144,7 @@ class TextEnv(gymnasium.Env[str, str], Generic[TaskT]):
 
     def render(self) -> str | None:
         """The episode so far, as a script."""
-        return "\n".join(self._transcript) if self.render_mode == "ansi" else None
+        return shown("\n".join(self._transcript)) if self.render_mode == "ansi" else None
 
     def _record(self, *lines: str) -> None:
         """Only for who will look: replies may be long, and every fork copies them."""
@@ -168,7 +169,7 @@ class TextEnv(gymnasium.Env[str, str], Generic[TaskT]):
         try:
             return self.parse_task(task_id)
         except (ValueError, TypeError, AttributeError) as error:
-            msg = f"{type(self).__name__} has no task {task_id!r}: {error}"
+            msg = f"{type(self).__name__} has no task {task_id!r:.200}: {error}"
             raise TaskError(msg) from error
 
     def _drawn_task(self, options: dict[str, Any]) -> TaskT:
