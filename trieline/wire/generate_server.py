@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 import zmq
 
+from trieline.common.complaints import Complaints
 from trieline.wire import sockets
 from trieline.wire.codec import InFrame, decode, encode
 from trieline.wire.config import LinksConfig
@@ -21,7 +22,6 @@ from trieline.wire.messages import (
     ServerStatus,
     StatusRequest,
 )
-from trieline.wire.sockets import Complaints
 
 # Whole messages for each actor. Receive queue full: the server stops reading from the actor, whose requests
 # wait with it. Send queue full: the reply is dropped; as there are never more replies than requests, that

@@ -5,11 +5,8 @@ link shares nothing with its parent.
 """
 
 import contextlib
-import logging
 import math
 import socket
-import time
-from collections import Counter
 from typing import Any
 
 import zmq
@@ -18,8 +15,6 @@ import zmq.asyncio
 from trieline.wire.addresses import check_address, expect_unused_ipc, in_use, is_ipv6
 from trieline.wire.config import LinksConfig
 from trieline.wire.errors import AddressError
-
-logger = logging.getLogger(__name__)
 
 # What a closed socket may still take to hand its last words (a goodbye, a stop) to the kernel.
 LINGER_MS = 200
@@ -103,24 +98,3 @@ class Waker:
     def close(self) -> None:
         self._reader.close()
         self._writer.close()
-
-
-class Complaints:
-    """Counts what is wrong with what peers send, and logs it at most every `INTERVAL_S` for each kind."""
-
-    INTERVAL_S = 10.0
-
-    def __init__(self, link: str) -> None:
-        self._link = link
-        self._unlogged: Counter[str] = Counter()
-        self._next_log: dict[str, float] = {}
-
-    def add(self, kind: str, detail: object) -> None:
-        """`kind` is one of a few fixed words; `detail` may come from a peer and is cut."""
-        self._unlogged[kind] += 1
-        now = time.monotonic()
-        if now < self._next_log.get(kind, now):
-            return
-        self._next_log[kind] = now + self.INTERVAL_S
-        count = self._unlogged.pop(kind)
-        logger.warning("%s: %d %s, the latest: %s", self._link, count, kind, str(detail)[:500])

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import msgspec
 import zmq
 
+from trieline.common.complaints import Complaints
 from trieline.wire import sockets
 from trieline.wire.assignment_ledger import AssignmentLedger
 from trieline.wire.codec import InFrame, decode, encode
@@ -37,7 +38,7 @@ from trieline.wire.messages import (
     Stop,
     TreeDelivery,
 )
-from trieline.wire.sockets import Complaints, Waker
+from trieline.wire.sockets import Waker
 from trieline.wire.tree import TrajectoryTree
 
 logger = logging.getLogger(__name__)

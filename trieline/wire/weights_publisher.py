@@ -20,6 +20,7 @@ from typing import BinaryIO
 import numpy as np
 import zmq
 
+from trieline.common.complaints import Complaints
 from trieline.wire import sockets
 from trieline.wire.codec import InFrame, decode, encode
 from trieline.wire.config import LinksConfig
@@ -33,7 +34,7 @@ from trieline.wire.messages import (
     WeightsAnnouncement,
     WeightsLoaded,
 )
-from trieline.wire.sockets import Complaints, Waker
+from trieline.wire.sockets import Waker
 
 logger = logging.getLogger(__name__)
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import zmq
 
+from trieline.common.complaints import Complaints
 from trieline.wire import sockets
 from trieline.wire.codec import InFrame, decode, encode
 from trieline.wire.config import LinksConfig
@@ -31,7 +32,7 @@ from trieline.wire.messages import (
     WeightsAnnouncement,
     WeightsLoaded,
 )
-from trieline.wire.sockets import Complaints, Waker
+from trieline.wire.sockets import Waker
 from trieline.wire.weights_publisher import file_crc32
 
 logger = logging.getLogger(__name__)
