@@ -38,7 +38,6 @@ from trieline.wire.dealer import SEND_QUEUE
 from trieline.wire.messages import Assignment, TreeDelivery
 from trieline.wire.trajectory_link import TreeReceiver, TreeSender
 from trieline.wire.tree import TrajectoryTree
-from trieline.wire.tree_receiver import RECEIVE_QUEUE
 
 RESULTS = Path(__file__).parent / "results" / "wire.json"
 VOCAB_SIZE = 49_152
@@ -102,7 +101,7 @@ def busy_receiver(links: LinksConfig) -> Iterator[Callable[[], object]]:
 def send_raw(links: LinksConfig, num_tokens: int, count: int) -> None:
     context = zmq.Context()
     dealer = context.socket(zmq.DEALER)
-    sockets.limit(dealer, links, send_queue=SEND_QUEUE, receive_queue=RECEIVE_QUEUE)
+    sockets.limit(dealer, links, send_queue=SEND_QUEUE)
     dealer.connect(links.trajectories)
     frames = encode(make_delivery(num_tokens))
     for _ in range(count):
@@ -114,7 +113,7 @@ def send_raw(links: LinksConfig, num_tokens: int, count: int) -> None:
 def raw_receiver(links: LinksConfig) -> Iterator[Callable[[], object]]:
     context = zmq.Context()
     router = context.socket(zmq.ROUTER)
-    sockets.limit(router, links, send_queue=SEND_QUEUE, receive_queue=RECEIVE_QUEUE)
+    sockets.limit(router, links, send_queue=SEND_QUEUE)
     router.bind(links.trajectories)
     yield lambda: router.recv_multipart(copy=False)
     context.destroy(linger=0)

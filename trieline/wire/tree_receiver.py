@@ -138,7 +138,7 @@ class TreeReceiver:
         context = zmq.Context()
         try:
             self._router = context.socket(zmq.ROUTER)
-            sockets.limit(self._router, self._links, send_queue=SEND_QUEUE, receive_queue=RECEIVE_QUEUE)
+            sockets.limit(self._router, self._links, send_queue=SEND_QUEUE)
             self._router.router_mandatory = True
             sockets.bind(self._router, self._links.trajectories)
         except WireError:
