@@ -38,9 +38,11 @@ from trieline.wire.dealer import SEND_QUEUE
 from trieline.wire.messages import Assignment, TreeDelivery
 from trieline.wire.trajectory_link import TreeReceiver, TreeSender
 from trieline.wire.tree import TrajectoryTree
+from trieline.wire.tree_admission import EnvExpectation, Expectation
 
 RESULTS = Path(__file__).parent / "results" / "wire.json"
 VOCAB_SIZE = 49_152
+ENV_ID = "test/Long-v0"
 WARM_UP = 20
 WAIT_S = 60.0
 # (tokens of a tree, trees of a round)
@@ -72,10 +74,17 @@ def send_trieline(links: LinksConfig, num_tokens: int, count: int) -> None:
 
 @contextlib.contextmanager
 def trieline_receiver(links: LinksConfig) -> Iterator[Callable[[], object]]:
-    receiver = TreeReceiver(links, accept=lambda delivery: None, vocab_size=VOCAB_SIZE, run_id="benchmark")
+    env = EnvExpectation(max_context=max(num_tokens for num_tokens, _ in SIZES))
+    receiver = TreeReceiver(
+        links,
+        accept=lambda delivery, frames: None,
+        run_id="benchmark",
+        expectation=Expectation(envs={ENV_ID: env}, vocab_size=VOCAB_SIZE, max_forks=0),
+    )
+    receiver.newest_version = 1
     receiver.start()
     most = max(count for _, count in SIZES)
-    receiver.offer(Assignment(assignment_id=i, env_id="benchmark", seed=i) for i in range(most))
+    receiver.offer(Assignment(assignment_id=i, env_id=ENV_ID, seed=i) for i in range(most))
     yield lambda: receiver.get(WAIT_S)
     receiver.close()
 

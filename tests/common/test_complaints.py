@@ -10,7 +10,7 @@ from trieline.common.complaints import Complaints
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The time, as its only item."""
     now = [1000.0]
-    monkeypatch.setattr(complaints.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("trieline.common.complaints.time.monotonic", lambda: now[0])
     return now
 
 

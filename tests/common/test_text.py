@@ -23,7 +23,13 @@ def test_what_is_kept_stays() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "shown"), [("a" * 20, "a" * 20), ("a" * 21, "a" * 17 + "..."), (ValueError("no"), "no")]
+    ("text", "shown"),
+    [
+        ("a" * 20, "a" * 20),
+        ("a" * 21, "a" * 17 + "..."),
+        ("\n" * 11, "\\n" * 8 + "\\..."),
+        (ValueError("no"), "no"),
+    ],
 )
 def test_what_is_long_is_cut_and_says_so(text: object, shown: str) -> None:
     assert shortened(text, 20) == shown

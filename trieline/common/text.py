@@ -15,6 +15,6 @@ def visible(text: str, *, keep: str = "") -> str:
 
 
 def shortened(text: object, most: int = SHOWN_CHARACTERS, *, keep: str = "") -> str:
-    """The first `most` characters of `text`, visible; three dots say that there was more."""
-    whole = str(text)
-    return visible(whole if len(whole) <= most else f"{whole[: max(0, most - 3)]}...", keep=keep)
+    """`text` made visible, in at most `most` characters; three dots at its end say that there was more."""
+    shown = visible(str(text)[: most + 1], keep=keep)
+    return shown if len(shown) <= most else f"{shown[: max(0, most - 3)]}..."

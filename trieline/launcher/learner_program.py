@@ -30,6 +30,7 @@ def run_learner_program(config: Config, folder: RunFolder, *, resume: bool) -> i
         run_dir=folder.path,
         seed=config.run.seed,
         resume=resume,
+        max_forks=config.actor.branches,
         hooks=_hooks(config, folder) if live else Hooks(),
     )
 

@@ -26,7 +26,7 @@ from trieline.learner.keeping.checkpoint import (
     read_trainer_tensors,
 )
 from trieline.learner.keeping.metrics import MetricsLog
-from trieline.learner.live_links import LiveLinks
+from trieline.learner.live_links import LiveLinks, expectation_of
 from trieline.learner.model.compute_dtype import choose_dtype
 from trieline.learner.model_folder.model_source import prepare_model
 from trieline.learner.probe import probe
@@ -34,6 +34,7 @@ from trieline.learner.training import Hooks, Training
 from trieline.learner.update.learner import Learner
 from trieline.wire.config import EnvConfig, LinksConfig, ModelConfig
 from trieline.wire.journal import Journal
+from trieline.wire.tree_admission import Expectation
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ def run_learner(
     run_dir: Path,
     seed: int,
     resume: bool,
+    max_forks: int | None = None,
     hooks: Hooks = NO_HOOKS,
 ) -> int:
     """Train to the end, or until SIGINT or SIGTERM, which end it with a checkpoint. Returns the exit status.
@@ -63,13 +65,14 @@ def run_learner(
         run_dir: journal, metrics and checkpoints go there.
         seed: of the tasks and of torch.
         resume: go on from the latest checkpoint in `run_dir`.
+        max_forks: of the rollouts of one tree, as the actors branch; None: unknown.
         hooks: what plays episodes for the learner.
     """
     stop = threading.Event()
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         with _signals(stop), file_lock(run_dir / LOCK_FILE, what=f"to train in {run_dir}", timeout_s=0):
-            _run(config, model, envs, links, run_dir, seed, resume, hooks, stop)
+            _run(config, model, envs, links, run_dir, seed, resume, max_forks, hooks, stop)
     except TrielineError as error:
         log.error("%s", error)
         return 1
@@ -87,6 +90,7 @@ def _run(
     run_dir: Path,
     seed: int,
     resume: bool,
+    max_forks: int | None,
     hooks: Hooks,
     stop: threading.Event,
 ) -> None:
@@ -117,7 +121,16 @@ def _run(
         curriculum.load_state_dict(state.curriculum)
         log.info("going on from %s", checkpoint)
     with ExitStack() as stack:
-        live, source = _open_source(config, links, run_dir, learner, curriculum, state, resume, stop, stack)
+        expectation = expectation_of(
+            envs,
+            links,
+            vocab_size=learner.vocab_size,
+            max_positions=learner.max_positions,
+            max_forks=max_forks,
+        )
+        live, source = _open_source(
+            config, links, expectation, run_dir, learner, curriculum, state, resume, stop, stack
+        )
         metrics = stack.enter_context(closing(MetricsLog(run_dir, step=state.step if state else 0)))
         if live is not None and not _greet_servers(live, learner, links, model_folder, metrics, state):
             live.stop_actors("the learner was asked to stop")
@@ -164,6 +177,7 @@ def _find_checkpoint(run_dir: Path, resume: bool) -> tuple[Path | None, TrainerS
 def _open_source(
     config: LearnerConfig,
     links: LinksConfig,
+    expectation: Expectation,
     run_dir: Path,
     learner: Learner,
     curriculum: Curriculum,
@@ -195,7 +209,8 @@ def _open_source(
         links,
         run_dir,
         journal=journal,
-        vocab_size=learner.vocab_size,
+        expectation=expectation,
+        newest_version=learner.policy_version + (_versions_ahead(config, state) if resume else 0),
         accepted=accepted,
         weights_bytes=weights_bytes,
         stop=stop,
@@ -210,6 +225,13 @@ def _open_source(
         unused = live_source.preload(accepted.unused)
         log.info("%d trees are in the journal that no step has used yet", unused)
     return live, live_source
+
+
+def _versions_ahead(config: LearnerConfig, state: TrainerState | None) -> int:
+    """How many versions past its last checkpoint an earlier start may have published."""
+    warm_start = config.warm_start
+    warming = warm_start.max_steps if warm_start and not (state and state.warm_started) else 0
+    return config.checkpoint_every + warming
 
 
 def _greet_servers(

@@ -9,6 +9,11 @@ from collections.abc import Collection, Iterable, Mapping
 
 from trieline.wire.messages import Assignment
 
+# Assignments taken back that are remembered, the latest ones; trees of older ones are nobody's.
+MAX_TAKEN_BACK = 10_000
+# Trees that may come for assignments of before a restart: far more than were ever under way.
+MAX_EARLIER = 10_000
+
 
 class AssignmentLedger:
     """Plain bookkeeping; the owner locks it. Times are of the owner's clock, in seconds."""
@@ -16,7 +21,7 @@ class AssignmentLedger:
     def __init__(self) -> None:
         self._waiting: deque[Assignment] = deque()
         self._held: dict[str, dict[int, tuple[Assignment, float]]] = {}
-        self._taken_back: set[tuple[str, int]] = set()
+        self._taken_back: dict[tuple[str, int], Assignment] = {}
         self._first_id: int | None = None
         self._closed_earlier: set[tuple[str, int]] = set()
 
@@ -55,27 +60,44 @@ class AssignmentLedger:
         """Whether this actor may bring a tree of the assignment: it was granted it, and has not closed it.
 
         Ids only grow, so one below all that were offered here was granted before a restart, nobody knows to
-        whom: every actor may close it once.
+        whom: every actor may close it once, and `MAX_EARLIER` are taken in all.
         """
         if self._is_earlier(assignment_id):
-            return (actor_id, assignment_id) not in self._closed_earlier
-        return assignment_id in self.held_by(actor_id) or (actor_id, assignment_id) in self._taken_back
+            key = (actor_id, assignment_id)
+            return key not in self._closed_earlier and len(self._closed_earlier) < MAX_EARLIER
+        return self.assignment(actor_id, assignment_id) is not None
+
+    def assignment(self, actor_id: str, assignment_id: int) -> Assignment | None:
+        """The assignment that this actor owes a tree of; None if it owes none, or one of before a restart."""
+        held = self._held.get(actor_id, {}).get(assignment_id)
+        return held[0] if held is not None else self._taken_back.get((actor_id, assignment_id))
 
     def close(self, actor_id: str, assignment_id: int) -> bool:
-        """The tree has come, or never will. False if this actor did not hold the assignment."""
-        if self._is_earlier(assignment_id):
+        """Its tree has come. False if this actor did not hold the assignment."""
+        if self._is_earlier(assignment_id) and len(self._closed_earlier) < MAX_EARLIER:
             self._closed_earlier.add((actor_id, assignment_id))
-        self._taken_back.discard((actor_id, assignment_id))
-        held = self._held.get(actor_id, {})
-        return held.pop(assignment_id, None) is not None
+        return self.drop(actor_id, assignment_id)
+
+    def drop(self, actor_id: str, assignment_id: int) -> bool:
+        """Its tree was refused, or will never come. False if this actor did not hold the assignment."""
+        self._taken_back.pop((actor_id, assignment_id), None)
+        held = self._held.get(actor_id)
+        if held is None or held.pop(assignment_id, None) is None:
+            return False
+        if not held:
+            del self._held[actor_id]
+        return True
 
     def take_back(self, actor_id: str, assignment_ids: Iterable[int] | None = None) -> int:
         """Put an actor's assignments (all, or some) back to the front, oldest first; how many they were."""
         held = self._held.get(actor_id, {})
         taken = [i for i in (list(held) if assignment_ids is None else assignment_ids) if i in held]
         for assignment_id in reversed(taken):
-            self._waiting.appendleft(held.pop(assignment_id)[0])
-            self._taken_back.add((actor_id, assignment_id))
+            assignment, _ = held.pop(assignment_id)
+            self._waiting.appendleft(assignment)
+            self._taken_back[actor_id, assignment_id] = assignment
+        while len(self._taken_back) > MAX_TAKEN_BACK:
+            del self._taken_back[next(iter(self._taken_back))]
         if not held:
             self._held.pop(actor_id, None)
         return len(taken)

@@ -17,7 +17,9 @@ from trieline.wire.tree import TrajectoryTree
 PROTOCOL_VERSION = 2
 
 Name = Annotated[str, msgspec.Meta(max_length=256)]
-Text = Annotated[str, msgspec.Meta(max_length=4096)]
+# Characters of a note.
+MAX_TEXT = 4096
+Text = Annotated[str, msgspec.Meta(max_length=MAX_TEXT)]
 
 
 # ---- trajectories: actor (DEALER) to learner (ROUTER) ------------------------------------------------------

@@ -18,7 +18,7 @@ Context: TypeAlias = "zmq.Context[zmq.Socket[bytes]]"
 
 
 class SocketThread:
-    """Runs `turn` when a socket has something to read, when it is woken, and after the wait that it asked for.
+    """Runs `turn` when a socket can be read, when it is woken, and after the wait that it asked for.
 
     The sockets belong to this thread alone from `start` to `close`. An error of `turn` ends it, and everybody
     who calls `expect_running` then learns of it.
@@ -34,9 +34,9 @@ class SocketThread:
     ) -> None:
         """`name`: for the log and for errors, "tree receiver at ADDRESS".
 
-        `open_sockets` makes the sockets of a context and returns those to be polled; it runs in the thread that
-        calls `start`. `turn` returns for how many seconds to wait at most. `at_end` runs in the thread when it
-        ends, whatever for; after an error `failure` is set.
+        `open_sockets` makes the sockets of a context and returns those to be polled; it runs in the thread
+        that calls `start`. `turn` returns for how many seconds to wait at most. `at_end` runs in the thread
+        when it ends, whatever for; after an error `failure` is set.
         """
         self.failure: Exception | None = None
         self._name = name
