@@ -1,5 +1,6 @@
 """The checker says what training would do: it runs environments in threads of processes of their own."""
 
+import io
 import re
 from pathlib import Path
 
@@ -104,3 +105,12 @@ def test_the_report_can_be_looked_at(capsys: pytest.CaptureFixture[str]) -> None
     assert main(["envs", "check", f"{MODULE}:checked/Escapes-v0"]) == 1
     printed = capsys.readouterr().out
     assert f"FAIL  {SOLUTION}: RuntimeError: \\x1b[2Jgone \\ud800\n" in printed
+
+
+def test_playing_by_hand_shows_what_a_terminal_would_obey(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("cat\n"))
+    assert main(["envs", "play", f"{MODULE}:checked/Loud-v0"]) == 0
+    printed = capsys.readouterr().out
+    assert "> \\x1b[2J\nreward 1, terminated; score: {'said': '\\x1b[0m'}\n" in printed
