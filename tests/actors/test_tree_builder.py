@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from tests.actors.scripted_policy import completion
 from trieline.actors.rollout import Origin, Rollout, Turn
-from trieline.actors.tree_builder import build_tree, common_prefix
+from trieline.actors.tree_builder import build_tree
 from trieline.common.arrays import Int32
 from trieline.wire.tree import TrajectoryTree
 
@@ -107,11 +107,3 @@ def test_every_sequence_is_its_rollout_s(drawn: tuple[list[Rollout], list[list[i
         assert tree.token_ids[tree.sequence_index(leaf)].tolist() == sequence
     own_rewards = sum(sum(r.rewards) for r in rollouts)
     assert tree.rewards.sum() == pytest.approx(own_rewards)
-
-
-@given(st.lists(st.lists(st.integers(0, 2), max_size=5), min_size=1, max_size=4))
-def test_common_prefix(runs: list[list[int]]) -> None:
-    expected = 0
-    while all(len(r) > expected for r in runs) and len({r[expected] for r in runs}) == 1:
-        expected += 1
-    assert common_prefix([ids(*r) for r in runs]) == expected

@@ -15,7 +15,8 @@ from trieline.actors.env_session import EnvHost, EnvSession
 from trieline.actors.episode import EpisodePlayer
 from trieline.actors.policy import Policy, derived_seed
 from trieline.actors.rollout import Origin, Rollout
-from trieline.actors.tree_builder import build_tree, common_prefix
+from trieline.actors.tree_builder import build_tree
+from trieline.common.prefix import common_prefix
 from trieline.wire.config import EnvConfig
 from trieline.wire.messages import Assignment
 from trieline.wire.tree import SCORED, TrajectoryTree
@@ -159,7 +160,7 @@ class GroupPlayer:
         for rollout in begun[1:]:
             same_task = rollout.task_id == begun[0].task_id
             if same_task and begun[0].prompt is not None and rollout.prompt is not None:
-                same_task = common_prefix([begun[0].prompt, rollout.prompt]) > 0
+                same_task = common_prefix(begun[0].prompt, rollout.prompt) > 0
             if same_task:
                 continue
             rollout.cause = "environment"

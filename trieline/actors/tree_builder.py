@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from trieline.actors.rollout import Rollout
 from trieline.common.arrays import Int32
+from trieline.common.prefix import common_prefix
 from trieline.wire.messages import Completion
 from trieline.wire.tree import SCORED, TrajectoryTree
 
@@ -126,18 +127,9 @@ def _add_prompts(builder: TreeBuilder, prompts: Iterable[Int32]) -> dict[bytes, 
     if not distinct:
         builder.add_context(-1, NO_PROMPT, fork_cause="")
         return {}
-    shared = common_prefix(list(distinct.values()))
+    shared = common_prefix(*distinct.values())
     root = builder.add_context(-1, next(iter(distinct.values()))[:shared], fork_cause="")
     return {
         key: builder.add_context(root, prompt[shared:], fork_cause="token_mismatch")
         for key, prompt in distinct.items()
     }
-
-
-def common_prefix(runs: Sequence[Int32]) -> int:
-    """How many tokens all runs begin with."""
-    shortest = min(len(run) for run in runs)
-    differs = np.zeros(shortest, dtype=np.bool_)
-    for run in runs[1:]:
-        differs |= run[:shortest] != runs[0][:shortest]
-    return int(differs.argmax()) if differs.any() else shortest
