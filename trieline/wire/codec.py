@@ -25,7 +25,7 @@ InFrame: TypeAlias = bytes | memoryview | zmq.Frame
 # Arrays of fewer bytes are packed. Frames up to 64 KiB are copied by ZeroMQ's binding in any case.
 SMALL_BYTES = 16 * 1024
 PADDING = 8
-# A tree has ten arrays, and no other message has more.
+# A tree has sixteen arrays, and no other message has more.
 MAX_FRAMES = 24
 # Headers hold names, causes and short notes: 4 MiB is a tree of more than 400,000 nodes. The bound keeps
 # the Python objects that a hostile header unfolds to at a few hundred megabytes.
