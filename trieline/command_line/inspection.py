@@ -93,11 +93,14 @@ def _leaf_advantages(tree: "TrajectoryTree") -> list[float]:
     """The `group` advantage of each leaf: what can be known from the tree alone. NaN where it is broken."""
     import numpy as np
 
-    from trieline.learner.batch.advantages import group_advantages
+    from trieline.learner.batch.advantages import compared_with_each_other, group_advantages
 
     scored = list(tree.scored_leaves())
-    found = group_advantages(np.array([tree.sequence_return(b) for b in scored]))
-    by_leaf = dict(zip(scored, found.tolist(), strict=True))
+    returns = np.array([tree.sequence_return(b) for b in scored])
+    by_leaf: dict[int, float] = {}
+    for members in compared_with_each_other(tree.comparison_groups[scored]):
+        found = group_advantages(returns[members])
+        by_leaf |= {scored[b]: float(a) for b, a in zip(members, found, strict=True)}
     return [by_leaf.get(leaf, float("nan")) for leaf in range(tree.num_leaves)]
 
 
