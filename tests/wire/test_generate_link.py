@@ -251,17 +251,6 @@ def test_a_completion_that_no_sampler_can_have_made(
         asyncio.run(act())
 
 
-def test_a_server_may_not_know_entropies(links: LinksConfig) -> None:
-    async def act() -> None:
-        async with client(links) as policy:
-            completion = await policy.generate(prompt(1, 2), Sampling(max_tokens=2), timeout_s=WAIT_S)
-            assert np.isnan(completion.entropies).all()
-
-    unknown = np.full(2, np.nan, np.float32)
-    with serving(links, lambda request: msgspec.structs.replace(echo(request), entropies=unknown)):
-        asyncio.run(act())
-
-
 def test_late_repeats_and_garbage_are_dropped(links: LinksConfig) -> None:
     async def act() -> None:
         context = zmq.Context()

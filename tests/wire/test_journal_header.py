@@ -8,7 +8,13 @@ import pytest
 from tests.wire.journals import deliveries, numbers, write
 from trieline.wire.errors import JournalError, ModelFolderError
 from trieline.wire.journal import Journal
-from trieline.wire.journal_header import JournalHeader, expect_tokenizer, read_header, tokenizer_fingerprint
+from trieline.wire.journal_header import (
+    JournalHeader,
+    expect_tokenizer,
+    header_of,
+    read_header,
+    tokenizer_fingerprint,
+)
 
 OURS = JournalHeader(vocab_size=40, tokenizer="a" * 64)
 ANOTHER = JournalHeader(vocab_size=50, tokenizer="b" * 64)
@@ -94,3 +100,9 @@ def test_no_tokenizer_has_no_fingerprint(tmp_path: Path, tokenizer: Any) -> None
         tokenizer_fingerprint(folder_with(tmp_path / "model", tokenizer))
     with pytest.raises(ModelFolderError, match="No such file"):
         tokenizer_fingerprint(tmp_path / "none")
+
+
+def test_the_header_of_a_model_folder(tmp_path: Path) -> None:
+    folder = folder_with(tmp_path / "model", {"model": {"vocab": {"a": 0}}})
+    assert header_of(folder, 7) == JournalHeader(vocab_size=7, tokenizer=tokenizer_fingerprint(folder))
+    assert header_of(tmp_path, 7) is None

@@ -6,7 +6,7 @@ A tree is in the journal before it is acknowledged.
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -15,6 +15,7 @@ from trieline.learner.errors import TrainingError
 from trieline.learner.intake.accepted import Accepted, run_id_of
 from trieline.learner.intake.tree_source import GLANCE_S
 from trieline.learner.keeping.weights import WeightsOutbox, outbox_folder
+from trieline.wire.codec import InFrame
 from trieline.wire.config import LinksConfig
 from trieline.wire.errors import PeerTimeoutError
 from trieline.wire.journal import Journal
@@ -124,6 +125,6 @@ class LiveLinks:
             self._outbox.close()
             self._outbox = None
 
-    def _accept(self, delivery: TreeDelivery) -> None:
+    def _accept(self, delivery: TreeDelivery, frames: Sequence[InFrame] | None = None) -> None:
         # A JournalError ends the receiver, so that nothing is acknowledged that is not safe.
-        self._journal.append(delivery)
+        self._journal.append(delivery, frames)

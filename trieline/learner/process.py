@@ -34,6 +34,7 @@ from trieline.learner.training import Hooks, Training
 from trieline.learner.update.learner import Learner
 from trieline.wire.config import EnvConfig, LinksConfig, ModelConfig
 from trieline.wire.journal import Journal
+from trieline.wire.journal_header import JournalHeader, expect_tokenizer, header_of
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +118,10 @@ def _run(
         curriculum.load_state_dict(state.curriculum)
         log.info("going on from %s", checkpoint)
     with ExitStack() as stack:
-        live, source = _open_source(config, links, run_dir, learner, curriculum, state, resume, stop, stack)
+        header = header_of(model_folder, learner.vocab_size)
+        live, source = _open_source(
+            config, links, run_dir, learner, header, curriculum, state, resume, stop, stack
+        )
         metrics = stack.enter_context(closing(MetricsLog(run_dir, step=state.step if state else 0)))
         if live is not None and not _greet_servers(live, learner, links, model_folder, metrics, state):
             live.stop_actors("the learner was asked to stop")
@@ -166,6 +170,7 @@ def _open_source(
     links: LinksConfig,
     run_dir: Path,
     learner: Learner,
+    header: JournalHeader | None,
     curriculum: Curriculum,
     state: TrainerState | None,
     resume: bool,
@@ -174,6 +179,8 @@ def _open_source(
 ) -> tuple[LiveLinks | None, TreeSource]:
     records_taken = state.records_taken if state else 0
     if config.replay is not None:
+        if header is not None:
+            expect_tokenizer(Path(config.replay), header)
         source = ReplaySource(
             Path(config.replay),
             trees_per_step=config.trees_per_step,
@@ -187,6 +194,7 @@ def _open_source(
         run_dir / "journal",
         segment_bytes=config.journal_segment_mb * 1024 * 1024,
         fsync_s=config.journal_fsync_s,
+        header=header,
     )
     stack.enter_context(closing(journal))
     accepted = read_accepted(run_dir / "journal", records_taken)

@@ -54,6 +54,17 @@ def expect_tokenizer(folder: Path, header: JournalHeader) -> None:
     raise JournalError(msg)
 
 
+def header_of(model_folder: Path, vocab_size: int) -> JournalHeader | None:
+    """What a journal of this model says of itself; None if its folder has no tokenizer.
+
+    Raises:
+        ModelFolderError: the tokenizer can't be read.
+    """
+    if not (model_folder / "tokenizer.json").is_file():
+        return None
+    return JournalHeader(vocab_size=vocab_size, tokenizer=tokenizer_fingerprint(model_folder))
+
+
 def write_header(folder: Path, header: JournalHeader) -> None:
     """Write it, whole or not at all. Raises OSError."""
     path = folder / HEADER_FILE
