@@ -14,7 +14,7 @@ from tests.trees import long_tree, random_tree
 from trieline.wire.addresses import free_loopback_address
 from trieline.wire.codec import decode, encode
 from trieline.wire.config import LinksConfig
-from trieline.wire.errors import AddressError, PeerTimeoutError, WireError
+from trieline.wire.errors import AddressError, PeerTimeoutError, TreeError, WireError
 from trieline.wire.messages import (
     Acknowledge,
     ActorHeartbeat,
@@ -386,7 +386,7 @@ def test_trees_that_break_an_invariant_are_rejected_by_reason(
     def accept(delivery: TreeDelivery) -> None:
         if delivery.tree.task_id == "unwanted":
             msg = "the journal does not want it"
-            raise WireError(msg)
+            raise TreeError(msg)
 
     learner = receiver(closing, links, accept=accept, vocab_size=40)
     actor = RawActor(closing, links)

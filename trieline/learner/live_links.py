@@ -42,6 +42,7 @@ class LiveLinks:
         accepted: Accepted,
         weights_bytes: int,
         stop: threading.Event,
+        evaluation_share: float = 1.0,
     ) -> None:
         """Bind the sockets and begin to accept trees.
 
@@ -60,6 +61,7 @@ class LiveLinks:
             vocab_size=vocab_size,
             run_id=run_id_of(run_dir / "journal"),
             already_accepted=accepted.keys,
+            evaluation_share=evaluation_share,
         )
         self._publisher = WeightsPublisher(links)
         try:
@@ -127,4 +129,6 @@ class LiveLinks:
 
     def _accept(self, delivery: TreeDelivery, frames: Sequence[InFrame] | None = None) -> None:
         # A JournalError ends the receiver, so that nothing is acknowledged that is not safe.
-        self._journal.append(delivery, frames)
+        # Evaluations and demonstrations are not trained on by a step of the run, and are asked for again.
+        if delivery.purpose == "train":
+            self._journal.append(delivery, frames)

@@ -13,12 +13,13 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 import msgspec
 import zmq
 
 from trieline.wire import sockets
-from trieline.wire.assignment_ledger import AssignmentLedger
+from trieline.wire.assignment_ledger import AssignmentLedger, Hand
 from trieline.wire.codec import InFrame, decode, encode
 from trieline.wire.config import LinksConfig
 from trieline.wire.errors import MessageError, PeerTimeoutError, TreeError, WireError
@@ -33,6 +34,7 @@ from trieline.wire.messages import (
     AssignmentFailed,
     Grant,
     LearnerToActor,
+    Purpose,
     Reject,
     Stop,
     TreeDelivery,
@@ -59,6 +61,8 @@ MAX_TREE_LEAVES = 16_384
 # Of all sequences together, into which the learner takes a tree apart.
 MAX_SEQUENCE_TOKENS = 32_000_000
 GRANT_AT_ONCE = 1_000
+# Of an assignment that an earlier learner granted nobody knows the group any more; this is the usual one.
+FOREIGN_EPISODES = 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,6 +89,8 @@ class _Actor:
     foreign: int = 0
     """Assignments that it still works on for a learner before this one: they fill its capacity, too."""
     reachable: bool = True
+    episodes: int = 0
+    """As in ActorHello."""
 
 
 class TreeReceiver:
@@ -98,12 +104,14 @@ class TreeReceiver:
         vocab_size: int | None,
         run_id: str,
         already_accepted: Iterable[tuple[str, int]] = (),
+        evaluation_share: float = 1.0,
     ) -> None:
-        """`accept` runs in the receiver's thread, and a tree for which it raises WireError is rejected.
+        """`accept` runs in the receiver's thread, and a tree for which it raises TreeError is rejected.
 
         `run_id`: trees of another are rejected. A restart that goes on with a run gives it the same one.
         `already_accepted`: (actor id, sequence number) of the trees that are safe since before a restart.
         Assignment ids must only grow, over restarts too: an actor may still work on an old one.
+        `evaluation_share`: of the actors' episodes, for evaluations while something else waits.
         """
         self.duplicates = 0
         self.rejected = 0
@@ -120,7 +128,10 @@ class TreeReceiver:
         self._lock = threading.Lock()
         self._ledger = AssignmentLedger()
         self._actors: dict[str, _Actor] = {}
-        self._trees: queue.SimpleQueue[TreeDelivery | None] = queue.SimpleQueue()
+        self._trees: dict[Purpose, queue.SimpleQueue[TreeDelivery | None]] = {
+            purpose: queue.SimpleQueue() for purpose in get_args(Purpose)
+        }
+        self._evaluation_share = evaluation_share
         self._acknowledgements: dict[bytes, list[int]] = {}
         self._acknowledge_at = 0.0
         self._complaints = Complaints("trajectories")
@@ -153,24 +164,24 @@ class TreeReceiver:
             self._ledger.offer(assignments)
         self._waker.wake()
 
-    def get(self, timeout_s: float) -> TreeDelivery:
-        """The next accepted tree, or PeerTimeoutError."""
+    def get(self, timeout_s: float, purpose: Purpose = "train") -> TreeDelivery:
+        """The next accepted tree of that purpose, or PeerTimeoutError."""
         try:
-            delivery = self._trees.get(timeout=timeout_s)
+            delivery = self._trees[purpose].get(timeout=timeout_s)
         except queue.Empty:
             raise PeerTimeoutError(self._nothing_came(timeout_s)) from None
         if delivery is None:
             # For the next one who asks, too.
-            self._trees.put(None)
+            self._trees[purpose].put(None)
             self._expect_running()
             msg = "the tree receiver is closed"
             raise WireError(msg)
         return delivery
 
-    def outstanding(self) -> int:
+    def outstanding(self, purpose: Purpose = "train") -> int:
         """Assignments offered or granted whose tree has not come (nor been refused or given up)."""
         with self._lock:
-            return self._ledger.outstanding()
+            return self._ledger.outstanding(purpose)
 
     def actors(self) -> dict[str, ActorStatus]:
         """The actors that live, by id."""
@@ -241,7 +252,8 @@ class TreeReceiver:
             logger.exception("The tree receiver at %s failed", self._links.trajectories)
             self._failure = error
         finally:
-            self._trees.put(None)
+            for trees in self._trees.values():
+                trees.put(None)
 
     def _turn(self) -> None:
         all_read = self._receive()
@@ -319,12 +331,12 @@ class TreeReceiver:
         else:
             try:
                 self._expect_valid(delivery.tree)
+                self._accept(delivery)
             except TreeError as error:
                 self._reject(identity, delivery, "rejected trees", str(error))
                 return
-            self._accept(delivery)
             self._seen.setdefault(delivery.actor_id, _Seen()).add(delivery.sequence_number)
-            self._trees.put(delivery)
+            self._trees[delivery.purpose].put(delivery)
         with self._lock:
             self._ledger.close(delivery.actor_id, delivery.assignment_id)
             if (actor := self._actors.get(delivery.actor_id)) is not None:
@@ -339,6 +351,9 @@ class TreeReceiver:
         if delivery.run_id != self._run_id:
             return f"expected a tree of run {self._run_id!r}, got one of run {delivery.run_id!r}"
         with self._lock:
+            held = self._ledger.held(delivery.actor_id, delivery.assignment_id)
+            if held is not None and held.purpose != delivery.purpose:
+                return f"expected a tree to {held.purpose}, as assigned, got one to {delivery.purpose}"
             if self._ledger.owes(delivery.actor_id, delivery.assignment_id):
                 return None
         return (
@@ -378,7 +393,8 @@ class TreeReceiver:
             self._complaints.add("actors of another protocol", f"{hello.actor_id}: {reason}")
             self._send(identity, Stop(reason=reason))
             return
-        self._keep(identity, hello.actor_id, hello.capacity)
+        if (actor := self._keep(identity, hello.actor_id, hello.capacity)) is not None:
+            actor.episodes = hello.episodes
 
     def _hear(self, identity: bytes, heartbeat: ActorHeartbeat) -> None:
         actor = self._keep(identity, heartbeat.actor_id, heartbeat.capacity)
@@ -386,6 +402,7 @@ class TreeReceiver:
             return
         listed = frozenset(heartbeat.open_assignments)
         actor.running_episodes = heartbeat.running_episodes
+        actor.episodes = heartbeat.episodes
         actor.foreign = len(listed.difference(self._ledger.held_by(heartbeat.actor_id)))
         long_ago = time.monotonic() - self._links.peer_timeout_s
         lost = self._ledger.unknown_to(heartbeat.actor_id, listed, long_ago)
@@ -428,12 +445,11 @@ class TreeReceiver:
             logger.info("actor %s %s; its %d open assignments go to others", actor_id, why, count)
 
     def _grant(self) -> None:
-        free = {
-            actor_id: min(actor.capacity - len(self._ledger.held_by(actor_id)) - actor.foreign, GRANT_AT_ONCE)
-            for actor_id, actor in self._actors.items()
-            if actor.reachable
-        }
-        for actor_id, assignments in self._ledger.grant(free, time.monotonic()).items():
+        free = {i: self._hand(i, actor) for i, actor in self._actors.items() if actor.reachable}
+        episodes = sum(actor.episodes or actor.capacity for actor in self._actors.values())
+        seats = math.ceil(self._evaluation_share * episodes)
+        granted = self._ledger.grant(free, time.monotonic(), evaluation_seats=seats)
+        for actor_id, assignments in granted.items():
             actor = self._actors[actor_id]
             grant = Grant(
                 assignments=assignments,
@@ -447,6 +463,14 @@ class TreeReceiver:
                 # Gone or stuck: no more for it until it is heard again; what it holds stays until it is lost.
                 actor.reachable = False
                 self._ledger.take_back(actor_id, [a.assignment_id for a in assignments])
+
+    def _hand(self, actor_id: str, actor: _Actor) -> Hand:
+        held = len(self._ledger.held_by(actor_id))
+        hand = Hand(assignments=min(actor.capacity - held - actor.foreign, GRANT_AT_ONCE))
+        if actor.episodes:
+            foreign = actor.foreign * FOREIGN_EPISODES
+            hand.episodes = actor.episodes - self._ledger.episodes_of(actor_id) - foreign
+        return hand
 
     def _send(self, identity: bytes, message: LearnerToActor) -> bool:
         """False if the actor is gone or does not read; never waits."""
