@@ -1,4 +1,4 @@
-"""Pythons of our own making: a prefix with an interpreter and with Trieline installed in it, and a root folder."""
+"""A prefix with an interpreter and with Trieline installed in it, and a root folder, both made here."""
 
 import os
 import re

@@ -73,7 +73,9 @@ def test_beside_an_interpreter_in_a_prefix_of_its_own(tmp_path: Path) -> None:
 
 
 @as_root
-@pytest.mark.parametrize("prefixes", [("/usr/local",), ("/usr", "/usr/local")], ids=["only it", "beside /usr"])
+@pytest.mark.parametrize(
+    "prefixes", [("/usr/local",), ("/usr", "/usr/local")], ids=["only it", "beside /usr"]
+)
 def test_in_usr_local(tmp_path: Path, prefixes: tuple[str, ...]) -> None:
     python = make_prefix(tmp_path / "local")
     at = Path("/usr/local/bin", python.name)
@@ -122,5 +124,5 @@ def test_a_prepared_folder_is_the_root(tmp_path: Path) -> None:
 
 def test_a_folder_without_python_is_an_error(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "absent"):
-        with pytest.raises(SandboxError, match="python3|absent"):
+        with pytest.raises(SandboxError, match=r"python3|absent"):
             BubblewrapSandbox(LIMITS, SandboxSpec(folder=str(folder))).start()
