@@ -74,7 +74,7 @@ def share_threads(work_ns: float) -> int:
     """Let the next kernel run on as many of torch's number of threads as its work is worth; how many."""
     threads = torch.get_num_threads()
     numba.config.THREADING_LAYER_PRIORITY = THREADS
-    count = max(1, min(threads, numba.config.NUMBA_NUM_THREADS, int(work_ns / GRAIN_NS)))
+    count: int = max(1, min(threads, numba.config.NUMBA_NUM_THREADS, int(work_ns / GRAIN_NS)))
     numba.set_num_threads(count)
     if torch.get_num_threads() != threads:
         # numba's pool starts at the first call, and asks OpenMP, which is torch's too, for all cores.
