@@ -21,7 +21,7 @@ from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
-# Work for another thread, in nanoseconds: it is of another pool than torch's, whose threads still spin then.
+# Work that is worth waking another thread, in nanoseconds.
 GRAIN_NS = 100_000
 # The first of these goes best with torch's threads.
 THREADS = ["omp", "tbb", "workqueue"]
