@@ -95,6 +95,8 @@ class AssignmentLedger:
         for assignment_id in reversed(taken):
             assignment, _ = held.pop(assignment_id)
             self._waiting.appendleft(assignment)
+            # Behind the others, also if it was taken back before.
+            self._taken_back.pop((actor_id, assignment_id), None)
             self._taken_back[actor_id, assignment_id] = assignment
         while len(self._taken_back) > MAX_TAKEN_BACK:
             del self._taken_back[next(iter(self._taken_back))]
