@@ -15,6 +15,11 @@ def frame(body: bytes) -> bytes:
     return b"\x00" + bytes([len(body)]) + body
 
 
+def long_frame(body: bytes) -> bytes:
+    """A message of one frame of any length."""
+    return b"\x02" + len(body).to_bytes(8, "big") + body
+
+
 def connect_raw(address: str, *, socket_type: bytes = b"DEALER", identity: bytes = b"") -> socket.socket:
     """A connection to an `ipc://` address whose handshake is done."""
     connection = socket.socket(socket.AF_UNIX)
