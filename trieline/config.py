@@ -9,14 +9,14 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, get_args, get_origin
 
 import msgspec
 import tomli_w
 
 from trieline.actors.config import ActorConfig
 from trieline.common.errors import TrielineError
-from trieline.learner.config import LearnerConfig
+from trieline.learner.config import EvaluationConfig, LearnerConfig
 from trieline.learner.policy_server.config import PolicyServerConfig
 from trieline.wire.config import EnvConfig, LinksConfig, ModelConfig
 
@@ -35,23 +35,6 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     seed: Annotated[int, msgspec.Meta(ge=0)] = 0
     actors: Annotated[int, msgspec.Meta(ge=1, le=256)] = 1
     """Actor programs that `trieline train` starts; each forks `actor.processes` workers."""
-
-
-class EvaluationConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Held-out success on tasks of the split `test`, the same ones for the same seed."""
-
-    episodes: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 100
-    """Tasks per environment."""
-    attempts: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 1
-    """Episodes per task; the k of avg@k and pass@k."""
-    temperature: Annotated[float, msgspec.Meta(ge=0)] = 1.0
-    """0: greedy. The training temperature shows what training changes."""
-    every: Annotated[int, msgspec.Meta(ge=0)] = 0
-    """Steps between two evaluations in a training run. 0: only before the first step and after the last."""
-    concurrency: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 64
-    transcripts: Annotated[int, msgspec.Meta(ge=0, le=100)] = 4
-    """Episodes per environment that are kept as text, of the same tasks every time."""
-    seed: Annotated[int, msgspec.Meta(ge=0)] = 20_000
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -197,11 +180,17 @@ def _check_keys(tree: Mapping[str, Any], record: type[msgspec.Struct], prefix: s
     known = {field.name: field.type for field in msgspec.structs.fields(record)}
     for key, value in tree.items():
         if key not in known:
-            near = difflib.get_close_matches(key, known, 1, cutoff=0.5)
-            hint = (
-                f" Did you mean {prefix}{near[0]!s}?" if near else f" Known here: {', '.join(sorted(known))}."
-            )
-            msg = f"unknown key {prefix}{key}.{hint}"
+            parts = {
+                f"{part}.{field.name}"
+                for part, annotation in known.items()
+                if get_origin(annotation) is not list
+                for inner in _records_in(annotation)
+                for field in msgspec.structs.fields(inner)
+            }
+            near = [path for path in sorted(parts) if path.endswith(f".{key}")]
+            near = near or difflib.get_close_matches(key, known, 1, cutoff=0.5)
+            hint = f"Did you mean {prefix}{near[0]}?" if near else f"Known here: {', '.join(sorted(known))}."
+            msg = f"unknown key {prefix}{key}. {hint}"
             raise ConfigError(msg)
         for inner in _records_in(known[key]):
             items = value if isinstance(value, list) else [value]

@@ -11,7 +11,7 @@ BASE = """
 path = "builtin:tiny"
 [[envs]]
 id = "trieline/Arithmetic-v0"
-levels = [0, 1]
+curriculum.levels = [0, 1]
 """
 
 
@@ -32,10 +32,12 @@ def test_every_recipe_is_whole(recipe: str) -> None:
 def test_later_files_and_settings_win(base: str, tmp_path: Path) -> None:
     later = tmp_path / "later.toml"
     later.write_text("[run]\nseed = 7\nname = 'later'\n")
-    config = load_config([base, str(later)], ["run.seed=8", "envs.0.weight=2.5", "envs.0.levels=[3]"])
+    config = load_config(
+        [base, str(later)], ["run.seed=8", "envs.0.curriculum.weight=2.5", "envs.0.curriculum.levels=[3]"]
+    )
     assert (config.run.seed, config.run.name) == (8, "later")
-    assert config.envs[0].weight == 2.5
-    assert config.envs[0].levels == [3]
+    assert config.envs[0].curriculum.weight == 2.5
+    assert config.envs[0].curriculum.levels == [3]
 
 
 def test_bare_text_needs_no_quotes(base: str) -> None:
@@ -55,10 +57,16 @@ def test_the_resolved_copy_is_the_same_configuration(base: str, tmp_path: Path) 
     [
         ("run.sede=1", r"unknown key run\.sede\. Did you mean run\.seed\?"),
         ("learner.objective.clip_hihg=1", r"unknown key learner\.objective\.clip_hihg.*clip_high"),
-        ("envs.0.wieght=1", r"unknown key envs\.0\.wieght.*envs\.0\.weight"),
+        ("envs.0.kwarg=1", r"unknown key envs\.0\.kwarg.*envs\.0\.kwargs"),
+        ("envs.0.weight=1", r"unknown key envs\.0\.weight\. Did you mean envs\.0\.curriculum\.weight\?"),
+        (
+            "envs.0.max_turns=1",
+            r"unknown key envs\.0\.max_turns\. Did you mean envs\.0\.episode\.max_turns\?",
+        ),
+        ("learner.lr=1", r"unknown key learner\.lr\. Did you mean learner\.optimizer\.lr\?"),
         ("run.seed=abc", r"run\.seed: expected `int`, got `str`"),
         ("run.seed=-1", r"run\.seed: expected `int` >= 0"),
-        ("envs.5.weight=1", r"expected an index from 0 to 0, got '5'"),
+        ("envs.5.kwargs=1", r"expected an index from 0 to 0, got '5'"),
         ("run.seed.deeper.still=1", r"unknown key|is a value, not a section|expected"),
         ("actor.temperature=0.7", r"actor\.temperature and learner\.objective\.temperature to be equal"),
         ("actor.top_p=0.9", r"expected actor\.top_p = 1"),

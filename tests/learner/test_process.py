@@ -4,18 +4,17 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Collection, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 import pytest
 
 from tests.learner.live_parts import (
     LEARNER,
     EvenActor,
-    even_tree,
     free_links,
     policy_server,
     program,
@@ -23,14 +22,13 @@ from tests.learner.live_parts import (
     wait_for_step,
 )
 from trieline.common.file_lock import file_lock
-from trieline.learner.config import LearnerConfig, OptimizerConfig, WarmStartConfig
+from trieline.learner.config import EvaluationConfig, LearnerConfig, OptimizerConfig, WarmStartConfig
 from trieline.learner.keeping.checkpoint import latest_checkpoint, read_state
 from trieline.learner.process import LOCK_FILE, run_learner
-from trieline.learner.training import Hooks
+from trieline.learner.training import WARM_START_EPISODES
 from trieline.wire.config import EnvConfig, LinksConfig, ModelConfig
 from trieline.wire.journal import read_journal
-from trieline.wire.messages import Assignment, Completion
-from trieline.wire.tree import TrajectoryTree
+from trieline.wire.messages import Assignment
 
 CONFIG = LearnerConfig(
     steps=4,
@@ -41,6 +39,9 @@ CONFIG = LearnerConfig(
     startup_timeout_s=60.0,
     optimizer=OptimizerConfig(lr=1e-3),
 )
+
+
+EVALUATION = EvaluationConfig(episodes=2)
 
 
 @pytest.fixture(scope="module")
@@ -58,17 +59,18 @@ def run(
     run_dir: Path,
     *,
     resume: bool = False,
-    hooks: Hooks | None = None,
+    evaluation: EvaluationConfig = EVALUATION,
+    envs: Sequence[str] = ("test/Even-v0",),
 ) -> int:
     return run_learner(
         config,
         model=ModelConfig(path=str(model), dtype="float32"),
-        envs=[EnvConfig(id="test/Even-v0")],
+        envs=[EnvConfig(id=env) for env in envs],
         links=links,
         run_dir=run_dir,
         seed=0,
         resume=resume,
-        hooks=hooks or Hooks(),
+        evaluation=evaluation,
     )
 
 
@@ -78,16 +80,10 @@ def steps_of(run_dir: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("max_staleness", [0, 2])
 def test_a_live_run(max_staleness: int, links: LinksConfig, tiny_folder: Path, tmp_path: Path) -> None:
-    evaluated: list[int] = []
-
-    def held_out(step: int, stop: threading.Event) -> Mapping[str, float]:
-        evaluated.append(step)
-        return {"eval/test/Even-v0/avg@k": 0.5}
-
     config = msgspec.structs.replace(CONFIG, max_staleness=max_staleness)
-    hooks = Hooks(held_out=held_out, held_out_every=3)
+    evaluation = msgspec.structs.replace(EVALUATION, every=3)
     with EvenActor(links, break_every=3) as actor:
-        assert run(config, links, tiny_folder, tmp_path, hooks=hooks) == 0
+        assert run(config, links, tiny_folder, tmp_path, evaluation=evaluation) == 0
         actor.join()
         assert actor.stopped
     steps = steps_of(tmp_path)
@@ -98,10 +94,14 @@ def test_a_live_run(max_staleness: int, links: LinksConfig, tiny_folder: Path, t
     assert max(r.get("mismatch_kl/logprob_max_abs", 0.0) for r in steps) < 1e-4
     assert sum(r.get("errored_rollouts/test/Even-v0/sandbox", 0) for r in steps) > 0
     assert steps[-1]["sample"]["reply"] == "a reply"
-    assert evaluated == [0, 3, 4]
+    evaluated = {r["step"]: r["eval/test/Even-v0/avg@k"] for r in records(tmp_path) if "eval/mean" in r}
+    assert evaluated == {0: 0.5, 3: 0.5, 4: 0.5}
+    assert sorted(path.name for path in (tmp_path / "eval").iterdir()) == [
+        f"step_{step}.json" for step in evaluated
+    ]
     numbers = [d.sequence_number for d in read_journal(tmp_path / "journal")]
     assert numbers == sorted(set(numbers))
-    assert len(numbers) == len(actor.sent)
+    assert len(numbers) == len(actor.sent), "what is played for an evaluation is not trained on"
 
 
 def test_a_second_learner_in_a_run_folder_is_refused(
@@ -176,54 +176,31 @@ def test_a_policy_server_that_computes_something_else_is_found_out(
     assert "policy server and learner compute different log-probabilities" in caplog.text
 
 
-def demonstrations(count: int) -> list[TrajectoryTree]:
-    """An expert who always writes four times the same even token."""
-    task = Assignment(assignment_id=0, env_id="test/Even-v0", seed=1, group_size=1)
-    prompt = np.frombuffer(b"task", np.uint8).astype(np.int32)
-    zeros = np.zeros(4, np.float32)
-    reply = Completion(
-        request_id=0,
-        token_ids=np.full(4, 50, np.int32),
-        logprobs=zeros,
-        entropies=zeros,
-        policy_versions=np.zeros(4, np.int32),
-        finish_reason="stop",
-    )
-    return [even_tree(task, prompt, [reply]) for _ in range(count)]
-
-
 def test_a_warm_start_ends_at_a_measured_success(
     links: LinksConfig, tiny_folder: Path, tmp_path: Path
 ) -> None:
-    measured = iter([(0.1, 0.2), (0.6, 0.2), (0.5, 0.7)])
-    wanted = []
+    measured = {"easy": [0.1, 0.6, 0.5, 0.5], "hard": [0.2, 0.2, 0.7, 0.7]}
+    asked = Counter[str]()
 
-    def demonstrate(count: int, envs: Collection[str]) -> list[TrajectoryTree]:
-        wanted.append(envs)
-        return demonstrations(count)
+    def success(assignment: Assignment) -> float:
+        asked[assignment.env_id] += 1
+        return measured[assignment.env_id][(asked[assignment.env_id] - 1) // WARM_START_EPISODES]
 
     config = msgspec.structs.replace(
         CONFIG, steps=1, warm_start=WarmStartConfig(target=0.5, evaluate_every=2, trees_per_step=4, lr=1e-3)
     )
-    hooks = Hooks(
-        demonstrations=demonstrate,
-        success=lambda stop: dict(zip(("easy", "hard"), next(measured), strict=True)),
-    )
-    with EvenActor(links):
-        assert run(config, links, tiny_folder, tmp_path, hooks=hooks) == 0
+    with EvenActor(links, success=success) as actor:
+        assert run(config, links, tiny_folder, tmp_path, envs=("easy", "hard")) == 0
     warm = [r for r in records(tmp_path) if "warm_start/step" in r]
     assert len(warm) == 6
     losses = [r["warm_start/loss"] for r in warm]
     assert losses[-1] < losses[0] - 0.5
-    assert warm[-1]["warm_start/success/mean"] == 0.6
-    assert wanted == [[], [], ["easy", "hard"], ["easy", "hard"], ["hard"], ["hard"]]
+    assert [r["warm_start/success/mean"] for r in warm if "warm_start/success/mean" in r] == pytest.approx(
+        [0.15, 0.4, 0.6]
+    )
+    shown = [a.env_id for a in actor.asked if a.purpose == "demonstrate"]
+    assert shown[:16] == ["easy", "hard"] * 8
+    # Once the easy one is there, only the hard one is shown.
+    assert set(shown[-8:]) == {"hard"}
     (step,) = steps_of(tmp_path)
     assert step["policy_version"] == 7
-
-
-def test_a_warm_start_without_demonstrations_is_refused(
-    tiny_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    config = msgspec.structs.replace(CONFIG, warm_start=WarmStartConfig())
-    assert run(config, free_links(), tiny_folder, tmp_path) == 1
-    assert "needs demonstrations" in caplog.text

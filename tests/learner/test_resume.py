@@ -12,15 +12,15 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.trees import random_tree
-from trieline.learner.config import LearnerConfig, OptimizerConfig
+from trieline.learner.config import EvaluationConfig, LearnerConfig, OptimizerConfig
 from trieline.learner.keeping.checkpoint import latest_checkpoint
 from trieline.learner.objective_config import ObjectiveConfig
 from trieline.learner.process import run_learner
-from trieline.wire.config import EnvConfig, LinksConfig, ModelConfig
+from trieline.wire.config import CurriculumConfig, EnvConfig, LinksConfig, ModelConfig
 from trieline.wire.journal import Journal
 from trieline.wire.messages import TreeDelivery
 
-ENV = EnvConfig(id="test/Random-v0", levels=[0, 1], promote_at=0.01)
+ENV = EnvConfig(id="test/Random-v0", curriculum=CurriculumConfig(levels=[0, 1], promote_at=0.01))
 GROUP = LearnerConfig(
     trees_per_step=2,
     steps=4,
@@ -65,6 +65,7 @@ def replay(
         run_dir=run_dir,
         seed=3,
         resume=resume,
+        evaluation=EvaluationConfig(),
     )
 
 

@@ -12,8 +12,8 @@ from typing import Literal
 
 from trieline.actors.env_session import EnvSession
 from trieline.actors.errors import ForkUnsupportedError
-from trieline.actors.policy import derived_seed
 from trieline.actors.rollout import Origin
+from trieline.common.seeds import derived_seed
 from trieline.wire.messages import Completion
 
 log = logging.getLogger(__name__)

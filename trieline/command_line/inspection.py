@@ -33,15 +33,17 @@ def _eval(options: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from trieline.launcher.evaluation import Evaluator
+    from trieline.launcher.evaluation import evaluate
     from trieline.wire.model_folder import tokenizer_folder
 
     log_to(None)
     config = read_config(options)
     console = Console()
     with console.status("waiting for the policy server") as status:
-        report = Evaluator(config, tokenizer_folder(config.model.path)).run(
-            progress=lambda done, total: status.update(f"{done} of {total} episodes")
+        report = evaluate(
+            config,
+            tokenizer_folder(config.model.path),
+            progress=lambda done, total: status.update(f"{done} of {total} tasks"),
         )
     how = "greedy" if report.temperature == 0 else f"temperature {report.temperature:g}"
     table = Table(title=f"held-out success, {how}, policy versions {report.policy_versions}")

@@ -104,7 +104,7 @@ def _check_sandboxes() -> Iterator[Finding]:
 def _check_environments(config: Config) -> Iterator[Finding]:
     for env_config in config.envs:
         try:
-            task = first_task(env_config, config.actor.turn_timeout_s)
+            task = first_task(env_config, env_config.episode.turn_timeout_s or config.actor.turn_timeout_s)
         except EnvironmentSetupError as error:
             yield Finding("FAIL", env_config.id, str(error), "trieline envs list")
         else:

@@ -50,6 +50,25 @@ class WarmStartConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """Steps between two measurements."""
 
 
+class EvaluationConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Held-out success on tasks of the split `test`, the same for the same seed, played by the actors."""
+
+    episodes: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 100
+    """Tasks per environment."""
+    attempts: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 1
+    """Episodes per task; the k of avg@k and pass@k."""
+    temperature: Annotated[float, msgspec.Meta(ge=0)] = 1.0
+    """0: greedy. The training temperature shows what training changes."""
+    every: Count = 0
+    """Steps between two evaluations beside training. 0: only before the first step and after the last."""
+    share: Fraction = 0.25
+    """Of the actors' episodes, for an evaluation while training asks for others. What is left over it gets,
+    too."""
+    transcripts: Annotated[int, msgspec.Meta(ge=0, le=100)] = 4
+    """Episodes per environment that are kept as text, of the same tasks every time."""
+    seed: Count = 20_000
+
+
 class LearnerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The learner process. Counts are trees, rollouts, tokens and steps as their names say."""
 

@@ -41,7 +41,10 @@ def expectation_of(
     """What every tree of a run with these settings keeps to."""
     return Expectation(
         envs={
-            env.id: EnvExpectation(max_context=env.max_context, levels=frozenset(env.levels or [0]))
+            env.id: EnvExpectation(
+                max_context=env.episode.max_context,
+                levels=frozenset([*env.curriculum.levels, *env.curriculum.eval_levels] or [0]),
+            )
             for env in envs
         },
         vocab_size=vocab_size,
@@ -65,6 +68,7 @@ class LiveLinks:
         accepted: Accepted,
         weights_bytes: int,
         stop: threading.Event,
+        evaluation_share: float = 1.0,
     ) -> None:
         """Bind the sockets and begin to accept trees.
 
@@ -84,6 +88,7 @@ class LiveLinks:
             expectation=expectation,
             run_id=run_id_of(run_dir / "journal"),
             already_accepted=accepted.keys,
+            evaluation_share=evaluation_share,
         )
         self.receiver.newest_version = newest_version
         self._publisher = WeightsPublisher(links)
@@ -155,4 +160,6 @@ class LiveLinks:
 
     def _accept(self, delivery: TreeDelivery, frames: Sequence[InFrame]) -> None:
         # A JournalError ends the receiver, so that nothing is acknowledged that is not safe.
-        self._journal.append(delivery)
+        # Evaluations and demonstrations are not trained on by a step of the run, and are asked for again.
+        if delivery.purpose == "train":
+            self._journal.append(delivery)

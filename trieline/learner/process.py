@@ -1,21 +1,22 @@
 """The learner process: put the parts together, train, and end in order on a signal."""
 
 import logging
-import signal
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
-from types import FrameType
 
 import torch
 
 from trieline.common.errors import TrielineError
 from trieline.common.file_lock import file_lock
-from trieline.learner.config import LearnerConfig
+from trieline.common.signals import on_stop_signal
+from trieline.learner.config import EvaluationConfig, LearnerConfig
 from trieline.learner.errors import LearnerError
 from trieline.learner.intake.accepted import read_accepted
 from trieline.learner.intake.curriculum import Curriculum
+from trieline.learner.intake.demonstrations import Demonstrations
+from trieline.learner.intake.evaluation import Evaluations
 from trieline.learner.intake.staleness import Pacing
 from trieline.learner.intake.tree_source import LiveSource, ReplaySource, TreeSource
 from trieline.learner.keeping.checkpoint import (
@@ -30,7 +31,7 @@ from trieline.learner.live_links import LiveLinks, expectation_of
 from trieline.learner.model.compute_dtype import choose_dtype
 from trieline.learner.model_folder.model_source import prepare_model
 from trieline.learner.probe import probe
-from trieline.learner.training import Hooks, Training
+from trieline.learner.training import LiveParts, Training
 from trieline.learner.update.learner import Learner
 from trieline.wire.config import EnvConfig, LinksConfig, ModelConfig
 from trieline.wire.journal import Journal
@@ -38,7 +39,6 @@ from trieline.wire.tree_admission import Expectation
 
 log = logging.getLogger(__name__)
 
-NO_HOOKS = Hooks()
 LOCK_FILE = ".learner.lock"
 """In a run folder: two learners would write over each other's metrics and checkpoints."""
 
@@ -52,8 +52,8 @@ def run_learner(
     run_dir: Path,
     seed: int,
     resume: bool,
+    evaluation: EvaluationConfig,
     max_forks: int | None = None,
-    hooks: Hooks = NO_HOOKS,
 ) -> int:
     """Train to the end, or until SIGINT or SIGTERM, which end it with a checkpoint. Returns the exit status.
 
@@ -65,14 +65,17 @@ def run_learner(
         run_dir: journal, metrics and checkpoints go there.
         seed: of the tasks and of torch.
         resume: go on from the latest checkpoint in `run_dir`.
+        evaluation: how held-out success is measured.
         max_forks: of the rollouts of one tree, as the actors branch; None: unknown.
-        hooks: what plays episodes for the learner.
     """
     stop = threading.Event()
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        with _signals(stop), file_lock(run_dir / LOCK_FILE, what=f"to train in {run_dir}", timeout_s=0):
-            _run(config, model, envs, links, run_dir, seed, resume, max_forks, hooks, stop)
+        with (
+            on_stop_signal(_stop_request(stop)),
+            file_lock(run_dir / LOCK_FILE, what=f"to train in {run_dir}", timeout_s=0),
+        ):
+            _run(config, model, envs, links, run_dir, seed, resume, evaluation, max_forks, stop)
     except TrielineError as error:
         log.error("%s", error)
         return 1
@@ -90,14 +93,11 @@ def _run(
     run_dir: Path,
     seed: int,
     resume: bool,
+    evaluation: EvaluationConfig,
     max_forks: int | None,
-    hooks: Hooks,
     stop: threading.Event,
 ) -> None:
     check_settings(config, envs)
-    if config.warm_start is not None and (hooks.demonstrations is None or hooks.success is None):
-        msg = "a warm start needs demonstrations and a measure of success, and the caller gave none"
-        raise LearnerError(msg)
     checkpoint, state = _find_checkpoint(run_dir, resume)
     torch.manual_seed(seed)
     if config.threads is not None:
@@ -129,12 +129,25 @@ def _run(
             max_forks=max_forks,
         )
         live, source = _open_source(
-            config, links, expectation, run_dir, learner, curriculum, state, resume, stop, stack
+            config,
+            links,
+            expectation,
+            run_dir,
+            learner,
+            curriculum,
+            state,
+            resume,
+            stop,
+            stack,
+            evaluation.share,
         )
         metrics = stack.enter_context(closing(MetricsLog(run_dir, step=state.step if state else 0)))
         if live is not None and not _greet_servers(live, learner, links, model_folder, metrics, state):
             live.stop_actors("the learner was asked to stop")
             return
+        live_parts = None
+        if live is not None:
+            live_parts = _live_parts(live, config, evaluation, envs, curriculum, seed, stop)
         training = Training(
             learner,
             source,
@@ -142,9 +155,8 @@ def _run(
             run_dir=run_dir,
             model_folder=model_folder,
             metrics=metrics,
-            live=live,
+            live=live_parts,
             state=state,
-            hooks=hooks,
             stop=stop,
         )
         training.run()
@@ -153,7 +165,7 @@ def _run(
 def check_settings(config: LearnerConfig, envs: Sequence[EnvConfig]) -> None:
     """Raise LearnerError for settings that contradict each other or have no effect."""
     config.validate()
-    if not any(len(env.levels) > 1 for env in envs):
+    if not any(len(env.curriculum.levels) > 1 for env in envs):
         defaults = LearnerConfig()
         for name in ("promotion_episodes", "hardest_level_share"):
             if getattr(config, name) != getattr(defaults, name):
@@ -185,6 +197,7 @@ def _open_source(
     resume: bool,
     stop: threading.Event,
     stack: ExitStack,
+    evaluation_share: float,
 ) -> tuple[LiveLinks | None, TreeSource]:
     records_taken = state.records_taken if state else 0
     if config.replay is not None:
@@ -214,6 +227,7 @@ def _open_source(
         accepted=accepted,
         weights_bytes=weights_bytes,
         stop=stop,
+        evaluation_share=evaluation_share,
     )
     stack.enter_context(closing(live))
     pacing = Pacing(trees_per_step=config.trees_per_step, max_staleness=config.max_staleness)
@@ -232,6 +246,37 @@ def _versions_ahead(config: LearnerConfig, state: TrainerState | None) -> int:
     warm_start = config.warm_start
     warming = warm_start.max_steps if warm_start and not (state and state.warm_started) else 0
     return config.checkpoint_every + warming
+
+
+def _live_parts(
+    live: LiveLinks,
+    config: LearnerConfig,
+    evaluation: EvaluationConfig,
+    envs: Sequence[EnvConfig],
+    curriculum: Curriculum,
+    seed: int,
+    stop: threading.Event,
+) -> LiveParts:
+    return LiveParts(
+        links=live,
+        evaluations=Evaluations(
+            live.receiver,
+            envs,
+            evaluation,
+            next_id=curriculum.take_id,
+            silence_s=config.batch_timeout_s,
+            stop=stop,
+        ),
+        demonstrations=Demonstrations(
+            live.receiver,
+            envs,
+            seed=seed,
+            next_id=curriculum.take_id,
+            timeout_s=config.batch_timeout_s,
+            stop=stop,
+        ),
+        evaluation=evaluation,
+    )
 
 
 def _greet_servers(
@@ -253,22 +298,13 @@ def _greet_servers(
     return True
 
 
-@contextmanager
-def _signals(stop: threading.Event) -> Iterator[None]:
-    """The first SIGINT or SIGTERM asks to stop, the second one interrupts. Only the main thread gets any."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+def _stop_request(stop: threading.Event) -> Callable[[str], None]:
+    """The first signal asks to stop, the second one interrupts."""
 
-    def handle(number: int, frame: FrameType | None) -> None:
+    def react(name: str) -> None:
         if stop.is_set():
             raise KeyboardInterrupt
-        log.info("%s: finishing the step, then a checkpoint", signal.Signals(number).name)
+        log.info("%s: finishing the step, then a checkpoint", name)
         stop.set()
 
-    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    return react

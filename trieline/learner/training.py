@@ -7,14 +7,19 @@ a checkpoint then says is whole.
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trieline.learner.config import LearnerConfig
-from trieline.learner.errors import StopRequested
+import msgspec
+
+from trieline.learner.config import EvaluationConfig, LearnerConfig
+from trieline.learner.errors import StopRequested, TrainingError
+from trieline.learner.held_out import HeldOut
 from trieline.learner.intake.curriculum import Curriculum
+from trieline.learner.intake.demonstrations import Demonstrations
+from trieline.learner.intake.evaluation import Evaluations
 from trieline.learner.intake.tree_metrics import (
     batch_metrics,
     failure_metrics,
@@ -27,25 +32,24 @@ from trieline.learner.keeping.checkpoint import TrainerState, save_checkpoint
 from trieline.learner.keeping.metrics import MetricsLog
 from trieline.learner.live_links import LiveLinks
 from trieline.learner.update.learner import Learner
-from trieline.learner.warm_start import Demonstrations, warm_start
+from trieline.learner.warm_start import warm_start
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Hooks:
-    """What a caller adds that plays episodes: environments are none of the learner's business."""
+# A measurement that ends a warm start is made often, so it is small: its standard error at 0.5 is 0.06.
+WARM_START_EPISODES = 64
+EVALUATIONS_FOLDER = "eval"
 
-    demonstrations: Demonstrations | None = None
-    """An expert's episodes. Needed for a warm start."""
-    success: Callable[[threading.Event], Mapping[str, float]] | None = None
-    """Sampled success by environment, measured through the policy server. Needed for a warm start. Raises
-    StopRequested when the event is set, as does the next."""
-    held_out: Callable[[int, threading.Event], Mapping[str, float]] | None = None
-    """Held-out evaluation at a step, through the policy server; its figures are metrics. Called before the
-    first step and after the last one."""
-    held_out_every: int = 0
-    """And after every so many steps. 0: not in between."""
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LiveParts:
+    """What a run with live actors and policy servers has, and a replay has not."""
+
+    links: LiveLinks
+    evaluations: Evaluations
+    demonstrations: Demonstrations
+    evaluation: EvaluationConfig
 
 
 class Training:
@@ -60,9 +64,8 @@ class Training:
         run_dir: Path,
         model_folder: Path,
         metrics: MetricsLog,
-        live: LiveLinks | None,
+        live: LiveParts | None,
         state: TrainerState | None,
-        hooks: Hooks,
         stop: threading.Event,
     ) -> None:
         """`live` is None in a replay; `state` is that of the checkpoint the run goes on from, if any."""
@@ -72,8 +75,16 @@ class Training:
         self._run_dir = run_dir
         self._model_folder = model_folder
         self._metrics = metrics
-        self._live = live
-        self._hooks = hooks
+        self._live = live.links if live else None
+        self._parts = live
+        self._held_out: HeldOut | None = None
+        if live is not None:
+            self._held_out = HeldOut(
+                live.evaluations,
+                folder=run_dir / EVALUATIONS_FOLDER,
+                metrics=metrics,
+                every=live.evaluation.every,
+            )
         self._stop = stop
         self.step = state.step if state else 0
         self._records_taken = state.records_taken if state else 0
@@ -99,16 +110,16 @@ class Training:
             reason = "the learner was asked to stop"
         self.checkpoint()
         if self._live is not None:
-            if not self._stop.is_set():
-                self._evaluate()
+            if self._held_out is not None and not self._stop.is_set():
+                self._held_out.end(self.step)
             self._live.stop_actors(reason)
         log.info("%s at step %d of %d", reason, self.step, self.config.steps)
 
     def _begin(self) -> None:
         if self.config.warm_start is not None and not self._warm_started:
             self._warm_start()
-        if self.step == 0 and self._live is not None:
-            self._evaluate()
+        if self.step == 0 and self._held_out is not None:
+            self._held_out.begin()
 
     def _loop(self) -> None:
         minutes = self.config.max_minutes
@@ -129,6 +140,8 @@ class Training:
         collecting = time.monotonic()
         trees = self._source.collect(self._learner.policy_version)
         collected = time.monotonic()
+        if self._held_out is not None:
+            self._held_out.before_step()
         version = self._learner.policy_version
         report = self._learner.step(trees.trees)
         if self._live is not None and not trees.preloaded:
@@ -145,13 +158,10 @@ class Training:
         }
         self._record(trees, report.metrics | times, version)
         last = self.step == self.config.steps
-        if not last and self._is_due(self._hooks.held_out_every):
-            self._evaluate()
-        if not last and self._is_due(self.config.checkpoint_every):
+        if self._held_out is not None and not last:
+            self._held_out.after_step(self.step)
+        if not last and self.step % self.config.checkpoint_every == 0:
             self.checkpoint()
-
-    def _is_due(self, every: int) -> bool:
-        return every > 0 and self.step % every == 0
 
     def _advance(self, trees: StepTrees) -> None:
         self.step += 1
@@ -186,21 +196,14 @@ class Training:
         self._metrics.write(self.step, values)
 
     def _warm_start(self) -> None:
-        config, hooks = self.config.warm_start, self._hooks
+        config, parts = self.config.warm_start, self._parts
         assert config is not None
-        assert hooks.demonstrations is not None, "checked when the run was opened"
-        assert hooks.success is not None, "checked when the run was opened"
-        measure = hooks.success
-
-        def measure_published() -> Mapping[str, float]:
-            self._publish()
-            return measure(self._stop)
-
+        assert parts is not None, "a replay has no warm start: checked with the settings"
         steps = warm_start(
             self._learner,
             config,
-            demonstrations=hooks.demonstrations,
-            measure=measure_published,
+            demonstrations=parts.demonstrations.collect,
+            measure=lambda: self._sampled_success(parts),
             record=lambda values: self._metrics.write(0, values),
             stop=self._stop,
         )
@@ -208,18 +211,16 @@ class Training:
         self._warm_started = True
         self.checkpoint()
 
-    def _evaluate(self) -> None:
-        if self._hooks.held_out is None or self._stop.is_set():
-            return
-        began = time.monotonic()
-        try:
-            figures = dict(self._hooks.held_out(self.step, self._stop))
-        except StopRequested:
-            return
-        figures["time/evaluate"] = time.monotonic() - began
-        self._metrics.write(self.step, figures)
-        # The time of an evaluation is no step's.
-        self._ended_at += time.monotonic() - began
+    def _sampled_success(self, parts: LiveParts) -> Mapping[str, float]:
+        """By environment, of the present weights: what a warm start ends by."""
+        self._publish()
+        settings = msgspec.structs.replace(parts.evaluation, episodes=WARM_START_EPISODES, transcripts=0)
+        parts.evaluations.start(self.step, settings)
+        finished = parts.evaluations.wait()
+        if finished is None:
+            msg = "the sampled success of a warm start could not be measured: see the warning before"
+            raise TrainingError(msg)
+        return {env.env_id: env.mean_return or 0.0 for env in finished.report.envs}
 
     def checkpoint(self) -> None:
         """Save where the run stands, unless that is saved already."""

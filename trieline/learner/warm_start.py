@@ -18,16 +18,12 @@ from trieline.wire.tree import TrajectoryTree
 
 log = logging.getLogger(__name__)
 
-Demonstrations = Callable[[int, Collection[str]], list[TrajectoryTree]]
-"""`demonstrations(n, envs)`: n trees of an expert's episodes, others at every call, in these environments; in
-all that there are if `envs` is empty."""
-
 
 def warm_start(
     learner: Learner,
     config: WarmStartConfig,
     *,
-    demonstrations: Demonstrations,
+    demonstrations: Callable[[int, Collection[str]], list[TrajectoryTree]],
     measure: Callable[[], Mapping[str, float]],
     record: Callable[[Mapping[str, Any]], None],
     stop: threading.Event,
@@ -40,7 +36,8 @@ def warm_start(
     Args:
         learner: its optimizer begins anew afterwards.
         config: rates and limits.
-        demonstrations: an expert's episodes.
+        demonstrations: n trees of an expert's episodes, others at every call, in some environments; in all
+            that there are if none is named.
         measure: sampled success by environment, of the weights as they are at the call.
         record: takes one record for the metrics.
         stop: set when somebody asks to stop.

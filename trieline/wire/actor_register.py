@@ -5,11 +5,13 @@ import time
 from dataclasses import dataclass
 
 from trieline.common.complaints import Complaints
-from trieline.wire.assignment_ledger import AssignmentLedger
+from trieline.wire.assignment_ledger import AssignmentLedger, Hand
 from trieline.wire.messages import ActorHeartbeat
 
 MAX_ACTORS = 4_096
 GRANT_AT_ONCE = 1_000
+# Of an assignment that an earlier learner granted nobody knows the group any more; this is the usual one.
+FOREIGN_EPISODES = 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,6 +40,8 @@ class Actor:
     """Assignments that it still works on for a learner before this one: they fill its capacity, too."""
     reachable: bool = True
     told_to_stop: bool = False
+    episodes: int = 0
+    """As in ActorHello."""
 
 
 class ActorRegister:
@@ -51,7 +55,7 @@ class ActorRegister:
         self._complaints = complaints
         self._peer_timeout_s = peer_timeout_s
 
-    def hear(self, identity: bytes, actor_id: str, capacity: int) -> Actor | None:
+    def hear(self, identity: bytes, actor_id: str, capacity: int, episodes: int) -> Actor | None:
         """The record of an actor that just spoke; a new one if it is unknown and says its capacity."""
         actor = self.actors.get(actor_id)
         if actor is None:
@@ -66,13 +70,14 @@ class ActorRegister:
             self._complaints.add("actors joined", f"{actor_id}, capacity {capacity}", level=logging.INFO)
         actor.identity = identity
         actor.capacity = capacity or actor.capacity
+        actor.episodes = episodes
         actor.heard_at = time.monotonic()
         actor.reachable = True
         return actor
 
     def hear_heartbeat(self, identity: bytes, heartbeat: ActorHeartbeat) -> None:
         """What it lists as open fills its capacity; what it does not list for long never reached it."""
-        actor = self.hear(identity, heartbeat.actor_id, heartbeat.capacity)
+        actor = self.hear(identity, heartbeat.actor_id, heartbeat.capacity, heartbeat.episodes)
         if actor is None:
             return
         listed = frozenset(heartbeat.open_assignments)
@@ -106,13 +111,21 @@ class ActorRegister:
                 kind, f"{actor_id}, whose {count} open assignments go to others", level=level
             )
 
-    def free(self) -> dict[str, int]:
-        """How many assignments each actor can take now."""
-        return {
-            actor_id: min(actor.capacity - len(self._ledger.held_by(actor_id)) - actor.foreign, GRANT_AT_ONCE)
-            for actor_id, actor in self.actors.items()
-            if actor.reachable
-        }
+    def hands(self) -> dict[str, Hand]:
+        """What each actor can take now."""
+        return {i: self._hand(i, actor) for i, actor in self.actors.items() if actor.reachable}
+
+    def _hand(self, actor_id: str, actor: Actor) -> Hand:
+        held = len(self._ledger.held_by(actor_id))
+        hand = Hand(assignments=min(actor.capacity - held - actor.foreign, GRANT_AT_ONCE))
+        if actor.episodes:
+            foreign = actor.foreign * FOREIGN_EPISODES
+            hand.episodes = actor.episodes - self._ledger.episodes_of(actor_id) - foreign
+        return hand
+
+    def episodes(self) -> int:
+        """Episodes that all actors play at once; of those that do not say, the assignments that they hold."""
+        return sum(actor.episodes or actor.capacity for actor in self.actors.values())
 
     def status(self) -> dict[str, ActorStatus]:
         """For people and metrics."""

@@ -6,10 +6,12 @@ then acknowledged. An assignment is outstanding from `offer` until its tree is h
 the actor that holds it is lost, it is granted again before all others.
 """
 
+import math
 import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from typing import get_args
 
 import msgspec
 import zmq
@@ -35,6 +37,7 @@ from trieline.wire.messages import (
     AssignmentFailed,
     Grant,
     LearnerToActor,
+    Purpose,
     Reject,
     Stop,
     TreeDelivery,
@@ -68,6 +71,7 @@ class TreeReceiver:
         run_id: str,
         expectation: Expectation | None = None,
         already_accepted: Iterable[tuple[str, int]] = (),
+        evaluation_share: float = 1.0,
     ) -> None:
         """`accept` gets each tree with the frames that it came in, in the receiver's thread.
 
@@ -77,6 +81,7 @@ class TreeReceiver:
         `expectation`: what all trees are held against, beside their assignments.
         `already_accepted`: (actor id, sequence number) of the trees that are safe since before a restart.
         Assignment ids must only grow, over restarts too: an actor may still work on an old one.
+        `evaluation_share`: of the actors' episodes, for evaluations while something else waits.
         """
         self.duplicates = 0
         self.rejected = 0
@@ -97,7 +102,10 @@ class TreeReceiver:
         self._lock = threading.Lock()
         self._ledger = AssignmentLedger()
         self._register = ActorRegister(self._ledger, self._complaints, peer_timeout_s=links.peer_timeout_s)
-        self._trees: queue.SimpleQueue[TreeDelivery | None] = queue.SimpleQueue()
+        self._trees: dict[Purpose, queue.SimpleQueue[TreeDelivery | None]] = {
+            purpose: queue.SimpleQueue() for purpose in get_args(Purpose)
+        }
+        self._evaluation_share = evaluation_share
         self._inbox = Inbox(
             most_bytes=INBOX_MESSAGES * links.max_message_bytes,
             share_bytes=SHARE_MESSAGES * links.max_message_bytes,
@@ -127,24 +135,24 @@ class TreeReceiver:
             self._ledger.offer(assignments)
         self._thread.wake()
 
-    def get(self, timeout_s: float) -> TreeDelivery:
-        """The next accepted tree, or PeerTimeoutError."""
+    def get(self, timeout_s: float, purpose: Purpose = "train") -> TreeDelivery:
+        """The next accepted tree of that purpose, or PeerTimeoutError."""
         try:
-            delivery = self._trees.get(timeout=timeout_s)
+            delivery = self._trees[purpose].get(timeout=timeout_s)
         except queue.Empty:
             raise PeerTimeoutError(self._nothing_came(timeout_s)) from None
         if delivery is None:
             # For the next one who asks, too.
-            self._trees.put(None)
+            self._trees[purpose].put(None)
             self._thread.expect_running()
             msg = "the tree receiver is closed"
             raise WireError(msg)
         return delivery
 
-    def outstanding(self) -> int:
+    def outstanding(self, purpose: Purpose = "train") -> int:
         """Assignments offered or granted whose tree has not come (nor been refused or given up)."""
         with self._lock:
-            return self._ledger.outstanding()
+            return self._ledger.outstanding(purpose)
 
     def actors(self) -> dict[str, ActorStatus]:
         """The actors that live, by id."""
@@ -207,7 +215,8 @@ class TreeReceiver:
     def _end(self) -> None:
         if self._thread.failure is None:
             self._acknowledgements.send_all()
-        self._trees.put(None)
+        for trees in self._trees.values():
+            trees.put(None)
 
     def _read(self) -> bool:
         """Move what has come to the inbox; True if nothing more waits."""
@@ -274,7 +283,7 @@ class TreeReceiver:
                 self._reject(identity, delivery, "rejected trees", str(error))
                 return
             self._seen.setdefault(delivery.actor_id, SeenNumbers()).add(delivery.sequence_number)
-            self._trees.put(delivery)
+            self._trees[delivery.purpose].put(delivery)
         with self._lock:
             self._ledger.close(delivery.actor_id, delivery.assignment_id)
             self._register.note_delivery(delivery.actor_id)
@@ -285,6 +294,9 @@ class TreeReceiver:
         if delivery.run_id != self._run_id:
             return f"expected a tree of run {self._run_id!r}, got one of run {delivery.run_id!r}"
         with self._lock:
+            owed = self._ledger.owed(delivery.actor_id, delivery.assignment_id)
+            if owed is not None and owed.purpose != delivery.purpose:
+                return f"expected a tree to {owed.purpose}, as assigned, got one to {delivery.purpose}"
             if self._ledger.owes(delivery.actor_id, delivery.assignment_id):
                 return None
         return (
@@ -293,7 +305,7 @@ class TreeReceiver:
 
     def _expect_admissible(self, delivery: TreeDelivery) -> None:
         with self._lock:
-            assignment = self._ledger.assignment(delivery.actor_id, delivery.assignment_id)
+            assignment = self._ledger.owed(delivery.actor_id, delivery.assignment_id)
         expect_admissible(delivery.tree, assignment, self._expectation, newest_version=self.newest_version)
 
     def _reject(self, identity: bytes, delivery: TreeDelivery, kind: str, reason: str) -> None:
@@ -316,7 +328,7 @@ class TreeReceiver:
             self._complaints.add("actors of another protocol", f"{hello.actor_id}: {reason}")
             self._send(identity, Stop(reason=reason))
             return
-        self._register.hear(identity, hello.actor_id, hello.capacity)
+        self._register.hear(identity, hello.actor_id, hello.capacity, hello.episodes)
 
     def _tell_to_stop(self, reason: str) -> None:
         for actor in self._register.actors.values():
@@ -326,7 +338,10 @@ class TreeReceiver:
 
     def _grant(self) -> None:
         actors = self._register.actors
-        for actor_id, assignments in self._ledger.grant(self._register.free(), time.monotonic()).items():
+        seats = math.ceil(self._evaluation_share * self._register.episodes())
+        hands = self._register.hands()
+        granted = self._ledger.grant(hands, time.monotonic(), evaluation_seats=seats)
+        for actor_id, assignments in granted.items():
             actor = actors[actor_id]
             grant = Grant(
                 assignments=assignments,

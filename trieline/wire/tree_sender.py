@@ -29,6 +29,7 @@ from trieline.wire.messages import (
     AssignmentFailed,
     Grant,
     LearnerToActor,
+    Purpose,
     Reject,
     Stop,
     TreeDelivery,
@@ -55,8 +56,8 @@ class _Parcel:
 class TreeSender:
     """One actor's link to the learner. All methods belong to one event loop."""
 
-    def __init__(self, links: LinksConfig, *, actor_id: str, capacity: int) -> None:
-        """`actor_id`: unique to this start of the process. `capacity`: assignments to hold at once."""
+    def __init__(self, links: LinksConfig, *, actor_id: str, capacity: int, episodes: int = 0) -> None:
+        """`actor_id`: unique to this start of the process. `capacity`, `episodes`: as in ActorHello."""
         self.running_episodes = 0
         """Told to the learner with each heartbeat; the owner keeps it."""
         self.rejected = 0
@@ -64,9 +65,10 @@ class TreeSender:
         self._links = links
         self._actor_id = actor_id
         self._capacity = capacity
+        self._episodes = episodes
         self._granted: deque[Assignment] = deque()
-        self._open: dict[int, str] = {}
-        """The run that granted it, by assignment id."""
+        self._open: dict[int, tuple[str, Purpose]] = {}
+        """The run that granted it and what for, by assignment id."""
         self._max_message_bytes = links.max_message_bytes
         self._next_sequence_number = 0
         self._unacknowledged: dict[int, _Parcel] = {}
@@ -107,12 +109,14 @@ class TreeSender:
         will come.
         """
         number = self._next_sequence_number
+        run_id, purpose = self._open.get(assignment_id, ("", "train"))
         delivery = TreeDelivery(
             actor_id=self._actor_id,
             sequence_number=number,
             assignment_id=assignment_id,
             tree=tree,
-            run_id=self._open.get(assignment_id, ""),
+            run_id=run_id,
+            purpose=purpose,
         )
         frames = encode(delivery)
         if (problem := self._too_large(frames, tree)) is not None:
@@ -179,7 +183,7 @@ class TreeSender:
     def _introduce(self) -> None:
         """On a new connection: who this is, what it still works on, and everything unacknowledged again."""
         self._notes.appendleft(self._heartbeat_note())
-        self._notes.appendleft(ActorHello(actor_id=self._actor_id, capacity=self._capacity))
+        self._notes.appendleft(self._hello())
         self._to_send = deque(self._unacknowledged)
 
     def _next_frames(self) -> Sequence[OutFrame] | None:
@@ -199,7 +203,11 @@ class TreeSender:
             running_episodes=self.running_episodes,
             open_assignments=sorted(self._open.keys() | unacknowledged),
             capacity=self._capacity,
+            episodes=self._episodes,
         )
+
+    def _hello(self) -> ActorHello:
+        return ActorHello(actor_id=self._actor_id, capacity=self._capacity, episodes=self._episodes)
 
     async def _beat(self) -> None:
         while True:
@@ -249,7 +257,7 @@ class TreeSender:
             if len(self._open) >= MAX_GRANTED:
                 self._complaints.add("assignments beyond every capacity", assignment.assignment_id)
                 return
-            self._open[assignment.assignment_id] = grant.run_id
+            self._open[assignment.assignment_id] = (grant.run_id, assignment.purpose)
             self._granted.append(assignment)
 
     def _forget(self, sequence_number: int) -> bool:

@@ -80,7 +80,7 @@ try:
     socket.getaddrinfo("example.com", 80); print("resolved")
 except OSError:
     pass
-interfaces = [name for _, name in socket.if_nameindex()]
+interfaces = [line.partition(":")[0].strip() for line in open("/proc/net/dev")][2:]
 print(interfaces in (["lo"], []))
 """
         assert said(sealed, code).splitlines()[-1] == "True"

@@ -10,7 +10,15 @@ import pytest
 from tests.envs.sandbox.conftest import LIMITS, SEALED, as_parameters, need
 from tests.envs.sandbox.programs import run_python, said
 from trieline.envs.errors import SandboxError
-from trieline.envs.sandbox import ExecResult, Sandbox, SandboxLimits, SandboxPool, Snapshot, shared_pool
+from trieline.envs.sandbox import (
+    ExecResult,
+    Sandbox,
+    SandboxLimits,
+    SandboxPool,
+    SandboxSpec,
+    Snapshot,
+    shared_pool,
+)
 from trieline.envs.sandbox.backends import Backend
 
 
@@ -55,7 +63,7 @@ class Maker:
         self.made: list[FakeSandbox] = []
         self.failure: Exception | None = None
 
-    def __call__(self, backend: Backend, limits: SandboxLimits) -> Sandbox:
+    def __call__(self, backend: Backend, limits: SandboxLimits, spec: SandboxSpec) -> Sandbox:
         if self.failure:
             raise self.failure
         self.made.append(FakeSandbox())

@@ -19,7 +19,7 @@ from trieline.learner.keeping.checkpoint import (
     save_checkpoint,
 )
 from trieline.learner.keeping.metrics import MetricsLog
-from trieline.learner.training import Hooks, Training
+from trieline.learner.training import Training
 from trieline.learner.update.learner import Learner
 from trieline.wire.config import EnvConfig
 
@@ -132,7 +132,6 @@ def test_a_warm_start_that_went_on_is_saved_again(tiny_folder: Path, tmp_path: P
             metrics=metrics,
             live=None,
             state=None,
-            hooks=Hooks(),
             stop=threading.Event(),
         )
         training.checkpoint()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional
 
-from trieline.kernels.cpu_flags import BFLOAT16_FLAGS, has_bfloat16
+from trieline.kernels.cpu.flags import BFLOAT16_FLAGS, has_bfloat16
 
 log = logging.getLogger(__name__)
 

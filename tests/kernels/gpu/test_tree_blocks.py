@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from tests.kernels.on_triton.forests import DEVICE, forest, visible_pairs
-from trieline.kernels.tree_blocks import (
+from tests.kernels.gpu.forests import DEVICE, forest, visible_pairs
+from trieline.kernels.gpu.tree_blocks import (
     KEY_BLOCK,
     LEAST_SLICE,
     QUERY_BLOCK,

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.kernels.on_triton.forests import DEVICE, TOLERANCE, forest, random_tensor, relative_error
+from tests.kernels.gpu.forests import DEVICE, TOLERANCE, forest, random_tensor, relative_error
 from trieline.kernels import tree_plan
 from trieline.kernels.segment_attention import reference_segment_attention, segment_attention
 from trieline.kernels.tree_attention import tree_attention

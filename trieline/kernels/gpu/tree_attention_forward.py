@@ -15,7 +15,7 @@ Letters in all kernels: h query head, g key head, m row of a query, n row of a k
 import triton
 import triton.language as tl
 
-from trieline.kernels.tree_blocks import KEY_BLOCK, MAX_RUNS, QUERY_BLOCK
+from trieline.kernels.gpu.tree_blocks import KEY_BLOCK, MAX_RUNS, QUERY_BLOCK
 
 PRECISION = tl.constexpr("tf32x3")
 """Of products of float32: three products in tf32 of the high and low parts, as exact as float32 to about

@@ -15,8 +15,8 @@ that many queries see is cut into slices (`tree_blocks`), whose partial sums are
 import triton
 import triton.language as tl
 
-from trieline.kernels.tree_attention_forward import PRECISION, load_rows, scores
-from trieline.kernels.tree_blocks import KEY_BLOCK, MAX_RUNS, QUERY_BLOCK
+from trieline.kernels.gpu.tree_attention_forward import PRECISION, load_rows, scores
+from trieline.kernels.gpu.tree_blocks import KEY_BLOCK, MAX_RUNS, QUERY_BLOCK
 
 _QUERY_BLOCK = tl.constexpr(QUERY_BLOCK)
 _KEY_BLOCK = tl.constexpr(KEY_BLOCK)

@@ -1,16 +1,25 @@
 """What the CPU kernels compiled by numba share: how they read bfloat16, powers of two, and torch's threads.
 
-A kernel is compiled at its first call for a precision, in some seconds, and kept on disk for later processes.
+A kernel is compiled at its first call for a precision, in some seconds, and kept on disk for later processes
+where that can be: beside this file, in the user's cache, or in NUMBA_CACHE_DIR.
 """
 
+import functools
+import logging
 import math
+import pickle
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numba
 import numpy as np
 import torch
 from numba import extending, types
+from numba.core.caching import FunctionCache
 from torch import Tensor
+
+logger = logging.getLogger(__name__)
 
 # Work for another thread, in nanoseconds: it is of another pool than torch's, whose threads still spin then.
 GRAIN_NS = 100_000
@@ -27,6 +36,38 @@ SMALLEST_EXPONENT = -1023.0
 READABLE = {torch.bfloat16, torch.float32, torch.float64}
 
 Memory = np.ndarray[Any, Any]
+
+
+def compiled(**options: Any) -> Callable[[Callable[..., None]], Any]:
+    """`numba.njit` with `options`, which keeps what it compiles if there is a place, and goes on if not."""
+
+    def compile_(function):
+        kernel = numba.njit(**options)(function)
+        try:
+            kernel._cache = _Cache(function)
+        except RuntimeError as error:
+            # What numba raises where it can write to none of its folders.
+            _say_once(f"compiled kernels are kept nowhere ({error}): some seconds more at each start")
+        return kernel
+
+    return compile_
+
+
+class _Cache(FunctionCache):  # type: ignore[misc]
+    """What can't be read is compiled again, and what can't be written is not kept; numba's own raises."""
+
+    @contextmanager
+    def _guard_against_spurious_io_errors(self) -> Iterator[None]:
+        # Around the body of reading, which then finds nothing, and that of writing.
+        try:
+            yield
+        except (OSError, EOFError, pickle.UnpicklingError) as error:
+            _say_once(f"compiled kernels can't be kept in {self.cache_path}: {type(error).__name__}: {error}")
+
+
+@functools.cache
+def _say_once(message: str) -> None:
+    logger.warning(message)
 
 
 def share_threads(work_ns: float) -> int:

@@ -15,7 +15,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from trieline.kernels.tree_plan import TreeAttentionPlan, add_to_keys, gather_keys, sum_dtype
+from trieline.kernels.cpu.precision import sum_dtype
+from trieline.kernels.cpu.tree_parts import TreeParts, add_to_keys, gather_keys
 
 flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 """(q, k, v, dropout, is_causal, attn_mask=, scale=) to the result [1, H, T, D] and log-sum-exps [1, H, T]."""
@@ -27,16 +28,14 @@ ENOUGH_BUSY = 0.9
 """Share of the threads' time above which more slices, each with key gradients of its own, gain nothing."""
 
 
-def attend_parts(
-    q: Tensor, k: Tensor, v: Tensor, plan: TreeAttentionPlan, scale: float
-) -> tuple[Tensor, Tensor]:
+def attend_parts(q: Tensor, k: Tensor, v: Tensor, parts: TreeParts, scale: float) -> tuple[Tensor, Tensor]:
     """Result [1, H, T, D] and log-sum-exps [1, H, T] over all blocks and trunks, in the precision of sums."""
     _, heads, tokens, size = q.shape
     dtype = sum_dtype(q.dtype)
     # In memory as [T, H, D], the order in which the model goes on with it.
     out = q.new_empty(1, tokens, heads, size, dtype=dtype).transpose(1, 2)
     lse = q.new_empty(1, heads, tokens, dtype=dtype)
-    for block in plan.blocks:
+    for block in parts.blocks:
         out[:, :, block.queries], lse[..., block.queries] = flash(
             q[:, :, block.queries],
             gather_keys(k, block.key_ranges),
@@ -46,7 +45,7 @@ def attend_parts(
             attn_mask=block.mask,
             scale=scale,
         )
-    for trunk in plan.trunks:
+    for trunk in parts.trunks:
         attend_more(out, lse, q, k[:, :, trunk.keys], v[:, :, trunk.keys], trunk.queries, scale)
     return out, lse
 
@@ -120,10 +119,10 @@ class Backward:
             return grad_k, grad_v
         return grad_k.sum(0, keepdim=True), grad_v.sum(0, keepdim=True)
 
-    def parts(self, k: Tensor, v: Tensor, plan: TreeAttentionPlan) -> tuple[Tensor, Tensor]:
-        """Those of all blocks and trunks of `plan`; returns the gradients of `k` and `v`."""
+    def parts(self, k: Tensor, v: Tensor, parts: TreeParts) -> tuple[Tensor, Tensor]:
+        """Those of all blocks and trunks of `parts`; returns the gradients of `k` and `v`."""
         totals = _zeros_by_token(k), _zeros_by_token(v)
-        for block in plan.blocks:
+        for block in parts.blocks:
             gradients = self.part(
                 gather_keys(k, block.key_ranges),
                 gather_keys(v, block.key_ranges),
@@ -133,7 +132,7 @@ class Backward:
             )
             for total, gradient in zip(totals, gradients, strict=True):
                 add_to_keys(total, gradient, block.key_ranges)
-        for trunk in plan.trunks:
+        for trunk in parts.trunks:
             gradients = self.part(k[:, :, trunk.keys], v[:, :, trunk.keys], trunk.queries)
             for total, gradient in zip(totals, gradients, strict=True):
                 total[:, :, trunk.keys] += gradient

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from tests.kernels.on_triton.forests import (
+from tests.kernels.gpu.forests import (
     DEVICE,
     TOLERANCE,
     forest,
@@ -15,8 +15,8 @@ from tests.kernels.on_triton.forests import (
     relative_error,
     visible_pairs,
 )
-from trieline.kernels.tree_attention_op import tree_attention_on_gpu, tree_attention_op
-from trieline.kernels.tree_blocks import TreeBlocks, plan_tree_blocks
+from trieline.kernels.gpu.tree_attention_op import tree_attention_on_gpu, tree_attention_op
+from trieline.kernels.gpu.tree_blocks import TreeBlocks, plan_tree_blocks
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 

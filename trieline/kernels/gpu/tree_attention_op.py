@@ -12,14 +12,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from trieline.kernels.tree_attention_backward import (
+from trieline.kernels.gpu.tree_attention_backward import (
     add_slices_kernel,
     delta_kernel,
     keys_kernel,
     queries_kernel,
 )
-from trieline.kernels.tree_attention_forward import attend_kernel
-from trieline.kernels.tree_blocks import KEY_BLOCK, TreeBlocks, num_slots
+from trieline.kernels.gpu.tree_attention_forward import attend_kernel
+from trieline.kernels.gpu.tree_blocks import KEY_BLOCK, TreeBlocks, num_slots
 
 HEAD_DIMS = (32, 64, 96, 128, 256)
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.kernels.on_triton.forests import DEVICE, random_tensor, relative_error
+from tests.kernels.gpu.forests import DEVICE, random_tensor, relative_error
+from trieline.kernels.gpu.token_logprob_op import check_operands, chunk_columns, token_logprob_op
 from trieline.kernels.token_logprob import reference_token_logprob
-from trieline.kernels.token_logprob_op import check_operands, chunk_columns, token_logprob_op
 
 BIG = 1 << 30
 

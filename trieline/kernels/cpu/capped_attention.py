@@ -16,14 +16,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from trieline.kernels.flash_parts import merge
-from trieline.kernels.tree_plan import (
-    MAX_BLOCK,
-    TreeAttentionPlan,
-    add_to_keys,
-    gather_keys,
-    sum_dtype,
-)
+from trieline.kernels.cpu.flash_parts import merge
+from trieline.kernels.cpu.precision import sum_dtype
+from trieline.kernels.cpu.tree_parts import MAX_BLOCK, TreeParts, add_to_keys, gather_keys
 
 
 def capped_attention(
@@ -32,17 +27,17 @@ def capped_attention(
     v: Tensor,
     k_above: Tensor,
     v_above: Tensor,
-    plan: TreeAttentionPlan,
+    parts: TreeParts,
     *,
     scale: float,
     softcap: float,
 ) -> Tensor:
-    """Attend `q` [1, H, T, D] to `k_above`, `v_above` [1, G, P, D] and, by `plan`, to `k`, `v` [1, G, T, D].
+    """Attend `q` [1, H, T, D] to `k_above`, `v_above` [1, G, P, D] and, by `parts`, to `k`, `v` [1, G, T, D].
 
     Returns [1, T, H, D]. The memory of `k_above` and `v_above` must keep its values until the backward.
     """
     out: Tensor = _CappedAttention.apply(  # type: ignore[no-untyped-call]
-        q, k, v, k_above, v_above, plan, scale, softcap
+        q, k, v, k_above, v_above, parts, scale, softcap
     )
     return out
 
@@ -58,16 +53,16 @@ class _CappedAttention(torch.autograd.Function):
         v: Tensor,
         k_above: Tensor,
         v_above: Tensor,
-        plan: TreeAttentionPlan,
+        parts: TreeParts,
         scale: float,
         softcap: float,
     ) -> Tensor:
         # The softmax here is no fused one: half precision would round its scores.
-        dtype = sum_dtype(plan.forward_dtype)
+        dtype = sum_dtype(parts.forward_dtype)
         q_, k_, v_, keys_above, values_above = (t.to(dtype) for t in (q, k, v, k_above, v_above))
         out = q_.new_zeros(1, q.shape[2], q.shape[1], v.shape[3]).transpose(1, 2)
         lse = q_.new_full((1, q.shape[1], q.shape[2]), -torch.inf)
-        for piece in _pieces(plan, k_above.shape[2]):
+        for piece in _pieces(parts, k_above.shape[2]):
             keys, values = piece.of(k_, keys_above), piece.of(v_, values_above)
             queries = _by_group(q_[:, :, piece.queries], k.shape[1])
             scores = softcap * torch.tanh(queries @ keys[0].mT * (scale / softcap))
@@ -86,7 +81,7 @@ class _CappedAttention(torch.autograd.Function):
         # Not among the saved tensors, whose versions are checked: later segments write behind them into the
         # same storage.
         ctx.above = k_above, v_above
-        ctx.plan, ctx.scale, ctx.softcap = plan, scale, softcap
+        ctx.parts, ctx.scale, ctx.softcap = parts, scale, softcap
         return out.transpose(1, 2)
 
     @staticmethod
@@ -95,7 +90,7 @@ class _CappedAttention(torch.autograd.Function):
         ctx: Any, grad_out: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, None, None, None]:
         q, k, v, out, lse = ctx.saved_tensors
-        dtype = sum_dtype(ctx.plan.backward_dtype)
+        dtype = sum_dtype(ctx.parts.backward_dtype)
         q_, k_, v_, keys_above, values_above = (t.to(dtype) for t in (q, k, v, *ctx.above))
         grad_out, out = grad_out.to(dtype).transpose(1, 2), out.to(dtype)
         delta = (grad_out * out).sum(-1)
@@ -103,7 +98,7 @@ class _CappedAttention(torch.autograd.Function):
             torch.zeros_like(t) for t in (q_, k_, v_, keys_above, values_above)
         )
         groups = k.shape[1]
-        for piece in _pieces(ctx.plan, keys_above.shape[2]):
+        for piece in _pieces(ctx.parts, keys_above.shape[2]):
             keys, values = piece.of(k_, keys_above), piece.of(v_, values_above)
             queries, grads = (_by_group(t[:, :, piece.queries], groups) for t in (q_, grad_out))
             tanh = torch.tanh(queries @ keys[0].mT * (ctx.scale / ctx.softcap))
@@ -156,9 +151,9 @@ class _Piece:
             scores.view(len(scores), -1, self.num_queries, scores.shape[-1]).add_(self.mask)
 
 
-def _pieces(plan: TreeAttentionPlan, num_above: int) -> Iterator[_Piece]:
+def _pieces(parts: TreeParts, num_above: int) -> Iterator[_Piece]:
     """All parts, of at most MAX_BLOCK queries each: those of blocks, of trunks, and the keys above."""
-    for block in plan.blocks:
+    for block in parts.blocks:
         if block.mask is not None:
             yield _Piece(start=block.start, stop=block.stop, key_ranges=block.key_ranges, mask=block.mask)
             continue
@@ -168,11 +163,11 @@ def _pieces(plan: TreeAttentionPlan, num_above: int) -> Iterator[_Piece]:
             )
             mask = torch.zeros(hidden.shape).masked_fill_(hidden, -torch.inf)
             yield _Piece(start=start, stop=stop, key_ranges=((block.start, stop),), mask=mask)
-    for trunk in plan.trunks:
+    for trunk in parts.trunks:
         for start, stop in _steps(trunk.stop, trunk.end):
             yield _Piece(start=start, stop=stop, key_ranges=((trunk.start, trunk.stop),))
     if num_above:
-        for start, stop in _steps(0, plan.num_tokens):
+        for start, stop in _steps(0, parts.num_tokens):
             yield _Piece(start=start, stop=stop, key_ranges=None)
 
 
