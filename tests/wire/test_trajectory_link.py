@@ -13,7 +13,7 @@ import pytest
 import zmq
 
 from tests.trees import long_tree, random_tree
-from tests.wire.raw_peer import connect_raw, long_frame
+from tests.wire.raw_peer import connect_raw, frames
 from trieline.wire.addresses import free_loopback_address
 from trieline.wire.codec import InFrame, decode, encode
 from trieline.wire.config import LinksConfig
@@ -484,8 +484,8 @@ def test_accept_gets_the_frames_that_a_tree_came_in(
         actor.say(delivery(number, of=of))
     assert actor.hear_acknowledged(2) == [0, 1]
     assert [d.sequence_number for d, _ in came] == [0, 1]
-    for message, frames in came:
-        assert frames == [bytes(part) for part in encode(message)]
+    for message, parts in came:
+        assert parts == [bytes(part) for part in encode(message)]
 
 
 def test_a_peer_that_floods_is_cut_off_and_the_others_are_served(
@@ -505,7 +505,7 @@ def test_a_peer_that_floods_is_cut_off_and_the_others_are_served(
     flood = connect_raw(links.trajectories)
     closing.callback(flood.close)
     share = SHARE_MESSAGES * links.max_message_bytes
-    junk = b"".join(long_frame(bytes(1 << 20)) for _ in range(4 * share >> 20))
+    junk = b"".join(frames([bytes(1 << 20)]) for _ in range(4 * share >> 20))
     # Nobody reads, and yet ZeroMQ takes it all.
     flood.sendall(junk)
     going_on.set()
