@@ -207,7 +207,9 @@ class TrajectoryTree:
                 vocab_size=vocab_size,
             )
         self._validate_edges()
-        _expect_at_most("tokens of all sequences", self.num_sequence_tokens, MAX_SEQUENCE_TOKENS)
+        if (total := self.num_sequence_tokens) > MAX_SEQUENCE_TOKENS:
+            msg = f"expected sequences of at most {MAX_SEQUENCE_TOKENS} tokens together, got {total}"
+            raise TreeError(msg)
 
     def _validate_columns(self) -> None:
         n, t, b, e = self.num_nodes, self.num_tokens, self.num_leaves, len(self.edge_kinds)
