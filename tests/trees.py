@@ -57,7 +57,7 @@ def random_tree(
         fork_causes=("", *(str(rng.choice(FORK_CAUSES)) for _ in range(num_nodes - 1))),
         token_ids=np.concatenate(runs),
         behavior_logprobs=_on(by_policy, -rng.exponential(1.5, num_tokens)),
-        entropies=_on(by_policy, rng.exponential(1.0, num_tokens)),
+        entropies=_on(by_policy, np.minimum(rng.exponential(1.0, num_tokens), np.log(vocab_size))),
         policy_versions=np.where(by_policy, rng.integers(0, max_policy_version + 1, num_tokens), -1).astype(
             np.int32
         ),
@@ -118,7 +118,7 @@ def long_tree(
         fork_causes=("", *["rollout"] * num_leaves),
         token_ids=rng.integers(0, vocab_size, num_tokens).astype(np.int32),
         behavior_logprobs=_on(by_policy, -rng.exponential(1.5, num_tokens)),
-        entropies=_on(by_policy, rng.exponential(1.0, num_tokens)),
+        entropies=_on(by_policy, np.minimum(rng.exponential(1.0, num_tokens), np.log(vocab_size))),
         policy_versions=np.where(by_policy, 1, -1).astype(np.int32),
         leaf_nodes=np.arange(1, num_leaves + 1, dtype=np.int32),
         leaf_terminated=np.ones(num_leaves, np.bool_),

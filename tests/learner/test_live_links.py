@@ -16,6 +16,7 @@ from trieline.wire.errors import JournalError
 from trieline.wire.journal import Journal, read_journal
 from trieline.wire.messages import Assignment
 from trieline.wire.trajectory_link import TreeSender
+from trieline.wire.tree_admission import Expectation
 
 WAIT_S = 10.0
 
@@ -27,7 +28,8 @@ def open_links(links: LinksConfig, run_dir: Path) -> Iterator[LiveLinks]:
             links,
             run_dir,
             journal=journal,
-            vocab_size=1000,
+            expectation=Expectation(vocab_size=1000),
+            newest_version=3,
             accepted=read_accepted(run_dir / "journal", 0),
             weights_bytes=0,
             stop=threading.Event(),

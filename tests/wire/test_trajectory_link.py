@@ -27,6 +27,7 @@ from trieline.wire.messages import (
 )
 from trieline.wire.trajectory_link import Stopped, TreeReceiver, TreeSender
 from trieline.wire.tree import TrajectoryTree
+from trieline.wire.tree_admission import Expectation
 
 WAIT_S = 10.0
 RUN_ID = "run"
@@ -37,7 +38,7 @@ def tree(seed: int = 0) -> TrajectoryTree:
 
 
 def assignments(*ids: int) -> list[Assignment]:
-    return [Assignment(assignment_id=i, env_id="test/Random-v0", seed=i) for i in ids]
+    return [Assignment(assignment_id=i, env_id="test/Random-v0", seed=i, group_size=1) for i in ids]
 
 
 def receiver(
@@ -45,12 +46,16 @@ def receiver(
     links: LinksConfig,
     *,
     accept: Callable[[TreeDelivery], None] = lambda delivery: None,
-    vocab_size: int | None = None,
+    expectation: Expectation | None = None,
     run_id: str = RUN_ID,
     already_accepted: Iterable[tuple[str, int]] = (),
 ) -> TreeReceiver:
     made = TreeReceiver(
-        links, accept=accept, vocab_size=vocab_size, run_id=run_id, already_accepted=already_accepted
+        links,
+        accept=lambda delivery, frames: accept(delivery),
+        run_id=run_id,
+        expectation=expectation,
+        already_accepted=already_accepted,
     )
     closing.callback(made.close)
     made.start()
@@ -128,7 +133,7 @@ def delivery(
 
 def test_assignments_come_and_trees_go(links: LinksConfig, closing: contextlib.ExitStack) -> None:
     journal: list[TreeDelivery] = []
-    learner = receiver(closing, links, accept=journal.append, vocab_size=40)
+    learner = receiver(closing, links, accept=journal.append, expectation=Expectation(vocab_size=40))
     learner.offer(assignments(*range(10)))
     assert learner.outstanding() == 10
 
@@ -388,7 +393,12 @@ def test_trees_that_break_an_invariant_are_rejected_by_reason(
             msg = "the journal does not want it"
             raise TreeError(msg)
 
-    learner = receiver(closing, links, accept=accept, vocab_size=40)
+    learner = receiver(
+        closing,
+        links,
+        accept=accept,
+        expectation=Expectation(vocab_size=40, max_tree_tokens=links.max_tree_tokens),
+    )
     actor = RawActor(closing, links)
     wrong = dataclasses.replace(tree(), leaf_nodes=tree().leaf_nodes + 100)
     foreign = dataclasses.replace(tree(), token_ids=tree().token_ids + 40)
@@ -420,7 +430,7 @@ def test_trees_that_break_an_invariant_are_rejected_by_reason(
 
 
 def test_a_rejected_tree_closes_its_assignment(links: LinksConfig, closing: contextlib.ExitStack) -> None:
-    learner = receiver(closing, links, vocab_size=1)
+    learner = receiver(closing, links, expectation=Expectation(vocab_size=1))
     learner.offer(assignments(0))
 
     async def act() -> None:
@@ -462,6 +472,7 @@ def test_a_tree_too_large_for_the_learner_is_given_up_where_only_the_learner_say
                 assignment = await actor.next_assignment(WAIT_S)
                 assert assignment.assignment_id == number
                 big = long_tree(np.random.default_rng(0), num_tokens=num_tokens)
+                big = dataclasses.replace(big, env_id=assignment.env_id)
                 await actor.send(assignment.assignment_id, big)
             await actor.flush(WAIT_S)
             assert actor.rejected == 1
@@ -591,7 +602,7 @@ def test_an_address_elsewhere_is_refused_before_anything_is_opened(links: LinksC
 
 
 def test_close_may_come_twice_and_without_start(links: LinksConfig) -> None:
-    made = TreeReceiver(links, accept=lambda delivery: None, vocab_size=None, run_id=RUN_ID)
+    made = TreeReceiver(links, accept=lambda delivery, frames: None, run_id=RUN_ID)
     made.close()
     made.close()
 

@@ -16,4 +16,5 @@ def run_learner_program(config: Config, folder: RunFolder, *, resume: bool) -> i
         seed=config.run.seed,
         resume=resume,
         evaluation=config.evaluation,
+        max_forks=config.actor.branches,
     )

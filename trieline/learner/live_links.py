@@ -16,17 +16,42 @@ from trieline.learner.intake.accepted import Accepted, run_id_of
 from trieline.learner.intake.tree_source import GLANCE_S
 from trieline.learner.keeping.weights import WeightsOutbox, outbox_folder
 from trieline.wire.codec import InFrame
-from trieline.wire.config import LinksConfig
+from trieline.wire.config import EnvConfig, LinksConfig
 from trieline.wire.errors import PeerTimeoutError
 from trieline.wire.journal import Journal
 from trieline.wire.messages import TreeDelivery
 from trieline.wire.trajectory_link import TreeReceiver
+from trieline.wire.tree_admission import EnvExpectation, Expectation
 from trieline.wire.weights_link import WeightsPublisher
 
 log = logging.getLogger(__name__)
 
 # For actors to hear that training is over and to say goodbye.
 GOODBYE_S = 5.0
+
+
+def expectation_of(
+    envs: Sequence[EnvConfig],
+    links: LinksConfig,
+    *,
+    vocab_size: int,
+    max_positions: int | None,
+    max_forks: int | None,
+) -> Expectation:
+    """What every tree of a run with these settings keeps to."""
+    return Expectation(
+        envs={
+            env.id: EnvExpectation(
+                max_context=env.episode.max_context,
+                levels=frozenset([*env.curriculum.levels, *env.curriculum.eval_levels] or [0]),
+            )
+            for env in envs
+        },
+        vocab_size=vocab_size,
+        max_positions=max_positions,
+        max_forks=max_forks,
+        max_tree_tokens=links.max_tree_tokens,
+    )
 
 
 class LiveLinks:
@@ -38,7 +63,8 @@ class LiveLinks:
         run_dir: Path,
         *,
         journal: Journal,
-        vocab_size: int,
+        expectation: Expectation,
+        newest_version: int,
         accepted: Accepted,
         weights_bytes: int,
         stop: threading.Event,
@@ -46,7 +72,8 @@ class LiveLinks:
     ) -> None:
         """Bind the sockets and begin to accept trees.
 
-        The `journal` of `run_dir`, into which they go, stays the caller's.
+        The `journal` of `run_dir`, into which they go, stays the caller's. Trees are held against the
+        `expectation`, and against the versions published here or up to `newest_version` before.
 
         Raises:
             AddressError: an address is in use.
@@ -58,11 +85,12 @@ class LiveLinks:
         self.receiver = TreeReceiver(
             links,
             accept=self._accept,
-            vocab_size=vocab_size,
+            expectation=expectation,
             run_id=run_id_of(run_dir / "journal"),
             already_accepted=accepted.keys,
             evaluation_share=evaluation_share,
         )
+        self.receiver.newest_version = newest_version
         self._publisher = WeightsPublisher(links)
         try:
             self.receiver.start()
@@ -75,6 +103,8 @@ class LiveLinks:
     def publish(self, policy_version: int, weights: Mapping[str, torch.Tensor]) -> None:
         """Announce the weights of a version."""
         assert self._outbox is not None, "the links are closed"
+        # First: a tree may come as soon as a policy server has them.
+        self.receiver.newest_version = max(policy_version, self.receiver.newest_version or 0)
         self._outbox.publish(policy_version, weights)
 
     def wait_loaded(self, policy_version: int, timeout_s: float) -> bool:
@@ -110,6 +140,7 @@ class LiveLinks:
             "link/rejected_trees": float(receiver.rejected),
             "link/duplicate_trees": float(receiver.duplicates),
             "link/malformed_messages": float(receiver.malformed),
+            "link/flooded_messages": float(receiver.flooded),
         }
 
     def stop_actors(self, reason: str) -> None:
@@ -127,7 +158,7 @@ class LiveLinks:
             self._outbox.close()
             self._outbox = None
 
-    def _accept(self, delivery: TreeDelivery, frames: Sequence[InFrame] | None = None) -> None:
+    def _accept(self, delivery: TreeDelivery, frames: Sequence[InFrame]) -> None:
         # A JournalError ends the receiver, so that nothing is acknowledged that is not safe.
         # Evaluations and demonstrations are not trained on by a step of the run, and are asked for again.
         if delivery.purpose == "train":

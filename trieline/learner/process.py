@@ -27,7 +27,7 @@ from trieline.learner.keeping.checkpoint import (
     read_trainer_tensors,
 )
 from trieline.learner.keeping.metrics import MetricsLog
-from trieline.learner.live_links import LiveLinks
+from trieline.learner.live_links import LiveLinks, expectation_of
 from trieline.learner.model.compute_dtype import choose_dtype
 from trieline.learner.model_folder.model_source import prepare_model
 from trieline.learner.probe import probe
@@ -36,6 +36,7 @@ from trieline.learner.update.learner import Learner
 from trieline.wire.config import EnvConfig, LinksConfig, ModelConfig
 from trieline.wire.journal import Journal
 from trieline.wire.journal_header import JournalHeader, expect_tokenizer, header_of
+from trieline.wire.tree_admission import Expectation
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ def run_learner(
     seed: int,
     resume: bool,
     evaluation: EvaluationConfig,
+    max_forks: int | None = None,
 ) -> int:
     """Train to the end, or until SIGINT or SIGTERM, which end it with a checkpoint. Returns the exit status.
 
@@ -65,6 +67,7 @@ def run_learner(
         seed: of the tasks and of torch.
         resume: go on from the latest checkpoint in `run_dir`.
         evaluation: how held-out success is measured.
+        max_forks: of the rollouts of one tree, as the actors branch; None: unknown.
     """
     stop = threading.Event()
     try:
@@ -73,7 +76,7 @@ def run_learner(
             on_stop_signal(_stop_request(stop)),
             file_lock(run_dir / LOCK_FILE, what=f"to train in {run_dir}", timeout_s=0),
         ):
-            _run(config, model, envs, links, run_dir, seed, resume, evaluation, stop)
+            _run(config, model, envs, links, run_dir, seed, resume, evaluation, max_forks, stop)
     except TrielineError as error:
         log.error("%s", error)
         return 1
@@ -92,6 +95,7 @@ def _run(
     seed: int,
     resume: bool,
     evaluation: EvaluationConfig,
+    max_forks: int | None,
     stop: threading.Event,
 ) -> None:
     check_settings(config, envs)
@@ -118,9 +122,26 @@ def _run(
         curriculum.load_state_dict(state.curriculum)
         log.info("going on from %s", checkpoint)
     with ExitStack() as stack:
-        header = header_of(model_folder, learner.vocab_size)
+        expectation = expectation_of(
+            envs,
+            links,
+            vocab_size=learner.vocab_size,
+            max_positions=learner.max_positions,
+            max_forks=max_forks,
+        )
         live, source = _open_source(
-            config, links, run_dir, learner, header, curriculum, state, resume, stop, stack, evaluation.share
+            config,
+            links,
+            expectation,
+            run_dir,
+            learner,
+            header_of(model_folder, learner.vocab_size),
+            curriculum,
+            state,
+            resume,
+            stop,
+            stack,
+            evaluation.share,
         )
         metrics = stack.enter_context(closing(MetricsLog(run_dir, step=state.step if state else 0)))
         if live is not None and not _greet_servers(live, learner, links, model_folder, metrics, state):
@@ -170,6 +191,7 @@ def _find_checkpoint(run_dir: Path, resume: bool) -> tuple[Path | None, TrainerS
 def _open_source(
     config: LearnerConfig,
     links: LinksConfig,
+    expectation: Expectation,
     run_dir: Path,
     learner: Learner,
     header: JournalHeader | None,
@@ -206,7 +228,8 @@ def _open_source(
         links,
         run_dir,
         journal=journal,
-        vocab_size=learner.vocab_size,
+        expectation=expectation,
+        newest_version=learner.policy_version + (_versions_ahead(config, state) if resume else 0),
         accepted=accepted,
         weights_bytes=weights_bytes,
         stop=stop,
@@ -253,6 +276,13 @@ def _live_parts(
         ),
         evaluation=evaluation,
     )
+
+
+def _versions_ahead(config: LearnerConfig, state: TrainerState | None) -> int:
+    """How many versions past its last checkpoint an earlier start may have published."""
+    warm_start = config.warm_start
+    warming = warm_start.max_steps if warm_start and not (state and state.warm_started) else 0
+    return config.checkpoint_every + warming
 
 
 def _greet_servers(

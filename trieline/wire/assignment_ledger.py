@@ -10,6 +10,11 @@ from dataclasses import dataclass
 
 from trieline.wire.messages import Assignment, Purpose
 
+# Assignments taken back that are remembered, the latest ones; trees of older ones are nobody's.
+MAX_TAKEN_BACK = 10_000
+# Trees that may come for assignments of before a restart: far more than were ever under way.
+MAX_EARLIER = 10_000
+
 
 @dataclass(slots=True)
 class Hand:
@@ -41,7 +46,7 @@ class AssignmentLedger:
         """By actor, of what it holds."""
         self._evaluated_episodes = 0
         """Of all evaluations that are held."""
-        self._taken_back: set[tuple[str, int]] = set()
+        self._taken_back: dict[tuple[str, int], Assignment] = {}
         self._first_id: int | None = None
         self._closed_earlier: set[tuple[str, int]] = set()
 
@@ -52,11 +57,6 @@ class AssignmentLedger:
     def episodes_of(self, actor_id: str) -> int:
         """Episodes of the assignments that one actor holds."""
         return self._episodes[actor_id]
-
-    def held(self, actor_id: str, assignment_id: int) -> Assignment | None:
-        """The assignment if this actor holds it."""
-        found = self._held.get(actor_id, {}).get(assignment_id)
-        return None if found is None else found[0]
 
     def held_by(self, actor_id: str) -> Collection[int]:
         """Ids of the assignments of one actor."""
@@ -98,22 +98,34 @@ class AssignmentLedger:
         """Whether this actor may bring a tree of the assignment: it was granted it, and has not closed it.
 
         Ids only grow, so one below all that were offered here was granted before a restart, nobody knows to
-        whom: every actor may close it once.
+        whom: every actor may close it once, and `MAX_EARLIER` are taken in all.
         """
         if self._is_earlier(assignment_id):
-            return (actor_id, assignment_id) not in self._closed_earlier
-        return assignment_id in self.held_by(actor_id) or (actor_id, assignment_id) in self._taken_back
+            key = (actor_id, assignment_id)
+            return key not in self._closed_earlier and len(self._closed_earlier) < MAX_EARLIER
+        return self.assignment(actor_id, assignment_id) is not None
+
+    def assignment(self, actor_id: str, assignment_id: int) -> Assignment | None:
+        """The assignment that this actor owes a tree of; None if it owes none, or one of before a restart."""
+        held = self._held.get(actor_id, {}).get(assignment_id)
+        return held[0] if held is not None else self._taken_back.get((actor_id, assignment_id))
 
     def close(self, actor_id: str, assignment_id: int) -> bool:
-        """The tree has come, or never will. False if this actor did not hold the assignment."""
-        if self._is_earlier(assignment_id):
+        """Its tree has come. False if this actor did not hold the assignment."""
+        if self._is_earlier(assignment_id) and len(self._closed_earlier) < MAX_EARLIER:
             self._closed_earlier.add((actor_id, assignment_id))
-        self._taken_back.discard((actor_id, assignment_id))
+        return self.drop(actor_id, assignment_id)
+
+    def drop(self, actor_id: str, assignment_id: int) -> bool:
+        """Its tree was refused, or will never come. False if this actor did not hold the assignment."""
+        self._taken_back.pop((actor_id, assignment_id), None)
         held = self._held.get(actor_id, {})
         if (found := held.pop(assignment_id, None)) is None:
             return False
         self._count(actor_id, found[0], -found[0].group_size)
         self._outstanding[found[0].purpose] -= 1
+        if not held:
+            del self._held[actor_id]
         return True
 
     def take_back(self, actor_id: str, assignment_ids: Iterable[int] | None = None) -> int:
@@ -121,10 +133,12 @@ class AssignmentLedger:
         held = self._held.get(actor_id, {})
         taken = [i for i in (list(held) if assignment_ids is None else assignment_ids) if i in held]
         for assignment_id in reversed(taken):
-            assignment = held.pop(assignment_id)[0]
+            assignment, _ = held.pop(assignment_id)
             self._count(actor_id, assignment, -assignment.group_size)
             self._line_of(assignment).appendleft(assignment)
-            self._taken_back.add((actor_id, assignment_id))
+            self._taken_back[actor_id, assignment_id] = assignment
+        while len(self._taken_back) > MAX_TAKEN_BACK:
+            del self._taken_back[next(iter(self._taken_back))]
         if not held:
             self._held.pop(actor_id, None)
         return len(taken)

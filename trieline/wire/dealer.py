@@ -22,10 +22,8 @@ from trieline.wire.errors import WireError
 
 logger = logging.getLogger(__name__)
 
-# Whole messages. Send queue full: `_write` waits, and what is to be sent stays with the owner. Receive queue
-# full: the peer's send queue fills, and the peer decides (it keeps, or drops what will be asked for again).
+# Whole messages. Full: `_write` waits, and what is to be sent stays with the owner.
 SEND_QUEUE = 64
-RECEIVE_QUEUE = 10_000
 
 
 class Dealer:
@@ -69,7 +67,7 @@ class Dealer:
         """Begin to connect. Raises AddressError."""
         self._context = zmq.asyncio.Context()
         self._socket = self._context.socket(zmq.DEALER)
-        sockets.limit(self._socket, self._links, send_queue=SEND_QUEUE, receive_queue=RECEIVE_QUEUE)
+        sockets.limit(self._socket, self._links, send_queue=SEND_QUEUE)
         # No queue for a peer that is away, and none kept when a connection breaks.
         self._socket.immediate = True
         if self._routing_id is not None:

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from trieline.common.complaints import Complaints
 from trieline.wire.codec import MAX_HEADER_BYTES, InFrame, OutFrame, decode, encode, num_bytes
 from trieline.wire.config import LinksConfig
 from trieline.wire.dealer import Dealer
@@ -31,7 +32,6 @@ from trieline.wire.messages import (
     Stop,
     TreeDelivery,
 )
-from trieline.wire.sockets import Complaints
 from trieline.wire.tree import TrajectoryTree
 
 logger = logging.getLogger(__name__)

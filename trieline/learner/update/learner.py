@@ -93,6 +93,12 @@ class Learner:
         return int(self.model.output_weight.shape[0])
 
     @property
+    def max_positions(self) -> int | None:
+        """Tokens of one sequence that the model has positions for; None if it does not say."""
+        found = getattr(self.model.hf_model.config.get_text_config(), "max_position_embeddings", None)
+        return None if found is None else int(found)
+
+    @property
     def max_mismatch_kl(self) -> float:
         if self.config.max_mismatch_kl is not None:
             return self.config.max_mismatch_kl
