@@ -143,11 +143,16 @@ class TrajectoryTree:
     @property
     def num_sequence_tokens(self) -> int:
         """Tokens of all sequences together, those of broken leaves too: L."""
+        return sum(self.sequence_lengths)
+
+    @property
+    def sequence_lengths(self) -> list[int]:
+        """[B] tokens from the root to each leaf."""
         depth = np.diff(self.node_offsets).tolist()
         for node, parent in enumerate(self.parents.tolist()):
             if parent >= 0:
                 depth[node] += depth[parent]
-        return sum(depth[leaf] for leaf in self.leaf_nodes.tolist())
+        return [depth[leaf] for leaf in self.leaf_nodes.tolist()]
 
     def path(self, node: int) -> list[int]:
         """Nodes from the root to `node`, both included."""
@@ -207,7 +212,9 @@ class TrajectoryTree:
                 vocab_size=vocab_size,
             )
         self._validate_edges()
-        _expect_at_most("tokens of all sequences", self.num_sequence_tokens, MAX_SEQUENCE_TOKENS)
+        if (total := self.num_sequence_tokens) > MAX_SEQUENCE_TOKENS:
+            msg = f"expected sequences of at most {MAX_SEQUENCE_TOKENS} tokens together, got {total}"
+            raise TreeError(msg)
 
     def _validate_columns(self) -> None:
         n, t, b, e = self.num_nodes, self.num_tokens, self.num_leaves, len(self.edge_kinds)
