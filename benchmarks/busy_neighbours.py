@@ -113,10 +113,10 @@ def neighbours(in_front: bool) -> Iterator[None]:
 def sample(folder: str, dtype: str, threads: int, rows: int, tokens: int) -> None:
     """Sample once for each line of stdin, and print the speed."""
     import torch
-    from trieline.learner.model.compute_dtype import choose_dtype
 
     from benchmarks.policy_server import EngineSide, prompts_of
     from trieline.learner.allocator import keep_freed_memory
+    from trieline.learner.model.compute_dtype import choose_dtype
 
     keep_freed_memory()
     torch.set_num_threads(threads)

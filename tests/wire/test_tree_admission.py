@@ -12,15 +12,13 @@ from hypothesis import strategies as st
 from tests.trees import long_tree, random_tree
 from trieline.wire.errors import TreeError
 from trieline.wire.messages import Assignment
-from trieline.wire.tree import CAUSES, TrajectoryTree
+from trieline.wire.tree import CAUSES, MAX_NODES, TrajectoryTree
 from trieline.wire.tree_admission import (
     LEAST_LOGPROB,
     MAX_REWARD,
-    MAX_TREE_NODES,
     EnvExpectation,
     Expectation,
     expect_admissible,
-    sequence_lengths,
 )
 
 VOCAB_SIZE = 40
@@ -154,14 +152,14 @@ def test_at_the_bounds_it_is_taken() -> None:
 
 
 def test_bombs() -> None:
-    nodes = MAX_TREE_NODES + 1
+    nodes = MAX_NODES + 1
     many = long_tree(np.random.default_rng(0), num_tokens=10 * nodes, num_leaves=nodes - 1)
     few = dataclasses.replace(
         many, leaf_nodes=many.leaf_nodes[:1], leaf_terminated=many.leaf_terminated[:1], leaf_causes=("",)
     )
     for came, complaint in (
-        (few, f"at most {MAX_TREE_NODES} nodes, got {nodes}"),
-        (many, f"at most {MAX_TREE_NODES} nodes"),
+        (few, f"at most {MAX_NODES} nodes, got {nodes}"),
+        (many, f"at most {MAX_NODES} nodes"),
         (with_leaves(16_385), "at most 16384 leaves, got 16385"),
     ):
         with pytest.raises(TreeError, match=complaint):
@@ -190,11 +188,11 @@ def test_no_honest_tree_is_refused(seed: int, level: int | None, spare: int) -> 
     expectation = Expectation(
         envs={
             came.env_id: EnvExpectation(
-                max_context=max(sequence_lengths(came)), levels=frozenset((level or 0,))
+                max_context=max(came.sequence_lengths), levels=frozenset((level or 0,))
             )
         },
         vocab_size=VOCAB_SIZE,
-        max_positions=max(sequence_lengths(came)),
+        max_positions=max(came.sequence_lengths),
         max_forks=spare,
     )
     assignment = Assignment(
@@ -203,8 +201,8 @@ def test_no_honest_tree_is_refused(seed: int, level: int | None, spare: int) -> 
     newest = max(0, int(came.policy_versions.max()))
     expect_admissible(came, assignment, expectation, newest_version=newest)
     expect_admissible(came, None, expectation, newest_version=newest + 1)
-    assert sequence_lengths(came) == [len(came.sequence_index(leaf)) for leaf in range(came.num_leaves)]
-    assert sum(sequence_lengths(came)) == came.num_sequence_tokens
+    assert came.sequence_lengths == [len(came.sequence_index(leaf)) for leaf in range(came.num_leaves)]
+    assert sum(came.sequence_lengths) == came.num_sequence_tokens
 
 
 def test_a_task_that_no_rollout_could_begin_is_taken() -> None:
