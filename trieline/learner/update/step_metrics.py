@@ -6,7 +6,7 @@ from torch import Tensor
 
 from trieline.learner.batch.pack import Pack
 from trieline.learner.objective.pack_loss import PackLoss, PackOutputs
-from trieline.learner.objective_config import ObjectiveConfig
+from trieline.learner.objective_config import MAX_LOG_RATIO, ObjectiveConfig
 
 
 class ColumnMetrics:
@@ -56,7 +56,7 @@ def _add_mismatch(metrics: ColumnMetrics, pack: Pack, outputs: PackOutputs, poli
     """KL(behaviour || recomputed) on tokens whose whole past was sampled by these weights.
 
     With d = recomputed - recorded log-probability, the estimator is k3 = exp(d) - 1 - d: never negative, and
-    of low variance where the two agree.
+    of low variance where the two agree. One token counts for no more than one whose ratio is MAX_RATIO.
     """
     of_these_weights = (pack.oldest_version == policy_version) & (pack.newest_version == policy_version)
     fresh = torch.from_numpy(of_these_weights)
@@ -64,7 +64,8 @@ def _add_mismatch(metrics: ColumnMetrics, pack: Pack, outputs: PackOutputs, poli
     d = recomputed - torch.from_numpy(pack.behavior_logprobs)
     metrics.add("mismatch_kl/fresh_fraction", fresh.double())
     d = d[fresh]
-    k3 = d.expm1() - d
+    bounded = d.clamp(max=MAX_LOG_RATIO)
+    k3 = bounded.expm1() - bounded
     metrics.add("mismatch_kl/mean", k3)
     metrics.add_maximum("mismatch_kl/max", k3)
     metrics.add("mismatch_kl/logprob_mean_abs", d.abs())
