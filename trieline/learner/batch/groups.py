@@ -1,14 +1,17 @@
 """The groups of a batch: which trees teach something, and the advantages that need no model."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from trieline.common.arrays import Bool, Float64
+from trieline.common.numbers import REWARD_ROUNDING
 from trieline.learner.batch.advantages import group_advantages, return_scale, tree_advantages
-from trieline.learner.batch.sequences import ScoredSequence
+from trieline.learner.batch.sequences import ScoredSequence, tree_sequences
 from trieline.learner.batch.trie import Trie, build_trie
 from trieline.learner.objective_config import ObjectiveConfig
+from trieline.wire.tree import TrajectoryTree
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -23,13 +26,13 @@ class Group:
 
 def trained_groups(scored: list[list[ScoredSequence]], config: ObjectiveConfig) -> tuple[list[Group], int]:
     """The groups to train on, and how many have equal returns (left out if the config says so)."""
-    returns = [np.array([s.sequence_return for s in group]) for group in scored]
+    returns = [group_returns(group) for group in scored]
     all_returns = np.concatenate([np.empty(0), *returns])
     groups, num_equal = [], 0
-    for sequences, group_returns in zip(scored, returns, strict=True):
+    for sequences, own_returns in zip(scored, returns, strict=True):
         if not sequences:
             continue
-        equal = bool(group_returns.max() == group_returns.min())
+        equal = bool(own_returns.max() == own_returns.min())
         num_equal += equal
         if equal and config.skips_equal_returns:
             continue
@@ -39,11 +42,31 @@ def trained_groups(scored: list[list[ScoredSequence]], config: ObjectiveConfig) 
             continue
         kept = [s for s, keep in zip(sequences, trained, strict=True) if keep]
         trie = build_trie([s.token_ids for s in kept])
-        advantages = _advantages(sequences, group_returns, trained, trie, config)
-        scale = {"none": 1.0, "group": return_scale(group_returns), "batch": return_scale(all_returns)}
+        advantages = _advantages(sequences, own_returns, trained, trie, config)
+        scale = {"none": 1.0, "group": return_scale(own_returns), "batch": return_scale(all_returns)}
         advantages = [a * scale[config.scale_rewards] for a in advantages]
         groups.append(Group(sequences=kept, trie=trie, advantages=advantages))
     return groups, num_equal
+
+
+def group_returns(sequences: Sequence[ScoredSequence]) -> Float64:
+    """Returns [B] of the sequences of one task; the same number where they differ by rounding alone."""
+    returns = np.array([s.sequence_return for s in sequences])
+    if not sequences:
+        return returns
+    largest = max(float(np.abs(s.rewards).sum(dtype=np.float64)) for s in sequences)
+    if np.ptp(returns) > REWARD_ROUNDING * largest:
+        return returns
+    return np.full(len(returns), returns[0])
+
+
+def teaches(tree: TrajectoryTree, config: ObjectiveConfig) -> bool:
+    """Whether a step has anything of this tree: something sampled, and returns that differ if they must."""
+    sequences = tree_sequences(tree, tree_index=0, leaves=tree.scored_leaves())
+    if not any(s.num_trained for s in sequences):
+        return False
+    returns = group_returns(sequences)
+    return not config.skips_equal_returns or bool(returns.max() > returns.min())
 
 
 def _advantages(
