@@ -179,12 +179,20 @@ class TreeModel(nn.Module):
 
 
 def load_tree_model(
-    folder: Path, dtype: torch.dtype, with_value_head: bool, *, reproducible: bool = True
+    folder: Path,
+    dtype: torch.dtype,
+    with_value_head: bool,
+    *,
+    reproducible: bool = True,
+    device: torch.device | None = None,
 ) -> TreeModel:
-    """Load a Hugging Face folder. Raises ModelRefusedError if it can't be trained exactly on tries."""
-    hf_model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
+    """Load a Hugging Face folder. Raises ModelRefusedError if it can't be trained exactly on tries.
+
+    `device`: where it is to compute, and where that is seen; None: the CPU.
+    """
+    hf_model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True).to(device)
     hidden_size = hf_model.config.get_text_config().hidden_size
-    value_head = ValueHead(hidden_size, dtype=dtype) if with_value_head else None
+    value_head = ValueHead(hidden_size, dtype=dtype).to(device) if with_value_head else None
     return TreeModel(hf_model, value_head, reproducible=reproducible)
 
 
