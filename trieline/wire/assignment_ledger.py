@@ -1,10 +1,10 @@
 """Who owes which tree: assignments that wait for an actor, and those that an actor holds.
 
-Every offered assignment is in exactly one place, waiting or with one actor, until it is closed. An actor from
-which it was taken back may bring its tree all the same, once.
+Every offered assignment is in exactly one place, waiting or with one actor, until it is closed or given up.
+An actor from which it was taken back may bring its tree all the same, once.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Collection, Iterable, Mapping
 
 from trieline.wire.messages import Assignment
@@ -13,7 +13,11 @@ from trieline.wire.messages import Assignment
 class AssignmentLedger:
     """Plain bookkeeping; the owner locks it. Times are of the owner's clock, in seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, max_losses: int | None = None) -> None:
+        """`max_losses`: an assignment that so many lost actors held is given up. None: never."""
+        self._max_losses = max_losses
+        self._losses: Counter[int] = Counter()
+        self._given_up: list[Assignment] = []
         self._waiting: deque[Assignment] = deque()
         self._held: dict[str, dict[int, tuple[Assignment, float]]] = {}
         self._taken_back: set[tuple[str, int]] = set()
@@ -41,15 +45,37 @@ class AssignmentLedger:
         hands = {actor_id: count for actor_id, count in free.items() if count > 0}
         while hands and self._waiting:
             for actor_id in list(hands):
-                if not self._waiting:
-                    break
-                assignment = self._waiting.popleft()
+                assignment = self._next_for(actor_id)
+                if assignment is None:
+                    del hands[actor_id]
+                    continue
                 self._held.setdefault(actor_id, {})[assignment.assignment_id] = (assignment, now)
                 granted.setdefault(actor_id, []).append(assignment)
                 hands[actor_id] -= 1
                 if hands[actor_id] == 0:
                     del hands[actor_id]
         return granted
+
+    def _next_for(self, actor_id: str) -> Assignment | None:
+        """The first that waits; of those whose next loss is the last, one at a time.
+
+        So none that was only held beside the guilty one is given up with it.
+        """
+        held_one = any(self._is_suspect(i) for i in self.held_by(actor_id))
+        for place, assignment in enumerate(self._waiting):
+            if not (held_one and self._is_suspect(assignment.assignment_id)):
+                del self._waiting[place]
+                return assignment
+        return None
+
+    def _is_suspect(self, assignment_id: int) -> bool:
+        losses = self._losses[assignment_id]
+        return self._max_losses is not None and losses > 0 and losses >= self._max_losses - 1
+
+    def take_given_up(self) -> list[Assignment]:
+        """Those given up since the last call."""
+        given_up, self._given_up = self._given_up, []
+        return given_up
 
     def owes(self, actor_id: str, assignment_id: int) -> bool:
         """Whether this actor may bring a tree of the assignment: it was granted it, and has not closed it.
@@ -67,15 +93,29 @@ class AssignmentLedger:
             self._closed_earlier.add((actor_id, assignment_id))
         self._taken_back.discard((actor_id, assignment_id))
         held = self._held.get(actor_id, {})
+        if assignment_id in held:
+            self._losses.pop(assignment_id, None)
         return held.pop(assignment_id, None) is not None
 
-    def take_back(self, actor_id: str, assignment_ids: Iterable[int] | None = None) -> int:
-        """Put an actor's assignments (all, or some) back to the front, oldest first; how many they were."""
+    def take_back(
+        self, actor_id: str, assignment_ids: Iterable[int] | None = None, *, lost: bool = False
+    ) -> int:
+        """Put an actor's assignments (all, or some) back to the front, oldest first; how many they were.
+
+        `lost`: the actor is gone, and one of them may have been why.
+        """
         held = self._held.get(actor_id, {})
         taken = [i for i in (list(held) if assignment_ids is None else assignment_ids) if i in held]
         for assignment_id in reversed(taken):
-            self._waiting.appendleft(held.pop(assignment_id)[0])
+            assignment, _ = held.pop(assignment_id)
             self._taken_back.add((actor_id, assignment_id))
+            if lost:
+                self._losses[assignment_id] += 1
+            if self._max_losses is not None and self._losses[assignment_id] >= self._max_losses:
+                del self._losses[assignment_id]
+                self._given_up.append(assignment)
+            else:
+                self._waiting.appendleft(assignment)
         if not held:
             self._held.pop(actor_id, None)
         return len(taken)

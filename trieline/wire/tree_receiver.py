@@ -98,13 +98,16 @@ class TreeReceiver:
         vocab_size: int | None,
         run_id: str,
         already_accepted: Iterable[tuple[str, int]] = (),
+        max_losses: int | None = None,
     ) -> None:
         """`accept` runs in the receiver's thread, and a tree for which it raises WireError is rejected.
 
         `run_id`: trees of another are rejected. A restart that goes on with a run gives it the same one.
         `already_accepted`: (actor id, sequence number) of the trees that are safe since before a restart.
+        `max_losses`: an assignment that so many actors held when they were lost is given up. None: never.
         Assignment ids must only grow, over restarts too: an actor may still work on an old one.
         """
+        self.max_losses = max_losses
         self.duplicates = 0
         self.rejected = 0
         """Trees that broke an invariant, that nobody had asked for, or that will never come."""
@@ -118,7 +121,8 @@ class TreeReceiver:
         for actor_id, sequence_number in already_accepted:
             self._seen.setdefault(actor_id, _Seen()).add(sequence_number)
         self._lock = threading.Lock()
-        self._ledger = AssignmentLedger()
+        self._ledger = AssignmentLedger(max_losses=max_losses)
+        self._set_aside: set[str] = set()
         self._actors: dict[str, _Actor] = {}
         self._trees: queue.SimpleQueue[TreeDelivery | None] = queue.SimpleQueue()
         self._acknowledgements: dict[bytes, list[int]] = {}
@@ -171,6 +175,20 @@ class TreeReceiver:
         """Assignments offered or granted whose tree has not come (nor been refused or given up)."""
         with self._lock:
             return self._ledger.outstanding()
+
+    def take_given_up(self) -> list[Assignment]:
+        """Assignments that were given up since the last call: too many actors were lost over them."""
+        with self._lock:
+            return self._ledger.take_given_up()
+
+    def set_aside(self, actor_id: str) -> None:
+        """Grant this actor nothing more; what it holds it may still bring."""
+        with self._lock:
+            self._set_aside.add(actor_id)
+
+    def is_set_aside(self, actor_id: str) -> bool:
+        """Whether this actor is granted nothing more."""
+        return actor_id in self._set_aside
 
     def actors(self) -> dict[str, ActorStatus]:
         """The actors that live, by id."""
@@ -424,14 +442,14 @@ class TreeReceiver:
 
     def _remove(self, actor_id: str, why: str) -> None:
         if self._actors.pop(actor_id, None) is not None:
-            count = self._ledger.take_back(actor_id)
+            count = self._ledger.take_back(actor_id, lost=True)
             logger.info("actor %s %s; its %d open assignments go to others", actor_id, why, count)
 
     def _grant(self) -> None:
         free = {
             actor_id: min(actor.capacity - len(self._ledger.held_by(actor_id)) - actor.foreign, GRANT_AT_ONCE)
             for actor_id, actor in self._actors.items()
-            if actor.reachable
+            if actor.reachable and actor_id not in self._set_aside
         }
         for actor_id, assignments in self._ledger.grant(free, time.monotonic()).items():
             actor = self._actors[actor_id]
