@@ -38,13 +38,13 @@ import logging, msgspec, sys
 from pathlib import Path
 from trieline.wire.config import EnvConfig, LinksConfig, ModelConfig
 from trieline.learner.config import LearnerConfig
-from trieline.learner.process import run_learner
+from trieline.learner.process import LearnerRun, run_learner
 logging.basicConfig(level=logging.INFO)
-sys.exit(run_learner(
-    msgspec.json.decode(sys.argv[3], type=LearnerConfig),
+sys.exit(run_learner(LearnerRun(
+    config=msgspec.json.decode(sys.argv[3], type=LearnerConfig),
     model=ModelConfig(path=sys.argv[1], dtype="float32"),
     envs=[EnvConfig(id="test/Even-v0")], links=msgspec.json.decode(sys.argv[2], type=LinksConfig),
-    run_dir=Path(sys.argv[4]), seed=0, resume=False))
+    run_dir=Path(sys.argv[4]), seed=0, resume=False)))
 """
 
 

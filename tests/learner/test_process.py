@@ -25,7 +25,7 @@ from tests.learner.live_parts import (
 from trieline.common.file_lock import file_lock
 from trieline.learner.config import LearnerConfig, OptimizerConfig, WarmStartConfig
 from trieline.learner.keeping.checkpoint import latest_checkpoint, read_state
-from trieline.learner.process import LOCK_FILE, run_learner
+from trieline.learner.process import LOCK_FILE, LearnerRun, run_learner
 from trieline.learner.training import Hooks
 from trieline.wire.config import EnvConfig, LinksConfig, ModelConfig
 from trieline.wire.journal import read_journal
@@ -61,14 +61,16 @@ def run(
     hooks: Hooks | None = None,
 ) -> int:
     return run_learner(
-        config,
-        model=ModelConfig(path=str(model), dtype="float32"),
-        envs=[EnvConfig(id="test/Even-v0")],
-        links=links,
-        run_dir=run_dir,
-        seed=0,
-        resume=resume,
-        hooks=hooks or Hooks(),
+        LearnerRun(
+            config=config,
+            model=ModelConfig(path=str(model), dtype="float32"),
+            envs=[EnvConfig(id="test/Even-v0")],
+            links=links,
+            run_dir=run_dir,
+            seed=0,
+            resume=resume,
+            hooks=hooks or Hooks(),
+        )
     )
 
 

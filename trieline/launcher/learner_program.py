@@ -10,7 +10,7 @@ from trieline.config import Config
 from trieline.launcher.evaluation import Evaluator
 from trieline.launcher.run_folder import RunFolder
 from trieline.learner.model_folder.model_source import prepare_model
-from trieline.learner.process import run_learner
+from trieline.learner.process import LearnerRun, run_learner
 from trieline.learner.training import Hooks
 from trieline.learner.warm_start import Demonstrations
 from trieline.wire.tree import TrajectoryTree
@@ -23,14 +23,16 @@ def run_learner_program(config: Config, folder: RunFolder, *, resume: bool) -> i
     """Run the learner to its end. Returns the exit status."""
     live = config.learner.replay is None
     return run_learner(
-        config.learner,
-        model=config.model,
-        envs=config.envs,
-        links=config.links,
-        run_dir=folder.path,
-        seed=config.run.seed,
-        resume=resume,
-        hooks=_hooks(config, folder) if live else Hooks(),
+        LearnerRun(
+            config=config.learner,
+            model=config.model,
+            envs=config.envs,
+            links=config.links,
+            run_dir=folder.path,
+            seed=config.run.seed,
+            resume=resume,
+            hooks=_hooks(config, folder) if live else Hooks(),
+        )
     )
 
 

@@ -7,9 +7,12 @@ import numpy as np
 
 from trieline.common.tally import Tally
 from trieline.learner.intake.staleness import staleness
+from trieline.wire.messages import Assignment
 from trieline.wire.tree import SCORED, TrajectoryTree
 
 SAMPLE_CHARACTERS = 500
+LOST_WORKER = "lost_worker"
+"""The cause of the rollouts of tasks that took their workers down."""
 
 
 def batch_metrics(trees: Sequence[TrajectoryTree], *, policy_version: int) -> Tally:
@@ -24,13 +27,15 @@ def batch_metrics(trees: Sequence[TrajectoryTree], *, policy_version: int) -> Ta
     return metrics
 
 
-def failure_metrics(trees: Sequence[TrajectoryTree]) -> Tally:
-    """`errored_rollouts/{env}/{cause}` over all trees that came, those without a scored leaf included."""
+def failure_metrics(trees: Sequence[TrajectoryTree], given_up: Sequence[Assignment] = ()) -> Tally:
+    """`errored_rollouts/{env}/{cause}` over all trees that came, and over the tasks that will bring none."""
     metrics = Tally()
     for tree in trees:
         for cause in tree.leaf_causes:
             if cause != SCORED:
                 metrics.add_total(f"errored_rollouts/{tree.env_id}/{cause}", 1)
+    for task in given_up:
+        metrics.add_total(f"errored_rollouts/{task.env_id}/{LOST_WORKER}", task.group_size)
     return metrics
 
 

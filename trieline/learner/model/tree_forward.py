@@ -190,7 +190,8 @@ def load_tree_model(
 
     `device`: where it is to compute, and where that is seen; None: the CPU.
     """
-    hf_model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True).to(device)
+    hf_model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
+    hf_model.to(device)
     hidden_size = hf_model.config.get_text_config().hidden_size
     value_head = ValueHead(hidden_size, dtype=dtype).to(device) if with_value_head else None
     return TreeModel(hf_model, value_head, reproducible=reproducible)

@@ -65,6 +65,8 @@ class Learner:
         self.dtype = dtype
         self.policy_version = 0
         self.skipped_in_a_row = 0
+        self.is_whole = True
+        """False: an error cut an update off."""
         device = choose_device(config.device)
         with_value_head = config.objective.needs_value_head
         reproducible = config.reproducible_attention
@@ -108,11 +110,16 @@ class Learner:
         *,
         objective: ObjectiveConfig | None = None,
         lr: float | None = None,
+        expect_agreement: bool = False,
     ) -> StepReport:
         """One gradient over `trees` and one update. `objective` and `lr` override those of the config.
 
+        `expect_agreement`: the trees came from the policy servers of this run, and say whether these compute
+        the same.
+
         Raises:
-            TrainingError: too many steps in a row were not finite.
+            TrainingError: too many steps in a row were not finite, or the servers compute something else;
+                nothing was changed.
         """
         objective = objective or self.config.objective
         began = time.monotonic()
@@ -125,6 +132,8 @@ class Learner:
             # A warm start's objective has no KL term, whatever the run's has.
             reference=self.reference if objective.kl_coef > 0 else None,
         )
+        if expect_agreement:
+            self.check_mismatch(metrics)
         computed = time.monotonic()
         applied = bool(batch.packs) and self._update(metrics, lr)
         now = time.monotonic()
@@ -141,7 +150,9 @@ class Learner:
         if not finite_loss:
             self.optimizer.zero_grad()
         else:
+            self.is_whole = False
             update = self.optimizer.step(lr=lr)
+            self.is_whole = True
             metrics.add_maximum("optim/lr", update.lr)
             metrics.add_maximum("optim/grad_norm", update.grad_norm)
         if finite_loss and update.applied:
@@ -164,16 +175,18 @@ class Learner:
             raise TrainingError(msg)
         return False
 
-    def check_mismatch(self, metrics: dict[str, float]) -> None:
-        """Raise TrainingError if recorded and recomputed log-probabilities have parted."""
-        mismatch = metrics.get("mismatch_kl/mean", 0.0)
-        if not mismatch <= self.max_mismatch_kl:
-            msg = (
-                f"mismatch_kl/mean is {mismatch:.3g}, expected at most {self.max_mismatch_kl:g}: the policy "
-                "server does not sample from what the learner trains (other weights, temperature or "
-                "precision?). learner.max_mismatch_kl sets the limit"
-            )
-            raise TrainingError(msg)
+    def check_mismatch(self, figures: Mapping[str, float], prefix: str = "mismatch_kl") -> None:
+        """Raise TrainingError if recorded and recomputed log-probabilities, where known, have parted."""
+        name = f"{prefix}/mean"
+        if name not in figures or figures[name] <= self.max_mismatch_kl:
+            return
+        self.optimizer.zero_grad()
+        msg = (
+            f"{name} is {figures[name]:.3g}, expected at most {self.max_mismatch_kl:g}: the policy "
+            "server does not sample from what the learner trains (other weights, temperature or "
+            "precision?). learner.max_mismatch_kl sets the limit"
+        )
+        raise TrainingError(msg)
 
     def weights(self) -> dict[str, torch.Tensor]:
         """The policy in the compute dtype, by the names of the Hugging Face model, as views."""
