@@ -99,6 +99,10 @@ class EvenActor:
         self._closing.set()
         self.join()
 
+    def leave(self) -> None:
+        """Play no further task."""
+        self._closing.set()
+
     def join(self) -> None:
         """Wait until the actor has stopped."""
         self._thread.join(timeout=30)

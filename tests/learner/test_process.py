@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+import torch
 
 from tests.learner.live_parts import (
     LEARNER,
@@ -22,11 +23,15 @@ from tests.learner.live_parts import (
     records,
     wait_for_step,
 )
+from tests.learner.test_live_links import open_links
 from trieline.common.file_lock import file_lock
 from trieline.learner.config import LearnerConfig, OptimizerConfig, WarmStartConfig
+from trieline.learner.errors import TrainingError
 from trieline.learner.keeping.checkpoint import latest_checkpoint, read_state
+from trieline.learner.probe import CANARY, AgreementProbe
 from trieline.learner.process import LOCK_FILE, LearnerRun, run_learner
 from trieline.learner.training import Hooks
+from trieline.learner.update.learner import Learner
 from trieline.wire.config import EnvConfig, LinksConfig, ModelConfig
 from trieline.wire.journal import read_journal
 from trieline.wire.messages import Assignment, Completion
@@ -86,7 +91,7 @@ def test_a_live_run(max_staleness: int, links: LinksConfig, tiny_folder: Path, t
         evaluated.append(step)
         return {"eval/test/Even-v0/avg@k": 0.5}
 
-    config = msgspec.structs.replace(CONFIG, max_staleness=max_staleness)
+    config = msgspec.structs.replace(CONFIG, max_staleness=max_staleness, canary_every=1)
     hooks = Hooks(held_out=held_out, held_out_every=3)
     with EvenActor(links, break_every=3) as actor:
         assert run(config, links, tiny_folder, tmp_path, hooks=hooks) == 0
@@ -99,6 +104,10 @@ def test_a_live_run(max_staleness: int, links: LinksConfig, tiny_folder: Path, t
     assert sum(r["off_policy/too_old_trees"] for r in steps) == 0
     assert max(r.get("mismatch_kl/logprob_max_abs", 0.0) for r in steps) < 1e-4
     assert sum(r.get("errored_rollouts/test/Even-v0/sandbox", 0) for r in steps) > 0
+    # Whichever way, every step was compared: by its own trees, or by a canary.
+    canaries = {r["step"]: r for r in records(tmp_path) if "mismatch_kl/canary/mean" in r}
+    assert all("mismatch_kl/mean" in r or r["step"] in canaries for r in steps)
+    assert max([r["mismatch_kl/canary/logprob_max_abs"] for r in canaries.values()], default=0) < 1e-4
     assert steps[-1]["sample"]["reply"] == "a reply"
     assert evaluated == [0, 3, 4]
     numbers = [d.sequence_number for d in read_journal(tmp_path / "journal")]
@@ -162,8 +171,56 @@ def test_without_actors_it_says_what_it_waited_for(
 ) -> None:
     config = msgspec.structs.replace(CONFIG, batch_timeout_s=0.5)
     assert run(config, links, tiny_folder, tmp_path) == 1
-    assert "waited 0.5 s for the 3 trees of a step and got 0" in caplog.text
+    assert "waited 0.5 s for the next of the 3 trees of a step and got 0" in caplog.text
     assert "0 actors live" in caplog.text
+
+
+def test_a_canary_compares_what_the_server_samples_now(
+    links: LinksConfig, tiny_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    learner = Learner(CONFIG, tiny_folder, dtype=torch.float32)
+    probe = AgreementProbe(learner, links, tiny_folder)
+    with open_links(links, tmp_path / "run") as live:
+        live.publish(0, learner.weights())
+        assert live.wait_loaded(0, late_s=60, absent_s=60)
+        figures = probe.canary(timeout_s=60)
+        assert figures["mismatch_kl/canary/logprob_max_abs"] < 1e-4
+        learner.check_mismatch(figures, CANARY)
+        # The server has missed an update of the weights, and does not know: the same version, other weights.
+        for tensor in learner.masters().values():
+            tensor.mul_(1.5)
+        with pytest.raises(TrainingError, match=r"mismatch_kl/canary/mean is .* expected at most 0\.001"):
+            learner.check_mismatch(probe.canary(timeout_s=60), CANARY)
+        # It knows.
+        learner.policy_version = 1
+        assert not probe.canary(timeout_s=60)
+    nobody = AgreementProbe(learner, free_links(), tiny_folder)
+    assert not nobody.canary(timeout_s=0.1)
+    assert "the policy server gave no tokens to compare" in caplog.text
+
+
+def test_actors_that_stay_away_end_a_run_that_can_go_on(
+    links: LinksConfig, tiny_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = msgspec.structs.replace(CONFIG, steps=1_000, batch_timeout_s=5.0)
+    with EvenActor(links) as actor:
+
+        def leave() -> None:
+            wait_for_step(tmp_path, 2)
+            actor.leave()
+
+        leaving = threading.Thread(target=leave, daemon=True)
+        leaving.start()
+        assert run(config, links, tiny_folder, tmp_path) == 1
+        leaving.join()
+    assert "waited 5 s for the next of the 3 trees" in caplog.text
+    checkpoint = latest_checkpoint(tmp_path / "checkpoints")
+    assert checkpoint is not None
+    state = read_state(checkpoint)
+    assert state.step == steps_of(tmp_path)[-1]["step"] >= 2
+    with EvenActor(links, "another"):
+        more = msgspec.structs.replace(config, steps=state.step + 1, batch_timeout_s=60.0)
+        assert run(more, links, tiny_folder, tmp_path, resume=True) == 0
 
 
 def test_a_policy_server_that_computes_something_else_is_found_out(
