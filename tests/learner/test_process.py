@@ -32,7 +32,7 @@ from trieline.learner.probe import CANARY, AgreementProbe
 from trieline.learner.process import LOCK_FILE, LearnerRun, run_learner
 from trieline.learner.training import Hooks
 from trieline.learner.update.learner import Learner
-from trieline.wire.config import EnvConfig, LinksConfig, ModelConfig
+from trieline.wire.config import EnvConfig, EpisodeConfig, LinksConfig, ModelConfig
 from trieline.wire.journal import read_journal
 from trieline.wire.messages import Assignment, Completion
 from trieline.wire.tree import TrajectoryTree
@@ -46,6 +46,8 @@ CONFIG = LearnerConfig(
     startup_timeout_s=60.0,
     optimizer=OptimizerConfig(lr=1e-3),
 )
+
+EVEN = EnvConfig(id="test/Even-v0")
 
 
 @pytest.fixture(scope="module")
@@ -64,12 +66,13 @@ def run(
     *,
     resume: bool = False,
     hooks: Hooks | None = None,
+    env: EnvConfig = EVEN,
 ) -> int:
     return run_learner(
         LearnerRun(
             config=config,
             model=ModelConfig(path=str(model), dtype="float32"),
-            envs=[EnvConfig(id="test/Even-v0")],
+            envs=[env],
             links=links,
             run_dir=run_dir,
             seed=0,
@@ -278,6 +281,15 @@ def test_a_warm_start_ends_at_a_measured_success(
     assert wanted == [[], [], ["easy", "hard"], ["easy", "hard"], ["hard"], ["hard"]]
     (step,) = steps_of(tmp_path)
     assert step["policy_version"] == 7
+
+
+def test_a_context_beyond_the_model_s_positions_is_refused(
+    tiny_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    env = EnvConfig(id="test/Even-v0", episode=EpisodeConfig(max_context=1_000_000))
+    assert run(CONFIG, free_links(), tiny_folder, tmp_path, env=env) == 1
+    assert "test/Even-v0: expected episode.max_context of at most the" in caplog.text
+    assert "got 1000000" in caplog.text
 
 
 def test_a_warm_start_without_demonstrations_is_refused(

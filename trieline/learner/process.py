@@ -113,6 +113,7 @@ def _run(run: LearnerRun, stop: threading.Event) -> None:
     )
     if checkpoint is not None and state is not None:
         _restore(learner, curriculum, checkpoint, state)
+    _check_positions(learner, run.envs)
     with ExitStack() as stack:
         live, source = _open_source(run, learner, curriculum, state, stop, stack)
         metrics = stack.enter_context(closing(MetricsLog(run.run_dir, step=state.step if state else 0)))
@@ -149,6 +150,17 @@ def check_settings(config: LearnerConfig, envs: Sequence[EnvConfig]) -> None:
             if getattr(config, name) != getattr(defaults, name):
                 msg = f"learner.{name} has no effect: no environment has several levels; remove it"
                 raise LearnerError(msg)
+
+
+def _check_positions(learner: Learner, envs: Sequence[EnvConfig]) -> None:
+    positions = learner.max_positions
+    for env in envs if learner.config.replay is None else ():
+        if positions is not None and env.episode.max_context > positions:
+            msg = (
+                f"{env.id}: expected episode.max_context of at most the {positions} positions of "
+                f"{learner.model.name}, got {env.episode.max_context}"
+            )
+            raise LearnerError(msg)
 
 
 def _find_checkpoint(run_dir: Path, resume: bool) -> tuple[Path | None, TrainerState | None]:

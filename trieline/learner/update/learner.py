@@ -99,6 +99,12 @@ class Learner:
         return int(self.model.output_weight.shape[0])
 
     @property
+    def max_positions(self) -> int | None:
+        """Tokens of the longest sequence that the model knows; None if its config does not say."""
+        config = self.model.hf_model.config.get_text_config()
+        return getattr(config, "max_position_embeddings", None)
+
+    @property
     def max_mismatch_kl(self) -> float:
         if self.config.max_mismatch_kl is not None:
             return self.config.max_mismatch_kl
