@@ -1,5 +1,6 @@
 """The learner process: put the parts together, train, and end in order on a signal."""
 
+import errno
 import logging
 import signal
 import threading
@@ -46,6 +47,9 @@ NO_HOOKS = Hooks()
 LOCK_FILE = ".learner.lock"
 """In a run folder: two learners would write over each other's metrics and checkpoints."""
 
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+"""What a disk says that takes no more; Python does not always know of which file."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LearnerRun:
@@ -80,10 +84,10 @@ def run_learner(run: LearnerRun) -> int:
         log.error("%s", error)
         return 1
     except OSError as error:
-        if error.filename is None:
+        if error.filename is None and error.errno not in DISK_ERRORS:
             log.exception("the learner failed")
         else:
-            log.error("%s: %s", error.filename, error.strerror)
+            log.error("%s: %s", error.filename or f"a file in {run.run_dir}", error.strerror)
         return 1
     except Exception:
         log.exception("the learner failed")
