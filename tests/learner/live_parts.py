@@ -39,13 +39,13 @@ import logging, msgspec, sys
 from pathlib import Path
 from trieline.wire.config import EnvConfig, LinksConfig, ModelConfig
 from trieline.learner.config import EvaluationConfig, LearnerConfig
-from trieline.learner.process import run_learner
+from trieline.learner.process import LearnerRun, run_learner
 logging.basicConfig(level=logging.INFO)
-sys.exit(run_learner(
-    msgspec.json.decode(sys.argv[3], type=LearnerConfig),
+sys.exit(run_learner(LearnerRun(
+    config=msgspec.json.decode(sys.argv[3], type=LearnerConfig),
     model=ModelConfig(path=sys.argv[1], dtype="float32"),
     envs=[EnvConfig(id="test/Even-v0")], links=msgspec.json.decode(sys.argv[2], type=LinksConfig),
-    run_dir=Path(sys.argv[4]), seed=0, resume=False, evaluation=EvaluationConfig(episodes=2)))
+    run_dir=Path(sys.argv[4]), seed=0, resume=False, evaluation=EvaluationConfig(episodes=2))))
 """
 
 
@@ -121,6 +121,10 @@ class EvenActor:
     def __exit__(self, *error: object) -> None:
         self._closing.set()
         self.join()
+
+    def leave(self) -> None:
+        """Play no further task."""
+        self._closing.set()
 
     def join(self) -> None:
         """Wait until the actor has stopped."""

@@ -51,6 +51,8 @@ class ActorRegister:
         self.lost = 0
         self.actors: dict[str, Actor] = {}
         """By id, in the order in which they get the next grant."""
+        self.set_aside: set[str] = set()
+        """Ids of actors that are granted nothing more."""
         self._ledger = ledger
         self._complaints = complaints
         self._peer_timeout_s = peer_timeout_s
@@ -106,14 +108,15 @@ class ActorRegister:
     def remove(self, actor_id: str, kind: str, *, level: int = logging.INFO) -> None:
         """It left, or is lost; `kind` is for the log."""
         if self.actors.pop(actor_id, None) is not None:
-            count = self._ledger.take_back(actor_id)
+            count = self._ledger.take_back(actor_id, lost=True)
             self._complaints.add(
                 kind, f"{actor_id}, whose {count} open assignments go to others", level=level
             )
 
     def hands(self) -> dict[str, Hand]:
         """What each actor can take now."""
-        return {i: self._hand(i, actor) for i, actor in self.actors.items() if actor.reachable}
+        able = {i: actor for i, actor in self.actors.items() if actor.reachable and i not in self.set_aside}
+        return {i: self._hand(i, actor) for i, actor in able.items()}
 
     def _hand(self, actor_id: str, actor: Actor) -> Hand:
         held = len(self._ledger.held_by(actor_id))

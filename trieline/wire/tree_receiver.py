@@ -72,6 +72,7 @@ class TreeReceiver:
         expectation: Expectation | None = None,
         already_accepted: Iterable[tuple[str, int]] = (),
         evaluation_share: float = 1.0,
+        max_losses: int | None = None,
     ) -> None:
         """`accept` gets each tree with the frames that it came in, in the receiver's thread.
 
@@ -81,6 +82,7 @@ class TreeReceiver:
         `expectation`: what all trees are held against, beside their assignments.
         `already_accepted`: (actor id, sequence number) of the trees that are safe since before a restart.
         Assignment ids must only grow, over restarts too: an actor may still work on an old one.
+        `max_losses`: an assignment that so many actors held when they were lost is given up. None: never.
         `evaluation_share`: of the actors' episodes, for evaluations while something else waits.
         """
         self.duplicates = 0
@@ -100,7 +102,8 @@ class TreeReceiver:
             self._seen.setdefault(actor_id, SeenNumbers()).add(sequence_number)
         self._complaints = Complaints("trajectories")
         self._lock = threading.Lock()
-        self._ledger = AssignmentLedger()
+        self.max_losses = max_losses
+        self._ledger = AssignmentLedger(max_losses=max_losses)
         self._register = ActorRegister(self._ledger, self._complaints, peer_timeout_s=links.peer_timeout_s)
         self._trees: dict[Purpose, queue.SimpleQueue[TreeDelivery | None]] = {
             purpose: queue.SimpleQueue() for purpose in get_args(Purpose)
@@ -153,6 +156,20 @@ class TreeReceiver:
         """Assignments offered or granted whose tree has not come (nor been refused or given up)."""
         with self._lock:
             return self._ledger.outstanding(purpose)
+
+    def take_given_up(self) -> list[Assignment]:
+        """Tasks to train on that were given up since the last call: too many actors were lost over them."""
+        with self._lock:
+            return self._ledger.take_given_up()
+
+    def set_aside(self, actor_id: str) -> None:
+        """Grant this actor nothing more; what it holds it may still bring."""
+        with self._lock:
+            self._register.set_aside.add(actor_id)
+
+    def is_set_aside(self, actor_id: str) -> bool:
+        """Whether this actor is granted nothing more."""
+        return actor_id in self._register.set_aside
 
     def actors(self) -> dict[str, ActorStatus]:
         """The actors that live, by id."""

@@ -180,17 +180,22 @@ class TreeModel(nn.Module):
 
 
 def load_tree_model(
-    folder: Path, dtype: torch.dtype, with_value_head: bool, *, reproducible: bool = True
+    folder: Path,
+    dtype: torch.dtype,
+    with_value_head: bool,
+    *,
+    reproducible: bool = True,
+    device: torch.device | None = None,
 ) -> TreeModel:
-    """Load a Hugging Face folder.
+    """Load a Hugging Face folder. `device`: where it is to compute, and where that is seen; None: the CPU.
 
     Raises:
         ModelRefusedError: it can't be trained exactly on tries.
         ModelSourceError: it can't be loaded whole.
     """
-    hf_model = load_causal_lm(folder, dtype)
+    hf_model = load_causal_lm(folder, dtype).to(device)
     hidden_size = hf_model.config.get_text_config().hidden_size
-    value_head = ValueHead(hidden_size, dtype=dtype) if with_value_head else None
+    value_head = ValueHead(hidden_size, dtype=dtype).to(device) if with_value_head else None
     return TreeModel(hf_model, value_head, reproducible=reproducible)
 
 
