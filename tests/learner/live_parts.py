@@ -141,7 +141,7 @@ class EvenActor:
                 self.asked.append(assignment)
                 tree = await self._tree(client, assignment)
                 number = await sender.send(assignment.assignment_id, tree)
-                if assignment.purpose == "train":
+                if number is not None and assignment.purpose == "train":
                     self.sent.append((number, assignment.assignment_id))
         except Stopped:
             await sender.flush(10)

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trieline.wire.assignment_ledger import AssignmentLedger, Hand
+from trieline.wire.assignment_ledger import MAX_EARLIER, MAX_TAKEN_BACK, AssignmentLedger, Hand
 from trieline.wire.messages import Assignment
 
 
@@ -114,6 +114,65 @@ def test_ids_below_all_that_were_offered_are_of_before_a_restart_and_owed_once_b
     assert not ledger.owes("a", 4)
     assert not ledger.owes("a", 100)
     assert ledger.owes("b", 4)
+
+
+def test_what_lost_actors_owed_is_bounded_and_the_latest_is_remembered() -> None:
+    ledger = AssignmentLedger()
+    ledger.offer(assignments(*range(100)))
+    for number in range(1_000):
+        actor_id = f"lost {number}"
+        grant(ledger, {actor_id: 100})
+        assert ledger.take_back(actor_id) == 100
+    assert len(ledger._taken_back) == MAX_TAKEN_BACK
+    assert not ledger._held
+    assert ledger.owes("lost 999", 0)
+    assert not ledger.owes("lost 0", 0)
+    assert ledger.outstanding("train") == 100
+
+
+def test_what_is_taken_back_again_is_remembered_as_late_as_the_latest() -> None:
+    ledger = AssignmentLedger()
+    ledger.offer(assignments(0))
+    for _ in range(2):
+        grant(ledger, {"a": 1})
+        ledger.take_back("a")
+        for number in range(MAX_TAKEN_BACK - 1):
+            grant(ledger, {f"b {number}": 1})
+            ledger.take_back(f"b {number}")
+    assert ledger.owes("a", 0)
+
+
+def test_trees_of_before_a_restart_are_bounded() -> None:
+    ledger = AssignmentLedger()
+    ledger.offer(assignments(1_000_000))
+    came = 0
+    for number in range(100_000):
+        if ledger.owes("a", number):
+            ledger.close("a", number)
+            came += 1
+    assert came == MAX_EARLIER
+    assert len(ledger._closed_earlier) == MAX_EARLIER
+
+
+def test_a_refused_tree_of_before_a_restart_takes_nobody_s_place() -> None:
+    ledger = AssignmentLedger()
+    ledger.offer(assignments(1_000_000))
+    for number in range(2 * MAX_EARLIER):
+        assert not ledger.drop("a", number)
+    assert ledger.owes("b", 7)
+
+
+def test_the_assignment_itself_is_known_as_long_as_a_tree_of_it_may_come() -> None:
+    ledger = AssignmentLedger()
+    ledger.offer(assignments(5))
+    grant(ledger, {"a": 1})
+    assert ledger.owed("a", 5) == assignments(5)[0]
+    assert ledger.owed("b", 5) is None
+    ledger.take_back("a")
+    assert ledger.owed("a", 5) == assignments(5)[0]
+    ledger.close("a", 5)
+    assert ledger.owed("a", 5) is None
+    assert ledger.owed("a", 3) is None
 
 
 @given(

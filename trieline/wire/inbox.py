@@ -15,7 +15,7 @@ import zmq
 from trieline.wire.codec import InFrame, num_bytes
 
 # What Python keeps for a message beside its bytes, generously: so that a share of tiny ones is bounded, too.
-MESSAGE_COST = 4096
+MESSAGE_COST = 1024
 
 
 class Inbox:
