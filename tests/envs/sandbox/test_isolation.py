@@ -252,17 +252,6 @@ for _ in range(2 * MEMORY // (100 * 200_000) + 1):
             except BlockingIOError: pass
     time.sleep(60)
 """,
-    "mappings": """
-libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-libc.mmap.restype = ctypes.c_void_p
-libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t] + [ctypes.c_int] * 3 + [ctypes.c_long]
-def split():
-    start = libc.mmap(None, 64_000 * 4096, 0, 0x4022, -1, 0)  # PROT_NONE, private, anonymous, no reserve
-    for page in range(0, 64_000, 2): libc.mprotect(start + page * 4096, 4096, 1)
-for _ in range(2 * MEMORY // (64_000 * 200)):
-    if os.fork() == 0: split(); time.sleep(60)
-time.sleep(1)
-""",
     "processes that can not be looked into": """
 libc.prctl(4, 0, 0, 0, 0)  # PR_SET_DUMPABLE
 for _ in range(8):
@@ -297,6 +286,23 @@ print("one was ended" if ended else "all")
     assert result.oom or result.exit_code != 0
     assert b"all" not in result.stdout
     assert not result.timed_out
+
+
+def test_mappings_count_where_nobody_counts_what_the_kernel_holds_for_them() -> None:
+    code = f"""
+import ctypes, os, time
+libc = ctypes.CDLL(None)
+libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t] + [ctypes.c_int] * 3 + [ctypes.c_long]
+for _ in range(3 * {LIMITS.memory_bytes} // 2 // (64_000 * 256)):
+    if os.fork() == 0:
+        start = libc.mmap(None, 64_000 * 4096, 0, 0x4022, -1, 0)  # PROT_NONE, private, anonymous, no reserve
+        for page in range(0, 64_000, 2): libc.mprotect(start + page * 4096, 4096, 1)
+        break
+time.sleep(60)
+"""
+    assert run_python(fresh("bubblewrap"), code).oom
 
 
 def test_only_unix_sockets_where_nobody_counts_what_the_others_hold() -> None:
