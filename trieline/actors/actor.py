@@ -7,9 +7,7 @@ chance to deliver what is left.
 import asyncio
 import logging
 import os
-import secrets
 import signal
-import socket
 from collections.abc import Sequence
 
 from trieline.actors.chat import ChatRenderer
@@ -17,6 +15,7 @@ from trieline.actors.config import ActorConfig
 from trieline.actors.env_session import EnvHost
 from trieline.actors.errors import StuckEnvironmentsError
 from trieline.actors.rollout_group import EpisodeSlots, GroupPlayer
+from trieline.common.process_name import new_process_name
 from trieline.wire.config import EnvConfig, LinksConfig
 from trieline.wire.errors import PeerTimeoutError
 from trieline.wire.generate_link import PolicyClient
@@ -60,7 +59,7 @@ class ActorWorker:
         self._parent_pid = parent_pid
         self._stop = asyncio.Event()
         self._slots = EpisodeSlots(config.episodes)
-        self._sender = TreeSender(links, actor_id=new_actor_id(), capacity=config.capacity)
+        self._sender = TreeSender(links, actor_id=new_process_name(), capacity=config.capacity)
         self._policy = PolicyClient(links)
         self._host = EnvHost(
             threads=config.env_threads,
@@ -166,11 +165,6 @@ def run_worker(
         return await worker.run()
 
     return asyncio.run(run())
-
-
-def new_actor_id() -> str:
-    """Unique to this start of this process: `<host>-<pid>-<8 hex digits>`."""
-    return f"{socket.gethostname()[:200]}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
 def _first(group: BaseExceptionGroup) -> BaseException:
