@@ -26,7 +26,7 @@ class LinksConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     def __post_init__(self) -> None:
         if not self.generate_addresses:
-            msg = "links.generate: expected at least one address, got none"
+            msg = "generate: expected at least one address, got none"
             raise ValueError(msg)
 
     @property
