@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from trieline.common.arrays import Int32
+from trieline.common.complaints import Complaints
 from trieline.wire.codec import InFrame, OutFrame, decode, encode
 from trieline.wire.config import LinksConfig
 from trieline.wire.errors import MessageError, PeerTimeoutError, WireError
@@ -29,7 +30,6 @@ from trieline.wire.messages import (
     StatusRequest,
 )
 from trieline.wire.server_link import Pending, ServerLink
-from trieline.wire.sockets import Complaints
 from trieline.wire.tree import ROUNDING
 
 # How long to wait before asking again after a refusal: doubled each time, from the first to the last.

@@ -23,6 +23,7 @@ from typing import BinaryIO
 import numpy as np
 import zmq
 
+from trieline.common.complaints import Complaints
 from trieline.common.regular_file import open_regular
 from trieline.wire import sockets
 from trieline.wire.codec import InFrame, decode, encode
@@ -36,7 +37,7 @@ from trieline.wire.messages import (
     ServerToLearner,
     WeightsAnnouncement,
 )
-from trieline.wire.sockets import Complaints, Waker
+from trieline.wire.sockets import Waker
 from trieline.wire.weights_chunks import ChunkTraffic
 from trieline.wire.weights_roll import ServerRoll
 
@@ -44,8 +45,7 @@ logger = logging.getLogger(__name__)
 
 # Chunks and announcements for each server. Full: what is sent is dropped, and asked for again.
 SEND_QUEUE = 4
-# Requests of each server, of at most so many bytes.
-REQUEST_QUEUE = 1_000
+# Of a server's request.
 REQUEST_BYTES = 16 * 1024
 # Whoever asks for more gets as much.
 CHUNK_BYTES = 2 * 1024 * 1024
@@ -95,7 +95,7 @@ class WeightsPublisher:
         context = zmq.Context()
         try:
             self._router = context.socket(zmq.ROUTER)
-            sockets.limit(self._router, self._links, send_queue=SEND_QUEUE, receive_queue=REQUEST_QUEUE)
+            sockets.limit(self._router, self._links, send_queue=SEND_QUEUE)
             self._router.maxmsgsize = REQUEST_BYTES
             self._router.router_mandatory = True
             sockets.bind(self._router, self._links.weights_fetch)

@@ -9,8 +9,8 @@ import threading
 import time
 from dataclasses import dataclass
 
+from trieline.common.complaints import Complaints
 from trieline.wire.messages import ChunkRequest, LatestRequest, WeightsLoaded
-from trieline.wire.sockets import Complaints
 
 logger = logging.getLogger(__name__)
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import zmq
 
+from trieline.common.complaints import Complaints
 from trieline.common.regular_file import open_regular
 from trieline.wire import sockets
 from trieline.wire.codec import InFrame, decode, encode
@@ -31,7 +32,7 @@ from trieline.wire.messages import (
     WeightsAnnouncement,
     WeightsLoaded,
 )
-from trieline.wire.sockets import Complaints, Waker
+from trieline.wire.sockets import Waker
 from trieline.wire.weights_fetch import Fetch
 from trieline.wire.weights_publisher import CHUNK_BYTES, file_crc32
 
@@ -39,8 +40,6 @@ logger = logging.getLogger(__name__)
 
 # Requests, while the learner does not read: the new one is dropped, and made again with the next heartbeat.
 REQUEST_QUEUE = 64
-# Announcements and chunks unread; there is one chunk at a time.
-RECEIVE_QUEUE = 100
 # A fetch in which nothing came for this many heartbeats asks again for what is missing.
 STALLED_HEARTBEATS = 3
 KEPT_FILES = 2
@@ -86,7 +85,7 @@ class WeightsSubscriber:
         context = zmq.Context()
         try:
             self._dealer = context.socket(zmq.DEALER)
-            sockets.limit(self._dealer, self._links, send_queue=REQUEST_QUEUE, receive_queue=RECEIVE_QUEUE)
+            sockets.limit(self._dealer, self._links, send_queue=REQUEST_QUEUE)
             # Nothing is queued for a learner that is away.
             self._dealer.immediate = True
             sockets.connect(self._dealer, self._links.weights_fetch)
