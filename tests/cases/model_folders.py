@@ -24,7 +24,8 @@ TRIMS = (
 )
 PREFILLED = (
     "{% for m in messages %}{% if m.role == 'assistant' %}"
-    "{{ m.content.split('</think>')[-1] + '<|im_end|>' }}{% else %}{{ '<|im_start|>' + m.content + '<|im_sep|>' }}{% endif %}{% endfor %}"
+    "{{ m.content.split('</think>')[-1] + '<|im_end|>' }}"
+    "{% else %}{{ '<|im_start|>' + m.content + '<|im_sep|>' }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<think>\n' }}{% endif %}"
 )
 # Of SmolLM2-135M-Instruct, as are the tokens.
