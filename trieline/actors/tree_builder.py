@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trieline.actors.rollout import Rollout
-from trieline.common.arrays import Int32
+from trieline.common.arrays import Int32, Int64
 from trieline.wire.messages import Completion
 from trieline.wire.tree import SCORED, TrajectoryTree
 
@@ -134,7 +134,7 @@ def _add_prompts(builder: TreeBuilder, prompts: Iterable[Int32]) -> dict[bytes, 
     }
 
 
-def common_prefix(runs: Sequence[Int32]) -> int:
+def common_prefix(runs: Sequence[Int32] | Sequence[Int64]) -> int:
     """How many tokens all runs begin with."""
     shortest = min(len(run) for run in runs)
     differs = np.zeros(shortest, dtype=np.bool_)
