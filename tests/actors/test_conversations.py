@@ -275,7 +275,7 @@ def test_unusable_lines_are_left_out_and_listed(
     path = write(tmp_path / "a.jsonl", chat("one", "42"), chat("two", ""), "no", chat("three", "good"), "no")
     with caplog.at_level(logging.WARNING, logger="trieline.actors"):
         assert len(read_conversations(path, renderer, max_unusable=3)) == 2
-    assert "3 lines left out: line 2: expected a reply with text" in caplog.text
+    assert "lines left out (3): line 2: expected a reply with text" in caplog.text
     assert "; line 3: Input data was truncated" in caplog.text
     with pytest.raises(ConversationError, match=r"a\.jsonl, line 2: .*; line 3: .*; line 5: "):
         read_conversations(path, renderer, max_unusable=2)
@@ -295,9 +295,7 @@ def test_conversations_beyond_the_model_s_positions_are_named(
         found = read_conversations(path, renderer, max_tokens=60)
     length = sum(len(tokens) for tokens, _ in found[1][0])
     assert len(found) == 2
-    assert f"1 conversations are longer than the 60 tokens that the model was made for: line 2: {length}" in (
-        caplog.text
-    )
+    assert f"longer than the 60 tokens that the model was made for (1): line 2: {length}" in caplog.text
 
 
 def test_a_system_message_that_the_template_leaves_out_is_said_once(

@@ -96,13 +96,13 @@ def read_conversations(
         if max_tokens is not None and longest > max_tokens:
             too_long.append(f"line {number}: {longest:,} tokens")
     if unusable:
-        log.warning("%s: %d lines left out: %s", path, len(unusable), _listed(unusable))
+        log.warning("%s: lines left out (%d): %s", path, len(unusable), _listed(unusable))
     if too_long:
         log.warning(
-            "%s: %d conversations are longer than the %s tokens that the model was made for: %s",
+            "%s: longer than the %s tokens that the model was made for (%d): %s",
             path,
-            len(too_long),
             f"{max_tokens:,}",
+            len(too_long),
             _listed(too_long),
         )
     if not found:

@@ -26,7 +26,11 @@ class Evaluator:
 
     def __init__(self, config: Config, model_folder: Path) -> None:
         self._config = config
-        self._renderer = ChatRenderer(model_folder, system_prompt=config.actor.system_prompt)
+        self._renderer = ChatRenderer(
+            model_folder,
+            system_prompt=config.actor.system_prompt,
+            template_kwargs=config.model.template_kwargs,
+        )
 
     def run(
         self,

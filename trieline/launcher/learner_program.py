@@ -37,7 +37,9 @@ def run_learner_program(config: Config, folder: RunFolder, *, resume: bool) -> i
 def _hooks(config: Config, folder: RunFolder) -> Hooks:
     model_folder = prepare_model(config.model.path)
     evaluator = Evaluator(config, model_folder)
-    renderer = ChatRenderer(model_folder, system_prompt=config.actor.system_prompt)
+    renderer = ChatRenderer(
+        model_folder, system_prompt=config.actor.system_prompt, template_kwargs=config.model.template_kwargs
+    )
     return Hooks(
         demonstrations=_demonstrations(config, renderer),
         success=evaluator.success,

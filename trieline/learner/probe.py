@@ -7,8 +7,10 @@ policy that learns nothing for an hour.
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,7 +53,14 @@ AGREEMENT = {
 }
 
 
-def probe(learner: Learner, links: LinksConfig, model_folder: Path, *, timeout_s: float) -> dict[str, float]:
+def probe(
+    learner: Learner,
+    links: LinksConfig,
+    model_folder: Path,
+    *,
+    timeout_s: float,
+    template_kwargs: Mapping[str, Any] | None = None,
+) -> dict[str, float]:
     """Compare the policy server at `links.generate`, which serves the learner's weights, with the learner.
 
     Returns the differences as metrics.
@@ -60,7 +69,7 @@ def probe(learner: Learner, links: LinksConfig, model_folder: Path, *, timeout_s
         ProbeError: they do not agree; says in what.
         PeerTimeoutError: the server did not answer in time.
     """
-    prompts = [render(model_folder, text) for text in PROMPTS]
+    prompts = [render(model_folder, text, template_kwargs or {}) for text in PROMPTS]
     temperature = learner.config.objective.temperature
     status, completions = asyncio.run(_ask(links, prompts, temperature, timeout_s))
     _check_status(status, learner)
@@ -81,7 +90,7 @@ def probe(learner: Learner, links: LinksConfig, model_folder: Path, *, timeout_s
     return {"probe/logprob_mean_abs": mean, "probe/logprob_max_abs": maximum}
 
 
-def render(model_folder: Path, text: str) -> Int32:
+def render(model_folder: Path, text: str, template_kwargs: Mapping[str, Any]) -> Int32:
     """One user message as the model's own tokenizer and chat template render it.
 
     Raises:
@@ -89,7 +98,9 @@ def render(model_folder: Path, text: str) -> Int32:
     """
     tokenizer = AutoTokenizer.from_pretrained(model_folder, local_files_only=True)
     chat = [{"role": "user", "content": text}]
-    rendered = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    rendered = tokenizer.apply_chat_template(
+        chat, tokenize=False, add_generation_prompt=True, **template_kwargs
+    )
     token_ids = tokenizer(rendered, add_special_tokens=False)["input_ids"]
     back = tokenizer.decode(token_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
     # A template may trim the message; everything between its ends must be there.

@@ -119,7 +119,7 @@ def _run(
     with ExitStack() as stack:
         live, source = _open_source(config, links, run_dir, learner, curriculum, state, resume, stop, stack)
         metrics = stack.enter_context(closing(MetricsLog(run_dir, step=state.step if state else 0)))
-        if live is not None and not _greet_servers(live, learner, links, model_folder, metrics, state):
+        if live is not None and not _greet_servers(live, learner, links, model_folder, model, metrics, state):
             live.stop_actors("the learner was asked to stop")
             return
         training = Training(
@@ -217,6 +217,7 @@ def _greet_servers(
     learner: Learner,
     links: LinksConfig,
     model_folder: Path,
+    model: ModelConfig,
     metrics: MetricsLog,
     state: TrainerState | None,
 ) -> bool:
@@ -226,7 +227,13 @@ def _greet_servers(
     if not live.wait_loaded(learner.policy_version, config.startup_timeout_s):
         return False
     if config.probe:
-        figures = probe(learner, links, model_folder, timeout_s=config.startup_timeout_s)
+        figures = probe(
+            learner,
+            links,
+            model_folder,
+            timeout_s=config.startup_timeout_s,
+            template_kwargs=model.template_kwargs,
+        )
         metrics.write(state.step if state else 0, figures)
     return True
 
