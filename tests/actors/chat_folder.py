@@ -62,11 +62,12 @@ def _byte_level(special: Sequence[str]) -> Tokenizer:
 
 
 def _sentence_piece(special: Sequence[str], kind: Kind) -> Tokenizer:
-    """With merges across spaces and lines, as those models have them."""
+    """With merges across spaces and lines, and some that make a special token of its letters."""
     words = [*special, "<unk>", *(f"<0x{byte:02X}>" for byte in range(256))]
     words += ["▁", "\n", *(chr(c) for c in range(33, 127))]
     merges = [("▁", "t"), ("▁t", "w"), ("▁", "T"), ("o", "o"), ("▁", "▁"), ("\n", "\n"), ("▁", "4")]
-    words += [a + b for a, b in merges]
+    merges += [("<", "/"), ("s", ">"), ("<", "s>"), ("</", "s>")]
+    words += [a + b for a, b in merges if a + b not in special]
     vocab = {word: i for i, word in enumerate(words)}
     tokenizer = Tokenizer(
         models.BPE(vocab=vocab, merges=merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True)

@@ -144,6 +144,14 @@ def test_a_run_that_was_moved_goes_on_with_its_data(tmp_path: Path, data: Path, 
     assert [r["step"] for r in moved.read_metrics()] == [1, 2, 3, 4]
 
 
+def test_another_kind_of_run_is_not_resumed(tmp_path: Path) -> None:
+    folder = RunFolder.create(load_config(["tiny"], [f"run.folder={tmp_path}"]))
+    with pytest.raises(
+        ConfigError, match=r"expected a run of trieline sft, got .*, which has no folder data"
+    ):
+        resume_sft(folder)
+
+
 def test_what_is_odd_in_a_file_is_said_and_the_rest_trained(
     tmp_path: Path, data: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -73,8 +73,8 @@ class ChatRenderer:
         for _ in range(turn - 1):
             messages += [_assistant(FILLER), _user(FILLER)]
         after = self._chat.after_reply([*messages, _assistant(SENTINEL), _user(observation)])
-        if last_token == self.end_of_turn_id and (end := self._tokens.any_mark.match(after.lstrip())):
-            after = after.lstrip()[end.end() :]
+        if last_token == self.end_of_turn_id:
+            _, after = self._tokens.split_leading(after)
         return self._tokens.encode_after(last_token, after).token_ids
 
     def reply_tokens(self, text: str) -> Int32:

@@ -9,7 +9,7 @@ it, and the output of an untrusted program can neither end its own message nor s
 import json
 import re
 import secrets
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,9 @@ from tokenizers import Tokenizer
 
 from trieline.actors.errors import ChatTemplateError
 from trieline.common.arrays import Int32, Int64
+
+# The first of Unicode's planes for private use has a character for every special token.
+_NUMBERS = 0xF0000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -42,19 +45,24 @@ class ChatTokenizer:
         Raises:
             ChatTemplateError: there is none, or it can't be used.
         """
-        tokenizer = _read_tokenizer(folder)
-        nonce = secrets.token_hex(8)
-        added = tokenizer.get_added_tokens_decoder()
-        self._special = {i: token.content for i, token in added.items() if token.special}
-        self._marks = {text: f"\ue0a0{nonce}.{i}\ue0a1" for i, text in self._special.items()}
-        self._guards = {text: f"\ue0a2{nonce}.{i}\ue0a3" for i, text in self._special.items()}
-        self._swallow = {i for i, token in added.items() if token.rstrip}
-        self._any_special = _one_of(self._special.values())
-        self._any_guard = re.compile(f"\ue0a2{nonce}\\.(\\d+)\ue0a3")
-        self.any_mark = re.compile(f"\ue0a0{nonce}\\.(\\d+)\ue0a1")
-        """Matches a mark; its group is the token's id."""
-        self._tokenizer = _with_marks(tokenizer, self._marks, folder)
-        self.vocab_size: int = tokenizer.get_vocab_size(with_added_tokens=True)
+        path = folder / "tokenizer.json"
+        spec = _read_spec(path)
+        added = [token for token in spec.get("added_tokens") or [] if token.get("special")]
+        words = [str(token["content"]) for token in added]
+        # Unguessable, of characters for private use alone: no letter of a text is found in them.
+        mark, guard = (f"{kind}{_nonce()}" for kind in "\ue0a0\ue0a1")
+        self._marks = {text: mark + chr(_NUMBERS + i) for i, text in enumerate(words)}
+        self._guards = {text: guard + chr(_NUMBERS + i) for i, text in enumerate(words)}
+        self._any_special = _one_of(words)
+        self._any_mark = re.compile(f"{mark}(.)", re.DOTALL)
+        self._any_guard = re.compile(f"{guard}(.)", re.DOTALL)
+        self._words = words
+        self._tokenizer = _with_marks(spec, self._marks, path)
+        ids = (self._tokenizer.token_to_id(self._marks[text]) for text in words)
+        self._ids = [i for i in ids if i is not None]
+        self._special = dict(zip(self._ids, words, strict=True))
+        self._swallow = {i for i, token in zip(self._ids, added, strict=True) if token.get("rstrip")}
+        self.vocab_size: int = self._tokenizer.get_vocab_size(with_added_tokens=True)
 
     def token_id(self, text: str) -> int | None:
         """The id of the special token `text`."""
@@ -64,19 +72,35 @@ class ChatTokenizer:
         """The mark of a special token; nothing for other tokens."""
         return self._marks[self._special[token_id]] if token_id in self._special else ""
 
+    def special_tokens(self, marked: str) -> Iterator[tuple[int, int]]:
+        """The special tokens of marked text: the id, and where the text after it begins."""
+        for found in self._any_mark.finditer(marked):
+            yield self._ids[ord(found[1]) - _NUMBERS], found.end()
+
+    def split_leading(self, marked: str) -> tuple[int | None, str]:
+        """The special token that text begins with, be it after space (None: it does not), and the rest."""
+        found = self._any_mark.match(marked.lstrip())
+        return (
+            (self._ids[ord(found[1]) - _NUMBERS], marked.lstrip()[found.end() :]) if found else (None, marked)
+        )
+
     def guarded(self, text: str, *, keep: Collection[str] = ()) -> str:
         """Foreign text for a template: special tokens but `keep` are letters, lone surrogates `?`."""
         text = text.encode("utf-8", "replace").decode("utf-8")
         return self._any_special.sub(lambda m: m[0] if m[0] in keep else self._guards[m[0]], text)
 
+    def is_guarded(self, text: str) -> bool:
+        """Whether guarded text spells a special token."""
+        return self._any_guard.search(text) is not None
+
     def marked(self, rendered: str) -> str:
         """What a template made of guarded texts, with marks for the special tokens that are its own."""
         own = self._any_special.sub(lambda m: self._marks[m[0]], rendered)
-        return self._any_guard.sub(lambda m: self._special[int(m[1])], own)
+        return self._any_guard.sub(lambda m: self._words[ord(m[1]) - _NUMBERS], own)
 
     def plain(self, marked: str) -> str:
         """Marked text as people read it."""
-        return self.any_mark.sub(lambda m: self._special[int(m[1])], marked)
+        return self._any_mark.sub(lambda m: self._words[ord(m[1]) - _NUMBERS], marked)
 
     def encode(self, marked: str) -> Encoded:
         """A whole text, as its beginning."""
@@ -109,19 +133,23 @@ class ChatTokenizer:
         return self.plain(self._tokenizer.decode(known, skip_special_tokens=False))
 
 
-def _read_tokenizer(folder: Path) -> Tokenizer:
-    path = folder / "tokenizer.json"
+def _read_spec(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        msg = f"expected tokenizer.json in the model folder {folder}, found none"
+        msg = f"expected tokenizer.json in the model folder {path.parent}, found none"
         raise ChatTemplateError(msg)
     try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the Rust library raises plain Exception
+        spec = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
         msg = f"expected a tokenizer in {path}, got: {error}"
         raise ChatTemplateError(msg) from error
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
+    if not isinstance(spec, dict) or not isinstance(spec.get("model"), dict):
+        msg = f"expected a tokenizer in {path}, got no object with a model"
+        raise ChatTemplateError(msg)
+    return spec
+
+
+def _nonce() -> str:
+    return "".join(chr(0xE100 + byte) for byte in secrets.token_bytes(8))
 
 
 def _one_of(words: Iterable[str]) -> "re.Pattern[str]":
@@ -129,34 +157,29 @@ def _one_of(words: Iterable[str]) -> "re.Pattern[str]":
     return re.compile("|".join(map(re.escape, longest_first)) if longest_first else r"(?!)")
 
 
-def _with_marks(tokenizer: Tokenizer, marks: dict[str, str], folder: Path) -> Tokenizer:
-    """The same tokenizer with its special tokens spelled as marks, in the vocabulary too.
+def _with_marks(spec: dict[str, Any], marks: dict[str, str], path: Path) -> Tokenizer:
+    """The tokenizer with its special tokens spelled as marks, in the vocabulary too.
 
     Without that some models would still merge the letters of a special token into it.
     """
-    if not marks:
-        return tokenizer
-    spec: dict[str, Any] = json.loads(tokenizer.to_str())
-    for token in spec["added_tokens"]:
+    for token in spec.get("added_tokens") or []:
         token["content"] = marks.get(token["content"], token["content"])
-    # It would name special tokens, and adds none to a template's text.
-    spec["post_processor"] = None
+    # The post-processor would name special tokens, and adds none to a template's text.
+    spec |= {"post_processor": None, "truncation": None, "padding": None}
     model = spec["model"]
-    if isinstance(vocab := model["vocab"], dict):
+    vocab = model.get("vocab")
+    if isinstance(vocab, dict):
         model["vocab"] = {marks.get(text, text): i for text, i in vocab.items()}
-    else:  # Unigram: pairs of piece and score
+    elif isinstance(vocab, list):  # Unigram: pairs of piece and score
         model["vocab"] = [[marks.get(text, text), score] for text, score in vocab]
-    if merges := model.get("merges"):
-        pairs = [merge if isinstance(merge, list) else merge.split(" ") for merge in merges]
-        model["merges"] = [p for p in pairs if not {p[0], p[1], p[0] + p[1]} & marks.keys()]
+    for i, merge in reversed(list(enumerate(model.get("merges") or []))):
+        left, right = merge.split(" ") if isinstance(merge, str) else merge
+        if not marks.keys().isdisjoint((left, right, left + right)):
+            del model["merges"][i]
     if (unknown := model.get("unk_token")) in marks:
         model["unk_token"] = marks[unknown]
     try:
-        marked = Tokenizer.from_str(json.dumps(spec))
-    except Exception as error:  # as above
-        msg = f"expected a tokenizer whose special tokens can be told from text in {folder}, got: {error}"
+        return Tokenizer.from_str(json.dumps(spec))
+    except Exception as error:  # the Rust library raises plain Exception
+        msg = f"expected a tokenizer in {path}, got: {error}"
         raise ChatTemplateError(msg) from error
-    if moved := [t for t, mark in marks.items() if marked.token_to_id(mark) != tokenizer.token_to_id(t)]:
-        msg = f"expected special tokens with ids of their own in {folder}, got {moved[:4]}"
-        raise ChatTemplateError(msg)
-    return marked

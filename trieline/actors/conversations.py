@@ -21,7 +21,7 @@ from trieline.actors.errors import ChatTemplateError, ConversationError
 from trieline.actors.tree_builder import TreeBuilder, common_prefix
 from trieline.actors.written_chat import Runs
 from trieline.common.arrays import Int64
-from trieline.common.message import Message, Tool, plain_message
+from trieline.common.message import Message, Tool, plain_message, plain_value
 from trieline.wire.tree import SCORED, TrajectoryTree
 
 log = logging.getLogger(__name__)
@@ -169,6 +169,8 @@ def _known_fields(fields: Any) -> Any:
         msg = f"expected the fields messages and tools, got {', '.join(unread)}, which would not be honoured"
         raise ConversationError(msg)
     known = {name: fields[name] for name in _Line.__struct_fields__ if name in present}
+    if "tools" in known:
+        known["tools"] = plain_value(known["tools"])
     if isinstance(messages := known.get("messages"), list):
         known["messages"] = [plain_message(m) if isinstance(m, dict) else m for m in messages]
     return known

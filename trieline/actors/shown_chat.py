@@ -82,9 +82,9 @@ class ShownChat:
         if text is None or not self._shows_thinking(text, messages[-1]):
             text = self._as_written(before, shown, messages, tools)
         text = self._without_prefill(text, before)
-        end = next((m for m in self.tokens.any_mark.finditer(text) if int(m[1]) in self.stop_ids), None)
+        end = next((end for i, end in self.tokens.special_tokens(text) if i in self.stop_ids), None)
         if end is not None:
-            text = text[: end.end()]
+            text = text[:end]
             if any(call.name not in text for call in messages[-1].tool_calls):
                 msg = f"the chat template shows tool_calls after a reply's end: {self.tokens.plain(text)!r}"
                 raise ChatTemplateError(msg)
@@ -102,10 +102,10 @@ class ShownChat:
         return self._around_sentinel(messages, (), prompt=True)[1]
 
     def say_once(self, what: str) -> None:
-        """Log what the template does that its user may not expect."""
+        """Log what becomes of messages and may not be expected."""
         if what not in self._said:
             self._said.add(what)
-            log.warning("the chat template of %s %s", self.folder, what)
+            log.warning("%s: %s", self.folder, what)
 
     def _around_sentinel(
         self, messages: Sequence[Message], tools: Sequence[Tool], *, prompt: bool
@@ -184,7 +184,10 @@ class ShownChat:
 
     def _guarded_reply(self, text: str) -> str:
         # A model whose thinking stands between special tokens writes them, and templates look for them.
-        return self.tokens.guarded(text, keep=(*_THINKING_OPENS, *_THINKING_CLOSES))
+        guarded = self.tokens.guarded(text, keep=(*_THINKING_OPENS, *_THINKING_CLOSES))
+        if self.tokens.is_guarded(guarded):
+            self.say_once("a reply spells a special token, which is taken for text")
+        return guarded
 
     def _guarded(self, message: Message) -> Message:
         guard = self._guarded_reply if message.role == "assistant" else self.tokens.guarded
@@ -219,8 +222,8 @@ class ShownChat:
             self._around_sentinel([user, reply], (), prompt=False)[1],
             self.after_reply([user, reply, user]),
         ):
-            if found := self.tokens.any_mark.match(after.lstrip()):
-                return int(found[1])
+            if (found := self.tokens.split_leading(after)[0]) is not None:
+                return found
         return None
 
     def _stop_ids(self) -> tuple[int, ...]:

@@ -44,9 +44,9 @@ def written_paths(
             paths.append([])
             shown = ""
         context = reply.before[len(shown) :]
-        end = chat.tokens.any_mark.match(context)
-        if end and paths[-1] and paths[-1][-1][0].endswith(end[0]):
-            context = context[end.end() :]  # it closes the reply already
+        end, rest = chat.tokens.split_leading(context)
+        if end is not None and paths[-1] and paths[-1][-1][0].endswith(chat.tokens.mark(end)):
+            context = rest  # it closes the reply already
         paths[-1] += [(context, False), (reply.text, True)]
         shown = reply.shown
     return [token_runs(chat.tokens, runs) for runs in paths]
@@ -110,7 +110,7 @@ def _expect_contents_shown(chat: ShownChat, messages: Sequence[Message], tools: 
         if message.role != "system":
             msg = f"the chat template leaves out the content of messages[{i}] (role {message.role})"
             raise ChatTemplateError(msg)
-        chat.say_once("leaves out system messages")
+        chat.say_once("the chat template leaves out system messages")
 
 
 def token_runs(tokens: ChatTokenizer, runs: Sequence[tuple[str, bool]]) -> Runs:

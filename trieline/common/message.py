@@ -67,15 +67,13 @@ def _plain_call(call: Any) -> Any:
     if isinstance(function := found.pop("function", None), dict):
         found |= function
     if isinstance(arguments := found.get("arguments"), str):
-        found["arguments"] = _read_arguments(arguments)
+        found["arguments"] = plain_value(arguments) if arguments.strip() else {}
     return found
 
 
-def _read_arguments(text: str) -> Any:
-    """The object that `text` is; else `text` itself, which is no object."""
-    if not text.strip():
-        return {}
+def plain_value(value: Any) -> Any:
+    """What stands in JSON text, since some files hold calls and tools as such; else `value` itself."""
     try:
-        return json.loads(text)
+        return json.loads(value) if isinstance(value, str) else value
     except ValueError:
-        return text
+        return value

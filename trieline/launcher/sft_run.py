@@ -83,8 +83,15 @@ def start_sft(
 
 
 def resume_sft(folder: RunFolder) -> Config:
-    """The configuration of a run that goes on, with its data where the run folder stands now."""
+    """The configuration of a run that goes on, with its data where the run folder stands now.
+
+    Raises:
+        ConfigError: it is no run of supervised fine-tuning.
+    """
     config = folder.load_config()
+    if not (folder.path / DATA_FOLDER).is_dir():
+        msg = f"expected a run of trieline sft, got {folder.path}, which has no folder {DATA_FOLDER}"
+        raise ConfigError(msg)
     learner = msgspec.structs.replace(config.learner, replay=str(folder.path / DATA_FOLDER))
     config = msgspec.structs.replace(config, learner=learner)
     folder.write(config)
