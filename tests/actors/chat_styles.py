@@ -88,9 +88,9 @@ PLAIN_ROLES = Style(
 # Nothing closes a reply but the next message's role.
 UNCLOSED = Style(
     template=(
-        "{{ '[gMASK]<sop>' }}{% for m in messages %}{{ '<|' + m.role + '|>\n' + m.content }}{% endfor %}"
-        + _GENERATE
-        + "{{ '<|assistant|>\n' }}{% endif %}"
+        "{{ '[gMASK]<sop>' }}{% for m in messages %}{{ '<|' + m.role + '|>\n' + m.content }}"
+        "{% for call in m.tool_calls or [] %}{{ '<tool_call>' + call.function.name + '</tool_call>' }}"
+        "{% endfor %}{% endfor %}" + _GENERATE + "{{ '<|assistant|>\n' }}{% endif %}"
     ),
     special=("<|endoftext|>", "[gMASK]", "<sop>", "<|user|>", "<|assistant|>", "<|system|>", "<|tool|>"),
     eos="<|endoftext|>",
@@ -158,4 +158,37 @@ CHANNELS = Style(
     ),
     special=("<|endoftext|>", "<|start|>", "<|end|>", "<|message|>", "<|channel|>", "<|return|>"),
     eos="<|return|>",
+)
+# Two special tokens close a reply, of which the second is the end of turn.
+TWO_ENDS = Style(
+    template=(
+        "{{ bos_token }}{% for m in messages %}{{ '<|start|>' + m.role + '<|message|>' + m.content }}"
+        "{{ '<|end_message|><|end|>' if m.role == 'assistant' else '<|end|>' }}{% endfor %}"
+        + _GENERATE
+        + "{{ '<|start|>assistant<|message|>' }}{% endif %}"
+    ),
+    special=("<pad>", "<|begin|>", "<|start|>", "<|message|>", "<|end_message|>", "<|end|>"),
+    eos="<|end|>",
+)
+# The start of a reply opens the thinking, which is shown where it is a field; TEXT stands for one without.
+_OPENED = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}{% if m.role == 'assistant' %}TEXT{% endif %}"
+    "{{ m.content + '<|im_end|>\n' }}{% endfor %}"
+    + _GENERATE
+    + "{{ '<|im_start|>assistant\n<think>\n' }}{% endif %}"
+)
+_CHATML = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+THINKING_FIELD = Style(
+    template=_OPENED.replace(
+        "TEXT", "{{ '<think>\n' + (m.reasoning_content | default('')) + '\n</think>\n\n' }}"
+    ),
+    special=_CHATML,
+    eos="<|im_end|>",
+)
+EMPTY_THINKING = Style(
+    template=_OPENED.replace(
+        "TEXT", "{% if '</think>' not in m.content %}{{ '<think></think>' }}{% endif %}"
+    ),
+    special=_CHATML,
+    eos="<|im_end|>",
 )

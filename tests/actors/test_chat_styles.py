@@ -21,8 +21,10 @@ STYLES = {
     "chatml": Style(template=CHATML, special=SPECIAL, eos="<|im_end|>"),
     **{name.lower(): style for name, style in vars(chat_styles).items() if isinstance(style, Style)},
 }
-STABLE = sorted(STYLES.keys() - {"system_last", "forgetful", "prefilled", "channels"})
-"""Those that show an earlier reply as they show the newest one."""
+STABLE = sorted(
+    STYLES.keys() - {"system_last", "forgetful", "prefilled", "channels", "thinking_field", "empty_thinking"}
+)
+"""Those that show an earlier reply as they show the newest one, and the newest one as it was written."""
 CLOSED = sorted(set(STABLE) - {"unclosed", "alpaca"})
 """Those that close a reply with a special token."""
 
@@ -93,9 +95,8 @@ def test_a_path_is_the_template_s_whole_text_at_once(tmp_path: Path, style: str,
         )
         assert [is_reply for _, is_reply in runs] == [False, True] * 3
         assert all(tokens[-1] == renderer.end_of_turn_id for tokens, is_reply in runs if is_reply)
-        said = [reply.strip() for reply in replies(renderer, runs)]
-        end = renderer._tokens.plain(renderer._tokens.mark(renderer.stop_ids[0]))
-        assert [reply.removesuffix(end).strip() for reply in said] == ["Two.", "4", "é"]
+        said = [reply.partition("<")[0].strip() for reply in replies(renderer, runs)]
+        assert said == ["Two.", "4", "é"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -142,6 +143,61 @@ def test_where_no_token_closes_a_reply_one_that_ends_it_does(
     between = texts(renderer, runs)[2][0]
     assert between.count("<|user|>") == 0, "the token that ended the reply is not repeated"
     assert "2 + 2?" in between
+
+
+def test_the_next_speaker_ends_a_reply_that_nothing_else_ends(tmp_path: Path) -> None:
+    renderer = renderer_of(tmp_path, "unclosed")
+    calling = assistant("Let me see.", tool_calls=(CALL,))
+    for trained in (None, [False, True, False, False]):
+        (runs,) = renderer.conversation_paths([CALLING[0], calling, *CALLING[2:]], trained=trained)
+        assert replies(renderer, runs)[0] == "Let me see.<tool_call>weather</tool_call><|tool|>"
+    (runs,) = renderer.conversation_paths([CALLING[0], calling, *CALLING[2:]])
+    assert texts(renderer, runs)[2][0] == "\n12 C<|assistant|>\n"
+
+
+def test_a_reply_may_end_with_several_tokens(tmp_path: Path) -> None:
+    renderer = renderer_of(tmp_path, "two_ends")
+    assert renderer.stop_ids == (5, 0)
+    assert renderer.reply_tokens("a")[-2:].tolist() == [4, 5]
+    whole, cut = (renderer.turn_tokens(1, "b", last_token=last) for last in (5, 77))
+    assert cut.tolist() == [4, 5, *whole.tolist()]
+
+
+def test_thinking_in_the_text_is_a_field_where_the_template_wants_one(tmp_path: Path) -> None:
+    renderer = renderer_of(tmp_path, "thinking_field")
+    chat = [user("1 + 1?"), assistant(THOUGHT), user("2 + 2?"), assistant("4")]
+    (runs,) = renderer.conversation_paths(chat)
+    assert replies(renderer, runs) == ["one and one\n</think>\n\n2<|im_end|>", "\n</think>\n\n4<|im_end|>"]
+
+
+def test_a_reply_without_thinking_closes_what_the_template_opened(tmp_path: Path) -> None:
+    renderer = renderer_of(tmp_path, "empty_thinking")
+    paths = renderer.conversation_paths([user("1 + 1?"), assistant("2")])
+    assert [replies(renderer, runs) for runs in paths] == [["</think>2<|im_end|>"]]
+    paths = renderer.conversation_paths([user("1 + 1?"), assistant(THOUGHT)])
+    assert [replies(renderer, runs) for runs in paths] == [["one and one\n</think>\n\n2<|im_end|>"]]
+
+
+def test_thinking_after_the_template_closed_it_is_refused(tmp_path: Path) -> None:
+    renderer = ChatRenderer(
+        write_chat_folder(
+            tmp_path / "closed",
+            template=STYLES["prefilled"].template.replace("<think>\n", "<think></think>"),
+            special=STYLES["prefilled"].special,
+        ),
+        system_prompt="",
+    )
+    with pytest.raises(ChatTemplateError, match=r"without thinking, since the chat template closes it"):
+        renderer.conversation_paths([user("1 + 1?"), assistant(THOUGHT)])
+
+
+def test_a_reply_that_goes_on_after_its_end_is_refused(tmp_path: Path) -> None:
+    template = STYLES["headers"].template.replace("m.content | trim", "'hm<|eot_id|>' + m.content | trim")
+    folder = write_chat_folder(
+        tmp_path, template=template, special=STYLES["headers"].special, eos="<|eot_id|>"
+    )
+    with pytest.raises(ChatTemplateError, match="ends a reply before 'Two'"):
+        ChatRenderer(folder, system_prompt="").conversation_paths([user("1 + 1?"), assistant("Two")])
 
 
 def test_a_system_message_that_moves_makes_branches(tmp_path: Path) -> None:
@@ -224,7 +280,7 @@ def test_a_reply_ends_with_what_closes_the_newest_one(tmp_path: Path) -> None:
 
 WEATHER = {
     "type": "function",
-    "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}},
+    "function": {"name": "weather", "description": "d", "parameters": {"type": "object", "properties": {}}},
 }
 CALL = ToolCall(id="call_0001a", name="weather", arguments={"city": "Zürich"})
 CALLING = [

@@ -74,7 +74,7 @@ class ChatRenderer:
             messages += [_assistant(FILLER), _user(FILLER)]
         after = self._chat.after_reply([*messages, _assistant(SENTINEL), _user(observation)])
         if last_token == self.end_of_turn_id:
-            _, after = self._tokens.split_leading(after)
+            after = self._chat.after_end(after)
         return self._tokens.encode_after(last_token, after).token_ids
 
     def reply_tokens(self, text: str) -> Int32:

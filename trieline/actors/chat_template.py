@@ -86,7 +86,7 @@ def _for_template(message: Message) -> dict[str, Any]:
     """The names that templates know, each only where it says something."""
     fields: dict[str, Any] = {"role": message.role, "content": message.content}
     if message.reasoning:
-        fields |= {"reasoning_content": message.reasoning, "thinking": message.reasoning}
+        fields |= dict.fromkeys(("reasoning_content", "reasoning", "thinking"), message.reasoning)
     if message.tool_calls:
         fields["tool_calls"] = [
             {

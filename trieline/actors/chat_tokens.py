@@ -77,12 +77,14 @@ class ChatTokenizer:
         for found in self._any_mark.finditer(marked):
             yield self._ids[ord(found[1]) - _NUMBERS], found.end()
 
-    def split_leading(self, marked: str) -> tuple[int | None, str]:
-        """The special token that text begins with, be it after space (None: it does not), and the rest."""
-        found = self._any_mark.match(marked.lstrip())
-        return (
-            (self._ids[ord(found[1]) - _NUMBERS], marked.lstrip()[found.end() :]) if found else (None, marked)
-        )
+    def leading_special(self, marked: str) -> list[tuple[int, int]]:
+        """Those that text begins with, one after the other, be it after space."""
+        found: list[tuple[int, int]] = []
+        end = len(marked) - len(marked.lstrip())
+        while mark := self._any_mark.match(marked, end):
+            end = mark.end()
+            found.append((self._ids[ord(mark[1]) - _NUMBERS], end))
+        return found
 
     def guarded(self, text: str, *, keep: Collection[str] = ()) -> str:
         """Foreign text for a template: special tokens but `keep` are letters, lone surrogates `?`."""

@@ -6,7 +6,7 @@ space before it, write tool calls in the model's own way, open the thinking them
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,9 +56,13 @@ class ShownChat:
         )
         self._said: set[str] = set()
         self._opens = [self.tokens.marked(text) for text in _THINKING_OPENS]
+        self._closes = [self.tokens.marked(text) for text in _THINKING_CLOSES]
+        self._split = False
+        self._split = self._thinks_in_fields()
         self.end_of_turn_id = self._end_of_turn()
         """The special token that closes a reply; None if the template closes it with plain text."""
-        self.stop_ids = self._stop_ids()
+        ends = [] if self.end_of_turn_id is None else [self.end_of_turn_id]
+        self.stop_ids = tuple(dict.fromkeys([*ends, *self._configured_stops()]))
         """Tokens that end a reply, the end of turn first."""
 
     def render(self, messages: Sequence[Message], tools: Sequence[Tool] = (), *, prompt: bool) -> str:
@@ -83,15 +87,11 @@ class ShownChat:
             text = self._as_written(before, shown, messages, tools)
         text = self._without_prefill(text, before)
         end = next((end for i, end in self.tokens.special_tokens(text) if i in self.stop_ids), None)
-        if end is not None:
-            text = text[:end]
-            if any(call.name not in text for call in messages[-1].tool_calls):
-                msg = f"the chat template shows tool_calls after a reply's end: {self.tokens.plain(text)!r}"
-                raise ChatTemplateError(msg)
-            return ShownReply(before=before, text=text, shown=before + text)
-        text = self._without_closing(text, messages[-1].content)
-        closing = self.tokens.mark(self.stop_ids[0]) if self.stop_ids else ""
-        return ShownReply(before=before, text=text + closing, shown=before + text)
+        if end is None:
+            text, closing = self._closed(before, text, messages, tools)
+            return ShownReply(before=before, text=text + closing, shown=before + text)
+        self._expect_whole(text, end, messages[-1])
+        return ShownReply(before=before, text=text[:end], shown=before + text[:end])
 
     def after_reply(self, messages: Sequence[Message]) -> str:
         """What follows the text of the one message whose content is the sentinel, the next start included.
@@ -100,6 +100,12 @@ class ShownChat:
             ChatTemplateError: the template does not show it.
         """
         return self._around_sentinel(messages, (), prompt=True)[1]
+
+    def after_end(self, after: str) -> str:
+        """What follows a reply whose end of turn the policy wrote itself: it is not repeated."""
+        closing = self.tokens.leading_special(after)
+        ends = [end for i, end in closing if i == self.end_of_turn_id] or [end for _, end in closing]
+        return after[ends[0] :] if ends else after
 
     def say_once(self, what: str) -> None:
         """Log what becomes of messages and may not be expected."""
@@ -121,18 +127,30 @@ class ShownChat:
         message = messages[-1]
         sentinel = msgspec.structs.replace(message, content=SENTINEL, reasoning="")
         lead, tail = self._around_sentinel([*messages[:-1], sentinel], tools, prompt=False)
-        if written := self._written_thinking(message):
+        closed = any(before.rstrip().endswith(closes) for closes in self._closes)
+        opened = next((opens for opens in self._opens if before.rstrip().endswith(opens)), "")
+        written = self._written_thinking(message)
+        if written and closed:
+            msg = (
+                "expected a reply without thinking, since the chat template closes it before the reply, got "
+                "one with it; model.template_kwargs may turn it on"
+            )
+            raise ChatTemplateError(msg)
+        if written:
             body = self._marked_reply(written)
-        elif any(before.rstrip().endswith(opens) for opens in self._opens):
+        elif shown.startswith(lead) and shown.endswith(tail):
+            body = shown[len(lead) : len(shown) - len(tail)]
+        else:
+            body = self._marked_reply(message.content)
+        if opened and not written:
+            _, found, empty = lead.rpartition(opened)
+            if found and any(closes in empty for closes in self._closes):
+                return empty.lstrip() + body + tail
             msg = (
                 "expected a reply with its thinking (reasoning_content, or text up to </think>), since the "
                 "chat template opens it, got none; model.template_kwargs may turn it off"
             )
             raise ChatTemplateError(msg)
-        elif shown.startswith(lead) and shown.endswith(tail):
-            body = shown[len(lead) : len(shown) - len(tail)]
-        else:
-            body = self._marked_reply(message.content)
         # The template may put space between the start of a reply and its text.
         space = lead[len(lead.rstrip()) :]
         return space.removeprefix(before[len(before.rstrip()) :]) + body + tail
@@ -148,22 +166,17 @@ class ShownChat:
             return message.content.strip() if closed else ""
         for opens, closes in zip(_THINKING_OPENS, _THINKING_CLOSES, strict=True):
             if any(closes in source for source in self._template.sources.values()):
-                thinking = message.reasoning.strip()
-                return f"{opens}\n{thinking}\n{closes}\n\n{message.content.strip()}"
+                return _in_text(message, opens, closes)
         msg = "the chat template does not show the field reasoning_content of a message"
         raise ChatTemplateError(msg)
 
     def _shows_thinking(self, text: str, message: Message) -> bool:
-        thinking, answer = message.reasoning, message.content
-        for opens, closes in zip(_THINKING_OPENS, _THINKING_CLOSES, strict=True):
-            if not thinking and closes in answer:
-                thinking, _, answer = answer.rpartition(closes)
-                thinking = thinking.replace(opens, "")
-        if not thinking.strip():
+        split = _split_thinking(message)
+        if not split.reasoning.strip():
             return True
         # One after the other, between whatever marks: the answer may repeat the thinking.
-        _, found, after = _squashed(text).partition(_squashed(self._marked_reply(thinking)))
-        return bool(found) and _squashed(self._marked_reply(answer)) in after
+        _, found, after = _squashed(text).partition(_squashed(self._marked_reply(split.reasoning)))
+        return bool(found) and _squashed(self._marked_reply(split.content)) in after
 
     def _without_prefill(self, text: str, before: str) -> str:
         """What is left to write where the start of a reply opens the thinking already."""
@@ -173,10 +186,44 @@ class ShownChat:
                 return text.lstrip().removeprefix(opens).removeprefix(space)
         return text
 
-    def _without_closing(self, text: str, content: str) -> str:
+    def _expect_whole(self, text: str, end: int, message: Message) -> None:
+        """Raise ChatTemplateError if a part of `message` stands after its end: no policy would get there."""
+        answer = _split_thinking(message).content
+        for part in (answer, *(call.name for call in message.tool_calls)):
+            part = _squashed(self._marked_reply(part))
+            if part in _squashed(text) and part not in _squashed(text[:end]):
+                msg = f"the chat template ends a reply before {self.tokens.plain(part)[:40]!r}"
+                raise ChatTemplateError(msg)
+
+    def _closed(
+        self, before: str, text: str, messages: Sequence[Message], tools: Sequence[Tool]
+    ) -> tuple[str, str]:
+        """A reply that the template ends with no stop token, and what ends it instead.
+
+        With some models that is the token of the next speaker, with others there is only the end of the text.
+        """
+        written = text.rstrip()
+        if not any(end == len(written) for _, end in self.tokens.special_tokens(written)):
+            written = self._without_closing(text, messages[-1])
+        calls = messages[-1].tool_calls
+        answer = Message(role="user", content=FILLER)
+        if calls:
+            answer = Message(role="tool", content=FILLER, name=calls[0].name, tool_call_id=calls[0].id)
+        try:
+            later = self.render([*messages, answer], tools, prompt=True)
+        except ChatTemplateError:
+            later = ""
+        following = later[len(before + written) :] if later.startswith(before + written) else ""
+        speaker = [token_id for token_id, _ in self.tokens.leading_special(following)[:1]]
+        if any(end == len(written) for _, end in self.tokens.special_tokens(written)):
+            speaker = [token_id for token_id in speaker if token_id in self.stop_ids]
+            return written, "".join(map(self.tokens.mark, speaker))
+        return written, "".join(map(self.tokens.mark, [*speaker, *self.stop_ids][:1]))
+
+    def _without_closing(self, text: str, message: Message) -> str:
         """Without the plain text that the template closes a reply with."""
-        content = self._marked_reply(content)
-        start = text.rfind(content) if content else -1
+        content = self._marked_reply(message.content)
+        start = text.rfind(content) if content and not message.tool_calls else -1
         return text[: start + len(content)] if start >= 0 else text.rstrip()
 
     def _marked_reply(self, text: str) -> str:
@@ -190,7 +237,10 @@ class ShownChat:
         return guarded
 
     def _guarded(self, message: Message) -> Message:
-        guard = self._guarded_reply if message.role == "assistant" else self.tokens.guarded
+        is_reply = message.role == "assistant"
+        guard: Callable[[str], str] = self._guarded_reply if is_reply else self.tokens.guarded
+        if is_reply and self._split:
+            message = _split_thinking(message)
         return msgspec.structs.replace(
             message,
             content=guard(message.content),
@@ -217,22 +267,49 @@ class ShownChat:
 
     def _end_of_turn(self) -> int | None:
         user, reply = (Message(role="user", content=FILLER), Message(role="assistant", content=SENTINEL))
+        configured = self._configured_stops()
         # Some templates close the newest reply otherwise than earlier ones, others not at all.
         for after in (
             self._around_sentinel([user, reply], (), prompt=False)[1],
             self.after_reply([user, reply, user]),
         ):
-            if (found := self.tokens.split_leading(after)[0]) is not None:
-                return found
+            closing = [token_id for token_id, _ in self.tokens.leading_special(after)]
+            if closing:
+                return next((token_id for token_id in closing if token_id in configured), closing[0])
         return None
 
-    def _stop_ids(self) -> tuple[int, ...]:
-        found: list[int | None] = [self.end_of_turn_id]
+    def _configured_stops(self) -> list[int]:
+        found: list[int | None] = []
         generation = read_json(self.folder / "generation_config.json").get("eos_token_id", [])
         found += generation if isinstance(generation, list) else [generation]
         if eos := read_special_tokens(self.folder).get("eos_token"):
             found.append(self.tokens.token_id(eos))
-        return tuple(dict.fromkeys(i for i in found if isinstance(i, int)))
+        return [i for i in found if isinstance(i, int)]
+
+    def _thinks_in_fields(self) -> bool:
+        """Whether the template shows thinking that is a field, and takes thinking in the text for text."""
+        split = Message(role="assistant", content=FILLER, reasoning=SENTINEL)
+        user = Message(role="user", content=FILLER)
+        try:
+            field = self.render([user, split], prompt=False)
+            inline = self.render([user, Message(role="assistant", content=_in_text(split))], prompt=False)
+        except ChatTemplateError:
+            return False
+        return SENTINEL in field and inline.count(self._opens[0]) > field.count(self._opens[0])
+
+
+def _split_thinking(message: Message) -> Message:
+    """The message with its thinking as a field, also where it stands in the text."""
+    for opens, closes in zip(_THINKING_OPENS, _THINKING_CLOSES, strict=True):
+        thinking, found, answer = message.content.rpartition(closes)
+        if found and not message.reasoning:
+            thinking = thinking.replace(opens, "").strip()
+            return msgspec.structs.replace(message, reasoning=thinking, content=answer.lstrip("\n"))
+    return message
+
+
+def _in_text(message: Message, opens: str = _THINKING_OPENS[0], closes: str = _THINKING_CLOSES[0]) -> str:
+    return f"{opens}\n{message.reasoning.strip()}\n{closes}\n\n{message.content.strip()}"
 
 
 def _squashed(text: str) -> str:

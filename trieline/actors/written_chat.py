@@ -44,9 +44,9 @@ def written_paths(
             paths.append([])
             shown = ""
         context = reply.before[len(shown) :]
-        end, rest = chat.tokens.split_leading(context)
-        if end is not None and paths[-1] and paths[-1][-1][0].endswith(chat.tokens.mark(end)):
-            context = rest  # it closes the reply already
+        for token_id, end in chat.tokens.leading_special(context)[:1]:
+            if paths[-1] and paths[-1][-1][0].endswith(chat.tokens.mark(token_id)):
+                context = context[end:]  # it closes the reply already
         paths[-1] += [(context, False), (reply.text, True)]
         shown = reply.shown
     return [token_runs(chat.tokens, runs) for runs in paths]
