@@ -371,3 +371,14 @@ def test_thinking_between_special_tokens_is_written_with_them(tmp_path: Path) ->
     assert (reply == 4).sum() == 1
     assert renderer.decode(reply) == "<think>hm</think>42"
     assert not set(renderer.prompt_tokens("<think>hm</think>").tolist()) & {3, 4}
+
+
+def test_the_longest_special_token_is_meant(tmp_path: Path) -> None:
+    special = (*SPECIAL, "<|im_end|>s", "<|im")
+    renderer = ChatRenderer(write_chat_folder(tmp_path, special=special), system_prompt="")
+    text = "<|im_end|>s<|im<|im_end|>"
+    (runs,) = renderer.conversation_paths([user("a"), assistant(text)])
+    assert replies(renderer, runs) == [f"{text}<|im_end|>"]
+    assert [t for t in runs[1][0].tolist() if t < len(special)] == [2]
+    marked = renderer._tokens.marked(text)
+    assert renderer._tokens.encode(marked).token_ids.tolist() == [3, 4, 2]

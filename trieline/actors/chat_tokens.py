@@ -53,7 +53,7 @@ class ChatTokenizer:
         mark, guard = (f"{kind}{_nonce()}" for kind in "\ue0a0\ue0a1")
         self._marks = {text: mark + chr(_NUMBERS + i) for i, text in enumerate(words)}
         self._guards = {text: guard + chr(_NUMBERS + i) for i, text in enumerate(words)}
-        self._any_special = _one_of(words)
+        self._any_special = re.compile(_one_of(words))
         self._any_mark = re.compile(f"{mark}(.)", re.DOTALL)
         self._any_guard = re.compile(f"{guard}(.)", re.DOTALL)
         self._words = words
@@ -154,9 +154,16 @@ def _nonce() -> str:
     return "".join(chr(0xE100 + byte) for byte in secrets.token_bytes(8))
 
 
-def _one_of(words: Iterable[str]) -> "re.Pattern[str]":
-    longest_first = sorted(words, key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, longest_first)) if longest_first else r"(?!)")
+def _one_of(words: Iterable[str]) -> str:
+    """A pattern of the longest word that fits, letter by letter: some models have a thousand."""
+    by_letter: dict[str, list[str]] = {}
+    for word in words:
+        by_letter.setdefault(word[:1], []).append(word[1:])
+    is_end = by_letter.pop("", None) is not None
+    longer = "|".join(re.escape(letter) + _one_of(rest) for letter, rest in by_letter.items())
+    if not longer:
+        return "" if is_end else r"(?!)"
+    return f"(?:{longer})?" if is_end else f"(?:{longer})"
 
 
 def _with_marks(spec: dict[str, Any], marks: dict[str, str], path: Path) -> Tokenizer:
