@@ -262,6 +262,13 @@ class Escapes(Said):
         raise RuntimeError("\x1b[2Jgone \ud800")
 
 
+class Loud(Said):
+    """Talks to the terminal."""
+
+    def step(self, action: str) -> tuple[str, Any, bool, bool, dict[str, Any]]:
+        return "\x1b[2J", 1.0, True, False, {"task_id": self.word, "score": {"said": "\x1b[0m"}}
+
+
 class Wordy(Said):
     """Gives everything for nothing, and says a lot."""
 

@@ -1,6 +1,7 @@
 """Whole runs from a recorded journal, through `run_learner`, with the real tiny model and real files."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from trieline.learner.objective_config import ObjectiveConfig
 from trieline.learner.process import run_learner
 from trieline.wire.config import CurriculumConfig, EnvConfig, LinksConfig, ModelConfig
 from trieline.wire.journal import Journal
+from trieline.wire.journal_header import JournalHeader, write_header
 from trieline.wire.messages import TreeDelivery
 
 ENV = EnvConfig(id="test/Random-v0", curriculum=CurriculumConfig(levels=[0, 1], promote_at=0.01))
@@ -158,6 +160,16 @@ def test_a_recording_that_ends_early_ends_the_run(recorded: Path, tiny_folder: P
     config = msgspec.structs.replace(GROUP, steps=50)
     assert replay(config, recorded, tiny_folder, tmp_path) == 0
     assert latest_checkpoint(tmp_path / "checkpoints") == tmp_path / "checkpoints/step_5"
+
+
+def test_a_recording_of_another_tokenizer_is_refused(
+    recorded: Path, tiny_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    another = tmp_path / "another"
+    shutil.copytree(recorded, another)
+    write_header(another, JournalHeader(vocab_size=260, tokenizer="b" * 64))
+    assert replay(GROUP, another, tiny_folder, tmp_path / "run") == 1
+    assert "expected a journal of the model's own tokenizer" in caplog.text
 
 
 def test_what_can_not_run_says_why(

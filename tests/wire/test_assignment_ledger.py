@@ -166,13 +166,13 @@ def test_the_assignment_itself_is_known_as_long_as_a_tree_of_it_may_come() -> No
     ledger = AssignmentLedger()
     ledger.offer(assignments(5))
     grant(ledger, {"a": 1})
-    assert ledger.owed("a", 5) == assignments(5)[0]
-    assert ledger.owed("b", 5) is None
+    assert ledger.assignment("a", 5) == assignments(5)[0]
+    assert ledger.assignment("b", 5) is None
     ledger.take_back("a")
-    assert ledger.owed("a", 5) == assignments(5)[0]
+    assert ledger.assignment("a", 5) == assignments(5)[0]
     ledger.close("a", 5)
-    assert ledger.owed("a", 5) is None
-    assert ledger.owed("a", 3) is None
+    assert ledger.assignment("a", 5) is None
+    assert ledger.assignment("a", 3) is None
 
 
 @given(

@@ -12,11 +12,10 @@ from hypothesis import strategies as st
 from tests.trees import long_tree, random_tree
 from trieline.wire.errors import TreeError
 from trieline.wire.messages import Assignment
-from trieline.wire.tree import CAUSES, TrajectoryTree
+from trieline.wire.tree import CAUSES, UNKNOWN_ENTROPY, TrajectoryTree
 from trieline.wire.tree_admission import (
     LEAST_LOGPROB,
     MAX_REWARD,
-    MAX_TREE_NODES,
     EnvExpectation,
     Expectation,
     expect_admissible,
@@ -153,29 +152,13 @@ def test_at_the_bounds_it_is_taken() -> None:
     admit(with_path_of(59, 1))
 
 
-def test_bombs() -> None:
-    nodes = MAX_TREE_NODES + 1
-    many = long_tree(np.random.default_rng(0), num_tokens=10 * nodes, num_leaves=nodes - 1)
-    few = dataclasses.replace(
-        many, leaf_nodes=many.leaf_nodes[:1], leaf_terminated=many.leaf_terminated[:1], leaf_causes=("",)
-    )
-    for came, complaint in (
-        (few, f"at most {MAX_TREE_NODES} nodes, got {nodes}"),
-        (many, f"at most {MAX_TREE_NODES} nodes"),
-        (with_leaves(16_385), "at most 16384 leaves, got 16385"),
-    ):
-        with pytest.raises(TreeError, match=complaint):
-            expect_admissible(came, None, Expectation(max_tree_tokens=10 * nodes))
-    long = long_tree(np.random.default_rng(0), num_tokens=10_000, num_leaves=1)
-    count = 3_201
-    bomb = dataclasses.replace(
-        long,
-        leaf_nodes=np.ones(count, np.int32),
-        leaf_terminated=np.ones(count, np.bool_),
-        leaf_causes=("",) * count,
-    )
-    with pytest.raises(TreeError, match="at most 32000000 tokens together, got 32010000"):
-        expect_admissible(bomb, None, Expectation())
+def test_an_absurd_entropy_hides_behind_no_unknown_one() -> None:
+    entropies = tree().entropies.copy()
+    entropies[-2:] = UNKNOWN_ENTROPY
+    admit(tree(entropies=entropies))
+    entropies[50] = 3e38
+    with pytest.raises(TreeError, match="entropies of at most"):
+        admit(tree(entropies=entropies))
 
 
 @settings(max_examples=200)

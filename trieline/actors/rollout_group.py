@@ -12,7 +12,8 @@ from trieline.actors.env_session import EnvSession, TaskChoice, takes_split
 from trieline.actors.episode import EpisodePlayer
 from trieline.actors.player import Stage
 from trieline.actors.rollout import Origin, Rollout
-from trieline.actors.tree_builder import build_tree, common_prefix
+from trieline.actors.tree_builder import build_tree
+from trieline.common.prefix import common_prefix
 from trieline.common.seeds import derived_seed
 from trieline.wire.config import EnvConfig
 from trieline.wire.messages import Assignment
@@ -143,7 +144,7 @@ class GroupPlayer:
         for rollout in begun[1:]:
             same_task = rollout.task_id == begun[0].task_id
             if same_task and begun[0].prompt is not None and rollout.prompt is not None:
-                same_task = common_prefix([begun[0].prompt, rollout.prompt]) > 0
+                same_task = common_prefix(begun[0].prompt, rollout.prompt) > 0
             if same_task:
                 continue
             rollout.cause = "environment"

@@ -75,9 +75,11 @@ def _run_apart(name: str, check: Callable[[], None], limit_s: float) -> CheckRes
     try:
         passed, detail = _outcome_of(process, receiver, limit_s)
     finally:
-        # The process leads a group of its own: nothing that the environment started stays behind.
+        process.kill()
+        # It leads a group of its own: nothing that the environment started stays behind.
+        assert process.pid is not None
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid or 0, signal.SIGKILL)
+            os.killpg(process.pid, signal.SIGKILL)
         process.join()
         receiver.close()
     return CheckResult(name=name, passed=passed, detail=detail)
@@ -94,7 +96,7 @@ def _outcome_of(process: ForkProcess, receiver: Connection, limit_s: float) -> t
                 process.join(END_SECONDS)
                 return passed, detail
             ended = True
-            process.join()
+            process.join(END_SECONDS)
         if ended:
             return False, f"the process {_ending(process.exitcode or 0)} in the middle of it"
         waited += POLL_SECONDS

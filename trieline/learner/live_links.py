@@ -162,4 +162,4 @@ class LiveLinks:
         # A JournalError ends the receiver, so that nothing is acknowledged that is not safe.
         # Evaluations and demonstrations are not trained on by a step of the run, and are asked for again.
         if delivery.purpose == "train":
-            self._journal.append(delivery)
+            self._journal.append(delivery, frames)

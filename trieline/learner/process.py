@@ -35,6 +35,7 @@ from trieline.learner.training import LiveParts, Training
 from trieline.learner.update.learner import Learner
 from trieline.wire.config import EnvConfig, LinksConfig, ModelConfig
 from trieline.wire.journal import Journal
+from trieline.wire.journal_header import JournalHeader, expect_tokenizer, header_of
 from trieline.wire.tree_admission import Expectation
 
 log = logging.getLogger(__name__)
@@ -134,6 +135,7 @@ def _run(
             expectation,
             run_dir,
             learner,
+            header_of(model_folder, learner.vocab_size),
             curriculum,
             state,
             resume,
@@ -192,6 +194,7 @@ def _open_source(
     expectation: Expectation,
     run_dir: Path,
     learner: Learner,
+    header: JournalHeader | None,
     curriculum: Curriculum,
     state: TrainerState | None,
     resume: bool,
@@ -201,6 +204,8 @@ def _open_source(
 ) -> tuple[LiveLinks | None, TreeSource]:
     records_taken = state.records_taken if state else 0
     if config.replay is not None:
+        if header is not None:
+            expect_tokenizer(Path(config.replay), header)
         source = ReplaySource(
             Path(config.replay),
             trees_per_step=config.trees_per_step,
@@ -214,6 +219,7 @@ def _open_source(
         run_dir / "journal",
         segment_bytes=config.journal_segment_mb * 1024 * 1024,
         fsync_s=config.journal_fsync_s,
+        header=header,
     )
     stack.enter_context(closing(journal))
     accepted = read_accepted(run_dir / "journal", records_taken)
@@ -239,13 +245,6 @@ def _open_source(
         unused = live_source.preload(accepted.unused)
         log.info("%d trees are in the journal that no step has used yet", unused)
     return live, live_source
-
-
-def _versions_ahead(config: LearnerConfig, state: TrainerState | None) -> int:
-    """How many versions past its last checkpoint an earlier start may have published."""
-    warm_start = config.warm_start
-    warming = warm_start.max_steps if warm_start and not (state and state.warm_started) else 0
-    return config.checkpoint_every + warming
 
 
 def _live_parts(
@@ -277,6 +276,13 @@ def _live_parts(
         ),
         evaluation=evaluation,
     )
+
+
+def _versions_ahead(config: LearnerConfig, state: TrainerState | None) -> int:
+    """How many versions past its last checkpoint an earlier start may have published."""
+    warm_start = config.warm_start
+    warming = warm_start.max_steps if warm_start and not (state and state.warm_started) else 0
+    return config.checkpoint_every + warming
 
 
 def _greet_servers(

@@ -103,9 +103,9 @@ class AssignmentLedger:
         if self._is_earlier(assignment_id):
             key = (actor_id, assignment_id)
             return key not in self._closed_earlier and len(self._closed_earlier) < MAX_EARLIER
-        return self.owed(actor_id, assignment_id) is not None
+        return self.assignment(actor_id, assignment_id) is not None
 
-    def owed(self, actor_id: str, assignment_id: int) -> Assignment | None:
+    def assignment(self, actor_id: str, assignment_id: int) -> Assignment | None:
         """The assignment that this actor owes a tree of; None if it owes none, or one of before a restart."""
         held = self._held.get(actor_id, {}).get(assignment_id)
         return held[0] if held is not None else self._taken_back.get((actor_id, assignment_id))
@@ -119,8 +119,8 @@ class AssignmentLedger:
     def drop(self, actor_id: str, assignment_id: int) -> bool:
         """Its tree was refused, or will never come. False if this actor did not hold the assignment."""
         self._taken_back.pop((actor_id, assignment_id), None)
-        held = self._held.get(actor_id)
-        if held is None or (found := held.pop(assignment_id, None)) is None:
+        held = self._held.get(actor_id, {})
+        if (found := held.pop(assignment_id, None)) is None:
             return False
         self._count(actor_id, found[0], -found[0].group_size)
         self._outstanding[found[0].purpose] -= 1
@@ -133,7 +133,7 @@ class AssignmentLedger:
         held = self._held.get(actor_id, {})
         taken = [i for i in (list(held) if assignment_ids is None else assignment_ids) if i in held]
         for assignment_id in reversed(taken):
-            assignment = held.pop(assignment_id)[0]
+            assignment, _ = held.pop(assignment_id)
             self._count(actor_id, assignment, -assignment.group_size)
             self._line_of(assignment).appendleft(assignment)
             # Behind the others, also if it was taken back before.

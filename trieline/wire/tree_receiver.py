@@ -294,18 +294,19 @@ class TreeReceiver:
         if delivery.run_id != self._run_id:
             return f"expected a tree of run {self._run_id!r}, got one of run {delivery.run_id!r}"
         with self._lock:
-            owed = self._ledger.owed(delivery.actor_id, delivery.assignment_id)
-            if owed is not None and owed.purpose != delivery.purpose:
-                return f"expected a tree to {owed.purpose}, as assigned, got one to {delivery.purpose}"
-            if self._ledger.owes(delivery.actor_id, delivery.assignment_id):
-                return None
+            asked = self._ledger.assignment(delivery.actor_id, delivery.assignment_id)
+            owed = self._ledger.owes(delivery.actor_id, delivery.assignment_id)
+        if asked is not None and asked.purpose != delivery.purpose:
+            return f"expected a tree to {asked.purpose}, as assigned, got one to {delivery.purpose}"
+        if owed:
+            return None
         return (
             f"expected one tree of each assignment granted to its actor, got one of {delivery.assignment_id}"
         )
 
     def _expect_admissible(self, delivery: TreeDelivery) -> None:
         with self._lock:
-            assignment = self._ledger.owed(delivery.actor_id, delivery.assignment_id)
+            assignment = self._ledger.assignment(delivery.actor_id, delivery.assignment_id)
         expect_admissible(delivery.tree, assignment, self._expectation, newest_version=self.newest_version)
 
     def _reject(self, identity: bytes, delivery: TreeDelivery, kind: str, reason: str) -> None:
@@ -328,7 +329,8 @@ class TreeReceiver:
             self._complaints.add("actors of another protocol", f"{hello.actor_id}: {reason}")
             self._send(identity, Stop(reason=reason))
             return
-        self._register.hear(identity, hello.actor_id, hello.capacity, hello.episodes)
+        if (actor := self._register.hear(identity, hello.actor_id, hello.capacity)) is not None:
+            actor.episodes = hello.episodes
 
     def _tell_to_stop(self, reason: str) -> None:
         for actor in self._register.actors.values():
@@ -338,9 +340,8 @@ class TreeReceiver:
 
     def _grant(self) -> None:
         actors = self._register.actors
-        seats = math.ceil(self._evaluation_share * self._register.episodes())
-        hands = self._register.hands()
-        granted = self._ledger.grant(hands, time.monotonic(), evaluation_seats=seats)
+        seats = math.ceil(self._evaluation_share * self._register.episodes)
+        granted = self._ledger.grant(self._register.free(), time.monotonic(), evaluation_seats=seats)
         for actor_id, assignments in granted.items():
             actor = actors[actor_id]
             grant = Grant(

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trieline.envs.errors import GraderError
+from trieline.envs.math.form import is_worked_out
 from trieline.envs.math.grading import grade, unwrap
 from trieline.envs.math.grading_process import GradingPool
 
@@ -194,6 +195,36 @@ def test_what_is_not_worked_out_is_no_expression(gold: str, answer: str) -> None
 )
 def test_worked_out_expressions_compare_by_value(pool: GradingPool, gold: str, answer: str) -> None:
     assert grade(gold, answer, form="expression", pool=pool).correct
+
+
+PIECES = [
+    "\\frac",
+    "\\sqrt",
+    "\\dfrac{1}",
+    "{",
+    "}",
+    "[",
+    "]",
+    "(",
+    ")",
+    "^",
+    "_",
+    "/",
+    "+",
+    "-",
+    ",",
+    ".",
+    " ",
+]
+
+
+@given(st.lists(st.sampled_from([*PIECES, "0", "1", "24", "x", "\\pi", "٣", "²", "9" * 99]), max_size=12))
+def test_any_text_has_a_form_or_has_none(pieces: list[str]) -> None:
+    answer = "".join(pieces)
+    assert not is_worked_out(f"{answer}!", "12")
+    assert is_worked_out(answer, answer)
+    for gold in ("12", r"\frac{x}{2}+\sqrt{3}"):
+        assert isinstance(is_worked_out(answer, gold), bool)
 
 
 @pytest.mark.parametrize("answer", ["9^{9^{9^9}}", "10000000!", r"\sqrt{" * 60 + "2" + "}" * 60])

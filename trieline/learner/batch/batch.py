@@ -15,7 +15,8 @@ from trieline.learner.batch.entropy_scaling import entropy_scales
 from trieline.learner.batch.groups import Group, trained_groups
 from trieline.learner.batch.pack import Pack, make_pack
 from trieline.learner.batch.packing import pack_groups
-from trieline.learner.batch.sequences import scored_sequences
+from trieline.learner.batch.sequences import ScoredSequence, scored_sequences
+from trieline.learner.errors import BatchError
 from trieline.learner.objective_config import ObjectiveConfig
 from trieline.wire.tree import TrajectoryTree
 
@@ -37,8 +38,13 @@ class Batch:
 
 
 def prepare_batch(trees: Sequence[TrajectoryTree], config: ObjectiveConfig, *, max_tokens: int) -> Batch:
-    """Make the packs, of at most `max_tokens` trie tokens each, from the scored leaves of `trees`."""
+    """Make the packs, of at most `max_tokens` trie tokens each, from the scored leaves of `trees`.
+
+    Raises:
+        BatchError: the objective can't be computed from what these trees record.
+    """
     scored = scored_sequences(trees)
+    _expect_usable(trees, scored, config)
     groups, num_equal = trained_groups(scored, config)
     sequences = [sequence for group in groups for sequence in group.sequences]
     scales = entropy_scales([s.entropies[s.trained] for s in sequences], config)
@@ -65,6 +71,27 @@ def prepare_batch(trees: Sequence[TrajectoryTree], config: ObjectiveConfig, *, m
         if config.entropy_scaling != "off":
             metrics |= scale_metrics(np.concatenate(scales), config)
     return Batch(packs=tuple(packs), max_tokens=max_tokens, metrics=metrics)
+
+
+def _expect_usable(
+    trees: Sequence[TrajectoryTree], scored: Sequence[Sequence[ScoredSequence]], config: ObjectiveConfig
+) -> None:
+    for sequence in (s for group in scored for s in group):
+        tree = trees[sequence.tree]
+        masked = sequence.mask_index is not None and (sequence.mask_index[sequence.trained] >= 0).any()
+        if masked and config.loss != "sft":
+            msg = (
+                f"{tree.env_id}, task {tree.task_id}: expected tokens sampled from the whole vocabulary, "
+                f"over which loss = {config.loss!r} takes their ratios, got some sampled under a mask"
+            )
+            raise BatchError(msg)
+        unknown = np.isnan(sequence.entropies[sequence.trained]).any()
+        if unknown and config.entropy_scaling != "off":
+            msg = (
+                f"{tree.env_id}, task {tree.task_id}: expected the entropies of sampled tokens with "
+                f"entropy_scaling = {config.entropy_scaling!r}, got unknown ones"
+            )
+            raise BatchError(msg)
 
 
 def _weights(groups: list[Group], config: ObjectiveConfig) -> Float64:

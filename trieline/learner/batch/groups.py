@@ -4,8 +4,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trieline.common.arrays import Bool, Float64
-from trieline.learner.batch.advantages import group_advantages, return_scale, tree_advantages
+from trieline.common.arrays import Float64
+from trieline.learner.batch.advantages import (
+    compared_with_each_other,
+    group_advantages,
+    return_scale,
+    tree_advantages,
+)
 from trieline.learner.batch.sequences import ScoredSequence
 from trieline.learner.batch.trie import Trie, build_trie
 from trieline.learner.objective_config import ObjectiveConfig
@@ -22,41 +27,54 @@ class Group:
 
 
 def trained_groups(scored: list[list[ScoredSequence]], config: ObjectiveConfig) -> tuple[list[Group], int]:
-    """The groups to train on, and how many have equal returns (left out if the config says so)."""
+    """The groups to train on, and how many trees have equal returns only (left out if the config says so).
+
+    Of a tree whose leaves are compared in several groups, those of equal returns are left out.
+    """
     returns = [np.array([s.sequence_return for s in group]) for group in scored]
     all_returns = np.concatenate([np.empty(0), *returns])
     groups, num_equal = [], 0
     for sequences, group_returns in zip(scored, returns, strict=True):
         if not sequences:
             continue
-        equal = bool(group_returns.max() == group_returns.min())
-        num_equal += equal
-        if equal and config.skips_equal_returns:
-            continue
+        compared = compared_with_each_other(np.array([s.leaf_group for s in sequences], np.int32))
+        equal = np.zeros(len(sequences), np.bool_)
+        for members in compared:
+            equal[members] = np.ptp(group_returns[members]) == 0
+        num_equal += bool(equal.all())
         # A sequence without sampled tokens counts for the others' baseline, and teaches nothing.
         trained = np.array([s.num_trained > 0 for s in sequences])
+        if config.skips_equal_returns:
+            trained &= ~equal
         if not trained.any():
             continue
         kept = [s for s, keep in zip(sequences, trained, strict=True) if keep]
         trie = build_trie([s.token_ids for s in kept])
-        advantages = _advantages(sequences, group_returns, trained, trie, config)
-        scale = {"none": 1.0, "group": return_scale(group_returns), "batch": return_scale(all_returns)}
-        advantages = [a * scale[config.scale_rewards] for a in advantages]
-        groups.append(Group(sequences=kept, trie=trie, advantages=advantages))
+        whole = trie if trained.all() and len(compared) == 1 else None
+        advantages: dict[int, Float64] = {}
+        for members in compared:
+            own = _advantages([sequences[b] for b in members], group_returns[members], whole, config)
+            scale = _scale(group_returns[members], all_returns, config)
+            advantages |= {b: a * scale for b, a in zip(members.tolist(), own, strict=True)}
+        kept_advantages = [advantages[b] for b in np.flatnonzero(trained).tolist()]
+        groups.append(Group(sequences=kept, trie=trie, advantages=kept_advantages))
     return groups, num_equal
 
 
 def _advantages(
-    sequences: list[ScoredSequence], returns: Float64, trained: Bool, trie: Trie, config: ObjectiveConfig
+    sequences: list[ScoredSequence], returns: Float64, trie: Trie | None, config: ObjectiveConfig
 ) -> list[Float64]:
-    """[B] arrays over the trained tokens of the sequences in `trie`, those of `trained`."""
-    kept = [s for s, keep in zip(sequences, trained, strict=True) if keep]
+    """[B] arrays over the trained tokens of sequences that are compared with each other; `trie` is theirs."""
     if config.loss == "sft" or config.advantage == "vtrace":
-        return [np.zeros(s.num_trained) for s in kept]
+        return [np.zeros(s.num_trained) for s in sequences]
     if config.advantage == "group":
-        kept_advantages = group_advantages(returns)[trained]
-        return [np.full(s.num_trained, a) for s, a in zip(kept, kept_advantages, strict=True)]
-    whole = trie if trained.all() else build_trie([s.token_ids for s in sequences])
-    by_token = tree_advantages(whole, returns)
-    paths = [path for path, keep in zip(whole.paths, trained, strict=True) if keep]
-    return [by_token[path][s.trained] for s, path in zip(kept, paths, strict=True)]
+        return [np.full(s.num_trained, a) for s, a in zip(sequences, group_advantages(returns), strict=True)]
+    trie = trie or build_trie([s.token_ids for s in sequences])
+    by_token = tree_advantages(trie, returns)
+    return [by_token[path][s.trained] for path, s in zip(trie.paths, sequences, strict=True)]
+
+
+def _scale(returns: Float64, all_returns: Float64, config: ObjectiveConfig) -> float:
+    if config.scale_rewards == "none":
+        return 1.0
+    return return_scale(returns if config.scale_rewards == "group" else all_returns)

@@ -28,6 +28,42 @@ from trieline.learner.batch.sequences import GOES_ON, TRUNCATED, ScoredSequence
 from trieline.learner.batch.trie import Trie
 
 
+def reference_vtrace(
+    values: Float64,
+    rewards: Float64,
+    log_rhos: Float64,
+    bootstrap_value: float,
+    *,
+    gamma: float,
+    lam: float,
+    rho_bar: float,
+    c_bar: float,
+) -> tuple[Float64, Float64]:
+    """V-trace of one path of T actions, word for word and slow: what everything below must agree with.
+
+    With x_t the state before action t, log_rhos [T] = log pi(a_t) - log mu(a_t), V(x_T) = bootstrap_value:
+
+        rho_t = min(rho_bar, pi/mu),  c_t = lam min(c_bar, pi/mu)
+        delta_t V = rho_t (r_t + gamma V(x_{t+1}) - V(x_t))
+        vs_s = V(x_s) + sum over t = s..T-1 of gamma^(t-s) (product over i = s..t-1 of c_i) delta_t V
+        pg_advantage_s = r_s + gamma vs_{s+1} - V(x_s),  where vs_T = V(x_T)
+
+    Returns vs [T] and pg_advantages [T].
+    """
+    steps = range(len(values))
+    ratios = np.exp(log_rhos)
+    rhos, cs = np.minimum(rho_bar, ratios), lam * np.minimum(c_bar, ratios)
+    next_values = [*values[1:], bootstrap_value]
+    deltas = [rhos[t] * (rewards[t] + gamma * next_values[t] - values[t]) for t in steps]
+    vs = [
+        values[s] + sum(gamma ** (t - s) * np.prod(cs[s:t]) * deltas[t] for t in steps if t >= s)
+        for s in steps
+    ]
+    next_vs = [*vs[1:], bootstrap_value]
+    pg_advantages = [rewards[s] + gamma * next_vs[s] - values[s] for s in steps]
+    return np.array(vs), np.array(pg_advantages)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class TrieEpisodes:
     """What the sequences of one task did on its trie of N tokens."""
