@@ -40,7 +40,8 @@ RUN_ID = "run"
 
 
 def tree(seed: int = 0) -> TrajectoryTree:
-    return random_tree(np.random.default_rng(seed))
+    """Of 40 tokens at most."""
+    return random_tree(np.random.default_rng(seed), max_entropy=np.log(40))
 
 
 def assignments(*ids: int) -> list[Assignment]:

@@ -8,6 +8,7 @@ frames. Nothing is ever unpickled: whatever the bytes are, `decode` returns a me
 asked for or raises `MessageError`.
 """
 
+import threading
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, TypeAlias, get_args
@@ -60,9 +61,9 @@ def decode(frames: Sequence[InFrame], message_type: Any, *, max_bytes: int) -> A
     dtype, dimensions and length of all arrays, are checked against `message_type`. Raises MessageError.
     """
     _expect_bounded(frames, max_bytes)
-    arrays = _Arrays(frames)
+    arrays = _being_decoded.arrays = _Arrays(frames)
     try:
-        message = msgspec.msgpack.decode(view(frames[0]), type=message_type, dec_hook=arrays.take)
+        message = _decoder(message_type).decode(view(frames[0]))
     # UnicodeDecodeError is a ValueError; RecursionError comes from nesting without end.
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         msg = f"expected {_names(message_type)}, got a header that is none: {error}"
@@ -74,6 +75,20 @@ def decode(frames: Sequence[InFrame], message_type: Any, *, max_bytes: int) -> A
 def num_bytes(frames: Sequence[InFrame]) -> int:
     """Sum of the frames' lengths."""
     return sum(_length(frame) for frame in frames)
+
+
+_being_decoded = threading.local()
+
+
+@lru_cache(maxsize=64)
+def _decoder(message_type: Any) -> "msgspec.msgpack.Decoder[Any]":
+    """Made once: msgspec takes as long to look through the types as to decode a small tree."""
+
+    def take(kind: Any, value: object) -> npt.NDArray[Any]:
+        arrays: _Arrays = _being_decoded.arrays
+        return arrays.take(kind, value)
+
+    return msgspec.msgpack.Decoder(message_type, dec_hook=take)
 
 
 class _Arrays:
@@ -93,13 +108,10 @@ class _Arrays:
             raise MessageError(msg)
         length: int = value[1][0]  # type: ignore[index]
         num_bytes = length * dtype.itemsize
-        raw = self._take_small(num_bytes) if num_bytes < SMALL_BYTES else self._take_large(num_bytes)
-        array = np.ndarray((length,), dtype, raw)
-        # ZeroMQ cuts small frames out of one receive buffer, at any offset; large ones are aligned.
-        if not array.flags.aligned:
-            array = array.copy()
-        array.flags.writeable = False
-        return array
+        if num_bytes < SMALL_BYTES:
+            packed, start = self._take_small(num_bytes)
+            return np.ndarray((length,), dtype, packed, start)
+        return np.ndarray((length,), dtype, _aligned(self._take_large(num_bytes)))
 
     def expect_all_taken(self) -> None:
         expected = 1 + self._large_taken + (self._packed is not None)
@@ -118,15 +130,24 @@ class _Arrays:
             raise MessageError(msg)
         return view(found)
 
-    def _take_small(self, num_bytes: int) -> OutFrame:
+    def _take_small(self, num_bytes: int) -> tuple[OutFrame, int]:
         if self._packed is None:
-            self._packed = view(self._frames[-1]) if len(self._frames) > 1 else b""
+            self._packed = _aligned(view(self._frames[-1])) if len(self._frames) > 1 else b""
         start = self._packed_taken
         self._packed_taken += num_bytes + -num_bytes % PADDING
         if self._packed_taken > len(self._packed):
             msg = f"expected at least {self._packed_taken} bytes of small arrays, got {len(self._packed)}"
             raise MessageError(msg)
-        return self._packed[start : start + num_bytes]
+        return self._packed, start
+
+
+def _aligned(raw: OutFrame) -> OutFrame:
+    """The bytes, read-only, where numbers may begin at every eighth.
+
+    ZeroMQ cuts small frames out of one receive buffer, at any offset.
+    """
+    words = np.ndarray((len(raw) // PADDING,), np.int64, raw)
+    return memoryview(raw).toreadonly() if words.flags.aligned else bytes(raw)
 
 
 def _raw_bytes(array: npt.NDArray[Any]) -> OutFrame:
