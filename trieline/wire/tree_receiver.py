@@ -105,6 +105,7 @@ class TreeReceiver:
         self._trees: dict[Purpose, queue.SimpleQueue[TreeDelivery | None]] = {
             purpose: queue.SimpleQueue() for purpose in get_args(Purpose)
         }
+        self._accepted: list[TreeDelivery] = []
         self._evaluation_share = evaluation_share
         self._inbox = Inbox(
             most_bytes=INBOX_MESSAGES * links.max_message_bytes,
@@ -196,6 +197,7 @@ class TreeReceiver:
             if not self._inbox:
                 break
             self._handle(*self._inbox.take())
+        self._hand_over()
         self._acknowledgements.send_due()
         all_handled = all_read and not self._inbox
         with self._lock:
@@ -213,10 +215,17 @@ class TreeReceiver:
         return min(self._links.heartbeat_s, self._links.peer_timeout_s / 4)
 
     def _end(self) -> None:
+        self._hand_over()
         if self._thread.failure is None:
             self._acknowledgements.send_all()
         for trees in self._trees.values():
             trees.put(None)
+
+    def _hand_over(self) -> None:
+        """Let the accepted trees out together: whoever waits for them takes turns with this thread."""
+        for delivery in self._accepted:
+            self._trees[delivery.purpose].put(delivery)
+        self._accepted.clear()
 
     def _read(self) -> bool:
         """Move what has come to the inbox; True if nothing more waits."""
@@ -283,7 +292,7 @@ class TreeReceiver:
                 self._reject(identity, delivery, "rejected trees", str(error))
                 return
             self._seen.setdefault(delivery.actor_id, SeenNumbers()).add(delivery.sequence_number)
-            self._trees[delivery.purpose].put(delivery)
+            self._accepted.append(delivery)
         with self._lock:
             self._ledger.close(delivery.actor_id, delivery.assignment_id)
             self._register.note_delivery(delivery.actor_id)
