@@ -17,11 +17,11 @@ LEARNER_FLOORS = {
     "intake": set(),
     "batch": {"intake"},
     "model_folder": set(),
-    "model": {"batch"},
+    "model": {"batch", "model_folder"},
     "objective": {"batch"},
     "update": {"batch", "model", "objective"},
     "keeping": {"model_folder"},
-    "policy_server.cpu": {"model"},
+    "policy_server.cpu": {"model", "model_folder"},
     "policy_server": {"policy_server.cpu", "model", "model_folder", "keeping"},
 }
 MAY_IMPORT = {

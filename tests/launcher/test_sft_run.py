@@ -40,7 +40,7 @@ def data(tmp_path: Path) -> Path:
 def config_for(tmp_path: Path, **learner: object) -> Config:
     settings = ["model.path=builtin:tiny", "model.dtype=float32", f"run.folder={tmp_path / 'runs'}"]
     settings += [f"learner.{name}={json.dumps(value)}" for name, value in learner.items()]
-    config = load_config(["sft"], [*settings, "learner.trees_per_step=4", "learner.threads=1"])
+    config = load_config(["sft"], ["learner.trees_per_step=4", *settings, "learner.threads=1"])
     optimizer = OptimizerConfig(lr=3e-3)
     return msgspec.structs.replace(
         config, learner=msgspec.structs.replace(config.learner, optimizer=optimizer)
@@ -60,6 +60,15 @@ def test_the_loss_falls_and_a_run_goes_on(tmp_path: Path, data: Path) -> None:
     assert records[0]["tree/saving"] > 1.5
     assert (folder.path / "checkpoints" / "step_12" / "model" / "model.safetensors").is_file()
     assert folder.load_config().learner.replay == str(folder.path / DATA_FOLDER)
+
+
+def test_every_conversation_is_trained_on(tmp_path: Path, data: Path) -> None:
+    config, folder = start_sft(
+        config_for(tmp_path, trees_per_step=5), files=[data], journals=[], min_return=-np.inf, epochs=1
+    )
+    assert config.learner.steps == 4
+    assert run_learner_program(config, folder, resume=False) == 0
+    assert [r["batch/trees"] for r in folder.read_metrics()] == [5, 5, 5, 1]
 
 
 def test_the_loss_is_that_of_separate_conversations(tmp_path: Path, data: Path) -> None:

@@ -17,7 +17,7 @@ def test_whoever_comes_and_goes_all_the_time_does_not_fill_the_log(caplog: pytes
     caplog.set_level(logging.INFO)
     made = register()
     for number in range(30_000):
-        made.hear(b"1", f"actor {number}", 1)
+        made.hear(b"1", f"actor {number}", 1, 0)
         made.remove(f"actor {number}", "actors left")
     assert not made.actors
     assert len(caplog.records) < 20
@@ -29,20 +29,20 @@ def test_whoever_comes_and_goes_all_the_time_does_not_fill_the_log(caplog: pytes
 def test_no_more_actors_than_are_served(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(actor_register, "MAX_ACTORS", 3)
     made = register()
-    heard = [made.hear(b"1", f"actor {number}", 1) is not None for number in range(1_000)]
+    heard = [made.hear(b"1", f"actor {number}", 1, 0) is not None for number in range(1_000)]
     assert heard == [True] * 3 + [False] * 997
-    assert made.hear(b"1", "actor 2", 1) is not None
+    assert made.hear(b"1", "actor 2", 1, 0) is not None
 
 
 def test_what_an_earlier_learner_granted_fills_the_capacity() -> None:
     ledger = AssignmentLedger()
     ledger.offer(Assignment(assignment_id=i, env_id="e", seed=i) for i in range(10))
     made = register(ledger)
-    made.hear(b"1", "a", 4)
+    made.hear(b"1", "a", 4, 0)
     ledger.grant({"a": Hand(assignments=1)}, now=0, evaluation_seats=0)
-    assert made.free() == {"a": Hand(assignments=3)}
+    assert made.hands() == {"a": Hand(assignments=3)}
     made.hear_heartbeat(b"1", ActorHeartbeat(actor_id="a", open_assignments=[0, 70, 71]))
-    assert made.free() == {"a": Hand(assignments=1)}
+    assert made.hands() == {"a": Hand(assignments=1)}
     assert made.status()["a"].held_assignments == 1
 
 

@@ -166,13 +166,13 @@ def test_the_assignment_itself_is_known_as_long_as_a_tree_of_it_may_come() -> No
     ledger = AssignmentLedger()
     ledger.offer(assignments(5))
     grant(ledger, {"a": 1})
-    assert ledger.assignment("a", 5) == assignments(5)[0]
-    assert ledger.assignment("b", 5) is None
+    assert ledger.owed("a", 5) == assignments(5)[0]
+    assert ledger.owed("b", 5) is None
     ledger.take_back("a")
-    assert ledger.assignment("a", 5) == assignments(5)[0]
+    assert ledger.owed("a", 5) == assignments(5)[0]
     ledger.close("a", 5)
-    assert ledger.assignment("a", 5) is None
-    assert ledger.assignment("a", 3) is None
+    assert ledger.owed("a", 5) is None
+    assert ledger.owed("a", 3) is None
 
 
 @given(
@@ -209,3 +209,34 @@ def test_every_assignment_is_in_one_place_until_it_is_closed(steps: list[tuple[s
         ledger.take_back(actor_id)
     rest = grant(ledger, {"z": 10_000}, now=0).get("z", [])
     assert len({a.assignment_id for a in rest}) == offered - closed
+
+
+def test_a_task_that_takes_its_actors_down_is_given_up() -> None:
+    ledger = AssignmentLedger(max_losses=3)
+    ledger.offer(assignments(0, 1, 2))
+    for actor in ("a", "b"):
+        assert ids(grant(ledger, {actor: 3})) == {actor: [0, 1, 2]}
+        ledger.take_back(actor, lost=True)
+    assert ledger.take_given_up() == []
+    # The next loss is the last: each of them is now granted without the others, beside fresh ones.
+    ledger.offer(assignments(3, 4))
+    assert ids(grant(ledger, {"c": 3})) == {"c": [0, 3, 4]}
+    ledger.take_back("c", lost=True)
+    assert [a.assignment_id for a in ledger.take_given_up()] == [0]
+    assert ledger.take_given_up() == []
+    assert ledger.outstanding("train") == 4
+    assert ids(grant(ledger, {"d": 1, "e": 1})) == {"d": [3], "e": [4]}
+    assert ids(grant(ledger, {"d": 2, "e": 2})) == {"d": [1], "e": [2]}
+    assert ledger.owes("c", 0), "it may come all the same"
+    assert ledger.close("d", 1)
+    assert ledger.close("e", 2)
+    assert ledger.outstanding("train") == 2
+
+
+def test_what_never_reached_its_actor_is_no_loss_of_it() -> None:
+    ledger = AssignmentLedger(max_losses=1)
+    ledger.offer(assignments(0))
+    for _ in range(5):
+        assert ids(grant(ledger, {"a": 1})) == {"a": [0]}
+        ledger.take_back("a", [0])
+    assert ledger.take_given_up() == []

@@ -422,7 +422,7 @@ def test_trees_that_break_an_invariant_are_rejected_by_reason(
             (foreign, "token_ids in [0, 40)"),
             (unwanted, "the journal does not want it"),
             (long, "at most 10000 tokens, got 10001"),
-            (bomb, f"at most 32000000 tokens of all sequences, got {bomb.num_sequence_tokens}"),
+            (bomb, f"at most 32000000 tokens together, got {bomb.num_sequence_tokens}"),
         ]
     ):
         actor.say(delivery(number, of=bad))

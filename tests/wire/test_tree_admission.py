@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.trees import long_tree, random_tree
 from trieline.wire.errors import TreeError
 from trieline.wire.messages import Assignment
-from trieline.wire.tree import CAUSES, UNKNOWN_ENTROPY, TrajectoryTree
+from trieline.wire.tree import CAUSES, MAX_NODES, UNKNOWN_ENTROPY, TrajectoryTree
 from trieline.wire.tree_admission import (
     LEAST_LOGPROB,
     MAX_REWARD,
@@ -163,6 +163,31 @@ def test_an_absurd_entropy_hides_behind_no_unknown_one() -> None:
         admit(tree(entropies=entropies))
 
 
+def test_bombs() -> None:
+    nodes = MAX_NODES + 1
+    many = long_tree(np.random.default_rng(0), num_tokens=10 * nodes, num_leaves=nodes - 1)
+    few = dataclasses.replace(
+        many, leaf_nodes=many.leaf_nodes[:1], leaf_terminated=many.leaf_terminated[:1], leaf_causes=("",)
+    )
+    for came, complaint in (
+        (few, f"at most {MAX_NODES} nodes, got {nodes}"),
+        (many, f"at most {MAX_NODES} nodes"),
+        (with_leaves(16_385), "at most 16384 leaves, got 16385"),
+    ):
+        with pytest.raises(TreeError, match=complaint):
+            expect_admissible(came, None, Expectation(max_tree_tokens=10 * nodes))
+    long = long_tree(np.random.default_rng(0), num_tokens=10_000, num_leaves=1)
+    count = 3_201
+    bomb = dataclasses.replace(
+        long,
+        leaf_nodes=np.ones(count, np.int32),
+        leaf_terminated=np.ones(count, np.bool_),
+        leaf_causes=("",) * count,
+    )
+    with pytest.raises(TreeError, match="at most 32000000 tokens together, got 32010000"):
+        expect_admissible(bomb, None, Expectation())
+
+
 @settings(max_examples=200)
 @given(seed=st.integers(0, 2**32 - 1), level=st.none() | st.integers(0, 3), spare=st.integers(0, 3))
 def test_no_honest_tree_is_refused(seed: int, level: int | None, spare: int) -> None:
@@ -179,11 +204,11 @@ def test_no_honest_tree_is_refused(seed: int, level: int | None, spare: int) -> 
     expectation = Expectation(
         envs={
             came.env_id: EnvExpectation(
-                max_context=max(came.sequence_lengths()), levels=frozenset((level or 0,))
+                max_context=max(came.sequence_lengths), levels=frozenset((level or 0,))
             )
         },
         vocab_size=VOCAB_SIZE,
-        max_positions=max(came.sequence_lengths()),
+        max_positions=max(came.sequence_lengths),
         max_forks=spare,
     )
     assignment = Assignment(
@@ -192,8 +217,8 @@ def test_no_honest_tree_is_refused(seed: int, level: int | None, spare: int) -> 
     newest = max(0, int(came.policy_versions.max()))
     expect_admissible(came, assignment, expectation, newest_version=newest)
     expect_admissible(came, None, expectation, newest_version=newest + 1)
-    assert came.sequence_lengths() == [len(came.sequence_index(leaf)) for leaf in range(came.num_leaves)]
-    assert sum(came.sequence_lengths()) == came.num_sequence_tokens
+    assert came.sequence_lengths == [len(came.sequence_index(leaf)) for leaf in range(came.num_leaves)]
+    assert sum(came.sequence_lengths) == came.num_sequence_tokens
 
 
 def test_a_task_that_no_rollout_could_begin_is_taken() -> None:

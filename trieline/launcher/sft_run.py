@@ -1,5 +1,6 @@
 """A supervised fine-tuning run: conversations become a journal, and the learner replays it."""
 
+import math
 import random
 import signal
 import threading
@@ -45,8 +46,8 @@ def start_sft(
     trees = _read_trees(config, files, journals, min_return)
     random.Random(config.run.seed).shuffle(trees)
     per_step = config.learner.trees_per_step
-    steps = epochs * len(trees) // per_step
-    if steps == 0:
+    steps = math.ceil(epochs * len(trees) / per_step)
+    if epochs * len(trees) < per_step:
         msg = (
             f"expected at least learner.trees_per_step = {per_step} trees of conversations in {epochs} "
             f"epochs, got {len(trees)} trees"

@@ -17,11 +17,11 @@ from trieline.wire.tree import TrajectoryTree
 PROTOCOL_VERSION = 2
 
 Name = Annotated[str, msgspec.Meta(max_length=256)]
-Purpose = Literal["train", "evaluate", "demonstrate"]
-"""What an assignment's tree is for. Only those to train on are journalled, and trained on."""
 # Characters of a note.
 MAX_TEXT = 4096
 Text = Annotated[str, msgspec.Meta(max_length=MAX_TEXT)]
+Purpose = Literal["train", "evaluate", "demonstrate"]
+"""What an assignment's tree is for. Only those to train on are journalled, and trained on."""
 
 
 # ---- trajectories: actor (DEALER) to learner (ROUTER) ------------------------------------------------------

@@ -157,8 +157,9 @@ class TrajectoryTree:
     @property
     def num_sequence_tokens(self) -> int:
         """Tokens of all sequences together, those of broken leaves too: L."""
-        return sum(self.sequence_lengths())
+        return sum(self.sequence_lengths)
 
+    @property
     def sequence_lengths(self) -> list[int]:
         """[B] tokens of each sequence."""
         offsets = self.node_offsets.tolist()
@@ -230,8 +231,10 @@ class TrajectoryTree:
             )
         if self.edge_kinds:
             self._validate_edges()
-        if b * t > MAX_SEQUENCE_TOKENS:
-            _expect_at_most("tokens of all sequences", self.num_sequence_tokens, MAX_SEQUENCE_TOKENS)
+        # The product is a bound, and costs nothing.
+        if b * t > MAX_SEQUENCE_TOKENS and (total := self.num_sequence_tokens) > MAX_SEQUENCE_TOKENS:
+            msg = f"expected sequences of at most {MAX_SEQUENCE_TOKENS} tokens together, got {total}"
+            raise TreeError(msg)
 
     def _validate_columns(self) -> None:
         n, t, b, e = self.num_nodes, self.num_tokens, self.num_leaves, len(self.edge_kinds)

@@ -110,7 +110,7 @@ def _expect_asked_for(tree: TrajectoryTree, assignment: Assignment | None, expec
 
 
 def _expect_short(tree: TrajectoryTree, expectation: Expectation) -> None:
-    longest = max(tree.sequence_lengths())
+    longest = max(tree.sequence_lengths)
     if expectation.max_positions is not None and longest > expectation.max_positions:
         msg = f"expected sequences of at most {expectation.max_positions} tokens, the model's positions, "
         raise TreeError(msg + f"got {longest}")

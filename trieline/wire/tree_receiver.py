@@ -72,6 +72,7 @@ class TreeReceiver:
         expectation: Expectation | None = None,
         already_accepted: Iterable[tuple[str, int]] = (),
         evaluation_share: float = 1.0,
+        max_losses: int | None = None,
     ) -> None:
         """`accept` gets each tree with the frames that it came in, in the receiver's thread.
 
@@ -81,6 +82,7 @@ class TreeReceiver:
         `expectation`: what all trees are held against, beside their assignments.
         `already_accepted`: (actor id, sequence number) of the trees that are safe since before a restart.
         Assignment ids must only grow, over restarts too: an actor may still work on an old one.
+        `max_losses`: an assignment that so many actors held when they were lost is given up. None: never.
         `evaluation_share`: of the actors' episodes, for evaluations while something else waits.
         """
         self.duplicates = 0
@@ -100,7 +102,8 @@ class TreeReceiver:
             self._seen.setdefault(actor_id, SeenNumbers()).add(sequence_number)
         self._complaints = Complaints("trajectories")
         self._lock = threading.Lock()
-        self._ledger = AssignmentLedger()
+        self.max_losses = max_losses
+        self._ledger = AssignmentLedger(max_losses=max_losses)
         self._register = ActorRegister(self._ledger, self._complaints, peer_timeout_s=links.peer_timeout_s)
         self._trees: dict[Purpose, queue.SimpleQueue[TreeDelivery | None]] = {
             purpose: queue.SimpleQueue() for purpose in get_args(Purpose)
@@ -153,7 +156,23 @@ class TreeReceiver:
     def outstanding(self, purpose: Purpose = "train") -> int:
         """Assignments offered or granted whose tree has not come (nor been refused or given up)."""
         with self._lock:
-            return self._ledger.outstanding(purpose)
+            # What is accepted and about to be handed over is not yet where `get` finds it.
+            accepted = sum(delivery.purpose == purpose for delivery in list(self._accepted))
+            return self._ledger.outstanding(purpose) + accepted
+
+    def take_given_up(self) -> list[Assignment]:
+        """Tasks to train on that were given up since the last call: too many actors were lost over them."""
+        with self._lock:
+            return self._ledger.take_given_up()
+
+    def set_aside(self, actor_id: str) -> None:
+        """Grant this actor nothing more; what it holds it may still bring."""
+        with self._lock:
+            self._register.set_aside.add(actor_id)
+
+    def is_set_aside(self, actor_id: str) -> bool:
+        """Whether this actor is granted nothing more."""
+        return actor_id in self._register.set_aside
 
     def actors(self) -> dict[str, ActorStatus]:
         """The actors that live, by id."""
@@ -303,19 +322,18 @@ class TreeReceiver:
         if delivery.run_id != self._run_id:
             return f"expected a tree of run {self._run_id!r}, got one of run {delivery.run_id!r}"
         with self._lock:
-            asked = self._ledger.assignment(delivery.actor_id, delivery.assignment_id)
-            owed = self._ledger.owes(delivery.actor_id, delivery.assignment_id)
-        if asked is not None and asked.purpose != delivery.purpose:
-            return f"expected a tree to {asked.purpose}, as assigned, got one to {delivery.purpose}"
-        if owed:
-            return None
+            owed = self._ledger.owed(delivery.actor_id, delivery.assignment_id)
+            if owed is not None and owed.purpose != delivery.purpose:
+                return f"expected a tree to {owed.purpose}, as assigned, got one to {delivery.purpose}"
+            if self._ledger.owes(delivery.actor_id, delivery.assignment_id):
+                return None
         return (
             f"expected one tree of each assignment granted to its actor, got one of {delivery.assignment_id}"
         )
 
     def _expect_admissible(self, delivery: TreeDelivery) -> None:
         with self._lock:
-            assignment = self._ledger.assignment(delivery.actor_id, delivery.assignment_id)
+            assignment = self._ledger.owed(delivery.actor_id, delivery.assignment_id)
         expect_admissible(delivery.tree, assignment, self._expectation, newest_version=self.newest_version)
 
     def _reject(self, identity: bytes, delivery: TreeDelivery, kind: str, reason: str) -> None:
@@ -338,8 +356,7 @@ class TreeReceiver:
             self._complaints.add("actors of another protocol", f"{hello.actor_id}: {reason}")
             self._send(identity, Stop(reason=reason))
             return
-        if (actor := self._register.hear(identity, hello.actor_id, hello.capacity)) is not None:
-            actor.episodes = hello.episodes
+        self._register.hear(identity, hello.actor_id, hello.capacity, hello.episodes)
 
     def _tell_to_stop(self, reason: str) -> None:
         for actor in self._register.actors.values():
@@ -349,8 +366,9 @@ class TreeReceiver:
 
     def _grant(self) -> None:
         actors = self._register.actors
-        seats = math.ceil(self._evaluation_share * self._register.episodes)
-        granted = self._ledger.grant(self._register.free(), time.monotonic(), evaluation_seats=seats)
+        seats = math.ceil(self._evaluation_share * self._register.episodes())
+        hands = self._register.hands()
+        granted = self._ledger.grant(hands, time.monotonic(), evaluation_seats=seats)
         for actor_id, assignments in granted.items():
             actor = actors[actor_id]
             grant = Grant(
