@@ -19,6 +19,7 @@ from trieline.wire.codec import InFrame, decode, encode
 from trieline.wire.config import LinksConfig
 from trieline.wire.errors import AddressError, PeerTimeoutError, TreeError, WireError
 from trieline.wire.messages import (
+    PROTOCOL_VERSION,
     Acknowledge,
     ActorGoodbye,
     ActorHeartbeat,
@@ -695,7 +696,7 @@ def test_another_protocol_is_told_to_stop(links: LinksConfig, closing: contextli
     actor.say(ActorHello(actor_id="old", capacity=1, protocol=0))
     answer = actor.hear()
     assert isinstance(answer, Stop)
-    assert "expected protocol 2 as of the learner, got 0" in answer.reason
+    assert f"expected protocol {PROTOCOL_VERSION} as of the learner, got 0" in answer.reason
     assert not learner.actors()
 
 
