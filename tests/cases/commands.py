@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 
 from trieline.launcher.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[2]
 INPUTS = Path(__file__).parent / "inputs"
 ONE_ENV = Path(__file__).with_name("one_env.toml")
-DEADLINE_S = 240.0
+DEADLINE_S = 200.0
+STOP_S = 60.0
 MARK = "TRIELINE_CASE"
 """An environment variable that everything carries that a command started."""
 
@@ -46,10 +48,17 @@ def trieline(*arguments: str, cwd: Path, within: Sequence[str] = (), **environme
     command = [*within, sys.executable, "-m", "trieline", *arguments]
     # A wide terminal, so that a table is not cut.
     variables = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", **environment}
-    done = subprocess.run(
-        command, cwd=cwd, env=variables, capture_output=True, text=True, timeout=DEADLINE_S, check=False
-    )
-    return Ran(status=done.returncode, out=done.stdout, err=done.stderr)
+    with subprocess.Popen(
+        command, cwd=cwd, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            out, err = process.communicate(timeout=DEADLINE_S)
+        except subprocess.TimeoutExpired:
+            # It stops what it started.
+            process.terminate()
+            out, err = process.communicate(timeout=STOP_S)
+            pytest.fail(f"still going after {DEADLINE_S:g} s:\n{out}{err}")
+    return Ran(status=process.returncode, out=out, err=err)
 
 
 def settings(**values: object) -> list[str]:
@@ -66,7 +75,7 @@ def run_of(ran: Ran) -> RunFolder:
 
 def steps_of(folder: RunFolder) -> list[dict[str, Any]]:
     """The records of a run's training steps."""
-    return [record for record in folder.read_metrics() if "loss/policy" in record]
+    return [record for record in folder.read_metrics() if "batch/trees" in record]
 
 
 def left_behind(mark: str) -> list[str]:

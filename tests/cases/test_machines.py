@@ -19,6 +19,8 @@ from trieline.wire.config import LinksConfig
 from trieline.wire.generate_link import PolicyClient
 from trieline.wire.messages import Completion, Sampling
 
+# Kernels are compiled first.
+ANSWER_S = 120.0
 NOWHERE = {"HOME": "/nonexistent", "XDG_CACHE_HOME": "", "NUMBA_CACHE_DIR": "", "TRIELINE_CACHE": ""}
 GROUPS = Path("/sys/fs/cgroup")
 
@@ -64,7 +66,7 @@ async def complete(links: LinksConfig) -> Completion:
     await client.start()
     try:
         prompt = np.arange(65, 75, dtype=np.int32)
-        return await client.generate(prompt, Sampling(max_tokens=4), timeout_s=DEADLINE_S)
+        return await client.generate(prompt, Sampling(max_tokens=4), timeout_s=ANSWER_S)
     finally:
         await client.close()
 

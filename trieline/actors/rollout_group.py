@@ -176,17 +176,15 @@ def transcript(rollout: Rollout, system_prompt: str) -> str:
 
 
 def _notes(rollouts: list[Rollout]) -> dict[str, str]:
-    """A sample of the text for people: the first rollout that said anything."""
+    """For people: the text of the first rollout that said anything, and why the first broken one broke."""
+    notes = {"broken": next((r.reason for r in rollouts if r.reason), "")}
     for rollout in rollouts:
         if rollout.turns and rollout.observations:
-            notes = {
-                "prompt": rollout.observations[0],
-                "reply": rollout.turns[0].reply,
-                "score": rollout.score,
-            }
-            return {key: _shortened(text) for key, text in notes.items() if text}
-    reasons = [r.reason for r in rollouts if r.reason]
-    return {"broken": _shortened(reasons[0])} if reasons else {}
+            notes["prompt"] = rollout.observations[0]
+            notes["reply"] = rollout.turns[0].reply
+            notes["score"] = rollout.score
+            break
+    return {key: _shortened(text) for key, text in notes.items() if text}
 
 
 def _shortened(text: str, length: int = MAX_SAMPLE_CHARACTERS) -> str:
