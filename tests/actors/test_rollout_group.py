@@ -23,6 +23,7 @@ from trieline.wire.config import EnvConfig, EpisodeConfig
 from trieline.wire.errors import PeerTimeoutError
 from trieline.wire.messages import Assignment, Completion, Purpose, Sampling
 from trieline.wire.tree import TrajectoryTree
+from trieline.wire.tree_admission import EnvExpectation, Expectation, expect_admissible
 
 SYSTEM = Message(role="system", content="You are a helpful assistant.")
 
@@ -45,10 +46,13 @@ def play(
     asked: dict[str, Any] | None = None,
     **settings: Any,
 ) -> TrajectoryTree:
-    """Play one assignment (`times` times, and give the last tree)."""
+    """Play one assignment (`times` times, and give the last tree, which a learner takes)."""
+    config = ActorConfig(**settings)
+    assignment = Assignment(
+        assignment_id=1, env_id=env.id, seed=11, level=level, group_size=group_size, **(asked or {})
+    )
 
     async def run() -> TrajectoryTree:
-        config = ActorConfig(**settings)
         host = EnvHost(
             threads=config.env_threads,
             max_stuck=config.max_stuck_threads,
@@ -64,16 +68,18 @@ def play(
                 slots=EpisodeSlots(config.episodes),
             )
         )
-        assignment = Assignment(
-            assignment_id=1, env_id=env.id, seed=11, level=level, group_size=group_size, **(asked or {})
-        )
         trees = [await player.play(assignment) for _ in range(times)]
         fake_envs.released.set()
         await host.close()
         return trees[-1]
 
     tree = asyncio.run(run())
-    tree.validate(vocab_size=renderer.vocab_size)
+    expectation = Expectation(
+        envs={env.id: EnvExpectation(max_context=env.episode.max_context, levels=frozenset((level or 0,)))},
+        vocab_size=renderer.vocab_size,
+        max_forks=config.branches,
+    )
+    expect_admissible(tree, assignment, expectation, newest_version=VERSION)
     return tree
 
 
