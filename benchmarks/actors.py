@@ -24,9 +24,11 @@ import trieline.actors.process  # noqa: F401 - everything that a worker has in m
 from trieline.actors.chat import ChatRenderer
 from trieline.actors.config import ActorConfig
 from trieline.actors.env_session import EnvHost
-from trieline.actors.rollout_group import EpisodeSlots, GroupPlayer
+from trieline.actors.episode_slots import EpisodeSlots
+from trieline.actors.player import Stage
+from trieline.actors.rollout_group import GroupPlayer
 from trieline.common.arrays import Int32
-from trieline.wire.config import EnvConfig
+from trieline.wire.config import EnvConfig, EpisodeConfig
 from trieline.wire.messages import Assignment, Completion, Sampling
 from trieline.wire.model_folder import builtin_folder
 
@@ -34,11 +36,15 @@ GROUP_SIZE = 8
 RESULTS = Path(__file__).parent / "results" / "actors.json"
 MEMORY_LIMIT_MB = 150
 GAMES = (
-    EnvConfig(id="trieline/Arithmetic-v0", max_turns=1, max_tokens=14),
-    EnvConfig(id="trieline/GuessNumber-v0", kwargs={"level": 3}, max_turns=5, max_tokens=6),
-    EnvConfig(id="trieline/FrozenLake-v0", kwargs={"level": 2}, max_turns=8, max_tokens=6),
+    EnvConfig(id="trieline/Arithmetic-v0", episode=EpisodeConfig(max_turns=1, max_tokens=14)),
+    EnvConfig(
+        id="trieline/GuessNumber-v0", kwargs={"level": 3}, episode=EpisodeConfig(max_turns=5, max_tokens=6)
+    ),
+    EnvConfig(
+        id="trieline/FrozenLake-v0", kwargs={"level": 2}, episode=EpisodeConfig(max_turns=8, max_tokens=6)
+    ),
 )
-CODE = EnvConfig(id="trieline/PythonFunction-v0", max_turns=1, max_tokens=40)
+CODE = EnvConfig(id="trieline/PythonFunction-v0", episode=EpisodeConfig(max_turns=1, max_tokens=40))
 CASES: tuple[dict[str, Any], ...] = (
     {"name": "games", "episodes": 64, "groups": 300, "latency_s": 0.0, "code": False},
     {"name": "games", "episodes": 1000, "groups": 500, "latency_s": 0.0, "code": False},
@@ -89,14 +95,17 @@ async def play(case: dict[str, Any], model: Path) -> dict[str, Any]:
     )
     envs = (*GAMES, CODE) if case["code"] else GAMES
     player = GroupPlayer(
-        config=config,
-        envs={env.id: env for env in envs},
-        renderer=renderer,
-        policy=policy,
-        host=host,
-        slots=EpisodeSlots(config.episodes),
+        stage=Stage(
+            config=config,
+            envs={env.id: env for env in envs},
+            renderer=renderer,
+            policy=policy,
+            host=host,
+            slots=EpisodeSlots(config.episodes),
+        )
     )
-    held = asyncio.Semaphore(config.capacity)
+    # As the learner grants them: groups that fill the episodes, and one more.
+    held = asyncio.Semaphore(max(1, config.episodes // GROUP_SIZE) + 1)
     leaves = broken = nodes = 0
 
     async def group(index: int) -> None:

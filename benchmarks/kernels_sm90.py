@@ -25,13 +25,13 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
-from trieline.kernels import (
+from trieline.kernels.gpu import (
     token_logprob_op,
     tree_attention_backward,
     tree_attention_forward,
     tree_blocks,
 )
-from trieline.kernels.tree_attention_op import DTYPES, HEAD_DIMS, Tile, tile_of
+from trieline.kernels.gpu.tree_attention_op import DTYPES, HEAD_DIMS, Tile, tile_of
 
 RESULTS = Path(__file__).parent / "results" / "kernels_sm90.json"
 TARGET = GPUTarget("cuda", 90, 32)

@@ -30,7 +30,7 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -44,12 +44,16 @@ from safetensors.torch import save_file
 
 from benchmarks.train_step import machine
 from trieline.actors.chat import ChatRenderer
+from trieline.actors.config import ActorConfig
 from trieline.actors.demonstrations import demonstration_tree
 from trieline.actors.env_session import EnvHost
-from trieline.actors.evaluate import evaluate
-from trieline.actors.rollout_group import EpisodeSlots, GroupPlayer
+from trieline.actors.episode_slots import EpisodeSlots
+from trieline.actors.player import Stage
+from trieline.actors.rollout_group import GroupPlayer
 from trieline.common.arrays import Int32
 from trieline.config import Config, load_config
+from trieline.launcher.evaluation import play_evaluation
+from trieline.learner.config import EvaluationConfig
 from trieline.learner.intake.curriculum import Curriculum
 from trieline.learner.model_folder.model_source import prepare_model
 from trieline.learner.objective_config import ObjectiveConfig
@@ -173,22 +177,29 @@ class Loop:
         version, oldest = self._versions[0]
         self.policy.engine.load(oldest, version)
 
-    async def sample(self) -> list[TrajectoryTree]:
+    @asynccontextmanager
+    async def player(self, config: ActorConfig) -> AsyncIterator[GroupPlayer]:
+        """Plays with the weights that the engine serves."""
         host = EnvHost(threads=4, max_stuck=4, call_timeout_s=60)
-        player = GroupPlayer(
-            config=self.actor,
-            envs={env.id: env for env in self.config.envs},
-            renderer=self.renderer,
-            policy=self.policy,
-            host=host,
-            slots=EpisodeSlots(256),
-        )
-        assignments = [self.curriculum.next_assignment() for _ in range(TREES_PER_STEP)]
         try:
             async with self.policy.serving():
-                trees = await asyncio.gather(*(player.play(one) for one in assignments))
+                yield GroupPlayer(
+                    stage=Stage(
+                        config=config,
+                        envs={env.id: env for env in self.config.envs},
+                        renderer=self.renderer,
+                        policy=self.policy,
+                        host=host,
+                        slots=EpisodeSlots(256),
+                    )
+                )
         finally:
             await host.close()
+
+    async def sample(self) -> list[TrajectoryTree]:
+        assignments = [self.curriculum.next_assignment() for _ in range(TREES_PER_STEP)]
+        async with self.player(self.actor) as player:
+            trees = await asyncio.gather(*(player.play(one) for one in assignments))
         for tree in trees:
             returns = [float(tree.sequence_return(leaf)) for leaf in tree.scored_leaves()]
             self.curriculum.record(tree.env_id, tree.level, returns)
@@ -198,16 +209,9 @@ class Loop:
         """Held-out success of the newest weights."""
         version, weights = self._versions[-1]
         self.policy.engine.load(weights, version)
-        async with self.policy.serving():
-            report = await evaluate(
-                self.policy,
-                self.renderer,
-                self.config.envs,
-                episodes=EVALUATION_EPISODES,
-                temperature=1.0,
-                seed=20_000,
-                config=self.config.actor,
-            )
+        settings = EvaluationConfig(episodes=EVALUATION_EPISODES)
+        async with self.player(self.config.actor) as player:
+            report = await play_evaluation(msgspec.structs.replace(self.config, evaluation=settings), player)
         version, weights = self._versions[0]
         self.policy.engine.load(weights, version)
         return {env.env_id: env.mean_return or 0.0 for env in report.envs}
@@ -254,7 +258,8 @@ def make_model(folder: Path) -> dict[str, float]:
         for _ in range(trees):
             number = next(numbers)
             env = envs[number % len(envs)]
-            level = env.levels[number // len(envs) % len(env.levels)]
+            levels = env.curriculum.levels
+            level = levels[number // len(envs) % len(levels)]
             found.append(demonstration_tree(env, loop.renderer, 2**30 + number, level))
         return found
 

@@ -40,8 +40,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from trieline.kernels.cpu.precision import HALF_DTYPES
 from trieline.kernels.tree_attention import reference_tree_attention, tree_attention
-from trieline.kernels.tree_plan import HALF_DTYPES, TreeAttentionPlan, plan_tree_attention
+from trieline.kernels.tree_plan import TreeAttentionPlan, plan_tree_attention
 
 RESULTS = Path(__file__).parent / "results" / "tree_attention.json"
 DENSE_LIMIT = 16_384

@@ -38,7 +38,7 @@ import numpy as np
 import tomli_w
 
 from benchmarks.train_step import machine
-from trieline.kernels.cpu_flags import has_bfloat16
+from trieline.kernels.cpu.flags import has_bfloat16
 from trieline.learner.model_folder.model_source import prepare_model
 
 RESULTS = Path(__file__).parent / "results" / "vs_trl.json"
@@ -70,10 +70,8 @@ def write_config(folder: Path, settings: dict[str, Any], options: argparse.Names
         "envs": [
             {
                 "id": env_id,
-                "levels": levels,
-                "open_levels": len(levels),
-                "max_turns": 1,
-                "max_tokens": MAX_TOKENS,
+                "episode": {"max_turns": 1, "max_tokens": MAX_TOKENS},
+                "curriculum": {"levels": levels, "open_levels": len(levels)},
             }
             for env_id, levels in ENVS.items()
         ],

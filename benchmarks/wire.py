@@ -38,10 +38,11 @@ from trieline.wire.dealer import SEND_QUEUE
 from trieline.wire.messages import Assignment, TreeDelivery
 from trieline.wire.trajectory_link import TreeReceiver, TreeSender
 from trieline.wire.tree import TrajectoryTree
-from trieline.wire.tree_receiver import RECEIVE_QUEUE
+from trieline.wire.tree_admission import EnvExpectation, Expectation
 
 RESULTS = Path(__file__).parent / "results" / "wire.json"
 VOCAB_SIZE = 49_152
+ENV_ID = "test/Long-v0"
 WARM_UP = 20
 WAIT_S = 60.0
 # (tokens of a tree, trees of a round)
@@ -73,10 +74,17 @@ def send_trieline(links: LinksConfig, num_tokens: int, count: int) -> None:
 
 @contextlib.contextmanager
 def trieline_receiver(links: LinksConfig) -> Iterator[Callable[[], object]]:
-    receiver = TreeReceiver(links, accept=lambda delivery: None, vocab_size=VOCAB_SIZE, run_id="benchmark")
+    env = EnvExpectation(max_context=max(num_tokens for num_tokens, _ in SIZES))
+    receiver = TreeReceiver(
+        links,
+        accept=lambda delivery, frames: None,
+        run_id="benchmark",
+        expectation=Expectation(envs={ENV_ID: env}, vocab_size=VOCAB_SIZE, max_forks=0),
+    )
+    receiver.newest_version = 1
     receiver.start()
     most = max(count for _, count in SIZES)
-    receiver.offer(Assignment(assignment_id=i, env_id="benchmark", seed=i) for i in range(most))
+    receiver.offer(Assignment(assignment_id=i, env_id=ENV_ID, seed=i) for i in range(most))
     yield lambda: receiver.get(WAIT_S)
     receiver.close()
 
@@ -102,7 +110,7 @@ def busy_receiver(links: LinksConfig) -> Iterator[Callable[[], object]]:
 def send_raw(links: LinksConfig, num_tokens: int, count: int) -> None:
     context = zmq.Context()
     dealer = context.socket(zmq.DEALER)
-    sockets.limit(dealer, links, send_queue=SEND_QUEUE, receive_queue=RECEIVE_QUEUE)
+    sockets.limit(dealer, links, send_queue=SEND_QUEUE)
     dealer.connect(links.trajectories)
     frames = encode(make_delivery(num_tokens))
     for _ in range(count):
@@ -114,7 +122,7 @@ def send_raw(links: LinksConfig, num_tokens: int, count: int) -> None:
 def raw_receiver(links: LinksConfig) -> Iterator[Callable[[], object]]:
     context = zmq.Context()
     router = context.socket(zmq.ROUTER)
-    sockets.limit(router, links, send_queue=SEND_QUEUE, receive_queue=RECEIVE_QUEUE)
+    sockets.limit(router, links, send_queue=SEND_QUEUE)
     router.bind(links.trajectories)
     yield lambda: router.recv_multipart(copy=False)
     context.destroy(linger=0)

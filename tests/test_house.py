@@ -17,11 +17,11 @@ LEARNER_FLOORS = {
     "intake": set(),
     "batch": {"intake"},
     "model_folder": set(),
-    "model": {"batch"},
+    "model": {"batch", "model_folder"},
     "objective": {"batch"},
     "update": {"batch", "model", "objective"},
     "keeping": {"model_folder"},
-    "policy_server.cpu": {"model"},
+    "policy_server.cpu": {"model", "model_folder"},
     "policy_server": {"policy_server.cpu", "model", "model_folder", "keeping"},
 }
 MAY_IMPORT = {
@@ -160,3 +160,14 @@ def test_the_rooms_open_from_the_top(room: str) -> None:
 
 def test_kernels_is_no_regular_package() -> None:
     assert not (PACKAGE / "kernels" / "__init__.py").exists()
+
+
+def test_the_devices_of_the_kernels_import_nothing_from_above() -> None:
+    # The public functions choose between cpu/ and gpu/, which know neither them nor each other.
+    wrong = []
+    for name, path in modules():
+        own = next((r for r in ("trieline.kernels.cpu", "trieline.kernels.gpu") if name.startswith(r)), None)
+        for imported in imports_of(path) if own else ():
+            if imported.startswith("trieline") and not imported.startswith(f"{own}."):
+                wrong.append(f"{name} imports {imported}")
+    assert wrong == []

@@ -1,10 +1,15 @@
 """Random trajectory trees for tests of any part: every shape that the contract allows, from one seed."""
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 
 from trieline.common.arrays import Bool, Float32, Int32
-from trieline.wire.tree import CAUSES, FORK_CAUSES, SCORED, TrajectoryTree
+from trieline.wire.token_masks import allowed_by, runs_of
+from trieline.wire.tree import CAUSES, EDGE_KINDS, FORK_CAUSES, SCORED, UNKNOWN_ENTROPY, TrajectoryTree
+
+NONE = np.empty(0, np.int32)
 
 
 def random_tree(
@@ -19,12 +24,14 @@ def random_tree(
     env_id: str = "test/Random-v0",
     task_id: str | None = None,
     level: int = 0,
+    later_columns: bool = False,
 ) -> TrajectoryTree:
     """A valid tree whose prompt (the root) is context and whose every sequence has sampled tokens.
 
     Siblings often begin with the same tokens, so that a trie of it forks inside of nodes. With the share
     `inner_leaves` a sequence ends on an inner node, with `broken_leaves` a leaf is broken (at least one is
-    scored unless that is 1), and now and then two sequences end on the same node.
+    scored unless that is 1), and now and then two sequences end on the same node. With `later_columns` it has
+    groups of leaves, masks, unknown entropies and edges beside the token edges.
     """
     num_nodes = int(rng.integers(2, max_nodes + 1))
     parents = np.array([-1, *(int(rng.integers(0, n)) for n in range(1, num_nodes))], np.int32)
@@ -39,7 +46,7 @@ def random_tree(
     causes = [str(rng.choice(CAUSES)) if rng.random() < broken_leaves else SCORED for _ in leaf_nodes]
     if SCORED not in causes and broken_leaves < 1:
         causes[int(rng.integers(len(causes)))] = SCORED
-    return TrajectoryTree(
+    tree = TrajectoryTree(
         env_id=env_id,
         task_id=task_id if task_id is not None else f"task-{rng.integers(1_000_000)}",
         level=level,
@@ -50,7 +57,7 @@ def random_tree(
         fork_causes=("", *(str(rng.choice(FORK_CAUSES)) for _ in range(num_nodes - 1))),
         token_ids=np.concatenate(runs),
         behavior_logprobs=_on(by_policy, -rng.exponential(1.5, num_tokens)),
-        entropies=_on(by_policy, rng.exponential(1.0, num_tokens)),
+        entropies=_on(by_policy, np.minimum(rng.exponential(1.0, num_tokens), np.log(vocab_size))),
         policy_versions=np.where(by_policy, rng.integers(0, max_policy_version + 1, num_tokens), -1).astype(
             np.int32
         ),
@@ -58,6 +65,38 @@ def random_tree(
         leaf_terminated=rng.random(len(leaf_nodes)) < 0.7,
         leaf_causes=tuple(causes),
         info={"sample": "a few words"},
+    )
+    return _with_later_columns(rng, tree, vocab_size) if later_columns else tree
+
+
+def _with_later_columns(rng: np.random.Generator, tree: TrajectoryTree, vocab_size: int) -> TrajectoryTree:
+    sampled = np.flatnonzero(tree.policy_versions >= 0)
+    allowed = rng.random((3, vocab_size)) < 0.5
+    runs = [runs_of(mask) for mask in np.unique(allowed, axis=0)]
+    index = np.full(tree.num_tokens, -1, np.int32)
+    for token in sampled[rng.random(len(sampled)) < 0.5]:
+        fits = [m for m, run in enumerate(runs) if allowed_by(run, vocab_size)[tree.token_ids[token]]]
+        index[token] = rng.choice([-1, *fits])
+    used = np.unique(index[index >= 0])
+    renumbered = np.searchsorted(used, index).astype(np.int32)
+    has_masks = len(used) > 0
+    edges = [
+        (a, b) for b in range(tree.num_nodes) for a in range(b) if a != tree.parents[b] and rng.random() < 0.2
+    ]
+    sources, targets = np.array(edges, np.int32).reshape(-1, 2).T
+    unknown = np.isin(np.arange(tree.num_tokens), sampled[rng.random(len(sampled)) < 0.3])
+    return replace(
+        tree,
+        entropies=np.where(unknown, np.float32(UNKNOWN_ENTROPY), tree.entropies),
+        leaf_groups=rng.integers(0, 2, tree.num_leaves).astype(np.int32),
+        mask_index=np.where(index >= 0, renumbered, -1).astype(np.int32) if has_masks else NONE,
+        mask_offsets=np.cumsum([0, *(len(runs[m]) // 2 for m in used)]).astype(np.int32)
+        if has_masks
+        else NONE,
+        mask_runs=np.concatenate([runs[m] for m in used]) if has_masks else NONE,
+        edge_sources=sources.copy(),
+        edge_targets=targets.copy(),
+        edge_kinds=tuple(str(rng.choice(EDGE_KINDS)) for _ in edges),
     )
 
 
@@ -79,7 +118,7 @@ def long_tree(
         fork_causes=("", *["rollout"] * num_leaves),
         token_ids=rng.integers(0, vocab_size, num_tokens).astype(np.int32),
         behavior_logprobs=_on(by_policy, -rng.exponential(1.5, num_tokens)),
-        entropies=_on(by_policy, rng.exponential(1.0, num_tokens)),
+        entropies=_on(by_policy, np.minimum(rng.exponential(1.0, num_tokens), np.log(vocab_size))),
         policy_versions=np.where(by_policy, 1, -1).astype(np.int32),
         leaf_nodes=np.arange(1, num_leaves + 1, dtype=np.int32),
         leaf_terminated=np.ones(num_leaves, np.bool_),

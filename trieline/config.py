@@ -5,20 +5,24 @@ resolved copy of a run is written to its folder.
 """
 
 import difflib
+import math
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, get_args, get_origin
 
 import msgspec
 import tomli_w
 
 from trieline.actors.config import ActorConfig
 from trieline.common.errors import TrielineError
-from trieline.learner.config import LearnerConfig
+from trieline.learner.config import EvaluationConfig, LearnerConfig
 from trieline.learner.policy_server.config import PolicyServerConfig
 from trieline.wire.config import EnvConfig, LinksConfig, ModelConfig
+
+TOKEN_BYTES = 16
+"""Of a token in a tree as it travels: id, log-probability, entropy and version."""
 
 
 class ConfigError(TrielineError):
@@ -35,23 +39,6 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     seed: Annotated[int, msgspec.Meta(ge=0)] = 0
     actors: Annotated[int, msgspec.Meta(ge=1, le=256)] = 1
     """Actor programs that `trieline train` starts; each forks `actor.processes` workers."""
-
-
-class EvaluationConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Held-out success on tasks of the split `test`, the same ones for the same seed."""
-
-    episodes: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 100
-    """Tasks per environment."""
-    attempts: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 1
-    """Episodes per task; the k of avg@k and pass@k."""
-    temperature: Annotated[float, msgspec.Meta(ge=0)] = 1.0
-    """0: greedy. The training temperature shows what training changes."""
-    every: Annotated[int, msgspec.Meta(ge=0)] = 0
-    """Steps between two evaluations in a training run. 0: only before the first step and after the last."""
-    concurrency: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 64
-    transcripts: Annotated[int, msgspec.Meta(ge=0, le=100)] = 4
-    """Episodes per environment that are kept as text, of the same tasks every time."""
-    seed: Annotated[int, msgspec.Meta(ge=0)] = 20_000
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -103,21 +90,98 @@ def config_from_dict(tree: Mapping[str, Any]) -> Config:
 
 
 def _check_both_ends(config: Config) -> None:
-    """What no single process can see: actors must sample from what the learner computes."""
+    """What no single process can see. Raises ConfigError for the first contradiction."""
+    contradictions = [
+        *_sampling_contradictions(config),
+        *_link_contradictions(config),
+        *(found for number in range(len(config.envs)) for found in _env_contradictions(config, number)),
+    ]
+    if contradictions:
+        raise ConfigError(contradictions[0])
+
+
+def _sampling_contradictions(config: Config) -> Iterator[str]:
+    """Actors must sample from what the learner computes."""
     actor, objective = config.actor, config.learner.objective
     if actor.temperature != objective.temperature:
-        msg = (
+        yield (
             "expected actor.temperature and learner.objective.temperature to be equal, got "
             f"{actor.temperature:g} and {objective.temperature:g}: the learner would compute other "
             "probabilities than were sampled from"
         )
-        raise ConfigError(msg)
     if actor.top_p < 1 or actor.top_k > 0:
-        msg = (
+        yield (
             f"expected actor.top_p = 1 and actor.top_k = 0, got {actor.top_p:g} and {actor.top_k}: "
             "the learner recomputes probabilities over the whole vocabulary"
         )
-        raise ConfigError(msg)
+
+
+def _link_contradictions(config: Config) -> Iterator[str]:
+    links, learner = config.links, config.learner
+    if links.peer_timeout_s < 2 * links.heartbeat_s:
+        yield (
+            f"expected links.peer_timeout_s >= 2 x links.heartbeat_s, got {links.peer_timeout_s:g} and "
+            f"{links.heartbeat_s:g}: a peer would count as lost between two heartbeats"
+        )
+    if learner.weights_timeout_s <= links.peer_timeout_s:
+        yield (
+            f"expected learner.weights_timeout_s > links.peer_timeout_s, got {learner.weights_timeout_s:g} "
+            f"and {links.peer_timeout_s:g}: a policy server that is gone would end the run before it counts "
+            "as lost"
+        )
+
+
+def _env_contradictions(config: Config, number: int) -> Iterator[str]:
+    """What an episode of one environment may take, against what the processes between allow."""
+    actor, learner, links, server = config.actor, config.learner, config.links, config.policy_server
+    episode, at = config.envs[number].episode, f"envs.{number}.episode"
+    if episode.max_tokens >= episode.max_context:
+        yield (
+            f"expected {at}.max_tokens < {at}.max_context, got {episode.max_tokens} and "
+            f"{episode.max_context}: no turn could have so many"
+        )
+    for name in ("max_context", "kv_tokens"):
+        if episode.max_context > getattr(server, name):
+            yield (
+                f"expected {at}.max_context <= policy_server.{name}, got {episode.max_context} and "
+                f"{getattr(server, name)}: the policy server would refuse every long request"
+            )
+    largest = (learner.group_size + actor.branches) * episode.max_context
+    for name, most in (
+        ("max_tree_tokens", links.max_tree_tokens),
+        ("max_message_bytes", links.max_message_bytes // TOKEN_BYTES),
+    ):
+        if largest > most:
+            yield (
+                f"expected trees of {learner.group_size} + {actor.branches} rollouts (learner.group_size, "
+                f"actor.branches) with {at}.max_context = {episode.max_context} to stay within {most} tokens "
+                f"(links.{name}), got up to {largest}: the learner would reject them"
+            )
+    whole, limits = _episode_limits(config, number)
+    for name, seconds in limits.items():
+        if seconds > whole:
+            yield (
+                f"expected {name} <= the time limit of an episode of envs.{number}, got {seconds:g} and "
+                f"{whole:g} s: it would never be reached"
+            )
+    # An actor plays a group in waves of its slots, and the forks after it.
+    waves = math.ceil(learner.group_size / actor.episodes) + (actor.branches > 0)
+    if learner.replay is None and learner.batch_timeout_s <= waves * whole:
+        yield (
+            f"expected learner.batch_timeout_s > {waves * whole:g} s, which the slowest group of "
+            f"envs.{number} may take ({waves} x the time limit of an episode, {whole:g} s), got "
+            f"{learner.batch_timeout_s:g}: the learner would give up while actors play"
+        )
+
+
+def _episode_limits(config: Config, number: int) -> tuple[float, dict[str, float]]:
+    """The time limit of an episode, and those within it by the names of their settings."""
+    actor, own = config.actor, config.envs[number].episode
+    turn = ("actor.turn_timeout_s", actor.turn_timeout_s)
+    if own.turn_timeout_s is not None:
+        turn = (f"envs.{number}.episode.turn_timeout_s", own.turn_timeout_s)
+    whole = own.episode_timeout_s or actor.episode_timeout_s
+    return whole, dict([turn, ("actor.generate_timeout_s", actor.generate_timeout_s)])
 
 
 def config_to_dict(config: Config) -> dict[str, Any]:
@@ -197,11 +261,17 @@ def _check_keys(tree: Mapping[str, Any], record: type[msgspec.Struct], prefix: s
     known = {field.name: field.type for field in msgspec.structs.fields(record)}
     for key, value in tree.items():
         if key not in known:
-            near = difflib.get_close_matches(key, known, 1, cutoff=0.5)
-            hint = (
-                f" Did you mean {prefix}{near[0]!s}?" if near else f" Known here: {', '.join(sorted(known))}."
-            )
-            msg = f"unknown key {prefix}{key}.{hint}"
+            parts = {
+                f"{part}.{field.name}"
+                for part, annotation in known.items()
+                if get_origin(annotation) is not list
+                for inner in _records_in(annotation)
+                for field in msgspec.structs.fields(inner)
+            }
+            near = [path for path in sorted(parts) if path.endswith(f".{key}")]
+            near = near or difflib.get_close_matches(key, known, 1, cutoff=0.5)
+            hint = f"Did you mean {prefix}{near[0]}?" if near else f"Known here: {', '.join(sorted(known))}."
+            msg = f"unknown key {prefix}{key}. {hint}"
             raise ConfigError(msg)
         for inner in _records_in(known[key]):
             items = value if isinstance(value, list) else [value]

@@ -1,6 +1,8 @@
 """Environments that behave, and environments that do not."""
 
 import copy
+import multiprocessing
+import os
 import threading
 import time
 from collections import Counter
@@ -15,6 +17,8 @@ from trieline.envs.errors import SandboxError
 COUNTING = "tests.actors.fake_envs:fake/Counting-v0"
 FAULTY = "tests.actors.fake_envs:fake/Faulty-v0"
 UNFORKABLE = "tests.actors.fake_envs:fake/Unforkable-v0"
+FINISHING = "tests.actors.fake_envs:fake/Finishing-v0"
+POOLED = "tests.actors.fake_envs:fake/Pooled-v0"
 RESTLESS = "tests.actors.fake_envs:fake/Restless-v0"
 
 released = threading.Event()
@@ -42,9 +46,9 @@ class Counting(gymnasium.Env[str, str]):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[str, dict[str, Any]]:
         super().reset(seed=seed)
-        level = (options or {}).get("level", 0)
+        asked = options or {}
         self.turn, self.history = 0, []
-        self.task = f"{self.split}-{seed}-{level}"
+        self.task = asked.get("task_id", f"{self.split}-{seed}-{asked.get('level', 0)}")
         return f"task {self.task}", {"task_id": self.task}
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
@@ -97,6 +101,8 @@ class Faulty(Forkable):
             raise ZeroDivisionError("no luck")
         if self.fault == "exit":
             raise SystemExit(3)
+        if self.fault == "vanish":
+            os._exit(0)
         if self.fault == "sandbox":
             raise SandboxError("the container is gone")
         if self.fault == "hang":
@@ -117,6 +123,28 @@ class Faulty(Forkable):
         }.get(self.fault, outcome)
 
 
+class Finishing(Forkable):
+    """Gives 2 for an episode that a limit cuts."""
+
+    def __init__(self, *, turns: int, ending: str = "good") -> None:
+        super().__init__(turns=turns)
+        self.ending = ending
+
+    def finish(self) -> Any:
+        info = {"score": f"{self.turn} turns were enough"}
+        return {"good": (2.0, info), "nan": (float("nan"), info), "nothing": None}[self.ending]
+
+
+class Pooled(Forkable):
+    """Grades in a process pool, whose workers it ends by SIGTERM, as graders of code do."""
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        observation, _, over, truncated, info = super().step(action)
+        with multiprocessing.get_context("fork").Pool(1) as pool:
+            reward = pool.apply(len, (action,)) / 4
+        return observation, reward, over, truncated, info
+
+
 class Restless(Counting):
     """Another task at each reset, whatever the seed."""
 
@@ -134,5 +162,7 @@ for name, entry in (
     ("Faulty", Faulty),
     ("Unforkable", Counting),
     ("Restless", Restless),
+    ("Finishing", Finishing),
+    ("Pooled", Pooled),
 ):
     gymnasium.register(id=f"fake/{name}-v0", entry_point=entry, disable_env_checker=True)  # type: ignore[arg-type]

@@ -77,7 +77,7 @@ class Learner:
 
     def __init__(self, links: LinksConfig) -> None:
         self.journal: list[TreeDelivery] = []
-        self.receiver = TreeReceiver(links, accept=self.journal.append, vocab_size=None, run_id="run")
+        self.receiver = TreeReceiver(links, accept=self._accept, run_id="run")
 
     def __enter__(self) -> Self:
         self.receiver.start()
@@ -93,6 +93,9 @@ class Learner:
             Assignment(assignment_id=i, env_id=env_id, seed=i, group_size=group_size)
             for i in range(first, first + count)
         )
+
+    def _accept(self, delivery: TreeDelivery, frames: object) -> None:
+        self.journal.append(delivery)
 
     def take(self, count: int, *, timeout_s: float = 20.0) -> list[TreeDelivery]:
         return [self.receiver.get(timeout_s) for _ in range(count)]

@@ -8,7 +8,7 @@ from tests.actors.fake_envs import COUNTING, FAULTY
 from trieline.actors.chat import ChatRenderer
 from trieline.actors.demonstrations import demonstration_tree
 from trieline.actors.errors import DemonstrationError
-from trieline.wire.config import EnvConfig
+from trieline.wire.config import EnvConfig, EpisodeConfig
 
 
 def test_the_expert_s_replies_stand_where_sampled_ones_would(renderer: ChatRenderer) -> None:
@@ -30,7 +30,7 @@ def test_the_expert_s_replies_stand_where_sampled_ones_would(renderer: ChatRende
 
 def test_the_tokens_are_those_of_a_rollout_that_says_the_same(renderer: ChatRenderer) -> None:
     whole = demonstration_tree(EnvConfig(id=COUNTING), renderer, 7)
-    short = demonstration_tree(EnvConfig(id=COUNTING, max_turns=2), renderer, 7)
+    short = demonstration_tree(EnvConfig(id=COUNTING, episode=EpisodeConfig(max_turns=2)), renderer, 7)
     assert short.token_ids.tolist() == whole.token_ids[: short.num_tokens].tolist()
     assert not short.leaf_terminated.any()
 
@@ -39,10 +39,13 @@ def test_the_tokens_are_those_of_a_rollout_that_says_the_same(renderer: ChatRend
     ("env", "said"),
     [
         (
-            EnvConfig(id=COUNTING, max_tokens=1),
+            EnvConfig(id=COUNTING, episode=EpisodeConfig(max_tokens=1)),
             "expected a demonstration of 1 to max_tokens = 1",
         ),
-        (EnvConfig(id=COUNTING, max_context=20), "expected a demonstration within max_context = 20"),
+        (
+            EnvConfig(id=COUNTING, episode=EpisodeConfig(max_context=20)),
+            "expected a demonstration within max_context = 20",
+        ),
         (EnvConfig(id="CartPole-v1"), "expected text as observation of reset, got ndarray"),
         (EnvConfig(id=FAULTY, kwargs={"fault": "nan"}), "expected a finite number as reward"),
         (

@@ -8,7 +8,8 @@ import pytest
 
 from tests.actors import fake_envs
 from tests.actors.fake_envs import COUNTING, FAULTY, UNFORKABLE
-from trieline.actors.env_session import EnvHost, first_task, fork_env, takes_split
+from trieline.actors.env_session import EnvHost, TaskChoice, first_task, fork_env, takes_split
+from trieline.actors.env_threads import EnvThreads
 from trieline.actors.errors import (
     EnvFailure,
     EnvironmentSetupError,
@@ -45,7 +46,7 @@ def faulty(fault: str, at: int = 1) -> EnvConfig:
 
 
 async def one_step(env_host: EnvHost, config: EnvConfig) -> object:
-    session, _ = await env_host.open(config, seed=5, level=None)
+    session, _ = await env_host.open(config, TaskChoice(seed=5))
     try:
         return await session.step("good")
     finally:
@@ -55,7 +56,7 @@ async def one_step(env_host: EnvHost, config: EnvConfig) -> object:
 def test_a_task_is_picked_by_seed_level_and_split() -> None:
     async def play() -> None:
         env_host = host()
-        session, task = await env_host.open(EnvConfig(id=COUNTING), seed=5, level=2, split="test")
+        session, task = await env_host.open(EnvConfig(id=COUNTING), TaskChoice(seed=5, level=2, split="test"))
         assert (task.task_id, task.observation) == ("test-5-2", "task test-5-2")
         step = await session.step("good")
         assert (step.observation, step.terminated, step.truncated) == ("turn 1 after good", False, False)
@@ -102,7 +103,7 @@ def test_a_fault_in_reset_is_named_and_closes(fault: str, cause: str) -> None:
     async def play() -> None:
         env_host = host()
         with pytest.raises(EnvFailure) as failure:
-            await env_host.open(faulty(fault, at=0), seed=5, level=None)
+            await env_host.open(faulty(fault, at=0), TaskChoice(seed=5))
         assert failure.value.cause == cause
         await env_host.close()
 
@@ -112,7 +113,7 @@ def test_a_fault_in_reset_is_named_and_closes(fault: str, cause: str) -> None:
 
 def test_an_environment_that_can_not_be_made_is_a_fault_of_the_environment() -> None:
     async def play() -> None:
-        await host().open(EnvConfig(id=COUNTING, kwargs={"no_such": 1}), seed=5, level=None)
+        await host().open(EnvConfig(id=COUNTING, kwargs={"no_such": 1}), TaskChoice(seed=5))
 
     with pytest.raises(EnvFailure, match="no_such") as failure:
         asyncio.run(play())
@@ -176,7 +177,7 @@ def test_threads_are_bounded_and_reused() -> None:
 def test_a_fork_goes_its_own_way() -> None:
     async def play() -> None:
         env_host = host()
-        session, _ = await env_host.open(EnvConfig(id=COUNTING), seed=5, level=None)
+        session, _ = await env_host.open(EnvConfig(id=COUNTING), TaskChoice(seed=5))
         await session.step("a")
         fork = await session.fork()
         await session.step("b")
@@ -213,8 +214,8 @@ def test_split_is_found_in_the_constructor() -> None:
 def test_an_environment_whose_call_never_got_a_thread_is_closed() -> None:
     async def play() -> None:
         env_host = host(threads=1)
-        busy, _ = await env_host.open(faulty("hang"), seed=5, level=None)
-        waiting, _ = await env_host.open(EnvConfig(id=COUNTING), seed=5, level=None)
+        busy, _ = await env_host.open(faulty("hang"), TaskChoice(seed=5))
+        waiting, _ = await env_host.open(EnvConfig(id=COUNTING), TaskChoice(seed=5))
         hanging = asyncio.create_task(busy.step("good"))
         await asyncio.sleep(0)
         with pytest.raises(TimeoutError):
@@ -228,6 +229,46 @@ def test_an_environment_whose_call_never_got_a_thread_is_closed() -> None:
 
     asyncio.run(play())
     assert sorted(fake_envs.closed) == ["Faulty", "Forkable"]
+
+
+def test_a_call_that_came_back_in_time_counts_though_the_loop_was_busy_past_its_deadline() -> None:
+    async def play() -> None:
+        threads = EnvThreads(1, max_stuck=0)
+        back = threading.Event()
+        late: list[str] = []
+
+        def call() -> str:
+            back.set()
+            return "in time"
+
+        outcome = asyncio.create_task(threads.call("call", call, 0.05, late=lambda: late.append("late")))
+        await asyncio.sleep(0)  # it has its thread and its deadline
+        assert back.wait(10)
+        time.sleep(0.2)  # the deadline passes while nobody looks
+        assert await outcome == "in time"
+        assert (late, threads.stuck) == ([], 0)
+        assert await threads.call("another", lambda: 7, 5) == 7
+        threads.close()
+
+    asyncio.run(play())
+
+
+def test_what_came_back_to_a_caller_that_was_cancelled_meanwhile_is_cleaned_up() -> None:
+    async def play() -> None:
+        threads = EnvThreads(1, max_stuck=0)
+        back, cleaned = threading.Event(), threading.Event()
+        called = asyncio.create_task(threads.call("call", back.set, 5, late=cleaned.set))
+        await asyncio.sleep(0)
+        assert back.wait(10)
+        time.sleep(0.05)  # its outcome waits for the loop
+        called.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await called
+        assert await asyncio.to_thread(cleaned.wait, 10)
+        assert await threads.call("another", lambda: 7, 5) == 7
+        threads.close()
+
+    asyncio.run(play())
 
 
 def test_the_first_task_of_an_environment() -> None:

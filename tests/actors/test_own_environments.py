@@ -7,12 +7,12 @@ from tests.actors.scripted_policy import ScriptedPolicy
 from tests.actors.test_rollout_group import by_seed, play
 from trieline.actors.chat import ChatRenderer
 from trieline.actors.demonstrations import demonstration_tree
-from trieline.wire.config import EnvConfig
+from trieline.wire.config import EnvConfig, EpisodeConfig
 
 ENVS = (
-    EnvConfig(id="trieline/Arithmetic-v0", max_tokens=64),
-    EnvConfig(id="trieline/GuessNumber-v0", max_tokens=64),
-    EnvConfig(id="trieline/FrozenLake-v0", max_tokens=64, max_turns=20),
+    EnvConfig(id="trieline/Arithmetic-v0", episode=EpisodeConfig(max_tokens=64)),
+    EnvConfig(id="trieline/GuessNumber-v0", episode=EpisodeConfig(max_tokens=64)),
+    EnvConfig(id="trieline/FrozenLake-v0", episode=EpisodeConfig(max_tokens=64, max_turns=20)),
 )
 LEVELS = (0, 2, 4)
 

@@ -12,7 +12,7 @@ import msgspec
 import psutil
 import pytest
 
-from tests.actors.fake_envs import COUNTING, FAULTY
+from tests.actors.fake_envs import COUNTING, FAULTY, POOLED
 from tests.actors.peers import Learner, ScriptedServer, ipc_links
 from trieline.actors.chat import ChatRenderer
 from trieline.actors.config import ActorConfig
@@ -128,6 +128,37 @@ def test_a_worker_that_is_killed_is_replaced_and_nothing_is_missing(
     assert sorted(d.assignment_id for d in deliveries) == list(range(60))
     assert len(learner.journal) == 60
     assert f"(pid {victim.pid}) ended with status -9; another starts" in (folder / "actor.log").read_text()
+
+
+def test_the_process_pool_of_an_environment_ends_without_the_worker(
+    folder: Path, links: LinksConfig, renderer: ChatRenderer, start: Start
+) -> None:
+    with Learner(links) as learner, ScriptedServer(links, renderer, reply):
+        program = start(EnvConfig(id=POOLED), processes=1)
+        learner.offer(POOLED, 4, group_size=1)
+        deliveries = learner.take(4)
+        (worker,) = workers_of(program)
+        assert worker.children() == []
+        learner.receiver.stop_actors("done")
+        assert program.wait(PATIENCE_S) == 0
+    assert {d.tree.leaf_causes for d in deliveries} == {("",)}
+    assert len({d.actor_id for d in deliveries}) == 1
+    assert "another starts" not in (folder / "actor.log").read_text()
+
+
+def test_a_worker_that_an_environment_ends_with_status_0_is_replaced(
+    folder: Path, links: LinksConfig, renderer: ChatRenderer, start: Start
+) -> None:
+    env = EnvConfig(id=FAULTY, kwargs={"fault": "vanish", "at": 3})
+    with Learner(links) as learner, ScriptedServer(links, renderer, reply):
+        program = start(env, processes=1)
+        wait_until(lambda: learner.receiver.actors(), "the worker's hello")
+        (first,) = workers_of(program)
+        learner.offer(FAULTY, 1, group_size=1)
+        wait_until(lambda: [w.pid for w in workers_of(program) if w.pid != first.pid], "another worker")
+        program.terminate()
+        assert program.wait(PATIENCE_S) == 0
+    assert f"(pid {first.pid}) ended with status 0; another starts" in (folder / "actor.log").read_text()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -1,4 +1,5 @@
 import asyncio
+import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -6,19 +7,21 @@ import numpy as np
 import pytest
 
 from tests.actors import fake_envs
-from tests.actors.fake_envs import COUNTING, FAULTY, RESTLESS, UNFORKABLE
+from tests.actors.fake_envs import COUNTING, FAULTY, FINISHING, RESTLESS, UNFORKABLE
 from tests.actors.scripted_policy import ENTROPY, LOGPROB, VERSION, Script, ScriptedPolicy
 from trieline.actors.broken_episodes import BrokenEpisodes
 from trieline.actors.chat import ChatRenderer
 from trieline.actors.config import ActorConfig
 from trieline.actors.env_session import EnvHost
+from trieline.actors.episode_slots import EpisodeSlots
+from trieline.actors.gymnasium_player import play_environments
+from trieline.actors.player import Stage
 from trieline.actors.policy import Policy
-from trieline.actors.rollout_group import EpisodeSlots, GroupPlayer
 from trieline.common.arrays import Int32
 from trieline.common.message import Message, Role
-from trieline.wire.config import EnvConfig
+from trieline.wire.config import EnvConfig, EpisodeConfig
 from trieline.wire.errors import PeerTimeoutError
-from trieline.wire.messages import Assignment, Completion, Sampling
+from trieline.wire.messages import Assignment, Completion, Purpose, Sampling
 from trieline.wire.tree import TrajectoryTree
 
 SYSTEM = Message(role="system", content="You are a helpful assistant.")
@@ -39,6 +42,7 @@ def play(
     group_size: int = 4,
     level: int | None = None,
     times: int = 1,
+    asked: dict[str, Any] | None = None,
     **settings: Any,
 ) -> TrajectoryTree:
     """Play one assignment (`times` times, and give the last tree)."""
@@ -50,15 +54,19 @@ def play(
             max_stuck=config.max_stuck_threads,
             call_timeout_s=config.turn_timeout_s,
         )
-        player = GroupPlayer(
-            config=config,
-            envs={env.id: env},
-            renderer=renderer,
-            policy=policy,
-            host=host,
-            slots=EpisodeSlots(config.episodes),
+        player = play_environments(
+            Stage(
+                config=config,
+                envs={env.id: env},
+                renderer=renderer,
+                policy=policy,
+                host=host,
+                slots=EpisodeSlots(config.episodes),
+            )
         )
-        assignment = Assignment(assignment_id=1, env_id=env.id, seed=11, level=level, group_size=group_size)
+        assignment = Assignment(
+            assignment_id=1, env_id=env.id, seed=11, level=level, group_size=group_size, **(asked or {})
+        )
         trees = [await player.play(assignment) for _ in range(times)]
         fake_envs.released.set()
         await host.close()
@@ -160,7 +168,7 @@ def test_seeds_of_sampling_differ_by_rollout_and_turn_and_repeat(renderer: ChatR
 
 def test_settings_of_sampling_reach_the_policy(renderer: ChatRenderer) -> None:
     policy = ScriptedPolicy(renderer, always("good"))
-    env = EnvConfig(id=COUNTING, max_tokens=9)
+    env = EnvConfig(id=COUNTING, episode=EpisodeConfig(max_tokens=9))
     play(policy, renderer, env, temperature=0.7, top_p=0.9, top_k=5)
     sampling = policy.samplings[0]
     assert (sampling.temperature, sampling.top_p, sampling.top_k, sampling.max_tokens) == (0.7, 0.9, 5, 9)
@@ -168,7 +176,7 @@ def test_settings_of_sampling_reach_the_policy(renderer: ChatRenderer) -> None:
 
 
 def test_max_turns_truncates(renderer: ChatRenderer) -> None:
-    env = EnvConfig(id=COUNTING, max_turns=2)
+    env = EnvConfig(id=COUNTING, episode=EpisodeConfig(max_turns=2))
     tree = play(ScriptedPolicy(renderer, always("good")), renderer, env, group_size=1)
     assert tree.leaf_terminated.tolist() == [False]
     assert tree.leaf_causes == ("",)
@@ -184,7 +192,7 @@ def test_the_environment_s_own_truncation_is_kept(renderer: ChatRenderer) -> Non
 def test_max_context_truncates_and_shortens_the_last_reply(renderer: ChatRenderer) -> None:
     prompt = len(renderer.prompt_tokens("task train-11-0"))
     policy = ScriptedPolicy(renderer, always("good good good good"))
-    env = EnvConfig(id=COUNTING, max_context=prompt + 3)
+    env = EnvConfig(id=COUNTING, episode=EpisodeConfig(max_context=prompt + 3))
     tree = play(policy, renderer, env, group_size=1)
     assert tree.num_tokens == prompt + 3
     assert policy.samplings[0].max_tokens == 3
@@ -192,7 +200,7 @@ def test_max_context_truncates_and_shortens_the_last_reply(renderer: ChatRendere
 
 
 def test_a_prompt_that_does_not_fit_breaks_the_rollouts(renderer: ChatRenderer) -> None:
-    env = EnvConfig(id=COUNTING, max_context=5)
+    env = EnvConfig(id=COUNTING, episode=EpisodeConfig(max_context=5))
     tree = play(ScriptedPolicy(renderer, always("good")), renderer, env, group_size=2)
     assert tree.leaf_causes == ("environment", "environment")
     assert tree.num_tokens == 1
@@ -251,6 +259,15 @@ def test_a_policy_that_is_silent_ends_with_the_episode_s_deadline(renderer: Chat
 
     tree = play(Silent(), renderer, EnvConfig(id=COUNTING), group_size=2, episode_timeout_s=0.1)
     assert tree.leaf_causes == ("timeout",) * 2
+    own = EnvConfig(id=COUNTING, episode=EpisodeConfig(episode_timeout_s=0.1))
+    tree = play(Silent(), renderer, own, group_size=2, episode_timeout_s=100.0)
+    assert tree.leaf_causes == ("timeout",) * 2, "the environment's own limit comes first"
+
+
+def test_an_environment_s_own_turn_limit_comes_first(renderer: ChatRenderer) -> None:
+    env = EnvConfig(id=FAULTY, kwargs={"fault": "hang", "at": 2}, episode=EpisodeConfig(turn_timeout_s=0.2))
+    tree = play(ScriptedPolicy(renderer, always("good")), renderer, env, group_size=1, turn_timeout_s=100.0)
+    assert tree.leaf_causes == ("timeout",)
 
 
 def test_a_fault_of_ours_breaks_one_episode_and_is_logged(
@@ -279,22 +296,126 @@ def test_an_environment_that_changes_its_task_is_broken(renderer: ChatRenderer) 
     assert "token_mismatch" not in tree.fork_causes
 
 
-def test_an_assignment_for_an_unknown_environment_gives_a_broken_tree(renderer: ChatRenderer) -> None:
+@pytest.mark.parametrize("purpose", ["train", "evaluate", "demonstrate"])
+def test_an_assignment_for_an_unknown_environment_gives_a_broken_tree(
+    renderer: ChatRenderer, purpose: Purpose
+) -> None:
     async def run() -> TrajectoryTree:
-        player = GroupPlayer(
-            config=ActorConfig(),
-            envs={COUNTING: EnvConfig(id=COUNTING)},
-            renderer=renderer,
-            policy=ScriptedPolicy(renderer, always("good")),
-            host=EnvHost(threads=1, max_stuck=1, call_timeout_s=1),
-            slots=EpisodeSlots(1),
+        player = play_environments(
+            Stage(
+                config=ActorConfig(),
+                envs={COUNTING: EnvConfig(id=COUNTING)},
+                renderer=renderer,
+                policy=ScriptedPolicy(renderer, always("good")),
+                host=EnvHost(threads=1, max_stuck=1, call_timeout_s=1),
+                slots=EpisodeSlots(1),
+            )
         )
-        return await player.play(Assignment(assignment_id=1, env_id="no/Such-v0", seed=1, group_size=2))
+        return await player.play(
+            Assignment(assignment_id=1, env_id="no/Such-v0", seed=1, group_size=2, purpose=purpose)
+        )
 
     tree = asyncio.run(run())
     tree.validate()
-    assert tree.leaf_causes == ("environment",) * 2
+    assert set(tree.leaf_causes) == {"environment"}
     assert "got 'no/Such-v0'" in tree.info["broken"]
+
+
+# ---- what an assignment asks for
+
+
+def test_an_assignment_names_its_task_and_its_split(renderer: ChatRenderer) -> None:
+    asked = {"task_id": "seven", "split": "test"}
+    tree = play(ScriptedPolicy(renderer, always("good")), renderer, EnvConfig(id=COUNTING), asked=asked)
+    assert tree.task_id == "seven"
+    assert tree.info["split"] == "test"
+    asked = {"split": "test"}
+    tree = play(ScriptedPolicy(renderer, always("good")), renderer, EnvConfig(id=COUNTING), asked=asked)
+    assert tree.task_id == "test-11-0"
+
+
+def test_an_environment_without_splits_is_played_as_it_is(renderer: ChatRenderer) -> None:
+    env = EnvConfig(id=FAULTY, kwargs={"fault": "none"})
+    tree = play(ScriptedPolicy(renderer, always("good")), renderer, env, asked={"split": "test"})
+    assert set(tree.leaf_causes) == {""}
+    assert "split" not in tree.info
+
+
+def test_an_evaluation_is_sampled_as_it_asks_and_never_forked(renderer: ChatRenderer) -> None:
+    temperatures = set()
+
+    def script(prompt: str, sampling: Sampling) -> str:
+        temperatures.add(sampling.temperature)
+        return "good"
+
+    asked = {"purpose": "evaluate", "temperature": 0.25}
+    env = EnvConfig(id=COUNTING, kwargs={"turns": 2})
+    tree = play(
+        ScriptedPolicy(renderer, script),
+        renderer,
+        env,
+        group_size=2,
+        asked=asked,
+        branching="random",
+        branches=3,
+    )
+    assert temperatures == {0.25}
+    assert tree.num_leaves == 2
+    chat = json.loads(tree.info["transcript"])
+    assert [m["role"] for m in chat] == ["system", "user", "assistant", "user", "assistant", "user"]
+    assert chat[3]["content"] == "turn 1 after good"
+
+
+def test_a_demonstration_is_the_experts_episode(renderer: ChatRenderer) -> None:
+    policy = ScriptedPolicy(renderer, always("bad"))
+    tree = play(policy, renderer, EnvConfig(id=COUNTING), group_size=1, asked={"purpose": "demonstrate"})
+    assert tree.num_leaves == 1
+    assert tree.sequence_return(0) == pytest.approx(2.0)
+    assert set(tree.policy_versions[tree.policy_versions >= 0]) == {0}
+
+
+def test_a_demonstration_that_can_not_be_had_is_a_broken_tree_with_the_reason(renderer: ChatRenderer) -> None:
+    env = EnvConfig(id=FAULTY, kwargs={"fault": "raise", "at": 2})
+    policy = ScriptedPolicy(renderer, always("bad"))
+    tree = play(policy, renderer, env, group_size=1, asked={"purpose": "demonstrate"})
+    assert tree.leaf_causes == ("environment",)
+    assert "ZeroDivisionError: no luck" in tree.info["broken"]
+
+
+# ---- a limit cuts an episode
+
+
+def test_what_was_done_counts_when_a_limit_cuts_an_episode(renderer: ChatRenderer) -> None:
+    policy = ScriptedPolicy(renderer, always("good"))
+    env = EnvConfig(id=FINISHING, kwargs={"turns": 5}, episode=EpisodeConfig(max_turns=2))
+    tree = play(policy, renderer, env, group_size=1)
+    assert tree.sequence_return(0) == pytest.approx(0.2 + 0.4 + 2.0)
+    assert not tree.leaf_terminated[0]
+    assert tree.info["score"] == "2 turns were enough"
+    # An episode that the environment ends itself is not finished once more.
+    env = EnvConfig(id=FINISHING, kwargs={"turns": 2}, episode=EpisodeConfig(max_turns=2))
+    assert play(policy, renderer, env, group_size=1).sequence_return(0) == pytest.approx(0.5 + 1.0)
+
+
+def test_a_full_context_cuts_an_episode_as_well(renderer: ChatRenderer) -> None:
+    policy = ScriptedPolicy(renderer, always("good"))
+    whole = play(policy, renderer, EnvConfig(id=FINISHING, kwargs={"turns": 5}), group_size=1)
+    env = EnvConfig(
+        id=FINISHING, kwargs={"turns": 5}, episode=EpisodeConfig(max_context=whole.num_tokens - 3)
+    )
+    tree = play(policy, renderer, env, group_size=1)
+    assert tree.num_tokens < whole.num_tokens
+    assert "were enough" in tree.info["score"]
+
+
+def test_an_ending_that_is_none_breaks_the_episode(renderer: ChatRenderer) -> None:
+    policy = ScriptedPolicy(renderer, always("good"))
+    for ending, reason in (("nothing", "expected (reward, info) from finish"), ("nan", "finite number")):
+        env = EnvConfig(
+            id=FINISHING, kwargs={"turns": 5, "ending": ending}, episode=EpisodeConfig(max_turns=1)
+        )
+        tree = play(policy, renderer, env, group_size=1)
+        assert tree.leaf_causes == ("environment",), reason
 
 
 # ---- branching

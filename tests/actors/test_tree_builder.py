@@ -5,8 +5,9 @@ from hypothesis import strategies as st
 
 from tests.actors.scripted_policy import completion
 from trieline.actors.rollout import Origin, Rollout, Turn
-from trieline.actors.tree_builder import build_tree, common_prefix
+from trieline.actors.tree_builder import TreeBuilder, build_tree
 from trieline.common.arrays import Int32
+from trieline.wire.token_masks import runs_of
 from trieline.wire.tree import TrajectoryTree
 
 
@@ -109,9 +110,28 @@ def test_every_sequence_is_its_rollout_s(drawn: tuple[list[Rollout], list[list[i
     assert tree.rewards.sum() == pytest.approx(own_rewards)
 
 
-@given(st.lists(st.lists(st.integers(0, 2), max_size=5), min_size=1, max_size=4))
-def test_common_prefix(runs: list[list[int]]) -> None:
-    expected = 0
-    while all(len(r) > expected for r in runs) and len({r[expected] for r in runs}) == 1:
-        expected += 1
-    assert common_prefix([ids(*r) for r in runs]) == expected
+def test_groups_masks_and_edges_become_columns() -> None:
+    builder = TreeBuilder()
+    prompt = builder.add_context(-1, ids(1, 2), fork_cause="")
+    only_names = runs_of(np.isin(np.arange(10), [3, 4, 9]))
+    first = builder.add_sampled(
+        prompt, completion(ids(3, 5, 4)), fork_cause="", masks=[only_names, None, only_names]
+    )
+    window = builder.add_context(prompt, ids(5, 6), fork_cause="compaction")
+    last = builder.add_sampled(window, completion(ids(9, 9)), fork_cause="", masks=[only_names, ids(9, 10)])
+    builder.add_edge(first, window, kind="continues")
+    builder.add_leaf(first, terminated=True, cause="")
+    builder.add_leaf(last, terminated=True, cause="", group=1)
+    tree = builder.build(env_id="e", task_id="t", level=0, info={})
+    tree.validate(vocab_size=10)
+    assert tree.leaf_groups.tolist() == [0, 1]
+    assert tree.mask_index.tolist() == [-1, -1, 0, -1, 0, -1, -1, 0, 1]
+    assert [tree.mask(m).tolist() for m in range(tree.num_masks)] == [[3, 5, 9, 10], [9, 10]]
+    assert (tree.edge_sources.tolist(), tree.edge_targets.tolist()) == ([first], [window])
+    assert tree.edge_kinds == ("continues",)
+
+
+def test_what_was_not_added_is_left_at_its_default() -> None:
+    tree = tree_of(rollout(0, ids(1), (ids(1), ids(2))))
+    for column in (tree.leaf_groups, tree.mask_index, tree.mask_offsets, tree.mask_runs, tree.edge_sources):
+        assert column.tolist() == []

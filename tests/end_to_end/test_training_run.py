@@ -27,14 +27,12 @@ path = "builtin:tiny"
 dtype = "float32"
 [[envs]]
 id = "trieline/Arithmetic-v0"
-levels = [0]
-max_turns = 1
-max_tokens = 4
+curriculum.levels = [0]
+episode = { max_turns = 1, max_tokens = 4 }
 [[envs]]
 id = "trieline/GuessNumber-v0"
-levels = [0]
-max_turns = 2
-max_tokens = 4
+curriculum.levels = [0]
+episode = { max_turns = 2, max_tokens = 4 }
 [actor]
 system_prompt = ""
 episodes = 16

@@ -1,20 +1,23 @@
 """Every environment of ours keeps the contract."""
 
+import contextlib
 import subprocess
 import sys
 
 import pytest
 
-from trieline.envs.check import CHECKS, Subject
+from trieline.envs.contract import CHECKS, NotOffered, Subject
 from trieline.envs.registry import OWN_ENVS
 
+OFFERED_BY_SOME = {"listed tasks can be played, each in one split", "an episode that is cut can be graded"}
 IDS = [env.id for env in OWN_ENVS]
 
 
 @pytest.mark.parametrize("env_id", IDS)
 @pytest.mark.parametrize("name", CHECKS)
 def test_environment_keeps_the_contract(env_id: str, name: str) -> None:
-    CHECKS[name](Subject(env_id, {}))
+    with contextlib.suppress(NotOffered) if name in OFFERED_BY_SOME else contextlib.nullcontext():
+        CHECKS[name](Subject(env_id, {}))
 
 
 def test_importing_the_environments_is_cheap() -> None:

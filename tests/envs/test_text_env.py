@@ -7,7 +7,9 @@ from gymnasium.error import ResetNeeded
 
 from trieline.envs import make_env
 from trieline.envs.errors import EnvError, TaskError
+from trieline.envs.protocols import Listed
 from trieline.envs.registry import OWN_ENVS
+from trieline.envs.text_env import ListedTextEnv, Turn
 
 ENV = "trieline/GuessNumber-v0"
 
@@ -18,6 +20,55 @@ def test_options_choose_level_and_task() -> None:
     assert "/4/" in env.reset(seed=1, options={"level": 2})[1]["task_id"]
     assert env.reset(options={"task_id": "5-7/2/6"})[1]["task_id"] == "5-7/2/6"
     assert "/2/" in env.reset(seed=1)[1]["task_id"]
+
+
+class Rows(ListedTextEnv[int]):
+    """Row 0 is a task like any other, and so is the one that is called nothing."""
+
+    levels = 1
+    names = ("", "one", "two", "three", "four", "five")
+
+    def all_tasks(self) -> range:
+        return range(len(self.names))
+
+    def draw_task(self, level: int) -> int:
+        return 1 + int(self.np_random.integers(len(self.names) - 1))
+
+    def in_test(self, task: int) -> bool:
+        return task >= 4
+
+    def task_id(self, task: int) -> str:
+        return self.names[task]
+
+    def parse_task(self, task_id: str) -> int:
+        return self.names.index(task_id)
+
+    def begin(self, task: int) -> str:
+        return f"row {task}"
+
+    def act(self, action: str) -> Turn:
+        return Turn(observation="", over=True)
+
+
+def test_a_named_task_may_be_falsy() -> None:
+    for seed in range(5):
+        assert Rows().reset(seed=seed, options={"task_id": ""}) == ("row 0", {"task_id": ""})
+
+
+def test_listed_tasks_are_those_of_the_split_in_order() -> None:
+    env = Rows(split="test")
+    assert env.task_ids("train") == ("", "one", "two", "three")
+    assert env.task_ids("test") == ("four", "five")
+    assert isinstance(env, Listed)
+    with pytest.raises(TaskError, match=r"expected split to be one of .*, got 'all'"):
+        env.task_ids("all")
+
+
+def test_replies_are_kept_only_for_who_will_look() -> None:
+    env: Any = make_env(ENV).unwrapped
+    env.reset(options={"task_id": "5-7/2/7"})
+    env.step("5" * 100_000)
+    assert env._transcript == []
 
 
 def test_without_a_seed_tasks_go_on() -> None:

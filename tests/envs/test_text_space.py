@@ -3,11 +3,15 @@
 import copy
 import pickle
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import gymnasium
 import numpy as np
 import pytest
+from gymnasium.spaces import Text as GymnasiumText
+from gymnasium.spaces import Tuple
+from gymnasium.spaces.utils import is_space_dtype_shape_equiv
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 from gymnasium.vector.utils import batch_differing_spaces, create_shared_memory
 from hypothesis import given
@@ -26,8 +30,8 @@ STRANGE = ["", "\x00\x00", "\ud83d", "日本語 🙂", "a" * 64]
 class Echo(gymnasium.Env[str, str]):
     """Says what it hears."""
 
-    def __init__(self) -> None:
-        self.observation_space = Text(64)
+    def __init__(self, *, max_length: int = 64) -> None:
+        self.observation_space = Text(max_length)
         self.action_space = Text(64)
 
     def reset(
@@ -106,9 +110,37 @@ def test_differing_spaces_are_batched() -> None:
     assert ("abcd", "abcde") not in batch
 
 
-@pytest.mark.parametrize(
-    "make", [SyncVectorEnv, AsyncVectorEnv, lambda fns: AsyncVectorEnv(fns, shared_memory=False)]
-)
+VECTORS = [SyncVectorEnv, AsyncVectorEnv, partial(AsyncVectorEnv, shared_memory=False)]
+
+
+@pytest.mark.parametrize("make", VECTORS)
+@pytest.mark.parametrize("lengths", [(64, 64), (80, 64, 72)])
+def test_environments_may_differ_in_length(make: Callable[..., Any], lengths: tuple[int, ...]) -> None:
+    envs = make([partial(Echo, max_length=n) for n in lengths], observation_mode="different")
+    try:
+        envs.reset(seed=7)
+        assert envs.observation_space == Tuple([Text(n) for n in lengths])
+        for said in (tuple(STRANGE[: len(lengths)]), ("🙂" * 64,) * len(lengths), ("",) * len(lengths)):
+            assert tuple(envs.step(said)[0]) == said
+    finally:
+        envs.close()
+
+
+def test_a_text_that_the_first_environment_has_no_room_for_is_refused() -> None:
+    memory = create_shared_memory(Text(3), n=2)
+    write_to_shared_memory(Text(5), 1, "abc", memory)
+    with pytest.raises(ValueError, match="at most 3 characters, got 4"):
+        write_to_shared_memory(Text(5), 1, "abcd", memory)
+    assert list(read_from_shared_memory(Text(3), memory, n=2)) == ["", "abc"]
+
+
+def test_only_texts_of_this_kind_go_into_one_batch() -> None:
+    assert is_space_dtype_shape_equiv(Text(3), Text(5))
+    assert not is_space_dtype_shape_equiv(Text(3), GymnasiumText(3))
+    assert not is_space_dtype_shape_equiv(GymnasiumText(3), Text(3))
+
+
+@pytest.mark.parametrize("make", VECTORS)
 def test_vector_environments_echo_strange_texts(make: Callable[..., Any]) -> None:
     envs = make([Echo] * len(STRANGE))
     try:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 # Triton decides when it is imported whether it interprets: without a GPU `test_under_interpreter` runs these.
-collect_ignore = [] if os.environ.get("TRITON_INTERPRET") or torch.cuda.is_available() else ["on_triton"]
+collect_ignore = [] if os.environ.get("TRITON_INTERPRET") or torch.cuda.is_available() else ["gpu"]
 
 
 @pytest.fixture(autouse=True, scope="package")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from trieline.kernels.compiled_cpu import readable
+from trieline.kernels.cpu.compiled import readable
 from trieline.kernels.decode_attention import decode_attention, reference_decode_attention
 
 LAYERS, PREFIX_ROWS, OWN_ROWS, CAPACITY = 2, 3, 7, 40

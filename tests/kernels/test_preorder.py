@@ -5,7 +5,7 @@ import logging
 import pytest
 import torch
 
-from trieline.kernels.gpu import _say_once
+from trieline.kernels.gpu.availability import _say_once
 from trieline.kernels.preorder import check_preorder
 from trieline.kernels.tree_plan import plan_tree_attention
 
@@ -34,7 +34,7 @@ def test_the_first_bad_token_is_named(ends: list[int], message: str) -> None:
 
 def test_the_cpu_path_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
     _say_once.cache_clear()
-    with caplog.at_level(logging.INFO, logger="trieline.kernels.gpu"):
+    with caplog.at_level(logging.INFO, logger="trieline.kernels.gpu.availability"):
         for _ in range(2):
             plan_tree_attention(torch.tensor([2, 2], dtype=torch.int32), dtype=torch.float32)
     assert [r.getMessage() for r in caplog.records] == [

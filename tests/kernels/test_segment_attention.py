@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from tests.kernels.test_tree_attention import SHAPES, forest, random_qkv
+from trieline.kernels.cpu.precision import sum_dtype
 from trieline.kernels.segment_attention import reference_segment_attention, segment_attention
-from trieline.kernels.tree_plan import plan_tree_attention, sum_dtype
+from trieline.kernels.tree_plan import plan_tree_attention
 
 
 @pytest.mark.parametrize("shapes", SHAPES, ids=str)

@@ -1,18 +1,12 @@
 """Blocked tree attention against its dense reference, and what it may never let through."""
 
-from unittest import mock
-
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor
 
-from trieline.kernels import tree_plan
-from trieline.kernels.flash_parts import num_slices
-from trieline.kernels.tree_attention import reference_tree_attention, tree_attention, visible_pairs
-from trieline.kernels.tree_plan import MAX_BLOCK, plan_tree_attention
+from trieline.kernels.tree_attention import reference_tree_attention, tree_attention
+from trieline.kernels.tree_plan import plan_tree_attention
 from trieline.learner.batch.trie import build_trie
 
 # Forests by the lengths of (trunk, number of branches, branch): none, short, and far beyond one block.
@@ -115,59 +109,6 @@ def test_gradients_are_the_same_however_many_threads_share_the_queries(threads: 
         torch.set_num_threads(before)
     for got, want in zip(gradients, wanted, strict=True):
         torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.parametrize(
-    ("key_heads", "queries", "threads", "expected"),
-    [(3, 1000, 2, 2), (4, 1000, 2, 1), (3, 100, 2, 1), (3, 1000, 16, 5), (8, 1000, 64, 8), (1, 640, 64, 10)],
-)
-def test_slices_keep_threads_busy(key_heads: int, queries: int, threads: int, expected: int) -> None:
-    assert num_slices(key_heads, queries, threads) == expected
-
-
-@given(seed=st.integers(0, 2**32 - 1), shortest_trunk=st.sampled_from([1, 4, 40, 256]))
-def test_every_visible_pair_is_in_one_part_and_no_other_is(seed: int, shortest_trunk: int) -> None:
-    rng = np.random.default_rng(seed)
-    parents: list[int] = []
-    for _ in range(rng.integers(1, 12)):
-        # A new root, or a branch anywhere on the last path.
-        parent = int(rng.choice([-1, *path_to(parents, len(parents) - 1)]))
-        for _ in range(int(rng.choice([1, 2, 9, 130, 300]))):
-            parents.append(parent)
-            parent = len(parents) - 1
-    subtree_end = torch.arange(1, len(parents) + 1)
-    for i in range(len(parents) - 1, -1, -1):
-        if parents[i] >= 0:
-            subtree_end[parents[i]] = max(subtree_end[parents[i]], subtree_end[i])
-    with mock.patch.object(tree_plan, "MIN_TRUNK", shortest_trunk):
-        plan = plan_tree_attention(subtree_end, dtype=torch.float32)
-    seen = torch.zeros(len(parents), len(parents), dtype=torch.int64)
-    for block in plan.blocks:
-        keys = torch.cat([torch.arange(lo, hi) for lo, hi in block.key_ranges])
-        rows = torch.arange(block.start, block.stop)
-        shown = (keys <= rows[:, None]) if block.mask is None else block.mask == 0
-        seen[rows[:, None], keys] += shown.long()
-    for trunk in plan.trunks:
-        seen[trunk.queries, trunk.start : trunk.stop] += 1
-    assert torch.equal(seen, visible_pairs(subtree_end).long())
-
-
-def path_to(parents: list[int], token: int) -> list[int]:
-    """`token` and all before it."""
-    path = []
-    while token >= 0:
-        path.append(token)
-        token = parents[token]
-    return path
-
-
-def test_blocks_cover_every_query_once_and_save_pairs() -> None:
-    subtree_end = forest([(150, 4, 30), (20, 12, 9)])
-    plan = plan_tree_attention(subtree_end, dtype=torch.float32)
-    assert [b.start for b in plan.blocks] == [0, *(b.stop for b in plan.blocks[:-1])]
-    assert plan.blocks[-1].stop == plan.num_tokens == len(subtree_end)
-    assert plan.num_pairs < plan.num_tokens**2 / 3
-    assert all(b.stop - b.start <= MAX_BLOCK or b.mask is None for b in plan.blocks)
 
 
 @pytest.mark.parametrize("softcap", [0.0, 1.5])

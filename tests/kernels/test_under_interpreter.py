@@ -13,11 +13,11 @@ ROOT = HERE.parents[1]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="they run on the GPU instead")
-@pytest.mark.parametrize("name", sorted(p.name for p in (HERE / "on_triton").glob("test_*.py")))
+@pytest.mark.parametrize("name", sorted(p.name for p in (HERE / "gpu").glob("test_*.py")))
 def test_under_interpreter(name: str) -> None:
     environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     ran = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / "on_triton" / name)],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / "gpu" / name)],
         cwd=ROOT,
         env=environment,
         capture_output=True,

@@ -14,7 +14,7 @@ BASE = """
 path = "builtin:tiny"
 [[envs]]
 id = "trieline/Arithmetic-v0"
-levels = [0, 1]
+curriculum.levels = [0, 1]
 """
 
 
@@ -35,10 +35,12 @@ def test_every_recipe_is_whole(recipe: str) -> None:
 def test_later_files_and_settings_win(base: str, tmp_path: Path) -> None:
     later = tmp_path / "later.toml"
     later.write_text("[run]\nseed = 7\nname = 'later'\n")
-    config = load_config([base, str(later)], ["run.seed=8", "envs.0.weight=2.5", "envs.0.levels=[3]"])
+    config = load_config(
+        [base, str(later)], ["run.seed=8", "envs.0.curriculum.weight=2.5", "envs.0.curriculum.levels=[3]"]
+    )
     assert (config.run.seed, config.run.name) == (8, "later")
-    assert config.envs[0].weight == 2.5
-    assert config.envs[0].levels == [3]
+    assert config.envs[0].curriculum.weight == 2.5
+    assert config.envs[0].curriculum.levels == [3]
 
 
 def test_bare_text_needs_no_quotes(base: str) -> None:
@@ -58,13 +60,40 @@ def test_the_resolved_copy_is_the_same_configuration(base: str, tmp_path: Path) 
     [
         ("run.sede=1", r"unknown key run\.sede\. Did you mean run\.seed\?"),
         ("learner.objective.clip_hihg=1", r"unknown key learner\.objective\.clip_hihg.*clip_high"),
-        ("envs.0.wieght=1", r"unknown key envs\.0\.wieght.*envs\.0\.weight"),
+        ("envs.0.kwarg=1", r"unknown key envs\.0\.kwarg.*envs\.0\.kwargs"),
+        ("envs.0.weight=1", r"unknown key envs\.0\.weight\. Did you mean envs\.0\.curriculum\.weight\?"),
+        (
+            "envs.0.max_turns=1",
+            r"unknown key envs\.0\.max_turns\. Did you mean envs\.0\.episode\.max_turns\?",
+        ),
+        ("learner.lr=1", r"unknown key learner\.lr\. Did you mean learner\.optimizer\.lr\?"),
         ("run.seed=abc", r"run\.seed: expected `int`, got `str`"),
         ("run.seed=-1", r"run\.seed: expected `int` >= 0"),
-        ("envs.5.weight=1", r"expected an index from 0 to 0, got '5'"),
+        ("envs.5.kwargs=1", r"expected an index from 0 to 0, got '5'"),
         ("run.seed.deeper.still=1", r"unknown key|is a value, not a section|expected"),
         ("actor.temperature=0.7", r"actor\.temperature and learner\.objective\.temperature to be equal"),
         ("actor.top_p=0.9", r"expected actor\.top_p = 1"),
+        (
+            "envs.0.episode.max_context=8193",
+            r"expected envs\.0\.episode\.max_context <= policy_server\.max_context, got 8193 and 8192",
+        ),
+        ("policy_server.kv_tokens=2047", r"max_context <= policy_server\.kv_tokens, got 2048 and 2047"),
+        ("envs.0.episode.max_tokens=2048", r"expected envs\.0\.episode\.max_tokens < .*, got 2048 and 2048"),
+        ("links.max_tree_tokens=16383", r"within 16383 tokens \(links\.max_tree_tokens\), got up to 16384"),
+        (
+            "learner.group_size=512",
+            r"trees of 512 \+ 0 rollouts .*links\.max_tree_tokens.* got up to 1048576",
+        ),
+        ("links.max_message_bytes=262143", r"within 16383 tokens \(links\.max_message_bytes\)"),
+        ("links.heartbeat_s=16", r"expected links\.peer_timeout_s >= 2 x links\.heartbeat_s, got 30 and 16"),
+        ("links.peer_timeout_s=60", r"weights_timeout_s > links\.peer_timeout_s, got 60 and 60"),
+        ("learner.batch_timeout_s=600", r"expected learner\.batch_timeout_s > 900 s.*envs\.0.*got 600"),
+        ("actor.episodes=3", r"expected learner\.batch_timeout_s > 2700 s.*\(3 x the time limit.*got 2400"),
+        ("actor.episode_timeout_s=2400", r"expected learner\.batch_timeout_s > 2400 s"),
+        ("envs.0.episode.episode_timeout_s=2400", r"expected learner\.batch_timeout_s > 2400 s"),
+        ("actor.turn_timeout_s=901", r"expected actor\.turn_timeout_s <= .* got 901 and 900 s"),
+        ("envs.0.episode.turn_timeout_s=901", r"expected envs\.0\.episode\.turn_timeout_s <= "),
+        ("actor.generate_timeout_s=901", r"expected actor\.generate_timeout_s <= .* got 901 and 900 s"),
         ("noequals", r"expected section\.key=value, got 'noequals'"),
         ("envs=[]", r"envs: expected at least one environment"),
     ],
@@ -72,6 +101,13 @@ def test_the_resolved_copy_is_the_same_configuration(base: str, tmp_path: Path) 
 def test_a_mistake_is_named(base: str, setting: str, expected: str) -> None:
     with pytest.raises(ConfigError, match=expected):
         load_config([base], [setting])
+
+
+def test_limits_that_fit_each_other_pass(base: str) -> None:
+    load_config([base], ["envs.0.episode.max_context=8192", "links.max_tree_tokens=65536"])
+    load_config([base], ["actor.branching=random", "actor.branches=2"])
+    load_config([base], ["learner.replay=somewhere", "actor.episode_timeout_s=5000"])
+    load_config([base], ["envs.0.episode.turn_timeout_s=5", "actor.turn_timeout_s=5000"])
 
 
 def test_a_missing_recipe_suggests_one() -> None:

@@ -1,9 +1,16 @@
 """Learner and policy server never compute on the same cores at the same time, unless somebody asks for it."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from trieline.config import Config, load_config
-from trieline.launcher.core_sharing import share_cores
+from trieline.launcher.core_sharing import SPIN_COUNT, share_cores, spin_briefly
+
+ROOT = Path(__file__).parents[2]
 
 
 def config(*settings: str) -> Config:
@@ -26,3 +33,42 @@ def test_in_turns_each_has_all() -> None:
 def test_what_was_set_stays() -> None:
     settings = ("learner.max_staleness=1", "learner.threads=7", "policy_server.threads=3")
     assert threads(share_cores(config(*settings), 4)) == (7, 3)
+
+
+@pytest.mark.parametrize(
+    ("set_already", "expected"),
+    [
+        ({}, str(SPIN_COUNT)),
+        ({"GOMP_SPINCOUNT": "7"}, "7"),
+        ({"OMP_WAIT_POLICY": "active"}, None),
+    ],
+    ids=str,
+)
+def test_how_threads_wait_is_said_unless_somebody_did(
+    monkeypatch: pytest.MonkeyPatch, set_already: dict[str, str], expected: str | None
+) -> None:
+    monkeypatch.setattr(os, "environ", dict(set_already))
+    spin_briefly()
+    assert os.environ.get("GOMP_SPINCOUNT") == expected
+
+
+@pytest.mark.parametrize("verb", ["learner", "policy-server", "sft"])
+def test_programs_that_compute_say_it_before_torch_is_there(verb: str, tmp_path: Path) -> None:
+    # The verb then fails for want of a config, or of data.
+    command = {"learner": ["learner", "--run", str(tmp_path)], "sft": ["sft"]}.get(verb, [verb])
+    code = (
+        "import os, sys\n"
+        "from trieline.launcher import core_sharing\n"
+        "said = core_sharing.spin_briefly\n"
+        "core_sharing.spin_briefly = lambda: print('torch' in sys.modules) or said()\n"
+        "from trieline.command_line import main\n"
+        f"main({command} + ['--config', 'tiny'] * ({verb!r} != 'sft') + ['--set', 'no.such.key=1'])"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.stdout.split() == ["False"], ran.stderr

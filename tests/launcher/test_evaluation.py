@@ -1,38 +1,171 @@
-"""An evaluation ends when somebody asks the run to stop, and leaves nothing behind."""
+"""What an evaluation plays and comes to, with a scripted policy."""
 
 import asyncio
-import threading
+import json
+from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
-from trieline.actors.evaluate import EvalReport
-from trieline.launcher import evaluation
-from trieline.learner.errors import StopRequested
+from tests.actors import fake_envs
+from tests.actors.chat_folder import write_chat_folder
+from tests.actors.fake_envs import COUNTING, FAULTY
+from tests.actors.scripted_policy import VERSION, Script, ScriptedPolicy
+from trieline.actors.chat import ChatRenderer
+from trieline.actors.config import ActorConfig
+from trieline.actors.env_session import EnvHost
+from trieline.actors.episode_slots import EpisodeSlots
+from trieline.actors.errors import StuckEnvironmentsError
+from trieline.actors.gymnasium_player import play_environments
+from trieline.actors.player import Stage
+from trieline.config import Config
+from trieline.launcher.evaluation import play_evaluation
+from trieline.learner.config import EvaluationConfig
+from trieline.learner.intake.evaluation_report import EvalReport
+from trieline.wire.config import CurriculumConfig, EnvConfig, ModelConfig
+from trieline.wire.messages import Sampling
 
-DEADLINE_S = 20.0
+ONE_TURN = EnvConfig(
+    id=COUNTING, kwargs={"turns": 1}, curriculum=CurriculumConfig(levels=[0, 1, 2], eval_levels=[1, 2])
+)
 
 
-def test_an_evaluation_ends_when_asked_to() -> None:
-    stop, closed = threading.Event(), threading.Event()
+@pytest.fixture(scope="module")
+def renderer(tmp_path_factory: pytest.TempPathFactory) -> ChatRenderer:
+    folder: Path = write_chat_folder(tmp_path_factory.mktemp("model"))
+    return ChatRenderer(folder, system_prompt="You are a helpful assistant.")
 
-    async def episodes() -> EvalReport:
+
+def run(
+    renderer: ChatRenderer,
+    script: Script,
+    *envs: EnvConfig,
+    actor: ActorConfig | None = None,
+    progress: Any = None,
+    **settings: Any,
+) -> EvalReport:
+    config = Config(
+        model=ModelConfig(path="unused"),
+        envs=list(envs),
+        actor=actor or ActorConfig(),
+        evaluation=EvaluationConfig(**settings),
+    )
+
+    async def play() -> EvalReport:
+        host = EnvHost(
+            threads=16,
+            max_stuck=config.actor.max_stuck_threads,
+            call_timeout_s=config.actor.turn_timeout_s,
+        )
+        stage = Stage(
+            config=config.actor,
+            envs={env.id: env for env in envs},
+            renderer=renderer,
+            policy=ScriptedPolicy(renderer, script),
+            host=host,
+            slots=EpisodeSlots(64),
+        )
         try:
-            stop.set()
-            await asyncio.sleep(DEADLINE_S)
+            return await play_evaluation(config, play_environments(stage), progress)
         finally:
-            closed.set()
-        raise AssertionError
+            await host.close()
 
-    with pytest.raises(StopRequested):
-        asyncio.run(evaluation._run_until(stop, episodes()))
-    assert closed.is_set()
+    return asyncio.run(play())
 
 
-def test_an_evaluation_that_nobody_stops_gives_its_report() -> None:
-    report = EvalReport(seed=0, temperature=1.0, split="test", policy_versions=[], envs=[])
+def good_at_level_1(prompt: str, sampling: Sampling) -> str:
+    return "good" if "-1\n" in prompt else "bad"
 
-    async def episodes() -> EvalReport:
-        return report
 
-    for stop in (None, threading.Event()):
-        assert asyncio.run(evaluation._run_until(stop, episodes())) is report
+def test_success_is_the_mean_return_over_held_out_tasks_of_the_eval_levels(renderer: ChatRenderer) -> None:
+    report = run(renderer, good_at_level_1, ONE_TURN, episodes=10)
+    (env,) = report.envs
+    assert (env.episodes, env.mean_return, env.pass_at_k, env.held_out) == (10, 0.5, 0.5, True)
+    assert [(level.level, level.episodes, level.mean_return) for level in env.levels] == [
+        (1, 5, 1.0),
+        (2, 5, 0.0),
+    ]
+    assert report.policy_versions == [VERSION]
+    assert all(t.task_id.startswith("test-") for t in env.transcripts)
+    assert report.metrics() == {
+        f"eval/{COUNTING}/avg@k": 0.5,
+        f"eval/{COUNTING}/pass@k": 0.5,
+        "eval/mean": 0.5,
+    }
+
+
+def test_the_same_seed_gives_the_same_tasks(renderer: ChatRenderer) -> None:
+    reports = [run(renderer, good_at_level_1, ONE_TURN, episodes=6, transcripts=6, seed=s) for s in (1, 1, 2)]
+    tasks = [[t.task_id for t in report.envs[0].transcripts] for report in reports]
+    assert tasks[0] == tasks[1]
+    assert set(tasks[0]).isdisjoint(tasks[2])
+
+
+def test_several_attempts_give_avg_and_pass_at_k(renderer: ChatRenderer) -> None:
+    def sometimes(prompt: str, sampling: Sampling) -> str:
+        return ("good", "bad", "bad", "bad")[sampling.seed % 4]
+
+    report = run(renderer, sometimes, ONE_TURN, episodes=20, attempts=4, temperature=1.0)
+    (env,) = report.envs
+    assert (env.tasks, env.attempts, env.episodes) == (20, 4, 80)
+    assert env.mean_return is not None
+    assert env.pass_at_k is not None
+    assert 0.05 < env.mean_return < 0.5 < env.pass_at_k
+
+
+def test_a_transcript_is_the_chat(renderer: ChatRenderer) -> None:
+    env = EnvConfig(id=COUNTING, kwargs={"turns": 2})
+    report = run(renderer, lambda prompt, sampling: "good", env, episodes=2, transcripts=1)
+    (transcript,) = report.envs[0].transcripts
+    assert [m.role for m in transcript.messages] == [
+        "system",
+        "user",
+        "assistant",
+        "user",
+        "assistant",
+        "user",
+    ]
+    assert transcript.messages[3].content == "turn 1 after good"
+    assert transcript.episode_return == pytest.approx(1.5)
+    assert report.envs[0].mean_tokens == 2 * len(renderer.reply_tokens("good"))
+
+
+def test_broken_episodes_count_in_nothing_else(renderer: ChatRenderer) -> None:
+    env = EnvConfig(id=FAULTY, kwargs={"fault": "sandbox", "at": 2})
+    report = run(renderer, lambda prompt, sampling: "good", env, ONE_TURN, episodes=4)
+    broken, sound = report.envs
+    assert (broken.episodes, broken.mean_return, broken.pass_at_k, broken.broken) == (
+        0,
+        None,
+        None,
+        {"sandbox": 4},
+    )
+    assert not broken.held_out
+    assert sound.broken == {}
+
+
+def test_a_report_is_json(renderer: ChatRenderer) -> None:
+    seen: list[tuple[int, int]] = []
+    report = run(
+        renderer,
+        good_at_level_1,
+        ONE_TURN,
+        episodes=4,
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    assert json.loads(json.dumps(report.to_dict()))["envs"][0]["env_id"] == COUNTING
+    assert msgspec.convert(report.to_dict(), EvalReport) == report
+    assert seen == [(n, 4) for n in range(1, 5)]
+
+
+def test_environments_that_hang_end_the_evaluation(renderer: ChatRenderer) -> None:
+    fake_envs.released.clear()
+    env = EnvConfig(id=FAULTY, kwargs={"fault": "hang"})
+    actor = ActorConfig(max_stuck_threads=1, turn_timeout_s=0.1)
+    try:
+        with pytest.raises(BaseExceptionGroup) as raised:
+            run(renderer, lambda prompt, sampling: "good", env, episodes=5, actor=actor)
+        assert raised.group_contains(StuckEnvironmentsError)
+    finally:
+        fake_envs.released.set()

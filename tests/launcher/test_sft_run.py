@@ -24,6 +24,7 @@ from trieline.learner.config import OptimizerConfig
 from trieline.learner.model.tree_forward import load_tree_model
 from trieline.learner.model_folder.model_source import prepare_model
 from trieline.learner.update.train_step import accumulate_gradients
+from trieline.wire.errors import JournalError
 from trieline.wire.journal import Journal, read_journal
 
 
@@ -46,7 +47,7 @@ def data(tmp_path: Path) -> Path:
 def config_for(tmp_path: Path, **learner: object) -> Config:
     settings = ["model.path=builtin:tiny", "model.dtype=float32", f"run.folder={tmp_path / 'runs'}"]
     settings += [f"learner.{name}={json.dumps(value)}" for name, value in learner.items()]
-    config = load_config(["sft"], [*settings, "learner.trees_per_step=4", "learner.threads=1"])
+    config = load_config(["sft"], ["learner.trees_per_step=4", *settings, "learner.threads=1"])
     optimizer = OptimizerConfig(lr=3e-3)
     return msgspec.structs.replace(
         config, learner=msgspec.structs.replace(config.learner, optimizer=optimizer)
@@ -66,6 +67,15 @@ def test_the_loss_falls_and_a_run_goes_on(tmp_path: Path, data: Path) -> None:
     assert records[0]["tree/saving"] > 1.5
     assert (folder.path / "checkpoints" / "step_12" / "model" / "model.safetensors").is_file()
     assert folder.load_config().learner.replay == str(folder.path / DATA_FOLDER)
+
+
+def test_every_conversation_is_trained_on(tmp_path: Path, data: Path) -> None:
+    config, folder = start_sft(
+        config_for(tmp_path, trees_per_step=5), files=[data], journals=[], min_return=-np.inf, epochs=1
+    )
+    assert config.learner.steps == 4
+    assert run_learner_program(config, folder, resume=False) == 0
+    assert [r["batch/trees"] for r in folder.read_metrics()] == [5, 5, 5, 1]
 
 
 def test_the_loss_is_that_of_separate_conversations(tmp_path: Path, data: Path) -> None:
@@ -123,6 +133,18 @@ def test_a_journal_of_another_model_s_tokens_is_refused(tmp_path: Path, data: Pa
         start_sft(config_for(tmp_path), files=[], journals=[other], min_return=0.0, epochs=1)
 
 
+def test_a_journal_of_another_tokenizer_is_refused(tmp_path: Path, data: Path) -> None:
+    _, folder = start_sft(config_for(tmp_path), files=[data], journals=[], min_return=0.0, epochs=1)
+    model = tmp_path / "model"
+    shutil.copytree(prepare_model("builtin:tiny"), model)
+    text = (model / "tokenizer.json").read_text(encoding="utf-8")
+    (model / "tokenizer.json").write_text(text.replace("<pad>", "<gap>"), encoding="utf-8")
+    config = config_for(tmp_path)
+    config = msgspec.structs.replace(config, model=msgspec.structs.replace(config.model, path=str(model)))
+    with pytest.raises(JournalError, match="expected a journal of the model's own tokenizer"):
+        start_sft(config, files=[], journals=[folder.path], min_return=0.0, epochs=1)
+
+
 @pytest.mark.parametrize("copied", [False, True])
 def test_a_run_that_was_moved_goes_on_with_its_data(tmp_path: Path, data: Path, copied: bool) -> None:
     config, folder = start_sft(
@@ -168,7 +190,10 @@ def test_what_is_odd_in_a_file_is_said_and_the_rest_trained(
     arguments: dict[str, Any] = {"files": [data], "journals": [], "min_return": -np.inf, "epochs": 1}
     with caplog.at_level(logging.WARNING, logger="trieline"):
         start_sft(config, **arguments, max_unusable=1)
-    assert "chats.jsonl: lines left out (1): line 21: Object missing required field `messages`" in caplog.text
+    assert (
+        "chats.jsonl: 48 conversations; lines left out (1): line 21: Object missing required field `messages`"
+        in caplog.text
+    )
     assert "longer than the 30 tokens that the model was made for (32): line 1: 37 tokens" in caplog.text
     with pytest.raises(ConversationError, match="line 21"):
         start_sft(config, **arguments, max_unusable=0)

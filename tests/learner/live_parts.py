@@ -1,12 +1,13 @@
 """A policy server and an actor for tests of the learner: real processes and sockets, a made-up game."""
 
 import asyncio
+import dataclasses
 import json
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -37,14 +38,14 @@ LEARNER = """
 import logging, msgspec, sys
 from pathlib import Path
 from trieline.wire.config import EnvConfig, LinksConfig, ModelConfig
-from trieline.learner.config import LearnerConfig
-from trieline.learner.process import run_learner
+from trieline.learner.config import EvaluationConfig, LearnerConfig
+from trieline.learner.process import LearnerRun, run_learner
 logging.basicConfig(level=logging.INFO)
-sys.exit(run_learner(
-    msgspec.json.decode(sys.argv[3], type=LearnerConfig),
+sys.exit(run_learner(LearnerRun(
+    config=msgspec.json.decode(sys.argv[3], type=LearnerConfig),
     model=ModelConfig(path=sys.argv[1], dtype="float32"),
     envs=[EnvConfig(id="test/Even-v0")], links=msgspec.json.decode(sys.argv[2], type=LinksConfig),
-    run_dir=Path(sys.argv[4]), seed=0, resume=False))
+    run_dir=Path(sys.argv[4]), seed=0, resume=False, evaluation=EvaluationConfig(episodes=2))))
 """
 
 
@@ -78,12 +79,34 @@ def policy_server(links: LinksConfig, model: Path, log: Path) -> Iterator[None]:
         yield
 
 
+EXPERT = Completion(
+    request_id=0,
+    token_ids=np.full(4, 50, np.int32),
+    logprobs=np.zeros(4, np.float32),
+    entropies=np.zeros(4, np.float32),
+    policy_versions=np.zeros(4, np.int32),
+    finish_reason="stop",
+)
+"""Of one who always writes four times the same even token."""
+
+
 class EvenActor:
     """Plays a game in its own thread: sample four tokens, the reward is the share of even ones."""
 
-    def __init__(self, links: LinksConfig, name: str = "even", *, break_every: int = 0) -> None:
+    def __init__(
+        self,
+        links: LinksConfig,
+        name: str = "even",
+        *,
+        break_every: int = 0,
+        success: Callable[[Assignment], float] = lambda assignment: 0.5,
+    ) -> None:
+        """`success`: the reward of an evaluation."""
         self.sent: list[tuple[int, int]] = []
-        """(sequence number, assignment id) of every tree."""
+        """(sequence number, assignment id) of every tree to train on."""
+        self.asked: list[Assignment] = []
+        """In order."""
+        self._success = success
         self.stopped = False
         self._links = links
         self._name = name
@@ -98,6 +121,10 @@ class EvenActor:
     def __exit__(self, *error: object) -> None:
         self._closing.set()
         self.join()
+
+    def leave(self) -> None:
+        """Play no further task."""
+        self._closing.set()
 
     def join(self) -> None:
         """Wait until the actor has stopped."""
@@ -115,10 +142,11 @@ class EvenActor:
                     assignment = await asyncio.wait_for(sender.next_assignment(), 0.5)
                 except TimeoutError:
                     continue
+                self.asked.append(assignment)
                 tree = await self._tree(client, assignment)
-                self.sent.append(
-                    (await sender.send(assignment.assignment_id, tree), assignment.assignment_id)
-                )
+                number = await sender.send(assignment.assignment_id, tree)
+                if number is not None and assignment.purpose == "train":
+                    self.sent.append((number, assignment.assignment_id))
         except Stopped:
             await sender.flush(10)
             self.stopped = True
@@ -128,6 +156,12 @@ class EvenActor:
 
     async def _tree(self, client: PolicyClient, assignment: Assignment) -> TrajectoryTree:
         prompt = np.frombuffer(f"task {assignment.seed}".encode(), np.uint8).astype(np.int32)
+        if assignment.purpose == "demonstrate":
+            return even_tree(assignment, prompt, [EXPERT])
+        if assignment.purpose == "evaluate":
+            tree = even_tree(assignment, prompt, [EXPERT] * assignment.group_size)
+            rewards = np.where(tree.rewards > 0, self._success(assignment), 0).astype(np.float32)
+            return dataclasses.replace(tree, rewards=rewards)
         completions = await asyncio.gather(
             *(
                 client.generate(prompt, Sampling(max_tokens=4, seed=assignment.seed + i), timeout_s=60)

@@ -6,9 +6,9 @@ import pytest
 from trieline.learner.config import LearnerConfig
 from trieline.learner.errors import LearnerError
 from trieline.learner.process import check_settings
-from trieline.wire.config import EnvConfig
+from trieline.wire.config import CurriculumConfig, EnvConfig
 
-LEVELS = [EnvConfig(id="a", levels=[0, 1])]
+LEVELS = [EnvConfig(id="a", curriculum=CurriculumConfig(levels=[0, 1]))]
 
 
 def config(**settings: Any) -> LearnerConfig:
@@ -38,7 +38,9 @@ def test_settings_without_effect_are_refused(settings: dict[str, Any], message: 
 
 def test_settings_of_the_curriculum_need_levels() -> None:
     with pytest.raises(LearnerError, match=r"learner\.promotion_episodes has no effect"):
-        check_settings(config(promotion_episodes=3), [EnvConfig(id="a", levels=[4])])
+        check_settings(
+            config(promotion_episodes=3), [EnvConfig(id="a", curriculum=CurriculumConfig(levels=[4]))]
+        )
     check_settings(config(promotion_episodes=3), LEVELS)
 
 

@@ -4,33 +4,36 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Collection, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 import pytest
+import torch
 
 from tests.learner.live_parts import (
     LEARNER,
     EvenActor,
-    even_tree,
     free_links,
     policy_server,
     program,
     records,
     wait_for_step,
 )
+from tests.learner.test_live_links import open_links
 from trieline.common.file_lock import file_lock
-from trieline.learner.config import LearnerConfig, OptimizerConfig, WarmStartConfig
+from trieline.learner.config import EvaluationConfig, LearnerConfig, OptimizerConfig, WarmStartConfig
+from trieline.learner.errors import TrainingError
 from trieline.learner.keeping.checkpoint import latest_checkpoint, read_state
-from trieline.learner.process import LOCK_FILE, run_learner
-from trieline.learner.training import Hooks
-from trieline.wire.config import EnvConfig, LinksConfig, ModelConfig
+from trieline.learner.probe import CANARY, AgreementProbe
+from trieline.learner.process import LOCK_FILE, LearnerRun, run_learner
+from trieline.learner.training import WARM_START_EPISODES
+from trieline.learner.update.learner import Learner
+from trieline.wire.config import EnvConfig, EpisodeConfig, LinksConfig, ModelConfig
 from trieline.wire.journal import read_journal
-from trieline.wire.messages import Assignment, Completion
-from trieline.wire.tree import TrajectoryTree
+from trieline.wire.messages import Assignment
 
 CONFIG = LearnerConfig(
     steps=4,
@@ -41,6 +44,11 @@ CONFIG = LearnerConfig(
     startup_timeout_s=60.0,
     optimizer=OptimizerConfig(lr=1e-3),
 )
+
+EVEN = EnvConfig(id="test/Even-v0")
+
+
+EVALUATION = EvaluationConfig(episodes=2)
 
 
 @pytest.fixture(scope="module")
@@ -58,17 +66,20 @@ def run(
     run_dir: Path,
     *,
     resume: bool = False,
-    hooks: Hooks | None = None,
+    evaluation: EvaluationConfig = EVALUATION,
+    envs: Sequence[EnvConfig] = (EVEN,),
 ) -> int:
     return run_learner(
-        config,
-        model=ModelConfig(path=str(model), dtype="float32"),
-        envs=[EnvConfig(id="test/Even-v0")],
-        links=links,
-        run_dir=run_dir,
-        seed=0,
-        resume=resume,
-        hooks=hooks or Hooks(),
+        LearnerRun(
+            config=config,
+            model=ModelConfig(path=str(model), dtype="float32"),
+            envs=envs,
+            links=links,
+            run_dir=run_dir,
+            seed=0,
+            resume=resume,
+            evaluation=evaluation,
+        )
     )
 
 
@@ -78,16 +89,10 @@ def steps_of(run_dir: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("max_staleness", [0, 2])
 def test_a_live_run(max_staleness: int, links: LinksConfig, tiny_folder: Path, tmp_path: Path) -> None:
-    evaluated: list[int] = []
-
-    def held_out(step: int, stop: threading.Event) -> Mapping[str, float]:
-        evaluated.append(step)
-        return {"eval/test/Even-v0/avg@k": 0.5}
-
-    config = msgspec.structs.replace(CONFIG, max_staleness=max_staleness)
-    hooks = Hooks(held_out=held_out, held_out_every=3)
+    config = msgspec.structs.replace(CONFIG, max_staleness=max_staleness, canary_every=1)
+    evaluation = msgspec.structs.replace(EVALUATION, every=3)
     with EvenActor(links, break_every=3) as actor:
-        assert run(config, links, tiny_folder, tmp_path, hooks=hooks) == 0
+        assert run(config, links, tiny_folder, tmp_path, evaluation=evaluation) == 0
         actor.join()
         assert actor.stopped
     steps = steps_of(tmp_path)
@@ -97,11 +102,19 @@ def test_a_live_run(max_staleness: int, links: LinksConfig, tiny_folder: Path, t
     assert sum(r["off_policy/too_old_trees"] for r in steps) == 0
     assert max(r.get("mismatch_kl/logprob_max_abs", 0.0) for r in steps) < 1e-4
     assert sum(r.get("errored_rollouts/test/Even-v0/sandbox", 0) for r in steps) > 0
+    # Whichever way, every step was compared: by its own trees, or by a canary.
+    canaries = {r["step"]: r for r in records(tmp_path) if "mismatch_kl/canary/mean" in r}
+    assert all("mismatch_kl/mean" in r or r["step"] in canaries for r in steps)
+    assert max([r["mismatch_kl/canary/logprob_max_abs"] for r in canaries.values()], default=0) < 1e-4
     assert steps[-1]["sample"]["reply"] == "a reply"
-    assert evaluated == [0, 3, 4]
+    evaluated = {r["step"]: r["eval/test/Even-v0/avg@k"] for r in records(tmp_path) if "eval/mean" in r}
+    assert evaluated == {0: 0.5, 3: 0.5, 4: 0.5}
+    assert sorted(path.name for path in (tmp_path / "eval").iterdir()) == [
+        f"step_{step}.json" for step in evaluated
+    ]
     numbers = [d.sequence_number for d in read_journal(tmp_path / "journal")]
     assert numbers == sorted(set(numbers))
-    assert len(numbers) == len(actor.sent)
+    assert len(numbers) == len(actor.sent), "what is played for an evaluation is not trained on"
 
 
 def test_a_second_learner_in_a_run_folder_is_refused(
@@ -160,8 +173,56 @@ def test_without_actors_it_says_what_it_waited_for(
 ) -> None:
     config = msgspec.structs.replace(CONFIG, batch_timeout_s=0.5)
     assert run(config, links, tiny_folder, tmp_path) == 1
-    assert "waited 0.5 s for the 3 trees of a step and got 0" in caplog.text
+    assert "waited 0.5 s for the next of the 3 trees of a step and got 0" in caplog.text
     assert "0 actors live" in caplog.text
+
+
+def test_a_canary_compares_what_the_server_samples_now(
+    links: LinksConfig, tiny_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    learner = Learner(CONFIG, tiny_folder, dtype=torch.float32)
+    probe = AgreementProbe(learner, links, tiny_folder)
+    with open_links(links, tmp_path / "run") as live:
+        live.publish(0, learner.weights())
+        assert live.wait_loaded(0, late_s=60, absent_s=60)
+        figures = probe.canary(timeout_s=60)
+        assert figures["mismatch_kl/canary/logprob_max_abs"] < 1e-4
+        learner.check_mismatch(figures, CANARY)
+        # The server has missed an update of the weights, and does not know: the same version, other weights.
+        for tensor in learner.masters().values():
+            tensor.mul_(1.5)
+        with pytest.raises(TrainingError, match=r"mismatch_kl/canary/mean is .* expected at most 0\.001"):
+            learner.check_mismatch(probe.canary(timeout_s=60), CANARY)
+        # It knows.
+        learner.policy_version = 1
+        assert not probe.canary(timeout_s=60)
+    nobody = AgreementProbe(learner, free_links(), tiny_folder)
+    assert not nobody.canary(timeout_s=0.1)
+    assert "the policy server gave no tokens to compare" in caplog.text
+
+
+def test_actors_that_stay_away_end_a_run_that_can_go_on(
+    links: LinksConfig, tiny_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = msgspec.structs.replace(CONFIG, steps=1_000, batch_timeout_s=5.0)
+    with EvenActor(links) as actor:
+
+        def leave() -> None:
+            wait_for_step(tmp_path, 2)
+            actor.leave()
+
+        leaving = threading.Thread(target=leave, daemon=True)
+        leaving.start()
+        assert run(config, links, tiny_folder, tmp_path) == 1
+        leaving.join()
+    assert "waited 5 s for the next of the 3 trees" in caplog.text
+    checkpoint = latest_checkpoint(tmp_path / "checkpoints")
+    assert checkpoint is not None
+    state = read_state(checkpoint)
+    assert state.step == steps_of(tmp_path)[-1]["step"] >= 2
+    with EvenActor(links, "another"):
+        more = msgspec.structs.replace(config, steps=state.step + 1, batch_timeout_s=60.0)
+        assert run(more, links, tiny_folder, tmp_path, resume=True) == 0
 
 
 def test_a_policy_server_that_computes_something_else_is_found_out(
@@ -176,54 +237,42 @@ def test_a_policy_server_that_computes_something_else_is_found_out(
     assert "policy server and learner compute different log-probabilities" in caplog.text
 
 
-def demonstrations(count: int) -> list[TrajectoryTree]:
-    """An expert who always writes four times the same even token."""
-    task = Assignment(assignment_id=0, env_id="test/Even-v0", seed=1, group_size=1)
-    prompt = np.frombuffer(b"task", np.uint8).astype(np.int32)
-    zeros = np.zeros(4, np.float32)
-    reply = Completion(
-        request_id=0,
-        token_ids=np.full(4, 50, np.int32),
-        logprobs=zeros,
-        entropies=zeros,
-        policy_versions=np.zeros(4, np.int32),
-        finish_reason="stop",
-    )
-    return [even_tree(task, prompt, [reply]) for _ in range(count)]
-
-
 def test_a_warm_start_ends_at_a_measured_success(
     links: LinksConfig, tiny_folder: Path, tmp_path: Path
 ) -> None:
-    measured = iter([(0.1, 0.2), (0.6, 0.2), (0.5, 0.7)])
-    wanted = []
+    measured = {"easy": [0.1, 0.6, 0.5, 0.5], "hard": [0.2, 0.2, 0.7, 0.7]}
+    asked = Counter[str]()
 
-    def demonstrate(count: int, envs: Collection[str]) -> list[TrajectoryTree]:
-        wanted.append(envs)
-        return demonstrations(count)
+    def success(assignment: Assignment) -> float:
+        asked[assignment.env_id] += 1
+        return measured[assignment.env_id][(asked[assignment.env_id] - 1) // WARM_START_EPISODES]
 
     config = msgspec.structs.replace(
         CONFIG, steps=1, warm_start=WarmStartConfig(target=0.5, evaluate_every=2, trees_per_step=4, lr=1e-3)
     )
-    hooks = Hooks(
-        demonstrations=demonstrate,
-        success=lambda stop: dict(zip(("easy", "hard"), next(measured), strict=True)),
-    )
-    with EvenActor(links):
-        assert run(config, links, tiny_folder, tmp_path, hooks=hooks) == 0
+    with EvenActor(links, success=success) as actor:
+        assert (
+            run(config, links, tiny_folder, tmp_path, envs=[EnvConfig(id="easy"), EnvConfig(id="hard")]) == 0
+        )
     warm = [r for r in records(tmp_path) if "warm_start/step" in r]
     assert len(warm) == 6
     losses = [r["warm_start/loss"] for r in warm]
     assert losses[-1] < losses[0] - 0.5
-    assert warm[-1]["warm_start/success/mean"] == 0.6
-    assert wanted == [[], [], ["easy", "hard"], ["easy", "hard"], ["hard"], ["hard"]]
+    assert [r["warm_start/success/mean"] for r in warm if "warm_start/success/mean" in r] == pytest.approx(
+        [0.15, 0.4, 0.6]
+    )
+    shown = [a.env_id for a in actor.asked if a.purpose == "demonstrate"]
+    assert shown[:16] == ["easy", "hard"] * 8
+    # Once the easy one is there, only the hard one is shown.
+    assert set(shown[-8:]) == {"hard"}
     (step,) = steps_of(tmp_path)
     assert step["policy_version"] == 7
 
 
-def test_a_warm_start_without_demonstrations_is_refused(
+def test_a_context_beyond_the_model_s_positions_is_refused(
     tiny_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    config = msgspec.structs.replace(CONFIG, warm_start=WarmStartConfig())
-    assert run(config, free_links(), tiny_folder, tmp_path) == 1
-    assert "needs demonstrations" in caplog.text
+    env = EnvConfig(id="test/Even-v0", episode=EpisodeConfig(max_context=1_000_000))
+    assert run(CONFIG, free_links(), tiny_folder, tmp_path, envs=[env]) == 1
+    assert "test/Even-v0: expected episode.max_context of at most the" in caplog.text
+    assert "got 1000000" in caplog.text

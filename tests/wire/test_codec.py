@@ -49,9 +49,9 @@ def assert_same_tree(left: TrajectoryTree, right: TrajectoryTree) -> None:
             assert a == b, field.name
 
 
-@given(seed=st.integers(0, 2**32 - 1))
-def test_trees_come_back_as_they_went(seed: int) -> None:
-    tree = random_tree(np.random.default_rng(seed))
+@given(seed=st.integers(0, 2**32 - 1), later_columns=st.booleans())
+def test_trees_come_back_as_they_went(seed: int, later_columns: bool) -> None:
+    tree = random_tree(np.random.default_rng(seed), later_columns=later_columns)
     back = decode(as_bytes(encode(delivery(tree))), ActorToLearner, max_bytes=MAX_BYTES)
     assert isinstance(back, TreeDelivery)
     assert (back.actor_id, back.sequence_number, back.assignment_id) == ("actor", 3, 7)

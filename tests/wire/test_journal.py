@@ -1,43 +1,28 @@
 import errno
-import logging
+import json
 import os
+import shutil
 import threading
 from contextlib import closing
 from pathlib import Path
 from typing import BinaryIO
 
+import msgspec
 import numpy as np
 import pytest
+import zmq
 
-from tests.trees import random_tree
+from tests.wire.journals import as_bytes, deliveries, numbers, records, segments, write
 from trieline.wire import journal as journal_module
 from trieline.wire.codec import encode
 from trieline.wire.errors import JournalError
 from trieline.wire.journal import Journal, expect_no_writer, read_journal
-from trieline.wire.messages import TreeDelivery
+from trieline.wire.journal_segments import (
+    SEGMENT_MAGIC,
+    frames_of,
+)
 
-
-def deliveries(count: int, *, first: int = 0) -> list[TreeDelivery]:
-    rng = np.random.default_rng(first)
-    return [
-        TreeDelivery(actor_id="actor", sequence_number=i, assignment_id=2 * i, tree=random_tree(rng))
-        for i in range(first, first + count)
-    ]
-
-
-def as_bytes(delivery: TreeDelivery) -> list[bytes]:
-    return [bytes(frame) for frame in encode(delivery)]
-
-
-def write(folder: Path, trees: list[TreeDelivery], *, segment_bytes: int = 1 << 20) -> None:
-    journal = Journal(folder, segment_bytes=segment_bytes)
-    for tree in trees:
-        journal.append(tree)
-    journal.close()
-
-
-def segments(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.journal"))
+DATA = Path(__file__).parent / "data"
 
 
 def test_trees_come_back_as_they_were_over_several_segments(tmp_path: Path) -> None:
@@ -65,65 +50,45 @@ def test_it_is_read_while_it_is_written(tmp_path: Path) -> None:
     journal.close()
 
 
-@pytest.mark.parametrize("keep", [1, 15, 16, 17, 31, 32, 33, 200, -1])
-def test_a_torn_last_record_is_passed_over_then_cut_off(
-    tmp_path: Path, keep: int, caplog: pytest.LogCaptureFixture
-) -> None:
-    trees = deliveries(6)
-    write(tmp_path, trees[:1])
-    whole = segments(tmp_path)[0].stat().st_size
-    write(tmp_path, trees[1:2])
-    data = segments(tmp_path)[0].read_bytes()
-    cut = data[: whole + keep] if keep > 0 else data[:keep]
-    segments(tmp_path)[0].write_bytes(cut)
-    with caplog.at_level(logging.WARNING):
-        assert [d.sequence_number for d in read_journal(tmp_path)] == [0]
-    assert "unfinished record" in caplog.text
-    write(tmp_path, trees[2:4])
-    assert [d.sequence_number for d in read_journal(tmp_path)] == [0, 2, 3]
+# ---- frames as they came
 
 
-def test_a_tail_that_was_allocated_and_never_written_is_torn(tmp_path: Path) -> None:
-    write(tmp_path, deliveries(2))
-    with segments(tmp_path)[0].open("ab") as file:
-        file.write(bytes(4096))
-    assert len(list(read_journal(tmp_path))) == 2
-    assert Journal(tmp_path).num_records == 2
+def test_frames_that_came_are_kept_as_they_are(tmp_path: Path) -> None:
+    (delivery,) = deliveries(1)
+    header, *arrays = (bytes(frame) for frame in encode(delivery))
+    fields = msgspec.msgpack.decode(header) | {"of_a_later_version": 1}
+    frames = [zmq.Frame(msgspec.msgpack.encode(fields)), *(zmq.Frame(a) for a in arrays)]
+    with closing(Journal(tmp_path)) as journal:
+        assert journal.append(delivery, frames) == 0
+    assert [bytes(f) for f in frames_of(records(tmp_path)[0].payload)] == [f.bytes for f in frames]
+    assert [as_bytes(d) for d in read_journal(tmp_path)] == [as_bytes(delivery)]
 
 
-def test_a_segment_whose_magic_was_torn_is_begun_anew(tmp_path: Path) -> None:
-    write(tmp_path, deliveries(3))
-    (tmp_path / "trees-000000000003.journal").write_bytes(b"TRIEL")
-    assert len(list(read_journal(tmp_path))) == 3
+# ---- journals of before
+
+
+def test_a_journal_of_before_the_later_columns_still_reads(tmp_path: Path) -> None:
+    """Written, and read into `trees.json`, by the code of commit 42849ea: three trees in two segments."""
+    shutil.copytree(DATA / "journal_of_protocol_2", tmp_path, dirs_exist_ok=True)
+    expected = json.loads((tmp_path / "trees.json").read_text())
+    found = list(read_journal(tmp_path))
+    assert len(found) == len(expected) == 3
+    for delivery, known in zip(found, expected, strict=True):
+        for name, value in known["tree"].items():
+            column = getattr(delivery.tree, name)
+            assert (column.tolist() if isinstance(column, np.ndarray) else column) == (
+                tuple(value) if isinstance(column, tuple) else value
+            ), name
+        assert {name: getattr(delivery, name) for name in known if name != "tree"} == {
+            name: value for name, value in known.items() if name != "tree"
+        }
+        assert delivery.tree.comparison_groups.tolist() == [0] * delivery.tree.num_leaves
+        assert delivery.tree.num_masks == len(delivery.tree.edge_kinds) == 0
     write(tmp_path, deliveries(1, first=3))
-    assert [d.sequence_number for d in read_journal(tmp_path)] == [0, 1, 2, 3]
+    assert numbers(tmp_path) == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize("where", ["magic", "header", "length", "payload"])
-def test_corruption_names_segment_and_offset(tmp_path: Path, where: str) -> None:
-    write(tmp_path, deliveries(5))
-    path = segments(tmp_path)[0]
-    data = bytearray(path.read_bytes())
-    data[{"magic": 3, "header": 16, "length": 20, "payload": 100}[where]] ^= 0x40
-    path.write_bytes(data)
-    offset = 0 if where == "magic" else 16
-    with pytest.raises(JournalError, match=rf"trees-0+\.journal at offset {offset}: expected .*, got "):
-        list(read_journal(tmp_path))
-
-
-def test_corruption_in_the_last_record_of_an_inner_segment_is_an_error(tmp_path: Path) -> None:
-    write(tmp_path, deliveries(20), segment_bytes=4000)
-    first, *_ = segments(tmp_path)
-    first.write_bytes(first.read_bytes()[:-1])
-    with pytest.raises(JournalError, match=r"trees-0+\.journal at offset \d+: expected a payload of"):
-        list(read_journal(tmp_path))
-
-
-def test_a_missing_segment_is_an_error(tmp_path: Path) -> None:
-    write(tmp_path, deliveries(30), segment_bytes=4000)
-    segments(tmp_path)[1].unlink()
-    with pytest.raises(JournalError, match="expected a segment that begins with record"):
-        list(read_journal(tmp_path))
+# ---- the writer
 
 
 def test_no_journal_is_an_error(tmp_path: Path) -> None:
@@ -205,7 +170,7 @@ def test_a_segment_that_can_not_be_begun_leaves_the_journal_as_it_was(
     write_all = journal_module._write_all
 
     def full(file: BinaryIO, data: bytes) -> None:
-        if data == journal_module.SEGMENT_MAGIC:
+        if data == SEGMENT_MAGIC:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         write_all(file, data)
 

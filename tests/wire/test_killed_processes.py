@@ -18,6 +18,7 @@ from trieline.wire.trajectory_link import Stopped, TreeReceiver, TreeSender
 
 WAIT_S = 30.0
 TREES = 150
+ENV_ID = "test/Random-v0"
 processes = multiprocessing.get_context("spawn")
 
 
@@ -30,15 +31,17 @@ def learn(links: LinksConfig, path: Path) -> None:
     """A learner that journals one line a tree, until it is killed."""
     with path.open("a", buffering=1) as journal:
 
-        def accept(delivery: TreeDelivery) -> None:
+        def accept(delivery: TreeDelivery, frames: object) -> None:
             time.sleep(0.002)
             journal.write(f"{delivery.actor_id} {delivery.sequence_number}\n")
 
         done = journaled(path)
-        receiver = TreeReceiver(links, accept=accept, vocab_size=None, run_id="run", already_accepted=done)
+        receiver = TreeReceiver(links, accept=accept, run_id="run", already_accepted=done)
         receiver.start()
         if not done:
-            receiver.offer(Assignment(assignment_id=i, env_id="e", seed=i) for i in range(TREES))
+            receiver.offer(
+                Assignment(assignment_id=i, env_id=ENV_ID, seed=i, group_size=1) for i in range(TREES)
+            )
         while True:
             receiver.get(WAIT_S)
 
@@ -95,10 +98,10 @@ def test_a_killed_learner_loses_and_repeats_nothing(links: LinksConfig, tmp_path
 
 def test_a_killed_actor_leaves_its_work_to_the_next(links: LinksConfig) -> None:
     links = msgspec.structs.replace(links, peer_timeout_s=1.0)
-    learner = TreeReceiver(links, accept=lambda delivery: None, vocab_size=None, run_id="run")
+    learner = TreeReceiver(links, accept=lambda delivery, frames: None, run_id="run")
     learner.start()
     try:
-        learner.offer(Assignment(assignment_id=i, env_id="e", seed=i) for i in range(40))
+        learner.offer(Assignment(assignment_id=i, env_id=ENV_ID, seed=i, group_size=1) for i in range(40))
         first = processes.Process(target=act, args=(links, "first"), daemon=True)
         first.start()
         got = [learner.get(WAIT_S) for _ in range(10)]

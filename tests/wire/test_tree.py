@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from tests.trees import long_tree, random_tree
 from trieline.common.arrays import Float32, Int32
+from trieline.wire import tree as tree_module
 from trieline.wire.errors import TreeError
 from trieline.wire.tree import TrajectoryTree
 
@@ -43,9 +44,9 @@ def test_sequences_of_the_example() -> None:
     assert tree.sequence_index(1).dtype == np.int32
 
 
-@given(seed=st.integers(0, 2**32 - 1))
-def test_random_trees_are_valid_and_their_paths_begin_at_the_root(seed: int) -> None:
-    tree = random_tree(np.random.default_rng(seed), vocab_size=20)
+@given(seed=st.integers(0, 2**32 - 1), later_columns=st.booleans())
+def test_random_trees_are_valid_and_their_paths_begin_at_the_root(seed: int, later_columns: bool) -> None:
+    tree = random_tree(np.random.default_rng(seed), vocab_size=20, later_columns=later_columns)
     tree.validate(vocab_size=20)
     for leaf, node in enumerate(tree.leaf_nodes):
         path = tree.path(int(node))
@@ -122,6 +123,93 @@ def float32(*values: float) -> Float32:
 def test_validate_names_the_broken_invariant(change: dict[str, Any], complaint: str) -> None:
     with pytest.raises(TreeError, match=complaint):
         dataclasses.replace(two_rollouts(), **change).validate(vocab_size=10)
+
+
+def with_later_columns(**change: Any) -> TrajectoryTree:
+    """Two roles; the second's reply was drawn from [1..9], then from 9 alone, and led back to the first's."""
+    columns: dict[str, Any] = {
+        "leaf_groups": int32(0, 1),
+        "mask_index": int32(-1, -1, -1, -1, -1, 0, 1, -1),
+        "mask_offsets": int32(0, 1, 2),
+        "mask_runs": int32(1, 10, 9, 10),
+        "edge_sources": int32(1),
+        "edge_targets": int32(2),
+        "edge_kinds": ("returns",),
+    }
+    return dataclasses.replace(two_rollouts(), **(columns | change))
+
+
+def test_later_columns_have_defaults_that_say_nothing() -> None:
+    tree = two_rollouts()
+    assert tree.comparison_groups.tolist() == [0, 0]
+    assert tree.num_masks == 0
+    assert tree.knows_entropies
+    assert tree.edge_kinds == ()
+
+
+def test_later_columns_of_the_example() -> None:
+    tree = with_later_columns(entropies=float32(0, 0, 0, 1, 1, np.nan, 1, 0))
+    tree.validate(vocab_size=10)
+    assert tree.comparison_groups.tolist() == [0, 1]
+    assert [tree.mask(m).tolist() for m in range(tree.num_masks)] == [[1, 10], [9, 10]]
+    assert not tree.knows_entropies
+    assert tree.token_nodes.tolist() == [0, 0, 0, 1, 1, 2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"leaf_groups": int32(0)}, r"expected leaf_groups as int32\[2\], got int32\[1\]"),
+        ({"leaf_groups": np.zeros(2, np.int64)}, "leaf_groups"),
+        ({"entropies": float32(np.nan, 0, 0, 1, 1, 1, 1, 0)}, "finite entropies"),
+        ({"mask_index": int32(-1, 0)}, r"mask_index as int32\[8\]"),
+        ({"mask_index": int32()}, "expected mask_index"),
+        ({"mask_index": int32(0, -1, -1, -1, -1, 0, 1, -1)}, "-1 on context"),
+        ({"mask_index": int32(-1, -1, -1, -1, -1, 0, 1, -2)}, "mask_index >= -1"),
+        ({"mask_index": int32(-1, -1, -1, -1, -1, 0, 2, -1)}, r"each of 2 masks, got \[0, 2\]"),
+        ({"mask_index": int32(-1, -1, -1, -1, -1, 0, 0, -1)}, r"each of 2 masks, got \[0\]"),
+        ({"mask_index": int32(-1, -1, -1, -1, -1, 1, 0, -1)}, "got 1 under mask 1"),
+        ({"mask_offsets": int32()}, "mask_offsets"),
+        ({"mask_offsets": int32(0, 1)}, "mask_offsets"),
+        ({"mask_offsets": int32(0, 2, 1)}, "mask_offsets"),
+        ({"mask_offsets": int32(0, 0, 2)}, "mask_offsets"),
+        ({"mask_offsets": int32(0, 2**31 - 1, 2)}, "mask_offsets"),
+        ({"mask_runs": int32(1, 10, 9)}, "mask_offsets"),
+        ({"mask_runs": int32(1, 11, 9, 10)}, r"in \[0, 10\]"),
+        ({"mask_runs": int32(-1, 10, 9, 10)}, "mask_runs"),
+        ({"mask_runs": int32(1, 10, 9, 9)}, "mask_runs"),
+        ({"mask_offsets": int32(0, 2, 3), "mask_runs": int32(1, 5, 5, 10, 9, 10)}, "without touching"),
+        ({"mask_runs": int32(1, 10, 1, 10)}, "2 different masks"),
+        ({"mask_runs": int32(2, 10, 9, 10)}, "got 1 under mask 0"),
+        ({"edge_sources": int32()}, "edge_sources"),
+        ({"edge_kinds": ("returns", "returns")}, "edge_sources"),
+        ({"edge_kinds": ("wishes",)}, "wishes"),
+        ({"edge_sources": int32(2), "edge_targets": int32(1)}, r"to a later one of 3, got \(2, 1\)"),
+        ({"edge_sources": int32(-1)}, r"got \(-1, 2\)"),
+        ({"edge_targets": int32(3)}, r"got \(1, 3\)"),
+        ({"edge_sources": int32(0)}, r"from parent to child, got \(0, 2\)"),
+        (
+            {
+                "edge_sources": int32(1, 1),
+                "edge_targets": int32(2, 2),
+                "edge_kinds": ("returns", "continues"),
+            },
+            "each edge once, got 1 again",
+        ),
+    ],
+)
+def test_validate_names_what_is_wrong_with_a_later_column(change: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(TreeError, match=complaint):
+        with_later_columns(**change).validate(vocab_size=10)
+
+
+@pytest.mark.parametrize("what", ["MAX_NODES", "MAX_LEAVES", "MAX_EDGES", "MAX_SEQUENCE_TOKENS"])
+def test_counts_are_bounded(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tree_module, what, 0)
+    with pytest.raises(TreeError, match="at most 0 "):
+        with_later_columns().validate()
+    with pytest.raises(TreeError, match="expected at most 7 tokens, got 8"):
+        two_rollouts().validate(max_tokens=7)
 
 
 def test_rounding_above_zero_is_no_error() -> None:

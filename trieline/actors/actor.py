@@ -8,15 +8,17 @@ import asyncio
 import logging
 import os
 import secrets
-import signal
 import socket
 from collections.abc import Sequence
 
 from trieline.actors.chat import ChatRenderer
 from trieline.actors.config import ActorConfig
 from trieline.actors.env_session import EnvHost
+from trieline.actors.episode_slots import EpisodeSlots
 from trieline.actors.errors import StuckEnvironmentsError
-from trieline.actors.rollout_group import EpisodeSlots, GroupPlayer
+from trieline.actors.gymnasium_player import play_environments
+from trieline.actors.player import MakePlayer, Stage
+from trieline.common.signals import STOP_SIGNALS, keep_handlers_from_children, release_stop_signals
 from trieline.wire.config import EnvConfig, LinksConfig
 from trieline.wire.errors import PeerTimeoutError
 from trieline.wire.generate_link import PolicyClient
@@ -25,8 +27,8 @@ from trieline.wire.trajectory_link import Stopped, TreeSender
 
 log = logging.getLogger(__name__)
 
-EXIT_STOPPED = 0
-"""The learner said stop."""
+EXIT_STOPPED = 5
+"""The learner said stop. Not 0, with which an environment may end the process."""
 EXIT_STUCK = 3
 """Too many hanging environments: a fresh process gets rid of them."""
 EXIT_ASKED = 4
@@ -54,26 +56,31 @@ class ActorWorker:
         envs: Sequence[EnvConfig],
         links: LinksConfig,
         parent_pid: int | None = None,
+        make_player: MakePlayer = play_environments,
     ) -> None:
         """`parent_pid`: end when this is no longer the parent; None: don't look."""
         self._config = config
         self._parent_pid = parent_pid
         self._stop = asyncio.Event()
         self._slots = EpisodeSlots(config.episodes)
-        self._sender = TreeSender(links, actor_id=new_actor_id(), capacity=config.capacity)
+        self._sender = TreeSender(
+            links, actor_id=new_actor_id(), capacity=config.capacity, episodes=config.episodes
+        )
         self._policy = PolicyClient(links)
         self._host = EnvHost(
             threads=config.env_threads,
             max_stuck=config.max_stuck_threads,
             call_timeout_s=config.turn_timeout_s,
         )
-        self._groups = GroupPlayer(
-            config=config,
-            envs={env.id: env for env in envs},
-            renderer=renderer,
-            policy=self._policy,
-            host=self._host,
-            slots=self._slots,
+        self._player = make_player(
+            Stage(
+                config=config,
+                envs={env.id: env for env in envs},
+                renderer=renderer,
+                policy=self._policy,
+                host=self._host,
+                slots=self._slots,
+            )
         )
 
     def stop(self) -> None:
@@ -113,7 +120,7 @@ class ActorWorker:
             tasks.create_task(self._play(assignment), name=f"assignment {assignment.assignment_id}")
 
     async def _play(self, assignment: Assignment) -> None:
-        tree = await self._groups.play(assignment)
+        tree = await self._player.play(assignment)
         await self._sender.send(assignment.assignment_id, tree)
 
     async def _report_load(self) -> None:
@@ -161,8 +168,10 @@ def run_worker(
     async def run() -> int:
         worker = ActorWorker(config, renderer=renderer, envs=envs, links=links, parent_pid=parent_pid)
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in STOP_SIGNALS:
             loop.add_signal_handler(number, worker.stop)
+        keep_handlers_from_children()
+        release_stop_signals()
         return await worker.run()
 
     return asyncio.run(run())

@@ -8,12 +8,13 @@ does not rank.
 
 import heapq
 import logging
+import math
 from typing import Literal
 
 from trieline.actors.env_session import EnvSession
-from trieline.actors.errors import ForkUnsupportedError
-from trieline.actors.policy import derived_seed
+from trieline.actors.errors import ActorError, ForkUnsupportedError
 from trieline.actors.rollout import Origin
+from trieline.common.seeds import derived_seed
 from trieline.wire.messages import Completion
 
 log = logging.getLogger(__name__)
@@ -44,6 +45,7 @@ class ForkPoints:
 
         Raises:
             EnvFailure: copying the environment failed, and with it the episode.
+            ActorError: turns are ranked by entropy, and the policy server does not tell it.
         """
         place = (self._rank(origin, completion), origin.rollout, origin.turn)
         if self._env_id in self._unforkable or not self._ranks(place):
@@ -76,7 +78,14 @@ class ForkPoints:
 
     def _rank(self, origin: Origin, completion: Completion) -> float:
         if self._ranking == "entropy":
-            return float(completion.entropies.mean())
+            rank = float(completion.entropies.mean())
+            if math.isnan(rank):
+                msg = (
+                    f"{self._env_id}: expected the entropies of sampled tokens with branching = 'entropy', "
+                    "got unknown ones; this policy server needs branching = 'random'"
+                )
+                raise ActorError(msg)
+            return rank
         return float(derived_seed(self._seed, "fork", origin.rollout, origin.turn))
 
     def _say_unforkable(self, why: str) -> None:

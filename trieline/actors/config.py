@@ -6,9 +6,6 @@ import msgspec
 
 from trieline.common.numbers import Count, Positive, Seconds
 
-# Groups of eight rollouts are the usual ones; the actor learns the real size with its first assignment.
-USUAL_GROUP_SIZE = 8
-
 
 class ActorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An actor program and its forked workers."""
@@ -19,7 +16,7 @@ class ActorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Episodes that run at once in one worker."""
     assignments: Count = 0
     """Tasks that one worker holds at once, each of them a group of rollouts.
-    0: as many groups of eight as fill `episodes`, and one more to fill the gaps that slow rollouts leave."""
+    0: as many as fill `episodes`, and one more to fill the gaps that slow rollouts leave."""
     env_threads: Positive = 16
     """Calls into environments that run at once in one worker."""
     max_stuck_threads: Positive = 16
@@ -57,5 +54,5 @@ class ActorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     @property
     def capacity(self) -> int:
-        """Assignments that one worker asks for."""
-        return self.assignments or max(1, self.episodes // USUAL_GROUP_SIZE) + 1
+        """Assignments that one worker holds at most, each of an episode at least."""
+        return self.assignments or self.episodes

@@ -18,10 +18,11 @@ import numpy as np
 from trieline.actors.chat import ChatRenderer
 from trieline.actors.demonstrations import written_completion
 from trieline.actors.errors import ChatTemplateError, ConversationError
-from trieline.actors.tree_builder import TreeBuilder, common_prefix
+from trieline.actors.tree_builder import TreeBuilder
 from trieline.actors.written_chat import Runs
 from trieline.common.arrays import Int64
 from trieline.common.message import Message, Tool, plain_message, plain_value
+from trieline.common.prefix import common_prefix
 from trieline.wire.tree import SCORED, TrajectoryTree
 
 log = logging.getLogger(__name__)
@@ -96,7 +97,13 @@ def read_conversations(
         if max_tokens is not None and longest > max_tokens:
             too_long.append(f"line {number}: {longest:,} tokens")
     if unusable:
-        log.warning("%s: lines left out (%d): %s", path, len(unusable), _listed(unusable))
+        log.warning(
+            "%s: %d conversations; lines left out (%d): %s",
+            path,
+            len(found),
+            len(unusable),
+            _listed(unusable),
+        )
     if too_long:
         log.warning(
             "%s: longer than the %s tokens that the model was made for (%d): %s",
@@ -218,7 +225,7 @@ def _grow(builder: TreeBuilder, paths: dict[int, Int64]) -> dict[int, int]:
     left = [(-1, paths)]
     while left:
         node, together = left.pop()
-        shared = common_prefix(list(together.values()))
+        shared = common_prefix(*together.values())
         keys = next(iter(together.values()))[:shared]
         for run in np.split(keys, np.flatnonzero(np.diff(keys % 2)) + 1):
             tokens = (run // 2).astype(np.int32)

@@ -6,7 +6,7 @@ import numpy as np
 
 from trieline.actors.chat import ChatRenderer
 from trieline.actors.env_returns import checked_reset, checked_step
-from trieline.actors.env_session import TextEnv, make_split, reset_options
+from trieline.actors.env_session import TaskChoice, TextEnv, make_split
 from trieline.actors.env_threads import call_with_deadline
 from trieline.actors.errors import DemonstrationError, EnvFailure
 from trieline.actors.rollout import Rollout, Turn
@@ -50,14 +50,16 @@ def demonstration_tree(
 
 
 def _play(env: TextEnv, config: EnvConfig, renderer: ChatRenderer, seed: int, level: int | None) -> Rollout:
-    task = checked_reset(env.reset(seed=seed, options=reset_options(level)), config.id, seed)
+    task = checked_reset(
+        env.reset(seed=seed, options=TaskChoice(seed=seed, level=level).options), config.id, seed
+    )
     rollout = Rollout(index=0, observations=[task.observation], task_id=task.task_id)
     context = rollout.prompt = renderer.prompt_tokens(task.observation)
     used = len(context)
     for turn, action in enumerate(_actions(env, config)):
         tokens = _reply_tokens(renderer, action, config)
         used += len(tokens)
-        if turn == config.max_turns or used > config.max_context:
+        if turn == config.episode.max_turns or used > config.episode.max_context:
             break
         rollout.turns.append(Turn(context=context, completion=written_completion(tokens), reply=action))
         step = checked_step(env.step(action), config.id)
@@ -69,7 +71,8 @@ def _play(env: TextEnv, config: EnvConfig, renderer: ChatRenderer, seed: int, le
         context = renderer.turn_tokens(turn + 1, step.observation, last_token=int(tokens[-1]))
         used += len(context)
     if not rollout.turns:
-        msg = f"{config.id}: expected a demonstration within max_context = {config.max_context}, got none"
+        limit = config.episode.max_context
+        msg = f"{config.id}: expected a demonstration within max_context = {limit}, got none"
         raise DemonstrationError(msg)
     return rollout
 
@@ -87,9 +90,10 @@ def _actions(env: TextEnv, config: EnvConfig) -> Iterator[str]:
 
 def _reply_tokens(renderer: ChatRenderer, action: str, config: EnvConfig) -> Int32:
     tokens = renderer.reply_tokens(action)
-    if not 0 < len(tokens) <= config.max_tokens:
+    limit = config.episode.max_tokens
+    if not 0 < len(tokens) <= limit:
         msg = (
-            f"{config.id}: expected a demonstration of 1 to max_tokens = {config.max_tokens} tokens a turn, "
+            f"{config.id}: expected a demonstration of 1 to max_tokens = {limit} tokens a turn, "
             f"got {len(tokens)} for {action!r:.80}"
         )
         raise DemonstrationError(msg)

@@ -1,16 +1,17 @@
-"""What an environment returns, checked before it is believed: text, finite rewards, bounded notes."""
+"""What an environment returned, as the actors keep it: notes are bounded, failures name the environment."""
 
-import math
-import numbers
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from trieline.actors.errors import EnvFailure
+from trieline.envs import returns
+from trieline.envs.errors import BadReturnError
 
 MAX_TASK_ID = 256
 MAX_SCORE_TEXT = 500
-# Rewards travel as float32, of which this is far from the end.
-MAX_REWARD = 1e30
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,72 +34,65 @@ class Step:
     """`info["score"]` as text for people; empty if there is none."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ending:
+    """What finish returned."""
+
+    reward: float
+    """Added to that of the last step."""
+    score: str
+    """As in `Step`."""
+
+
 def checked_reset(outcome: object, env_id: str, seed: int) -> Task:
     """What `reset` returned, believed. An environment without `info["task_id"]` has its tasks named by seed.
 
     Raises:
         EnvFailure: it is not (text, dict).
     """
-    if not isinstance(outcome, tuple) or len(outcome) != 2:
-        raise EnvFailure(
-            cause="environment",
-            reason=f"{env_id}: expected (observation, info) from reset, got {_kind(outcome)}",
-        )
-    observation, info = outcome
-    if not isinstance(info, Mapping):
-        raise EnvFailure(
-            cause="environment", reason=f"{env_id}: expected a dict as info of reset, got {_kind(info)}"
-        )
-    return Task(
-        observation=_text(observation, env_id, "reset"),
-        task_id=_printable(info.get("task_id", seed), MAX_TASK_ID),
-    )
+    start = _believed(lambda: returns.checked_reset(outcome), env_id)
+    task_id = _printable(start.info.get("task_id", seed), MAX_TASK_ID, env_id)
+    return Task(observation=start.observation, task_id=task_id)
 
 
 def checked_step(outcome: object, env_id: str) -> Step:
     """What `step` returned, believed.
 
     Raises:
-        EnvFailure: it is not (text, finite number, bool, bool, dict).
+        EnvFailure: it is not (text, finite number, flag, flag, dict).
     """
-    if not isinstance(outcome, tuple) or len(outcome) != 5:
-        expected = "(observation, reward, terminated, truncated, info)"
-        raise EnvFailure(
-            cause="environment", reason=f"{env_id}: expected {expected} from step, got {_kind(outcome)}"
-        )
-    observation, reward, terminated, truncated, info = outcome
-    if not isinstance(info, Mapping):
-        raise EnvFailure(
-            cause="environment", reason=f"{env_id}: expected a dict as info of step, got {_kind(info)}"
-        )
+    step = _believed(lambda: returns.checked_step(outcome), env_id)
+    score = step.info.get("score", "")
     return Step(
-        observation=_text(observation, env_id, "step"),
-        reward=_finite(reward, env_id),
-        terminated=bool(terminated),
-        truncated=bool(truncated),
-        score=_printable(info["score"], MAX_SCORE_TEXT) if "score" in info else "",
+        observation=step.observation,
+        reward=step.reward,
+        terminated=step.terminated,
+        truncated=step.truncated,
+        score=_printable(score, MAX_SCORE_TEXT, env_id),
     )
 
 
-def _text(observation: object, env_id: str, call: str) -> str:
-    if not isinstance(observation, str):
-        reason = f"{env_id}: expected text as observation of {call}, got {_kind(observation)}"
-        raise EnvFailure(cause="environment", reason=reason)
-    return observation
+def checked_finish(outcome: object, env_id: str) -> Ending:
+    """What `finish` returned, believed.
+
+    Raises:
+        EnvFailure: it is not (finite number, dict).
+    """
+    reward, info = _believed(lambda: returns.checked_finish(outcome), env_id)
+    return Ending(reward=reward, score=_printable(info.get("score", ""), MAX_SCORE_TEXT, env_id))
 
 
-def _finite(reward: object, env_id: str) -> float:
-    value = float(reward) if isinstance(reward, numbers.Real) else math.nan
-    if not abs(value) <= MAX_REWARD:
-        raise EnvFailure(
-            cause="environment", reason=f"{env_id}: expected a finite number as reward, got {reward!r:.80}"
-        )
-    return value
+def _believed(check: Callable[[], T], env_id: str) -> T:
+    try:
+        return check()
+    except BadReturnError as error:
+        raise EnvFailure(cause="environment", reason=f"{env_id}: {error}") from error
 
 
-def _printable(value: object, length: int) -> str:
-    return str(value)[:length].encode("utf-8", "replace").decode("utf-8")
-
-
-def _kind(value: object) -> str:
-    return f"a tuple of {len(value)}" if isinstance(value, tuple) else type(value).__name__
+def _printable(value: object, length: int, env_id: str) -> str:
+    try:
+        text = str(value)
+    except Exception as error:
+        reason = f"{env_id}: a {type(value).__name__} in info has no text: {type(error).__name__}: {error}"
+        raise EnvFailure(cause="environment", reason=reason) from error
+    return text[:length].encode("utf-8", "replace").decode("utf-8")

@@ -9,13 +9,14 @@ import importlib
 import inspect
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import gymnasium
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 
 from trieline.actors.broken_episodes import BrokenEpisodes
-from trieline.actors.env_returns import Step, Task, checked_reset, checked_step
+from trieline.actors.env_returns import Ending, Step, Task, checked_finish, checked_reset, checked_step
 from trieline.actors.env_threads import EnvThreads, call_with_deadline, raised
 from trieline.actors.errors import ActorError, EnvFailure, EnvironmentSetupError, ForkUnsupportedError
 from trieline.envs import make_env
@@ -29,6 +30,25 @@ T = TypeVar("T")
 TextEnv = gymnasium.Env[str, str]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TaskChoice:
+    """Which task an episode is of."""
+
+    seed: int
+    level: int | None = None
+    """Difficulty, where the environment is asked for one."""
+    task_id: str | None = None
+    """That very task. None: the one that the seed draws."""
+    split: str | None = None
+    """Passed to the environment's constructor. None: the environment is made as its config says."""
+
+    @property
+    def options(self) -> dict[str, Any] | None:
+        """What `reset` is asked for; None: for nothing."""
+        asked = {"level": self.level, "task_id": self.task_id}
+        return {name: value for name, value in asked.items() if value is not None} or None
+
+
 class EnvHost:
     """Makes the environments of one event loop, and closes them in the background."""
 
@@ -40,10 +60,8 @@ class EnvHost:
         """Ids of the environments that turned out to have no copies."""
         self._closing: set[asyncio.Task[None]] = set()
 
-    async def open(
-        self, config: EnvConfig, *, seed: int, level: int | None, split: str | None = None
-    ) -> "tuple[EnvSession, Task]":
-        """Make an environment and reset it to the task that `seed` and `level` pick.
+    async def open(self, config: EnvConfig, choice: TaskChoice) -> "tuple[EnvSession, Task]":
+        """Make an environment and reset it to the chosen task.
 
         Raises:
             EnvFailure: it could not be made or reset, hung, or returned what no environment may return.
@@ -51,7 +69,7 @@ class EnvHost:
         """
         session = EnvSession(config.id, self)
         try:
-            return session, await session.start(config, seed=seed, level=level, split=split)
+            return session, await session.start(config, choice)
         except BaseException:
             session.close()
             raise
@@ -88,16 +106,18 @@ class EnvSession:
         self._env_id = env_id
         self._host = host
         self._env = env
+        self._timeout_s = host.call_timeout_s
         self._lost = False  # a call hangs in it: that call's thread closes it, if it ever comes back
 
-    async def start(self, config: EnvConfig, *, seed: int, level: int | None, split: str | None) -> Task:
+    async def start(self, config: EnvConfig, choice: TaskChoice) -> Task:
         """Make and reset, in one call and one deadline."""
+        self._timeout_s = config.episode.turn_timeout_s or self._host.call_timeout_s
 
         def make_and_reset() -> object:
-            self._env = make_split(config, split)
-            return self._env.reset(seed=seed, options=reset_options(level))
+            self._env = make_split(config, choice.split)
+            return self._env.reset(seed=choice.seed, options=choice.options)
 
-        return checked_reset(await self._call("reset", make_and_reset), self._env_id, seed)
+        return checked_reset(await self._call("reset", make_and_reset), self._env_id, choice.seed)
 
     async def step(self, action: str) -> Step:
         """One action.
@@ -107,6 +127,18 @@ class EnvSession:
         """
         env = self._open_env()
         return checked_step(await self._call("step", lambda: env.step(action)), self._env_id)
+
+    async def finish(self) -> Ending | None:
+        """What the environment gives for an episode that a limit cuts here; None if it has no `finish`.
+
+        Raises:
+            EnvFailure, StuckEnvironmentsError: as `EnvHost.open`.
+        """
+        env = self._open_env()
+        finish = env_method(env, "finish")
+        if finish is None:
+            return None
+        return checked_finish(await self._call("finish", finish), self._env_id)
 
     async def fork(self) -> "EnvSession":
         """An independent copy in the same state.
@@ -126,7 +158,9 @@ class EnvSession:
                 open_env.close()
 
         await self._call("fork", fork, late=close_both)
-        return EnvSession(self._env_id, self._host, copies[0])
+        session = EnvSession(self._env_id, self._host, copies[0])
+        session._timeout_s = self._timeout_s
+        return session
 
     def close(self) -> None:
         """Close the environment in the background. Idempotent."""
@@ -143,9 +177,9 @@ class EnvSession:
         self, name: str, function: Callable[[], T], late: Callable[[], object] | None = None
     ) -> T:
         what = f"{self._env_id}: {name}"
-        threads, timeout_s = self._host.threads, self._host.call_timeout_s
+        threads = self._host.threads
         try:
-            return await threads.call(what, function, timeout_s, late=late or self._close_late)
+            return await threads.call(what, function, self._timeout_s, late=late or self._close_late)
         except (ActorError, EnvFailure, asyncio.CancelledError) as error:
             self._lost = not isinstance(error, EnvFailure) or error.cause == "timeout"
             raise
@@ -185,6 +219,15 @@ def fork_env(env: TextEnv) -> TextEnv:
     return wrapper
 
 
+def env_method(env: TextEnv, name: str) -> Callable[[], object] | None:
+    """An optional method of the environment or one of its wrappers."""
+    try:
+        method: Callable[[], object] = env.get_wrapper_attr(name)
+    except AttributeError:
+        return None
+    return method
+
+
 def make_split(config: EnvConfig, split: str | None) -> TextEnv:
     """Make the environment of `config`; `split`, if not None, wins over one among its kwargs."""
     kwargs: dict[str, Any] = dict(config.kwargs)
@@ -211,11 +254,6 @@ def first_task(config: EnvConfig, timeout_s: float) -> Task:
         return checked_reset(call_with_deadline(f"{config.id}: reset", reset_once, timeout_s), config.id, 0)
     except (EnvFailure, EnvError) as error:
         raise EnvironmentSetupError(str(error)) from error
-
-
-def reset_options(level: int | None) -> dict[str, Any] | None:
-    """The options with which `reset` is asked for a level; None: it is not asked."""
-    return None if level is None else {"level": level}
 
 
 def check_env(config: EnvConfig) -> None:

@@ -40,8 +40,8 @@ class EnvThreads:
     ) -> T:
         """Run `function` in a thread; its deadline starts with the call, not with the wait for a thread.
 
-        `what` names the call in errors. `late` is run, in a thread, after a call that came back when nobody
-        waited any more, and for one that was cancelled before it had a thread.
+        `what` names the call in errors. `late` is run, in a thread, where nobody takes what the call gives:
+        it came back after its deadline, or the caller was cancelled before, during or right after it.
 
         Raises:
             EnvFailure: with cause `timeout`, when the deadline passed.
@@ -51,7 +51,7 @@ class EnvThreads:
         try:
             await self._slots.acquire()
         except asyncio.CancelledError:
-            self._never_began(late)
+            self._run_late(late)
             raise
         try:
             self._check_stuck()
@@ -62,12 +62,18 @@ class EnvThreads:
                 async with asyncio.timeout(timeout_s):
                     error, value = await call.outcome
             except TimeoutError:
-                self._leave(call, thread)
-                self._check_stuck()
-                reason = f"{what} did not come back within {timeout_s:g} s"
-                raise EnvFailure(cause="timeout", reason=reason) from None
+                if (outcome := call.leave()) is None:
+                    self.stuck += 1
+                    self._check_stuck()
+                    reason = f"{what} did not come back within {timeout_s:g} s"
+                    raise EnvFailure(cause="timeout", reason=reason) from None
+                error, value = outcome  # in time: this loop was busy when it came back
             except asyncio.CancelledError:
-                self._leave(call, thread)
+                if call.leave() is None:
+                    self.stuck += 1
+                else:
+                    self._idle.append(thread)
+                    self._run_late(late)
                 raise
             self._idle.append(thread)
         finally:
@@ -81,17 +87,12 @@ class EnvThreads:
         while self._idle:
             self._idle.pop().calls.put(None)
 
-    def _never_began(self, late: Callable[[], object]) -> None:
+    def _run_late(self, late: Callable[[], object]) -> None:
+        """In a thread of its own, counted as a call that nobody waits for."""
         nothing = _Call(lambda: None, late, asyncio.get_running_loop(), self._came_back)
-        thread = _Thread()
-        self._leave(nothing, thread)
-        thread.calls.put(nothing)
-
-    def _leave(self, call: "_Call", thread: "_Thread") -> None:
-        if call.leave():
-            self.stuck += 1
-        else:  # it came back at this very moment
-            self._idle.append(thread)
+        nothing.leave()
+        self.stuck += 1
+        _Thread().calls.put(nothing)
 
     def _check_stuck(self) -> None:
         if self.stuck > self._max_stuck:
@@ -120,10 +121,11 @@ class _Call:
         self._loop = loop
         self._came_back = came_back
         self._decided = threading.Lock()
+        self._result: tuple[Exception | None, Any] | None = None
 
-    def leave(self) -> bool:
-        """From the event loop: nobody waits any more. False: it has come back already."""
-        return self._decided.acquire(blocking=False)
+    def leave(self) -> tuple[Exception | None, Any] | None:
+        """From the event loop: nobody waits any more. What it gave if it has come back already."""
+        return None if self._decided.acquire(blocking=False) else self._result
 
     def run(self) -> bool:
         """In the thread. False: the call was given up, and the thread is no longer wanted."""
@@ -135,6 +137,7 @@ class _Call:
             error = raised
         except BaseException as raised:  # noqa: BLE001 - sys.exit() in an environment ends its episode, not us
             error = RuntimeError(f"raised {type(raised).__name__}: {raised}")
+        self._result = (error, value)
         in_time = self._decided.acquire(blocking=False)
         try:
             if in_time:

@@ -13,11 +13,12 @@ import numpy as np
 from trieline.actors.branching import ForkPoints
 from trieline.actors.chat import ChatRenderer
 from trieline.actors.config import ActorConfig
-from trieline.actors.env_session import EnvHost, EnvSession
+from trieline.actors.env_session import EnvHost, EnvSession, TaskChoice
 from trieline.actors.errors import ActorError, EnvFailure
-from trieline.actors.policy import Policy, derived_seed
+from trieline.actors.policy import Policy
 from trieline.actors.rollout import Origin, Rollout, Turn
 from trieline.common.arrays import Int32
+from trieline.common.seeds import derived_seed
 from trieline.wire.config import EnvConfig
 from trieline.wire.errors import WireError
 from trieline.wire.messages import Completion, Sampling
@@ -39,11 +40,8 @@ class EpisodePlayer:
     renderer: ChatRenderer
     policy: Policy
     host: EnvHost
-    seed: int
-    """The task's. Seeds of sampling derive from it, the rollout and the turn."""
-    level: int | None = None
-    split: str | None = None
-    """Passed to the environment's constructor if not None."""
+    task: TaskChoice
+    """Seeds of sampling derive from its seed, the rollout and the turn."""
     fork_points: ForkPoints | None = None
     """Told of every turn after the first; None: nothing is forked."""
 
@@ -60,29 +58,29 @@ class EpisodePlayer:
         await self._guarded(rollout, self._play_and_close(rollout, session, context, turns))
 
     async def _guarded(self, rollout: Rollout, episode: Awaitable[None]) -> None:
+        limit = self.env.episode.episode_timeout_s or self.config.episode_timeout_s
         try:
-            async with asyncio.timeout(self.config.episode_timeout_s):
+            async with asyncio.timeout(limit):
                 await episode
         except EnvFailure as failure:
             self._break(rollout, failure.cause, failure.reason)
         except WireError as error:
             self._break(rollout, "policy_server", f"{self.env.id}: no reply from the policy: {error}")
         except TimeoutError:
-            limit = self.config.episode_timeout_s
             self._break(rollout, "timeout", f"{self.env.id}: the episode did not end within {limit:g} s")
         except ActorError:
             raise
         except Exception as error:
             # A fault of ours must not take the other episodes along, nor come back with the next assignment.
-            log.exception("%s: seed %d, rollout %d", self.env.id, self.seed, rollout.index)
+            log.exception("%s: seed %d, rollout %d", self.env.id, self.task.seed, rollout.index)
             self._break(rollout, "environment", f"{type(error).__name__}: {error}")
 
     def _break(self, rollout: Rollout, cause: str, reason: str) -> None:
         rollout.cause, rollout.reason = cause, reason
-        self.host.broken.add(self.env.id, cause, f"{reason} (seed {self.seed}, rollout {rollout.index})")
+        self.host.broken.add(self.env.id, cause, f"{reason} (seed {self.task.seed}, rollout {rollout.index})")
 
     async def _from_start(self, rollout: Rollout) -> None:
-        session, task = await self.host.open(self.env, seed=self.seed, level=self.level, split=self.split)
+        session, task = await self.host.open(self.env, self.task)
         rollout.task_id = task.task_id
         rollout.observations.append(task.observation)
         await self._play_and_close(rollout, session, None, 0)
@@ -114,27 +112,34 @@ class EpisodePlayer:
             rollout.observations.append(step.observation)
             rollout.score = step.score or rollout.score
             turn += 1
-            if step.terminated or step.truncated or turn >= self.env.max_turns:
+            if step.terminated or step.truncated:
                 rollout.terminated = step.terminated
-                return
-            if self._too_long(step.observation):
-                return
+                return None
+            if turn >= self.env.episode.max_turns or self._too_long(step.observation):
+                return await self._cut(rollout, session)
             own_context = self.renderer.turn_tokens(
                 turn, step.observation, last_token=int(completion.token_ids[-1])
             )
             tokens = np.concatenate([tokens, completion.token_ids, own_context])
-            if len(tokens) >= self.env.max_context:
-                return
+            if len(tokens) >= self.env.episode.max_context:
+                return await self._cut(rollout, session)
+
+    async def _cut(self, rollout: Rollout, session: EnvSession) -> None:
+        """A limit ends the episode: what was done so far may count all the same."""
+        ending = await session.finish()
+        if ending is not None:
+            rollout.rewards[-1] += ending.reward
+            rollout.score = ending.score or rollout.score
 
     async def _generate(self, rollout: Rollout, tokens: Int32, turn: int) -> Completion:
         timeout_s = self.config.generate_timeout_s
         sampling = Sampling(
-            max_tokens=min(self.env.max_tokens, self.env.max_context - len(tokens)),
+            max_tokens=min(self.env.episode.max_tokens, self.env.episode.max_context - len(tokens)),
             temperature=self.config.temperature,
             top_p=self.config.top_p,
             top_k=self.config.top_k,
             stop_ids=self.renderer.stop_ids,
-            seed=derived_seed(self.config.seed, self.env.id, self.seed, rollout.index, turn),
+            seed=derived_seed(self.config.seed, self.env.id, self.task.seed, rollout.index, turn),
         )
         try:
             async with asyncio.timeout(timeout_s + GENERATE_GRACE_S):
@@ -146,13 +151,12 @@ class EpisodePlayer:
     def _prompt(self, observation: str) -> Int32:
         """Raises EnvFailure if the task does not fit."""
         prompt = self.renderer.prompt_tokens(observation) if not self._too_long(observation) else None
-        if prompt is None or len(prompt) >= self.env.max_context:
+        limit = self.env.episode.max_context
+        if prompt is None or len(prompt) >= limit:
             length = f"{len(observation)} characters" if prompt is None else f"{len(prompt)} tokens"
-            reason = (
-                f"{self.env.id}: expected a prompt of fewer tokens than {self.env.max_context}, got {length}"
-            )
+            reason = f"{self.env.id}: expected a prompt of fewer tokens than {limit}, got {length}"
             raise EnvFailure(cause="environment", reason=reason)
         return prompt
 
     def _too_long(self, observation: str) -> bool:
-        return len(observation) > MAX_CHARACTERS_PER_TOKEN * self.env.max_context
+        return len(observation) > MAX_CHARACTERS_PER_TOKEN * self.env.episode.max_context

@@ -9,14 +9,12 @@ import logging
 import math
 import multiprocessing
 import os
-import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkProcess
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import multiprocessing_logging
@@ -25,6 +23,8 @@ from trieline.actors.actor import EXIT_STOPPED, run_worker
 from trieline.actors.chat import ChatRenderer
 from trieline.actors.config import ActorConfig
 from trieline.actors.env_session import check_env
+from trieline.common.restarts import Deaths
+from trieline.common.signals import default_stop_signals, on_stop_signal, stop_signals_held
 from trieline.wire.addresses import check_address
 from trieline.wire.config import EnvConfig, LinksConfig
 
@@ -34,10 +34,6 @@ EXIT_GAVE_UP = 1
 POLL_S = 0.25
 # Beyond its own limits (flush, environments' close) a worker gets this long before it is killed.
 STOP_S = 20.0
-# A worker that dies this often in this time will not be mended by starting it again.
-MAX_DEATHS = 5
-DEATHS_WITHIN_S = 120.0
-MAX_RESTART_DELAY_S = 10.0
 LOG_FORMAT = "%(asctime)s %(levelname)s %(process)d %(name)s: %(message)s"
 
 
@@ -65,7 +61,7 @@ def run_actor(
         check_address(address)
     with _shared_log(log_file):
         workers = Workers(config, renderer=renderer, envs=envs, links=links)
-        with _signals_to(workers):
+        with on_stop_signal(lambda name: workers.request_stop()):
             return workers.run()
 
 
@@ -75,7 +71,7 @@ class _Seat:
 
     number: int
     process: ForkProcess | None = None
-    deaths: list[float] = field(default_factory=list)
+    deaths: Deaths = field(default_factory=Deaths)
     start_at: float = 0.0
     stopped: bool = False
 
@@ -94,7 +90,7 @@ class Workers:
         self._stop_requests = 0
         self._stop_at = math.inf
         self._terminated_at: float | None = None
-        self._status = EXIT_STOPPED
+        self._status = 0
 
     def request_stop(self) -> None:
         """Stop the workers cleanly; the second time, kill them. Safe in a signal handler."""
@@ -127,18 +123,12 @@ class Workers:
             target=self._in_worker, args=(os.getpid(),), name=f"actor-worker-{number}"
         )
         # A signal that comes between the fork and the worker's own handlers must not be lost in the parent's.
-        blocked = {signal.SIGTERM, signal.SIGINT}
-        signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
-        try:
+        with stop_signals_held():
             process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, blocked)
         return process
 
     def _in_worker(self, parent_pid: int) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
+        default_stop_signals()
         try:
             status = run_worker(
                 self._config,
@@ -172,27 +162,26 @@ class Workers:
 
     def _note_death(self, seat: _Seat, process: ForkProcess) -> None:
         now = time.monotonic()
-        seat.deaths = [t for t in seat.deaths if now - t < DEATHS_WITHIN_S] + [now]
-        if len(seat.deaths) >= MAX_DEATHS:
+        pause = seat.deaths.note(now)
+        if pause is None:
             log.error(
                 "worker %d died %d times within %g s, the last time with status %s: giving up",
                 seat.number,
-                len(seat.deaths),
-                DEATHS_WITHIN_S,
+                len(seat.deaths.times),
+                seat.deaths.policy.within_s,
                 process.exitcode,
             )
             seat.stopped = True
             self._status = EXIT_GAVE_UP
             self.request_stop()
             return
-        delay = min(MAX_RESTART_DELAY_S, 0.25 * 2 ** (len(seat.deaths) - 1))
-        seat.start_at = now + delay
+        seat.start_at = now + pause
         log.warning(
             "worker %d (pid %s) ended with status %s; another starts in %.2g s",
             seat.number,
             process.pid,
             process.exitcode,
-            delay,
+            pause,
         )
 
     def _enforce_stop(self) -> None:
@@ -220,19 +209,6 @@ class Workers:
                 seat.process.join()
                 seat.process = None
             seat.stopped = True
-
-
-@contextlib.contextmanager
-def _signals_to(workers: Workers) -> Iterator[None]:
-    def handle(number: int, frame: FrameType | None) -> None:
-        workers.request_stop()
-
-    previous = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

@@ -2,20 +2,19 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 
 from trieline.actors.branching import ForkPoints
-from trieline.actors.chat import ChatRenderer
-from trieline.actors.config import ActorConfig
-from trieline.actors.env_session import EnvHost, EnvSession
+from trieline.actors.env_session import EnvSession, TaskChoice, takes_split
 from trieline.actors.episode import EpisodePlayer
-from trieline.actors.policy import Policy, derived_seed
+from trieline.actors.player import Stage
 from trieline.actors.rollout import Origin, Rollout
-from trieline.actors.tree_builder import build_tree, common_prefix
+from trieline.actors.tree_builder import build_tree
+from trieline.common.prefix import common_prefix
+from trieline.common.seeds import derived_seed
 from trieline.wire.config import EnvConfig
 from trieline.wire.messages import Assignment
 from trieline.wire.tree import SCORED, TrajectoryTree
@@ -23,69 +22,55 @@ from trieline.wire.tree import SCORED, TrajectoryTree
 log = logging.getLogger(__name__)
 
 MAX_SAMPLE_CHARACTERS = 500
-
-
-class EpisodeSlots:
-    """Bounds the episodes that run at once. First come, first served: the oldest group gets done first."""
-
-    def __init__(self, count: int) -> None:
-        self._free = asyncio.Semaphore(count)
-        self.running = 0
-
-    @asynccontextmanager
-    async def episode(self) -> AsyncIterator[None]:
-        async with self._free:
-            self.running += 1
-            try:
-                yield
-            finally:
-                self.running -= 1
+# Of a transcript.
+MAX_MESSAGES = 64
+MAX_MESSAGE_CHARACTERS = 4000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GroupPlayer:
     """Plays the groups of one worker. Many at once; they share the slots, the policy and the threads."""
 
-    config: ActorConfig
-    envs: Mapping[str, EnvConfig]
-    renderer: ChatRenderer
-    policy: Policy
-    host: EnvHost
-    slots: EpisodeSlots
+    stage: Stage
 
     async def play(self, assignment: Assignment) -> TrajectoryTree:
-        """Play everything that the assignment asks for. Always gives a tree, its leaves broken at worst.
-
-        Raises:
-            BaseExceptionGroup: of StuckEnvironmentsError; this process can't go on.
-        """
+        """As in `Player`."""
         rollouts = [Rollout(index=i) for i in range(assignment.group_size)]
-        env = self.envs.get(assignment.env_id)
+        env = self.stage.envs.get(assignment.env_id)
+        info: dict[str, str] = {}
         if env is None:
             self._break_unknown(rollouts, assignment.env_id)
         else:
-            rollouts += await self._play_known(assignment, env, rollouts)
+            split = assignment.split if takes_split(env) else None
+            rollouts += await self._play_known(assignment, env, split, rollouts)
+            info = {} if split is None else {"split": split}
+        if assignment.purpose == "evaluate":
+            info["transcript"] = transcript(rollouts[0], self.stage.config.system_prompt)
         return build_tree(
             rollouts,
             env_id=assignment.env_id,
             level=assignment.level,
             group_size=assignment.group_size,
-            info=_notes(rollouts),
+            info=_notes(rollouts) | info,
         )
 
     async def _play_known(
-        self, assignment: Assignment, env: EnvConfig, rollouts: list[Rollout]
+        self, assignment: Assignment, env: EnvConfig, split: str | None, rollouts: list[Rollout]
     ) -> list[Rollout]:
         """Play the group in place, and return the forks."""
+        config = self.stage.config
+        if assignment.temperature is not None:
+            config = msgspec.structs.replace(config, temperature=assignment.temperature)
         points = self._fork_points(assignment)
         player = EpisodePlayer(
             env=env,
-            config=self.config,
-            renderer=self.renderer,
-            policy=self.policy,
-            host=self.host,
-            seed=assignment.seed,
-            level=assignment.level,
+            config=config,
+            renderer=self.stage.renderer,
+            policy=self.stage.policy,
+            host=self.stage.host,
+            task=TaskChoice(
+                seed=assignment.seed, level=assignment.level, task_id=assignment.task_id, split=split
+            ),
             fork_points=points,
         )
         try:
@@ -106,7 +91,7 @@ class GroupPlayer:
         sources: list[tuple[Origin, EnvSession] | None] = [*points.take()]
         if not sources and any(r.cause == SCORED for r in rollouts):
             # No later turn, or no copies to be had: forks at the start are further rollouts of the task.
-            sources = [None] * self.config.branches
+            sources = [None] * self.stage.config.branches
         forks: list[Rollout] = []
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -133,7 +118,7 @@ class GroupPlayer:
         origin: Rollout | None = None,
         session: EnvSession | None = None,
     ) -> None:
-        async with self.slots.episode():
+        async with self.stage.slots.episode():
             if origin is None or session is None or rollout.origin is None:
                 await player.play(rollout)
                 return
@@ -143,14 +128,14 @@ class GroupPlayer:
             await player.play_fork(rollout, session, context, turn)
 
     def _fork_points(self, assignment: Assignment) -> ForkPoints | None:
-        if self.config.branching == "none":
+        if self.stage.config.branching == "none" or assignment.purpose == "evaluate":
             return None
         return ForkPoints(
             assignment.env_id,
-            ranking=self.config.branching,
-            branches=self.config.branches,
-            seed=derived_seed(self.config.seed, assignment.env_id, assignment.seed),
-            unforkable=self.host.unforkable,
+            ranking=self.stage.config.branching,
+            branches=self.stage.config.branches,
+            seed=derived_seed(self.stage.config.seed, assignment.env_id, assignment.seed),
+            unforkable=self.stage.host.unforkable,
         )
 
     def _check_same_task(self, rollouts: list[Rollout], assignment: Assignment) -> None:
@@ -159,7 +144,7 @@ class GroupPlayer:
         for rollout in begun[1:]:
             same_task = rollout.task_id == begun[0].task_id
             if same_task and begun[0].prompt is not None and rollout.prompt is not None:
-                same_task = common_prefix([begun[0].prompt, rollout.prompt]) > 0
+                same_task = common_prefix(begun[0].prompt, rollout.prompt) > 0
             if same_task:
                 continue
             rollout.cause = "environment"
@@ -167,16 +152,27 @@ class GroupPlayer:
                 f"{assignment.env_id}: expected the same task for the same seed {assignment.seed}, "
                 f"got {begun[0].task_id!r} and {rollout.task_id!r}"
             )
-            self.host.broken.add(assignment.env_id, "environment", rollout.reason)
+            self.stage.host.broken.add(assignment.env_id, "environment", rollout.reason)
             rollout.prompt = None
             rollout.turns.clear()
             rollout.rewards.clear()
 
     def _break_unknown(self, rollouts: list[Rollout], env_id: str) -> None:
-        reason = f"expected an assignment for one of {sorted(self.envs)}, got {env_id!r}"
+        reason = f"expected an assignment for one of {sorted(self.stage.envs)}, got {env_id!r}"
         for rollout in rollouts:
             rollout.cause, rollout.reason = "environment", reason
-            self.host.broken.add(env_id, "environment", reason)
+            self.stage.host.broken.add(env_id, "environment", reason)
+
+
+def transcript(rollout: Rollout, system_prompt: str) -> str:
+    """One episode as a chat, for people: JSON, a list of messages with `role` and `content`."""
+    messages = [{"role": "system", "content": system_prompt}] if system_prompt else []
+    for number, observation in enumerate(rollout.observations):
+        messages.append({"role": "user", "content": observation})
+        if number < len(rollout.turns):
+            messages.append({"role": "assistant", "content": rollout.turns[number].reply})
+    shown = [{**m, "content": _shortened(m["content"], MAX_MESSAGE_CHARACTERS)} for m in messages]
+    return msgspec.json.encode(shown[:MAX_MESSAGES]).decode()
 
 
 def _notes(rollouts: list[Rollout]) -> dict[str, str]:
@@ -193,6 +189,6 @@ def _notes(rollouts: list[Rollout]) -> dict[str, str]:
     return {"broken": _shortened(reasons[0])} if reasons else {}
 
 
-def _shortened(text: str) -> str:
+def _shortened(text: str, length: int = MAX_SAMPLE_CHARACTERS) -> str:
     text = text.encode("utf-8", "replace").decode("utf-8")
-    return text if len(text) <= MAX_SAMPLE_CHARACTERS else f"{text[: MAX_SAMPLE_CHARACTERS - 3]}..."
+    return text if len(text) <= length else f"{text[: length - 3]}..."

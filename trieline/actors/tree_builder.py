@@ -4,13 +4,14 @@ The order of nodes follows the rollouts' numbers, not which of them was faster.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from trieline.actors.rollout import Rollout
-from trieline.common.arrays import Int32, Int64
+from trieline.common.arrays import Int32
+from trieline.common.prefix import common_prefix
 from trieline.wire.messages import Completion
 from trieline.wire.tree import SCORED, TrajectoryTree
 
@@ -29,24 +30,44 @@ class TreeBuilder:
         self._completions: list[Completion | None] = []
         self._rewards: list[float] = []
         self._fork_causes: list[str] = []
-        self._leaves: list[tuple[int, bool, str]] = []
+        self._leaves: list[tuple[int, bool, str, int]] = []
+        self._masks: dict[bytes, int] = {}
+        self._mask_index: dict[int, Int32] = {}
+        self._edges: dict[tuple[int, int], str] = {}
         self._has_children: set[int] = set()
 
     def add_context(self, parent: int, tokens: Int32, *, fork_cause: str) -> int:
         """A run of the context; no tokens: no node, and the parent is returned."""
         return self._add(parent, tokens, None, fork_cause) if len(tokens) else parent
 
-    def add_sampled(self, parent: int, completion: Completion, *, fork_cause: str) -> int:
-        """A reply. `fork_cause` counts only if something follows `parent` already."""
-        return self._add(parent, completion.token_ids, completion, fork_cause)
+    def add_sampled(
+        self,
+        parent: int,
+        completion: Completion,
+        *,
+        fork_cause: str,
+        masks: Sequence[Int32 | None] | None = None,
+    ) -> int:
+        """A reply. `fork_cause` counts only if something follows `parent` already.
+
+        `masks`: for each token the runs that its mask allowed (`token_masks.runs_of`), None without a mask.
+        """
+        node = self._add(parent, completion.token_ids, completion, fork_cause)
+        if masks is not None:
+            self._mask_index[node] = np.asarray([self._mask(runs) for runs in masks], dtype=np.int32)
+        return node
 
     def add_reward(self, node: int, reward: float) -> None:
         """Received after the last token of `node`."""
         self._rewards[node] += reward
 
-    def add_leaf(self, node: int, *, terminated: bool, cause: str) -> None:
-        """A sequence ends with `node`."""
-        self._leaves.append((node, terminated and cause == SCORED, cause))
+    def add_leaf(self, node: int, *, terminated: bool, cause: str, group: int = 0) -> None:
+        """A sequence ends with `node`. It is compared with the others of its `group` (`leaf_groups`)."""
+        self._leaves.append((node, terminated and cause == SCORED, cause, group))
+
+    def add_edge(self, source: int, target: int, *, kind: str) -> None:
+        """Text went on from the end of `source` to `target`, a later node: one of `EDGE_KINDS`."""
+        self._edges[source, target] = kind
 
     def build(self, *, env_id: str, task_id: str, level: int, info: Mapping[str, str]) -> TrajectoryTree:
         """The tree of everything added so far."""
@@ -68,7 +89,32 @@ class TreeBuilder:
             leaf_terminated=np.asarray([leaf[1] for leaf in self._leaves], dtype=np.bool_),
             leaf_causes=tuple(leaf[2] for leaf in self._leaves),
             info=dict(info),
+            **self._later_columns(),
         )
+
+    def _later_columns(self) -> dict[str, Any]:
+        """Those of the tree's columns that have a default, as far as something was added to them."""
+        columns: dict[str, Any] = {}
+        if any(group for *_, group in self._leaves):
+            columns["leaf_groups"] = np.asarray([leaf[3] for leaf in self._leaves], dtype=np.int32)
+        if self._masks:
+            runs = [np.frombuffer(mask, dtype=np.int32) for mask in self._masks]
+            columns["mask_index"] = np.concatenate(
+                [
+                    self._mask_index.get(node, np.full(len(run), -1, np.int32))
+                    for node, run in enumerate(self._runs)
+                ]
+            )
+            columns["mask_offsets"] = np.cumsum([0, *(len(r) // 2 for r in runs)]).astype(np.int32)
+            columns["mask_runs"] = np.concatenate(runs)
+        if self._edges:
+            ends = np.asarray(list(self._edges), dtype=np.int32)
+            columns["edge_sources"], columns["edge_targets"] = ends[:, 0].copy(), ends[:, 1].copy()
+            columns["edge_kinds"] = tuple(self._edges.values())
+        return columns
+
+    def _mask(self, runs: Int32 | None) -> int:
+        return -1 if runs is None else self._masks.setdefault(runs.tobytes(), len(self._masks))
 
     def _add(self, parent: int, tokens: Int32, completion: Completion | None, fork_cause: str) -> int:
         self._parents.append(parent)
@@ -126,18 +172,9 @@ def _add_prompts(builder: TreeBuilder, prompts: Iterable[Int32]) -> dict[bytes, 
     if not distinct:
         builder.add_context(-1, NO_PROMPT, fork_cause="")
         return {}
-    shared = common_prefix(list(distinct.values()))
+    shared = common_prefix(*distinct.values())
     root = builder.add_context(-1, next(iter(distinct.values()))[:shared], fork_cause="")
     return {
         key: builder.add_context(root, prompt[shared:], fork_cause="token_mismatch")
         for key, prompt in distinct.items()
     }
-
-
-def common_prefix(runs: Sequence[Int32] | Sequence[Int64]) -> int:
-    """How many tokens all runs begin with."""
-    shortest = min(len(run) for run in runs)
-    differs = np.zeros(shortest, dtype=np.bool_)
-    for run in runs[1:]:
-        differs |= run[:shortest] != runs[0][:shortest]
-    return int(differs.argmax()) if differs.any() else shortest

@@ -48,16 +48,18 @@ def _check(options: argparse.Namespace) -> int:
 def check_one(env_id: str) -> int:
     """Print a line a check; 1 if one failed."""
     from trieline.envs.check import check_environment
+    from trieline.envs.shown_text import shown
 
     results = check_environment(env_id)
     for result in results:
-        detail = f": {result.detail}" if result.detail else ""
+        detail = f": {shown(result.detail)}" if result.detail else ""
         print(f"{'OK  ' if result.passed else 'FAIL'}  {result.name}{detail}")
     return 0 if all(result.passed for result in results) else 1
 
 
 def _play(options: argparse.Namespace) -> int:
     from trieline.envs import make_env
+    from trieline.envs.shown_text import shown
 
     env: Any = make_env(options.id)
     try:
@@ -66,7 +68,7 @@ def _play(options: argparse.Namespace) -> int:
         expert = iter(env.unwrapped.demonstrate()) if options.solution else iter(())
         over = False
         while not over:
-            print(observation)
+            print(shown(observation))
             hint = next(expert, None)
             if hint is not None:
                 print(f"(an expert would answer: {hint!r})")
@@ -76,8 +78,9 @@ def _play(options: argparse.Namespace) -> int:
                 return 1
             observation, reward, terminated, truncated, info = env.step(line.rstrip("\n"))
             over = terminated or truncated
-        print(observation)
-        print(f"reward {reward:g}, {'terminated' if terminated else 'truncated'}; score: {info.get('score')}")
+        print(shown(observation))
+        score = shown(str(info.get("score")))
+        print(f"reward {reward:g}, {'terminated' if terminated else 'truncated'}; score: {score}")
     finally:
         env.close()
     return 0

@@ -54,10 +54,12 @@ def _sft(options: argparse.Namespace) -> int:
 
     from trieline.command_line.options import log_to, read_config
     from trieline.config import ConfigError
+    from trieline.launcher.core_sharing import spin_briefly
     from trieline.launcher.run_folder import RunFolder
     from trieline.launcher.sft_run import resume_sft, run_sft, start_sft
 
     log_to(None)
+    spin_briefly()
     if options.resume:
         if options.files or options.journal or options.config or options.settings:
             msg = "--resume goes on with the run's own data and config.toml: expected nothing else with it"

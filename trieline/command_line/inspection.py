@@ -1,4 +1,4 @@
-"""`trieline eval` and `trieline show`: how good a policy is, and what it did."""
+"""`trieline eval`, `trieline show` and `trieline export`: how good a policy is, and what it did."""
 
 import argparse
 from typing import TYPE_CHECKING, Any
@@ -6,6 +6,10 @@ from typing import TYPE_CHECKING, Any
 from trieline.command_line.options import add_config_options, log_to, read_config
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from trieline.wire.messages import TreeDelivery
     from trieline.wire.tree import TrajectoryTree
 
 
@@ -25,6 +29,14 @@ def add_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     show.add_argument("--env", help="only trees of this environment")
     show.set_defaults(run=_show)
 
+    export = verbs.add_parser("export", help="the sequences of a run as a table for other trainers")
+    export.add_argument("run_dir", metavar="RUN", help="a run folder, or a journal folder")
+    export.add_argument(
+        "--out", metavar="FILE", help="FILE.jsonl or FILE.parquet (default: JSON Lines, to standard output)"
+    )
+    export.add_argument("--env", help="only trees of this environment")
+    export.set_defaults(run=_export)
+
 
 def _eval(options: argparse.Namespace) -> int:
     import json
@@ -33,15 +45,17 @@ def _eval(options: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from trieline.launcher.evaluation import Evaluator
+    from trieline.launcher.evaluation import evaluate
     from trieline.wire.model_folder import tokenizer_folder
 
     log_to(None)
     config = read_config(options)
     console = Console()
     with console.status("waiting for the policy server") as status:
-        report = Evaluator(config, tokenizer_folder(config.model.path)).run(
-            progress=lambda done, total: status.update(f"{done} of {total} episodes")
+        report = evaluate(
+            config,
+            tokenizer_folder(config.model.path),
+            progress=lambda done, total: status.update(f"{done} of {total} tasks"),
         )
     how = "greedy" if report.temperature == 0 else f"temperature {report.temperature:g}"
     table = Table(title=f"held-out success, {how}, policy versions {report.policy_versions}")
@@ -64,49 +78,103 @@ def _figure(value: float | None) -> str:
 
 
 def _show(options: argparse.Namespace) -> int:
-    from itertools import islice
-    from pathlib import Path
-
     from rich.console import Console
 
-    from trieline.config import ConfigError
-    from trieline.launcher.run_folder import RunFolder
     from trieline.launcher.tree_view import draw_tree
-    from trieline.wire.journal import read_journal
 
-    path = Path(options.run_dir)
-    config = RunFolder.open(options.run_dir).load_config() if (path / "config.toml").is_file() else None
-    journal = path / "journal" if config else path
-    trees = [d.tree for d in read_journal(journal) if options.env in (None, d.tree.env_id)]
-    first = options.tree if options.tree >= 0 else len(trees) + options.tree
-    if not 0 <= first < len(trees):
-        msg = f"--tree: expected one of {len(trees)} trees in {journal}, got {options.tree}"
-        raise ConfigError(msg)
-    decode = _decoder(config.model.path) if config else None
+    journal, run_dir = _find_journal(options.run_dir)
+    trees = _chosen(_deliveries(journal, options.env), options.tree, options.count, journal)
+    decode = _decoder(run_dir)
     console = Console()
-    for tree in islice(trees, first, first + options.count):
+    for tree in trees:
         console.print(draw_tree(tree, decode=decode, advantages=_leaf_advantages(tree)))
     return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    import sys
+    from pathlib import Path
+
+    from trieline.launcher.export import export, rows, write_json_lines
+
+    journal, _ = _find_journal(options.run_dir)
+    deliveries = _deliveries(journal, options.env)
+    if options.out is None:
+        write_json_lines(rows(deliveries), sys.stdout)
+        return 0
+    count = export(deliveries, Path(options.out))
+    print(f"{count} sequences in {options.out}")
+    return 0
+
+
+def _find_journal(path: str) -> "tuple[Path, Path | None]":
+    """The journal in a folder of a run, or the folder itself, and the run's folder if there is one."""
+    from pathlib import Path
+
+    from trieline.launcher.sft_run import DATA_FOLDER
+
+    folder = Path(path)
+    inside = [folder / name for name in ("journal", DATA_FOLDER) if (folder / name).is_dir()]
+    journal = inside[0] if inside else folder
+    for run_dir in (folder, folder.resolve().parent):
+        if (run_dir / "config.toml").is_file():
+            return journal, run_dir
+    return journal, None
+
+
+def _deliveries(journal: "Path", env_id: str | None) -> "Iterator[TreeDelivery]":
+    from trieline.wire.journal import read_journal
+
+    return (d for d in read_journal(journal) if env_id in (None, d.tree.env_id))
+
+
+def _chosen(
+    deliveries: "Iterator[TreeDelivery]", first: int, count: int, journal: "Path"
+) -> "list[TrajectoryTree]":
+    """`count` trees from number `first` on, which counts from the end if it is negative."""
+    from collections import deque
+    from itertools import islice
+
+    from trieline.config import ConfigError
+
+    if first >= 0:
+        skipped = sum(1 for _ in islice(deliveries, first))
+        chosen = [d.tree for d in islice(deliveries, count)]
+        total = skipped + len(chosen)
+    else:
+        last = deque((d.tree for d in deliveries), maxlen=-first)
+        chosen = list(last)[:count] if len(last) == -first else []
+        total = len(last)
+    if not chosen:
+        msg = f"--tree: expected one of {total} trees in {journal}, got {first}"
+        raise ConfigError(msg)
+    return chosen
 
 
 def _leaf_advantages(tree: "TrajectoryTree") -> list[float]:
     """The `group` advantage of each leaf: what can be known from the tree alone. NaN where it is broken."""
     import numpy as np
 
-    from trieline.learner.batch.advantages import group_advantages
+    from trieline.learner.batch.advantages import compared_with_each_other, group_advantages
 
     scored = list(tree.scored_leaves())
-    found = group_advantages(np.array([tree.sequence_return(b) for b in scored]))
-    by_leaf = dict(zip(scored, found.tolist(), strict=True))
+    returns = np.array([tree.sequence_return(b) for b in scored])
+    by_leaf: dict[int, float] = {}
+    for members in compared_with_each_other(tree.comparison_groups[scored]):
+        found = group_advantages(returns[members])
+        by_leaf |= {scored[b]: float(a) for b, a in zip(members, found, strict=True)}
     return [by_leaf.get(leaf, float("nan")) for leaf in range(tree.num_leaves)]
 
 
-def _decoder(model_path: str) -> Any:
+def _decoder(run_dir: "Path | None") -> Any:
+    from trieline.launcher.run_folder import RunFolder
     from trieline.wire.errors import ModelFolderError
     from trieline.wire.model_folder import tokenizer_folder
 
+    if run_dir is None:
+        return None
     try:
-        folder = tokenizer_folder(model_path)
+        folder = tokenizer_folder(RunFolder.open(str(run_dir)).load_config().model.path)
     except ModelFolderError:
         return None  # token ids are shown instead
     from tokenizers import Tokenizer

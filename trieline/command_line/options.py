@@ -24,7 +24,7 @@ def add_config_options(parser: argparse.ArgumentParser, *, default: str = "smoll
         action="append",
         default=[],
         metavar="A.B=VALUE",
-        help="change one setting, e.g. --set learner.steps=20 or --set envs.0.weight=2",
+        help="change one setting, e.g. --set learner.steps=20 or --set envs.0.curriculum.weight=2",
     )
     parser.set_defaults(default_config=default)
 

@@ -97,8 +97,9 @@ def _begin_program(options: argparse.Namespace) -> "Config":
     log_to(None)
     if launcher := os.environ.get("TRIELINE_LAUNCHER_PID"):
         _end_with(int(launcher))
-    from trieline.launcher.core_sharing import share_cores
+    from trieline.launcher.core_sharing import share_cores, spin_briefly
 
+    spin_briefly()
     return share_cores(read_config(options))
 
 

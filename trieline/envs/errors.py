@@ -21,3 +21,7 @@ class SandboxError(EnvError):
 
 class GraderError(EnvError):
     """The grader itself failed, never the answer. The episode is broken, not lost."""
+
+
+class BadReturnError(EnvError):
+    """A call returned what Gymnasium's interface does not allow; the message says what."""

@@ -93,11 +93,7 @@ def make_env(env_id: str, **kwargs: Any) -> "gymnasium.Env[str, str]":
         UnknownEnvError: no such module or id; the message names the closest ids known.
         EnvError: the environment does not take these arguments, or refuses them.
     """
-    module, _, name = env_id.rpartition(":")
-    if module:
-        _import(module, env_id)
-    elif name not in gymnasium.registry:
-        load_env_modules()
+    name = load_env(env_id)
     try:
         return gymnasium.make(name, disable_env_checker=True, **kwargs)
     except gymnasium.error.UnregisteredEnv as error:
@@ -105,6 +101,20 @@ def make_env(env_id: str, **kwargs: Any) -> "gymnasium.Env[str, str]":
     except (TypeError, gymnasium.error.Error) as error:
         msg = f"{env_id} could not be made with {kwargs}: {error}"
         raise EnvError(msg) from error
+
+
+def load_env(env_id: str) -> str:
+    """Import what registers an environment. Returns its id as Gymnasium knows it, if it does.
+
+    Raises:
+        EnvError: its module can't be imported.
+    """
+    module, _, name = env_id.rpartition(":")
+    if module:
+        _import(module, env_id)
+    elif name not in gymnasium.registry:
+        load_env_modules()
+    return name
 
 
 def _import(module: str, env_id: str) -> None:

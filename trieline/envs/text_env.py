@@ -8,17 +8,19 @@ split only, and that a fork is an independent copy in the same state.
 import copy
 import hashlib
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Generic, Literal, Protocol, Self, TypeVar, get_args, runtime_checkable
+from typing import Any, ClassVar, Generic, Literal, Self, TypeVar, get_args
 
 import gymnasium
 from gymnasium.error import ResetNeeded
 
 from trieline.envs.errors import TaskError
+from trieline.envs.shown_text import shown
 from trieline.envs.text_space import Text
 
 Split = Literal["train", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
 TaskT = TypeVar("TaskT")
 
 OBSERVATION_LENGTH = 4096
@@ -28,33 +30,6 @@ ACTION_LENGTH = 1_000_000
 RESET_OPTIONS = ("level", "task_id")
 MAX_DRAWS = 10_000
 """Draws for one task of the wanted split, before the environment is held to be broken."""
-
-
-@runtime_checkable
-class Forkable(Protocol):
-    """Can be branched in the middle of an episode."""
-
-    def fork(self) -> "gymnasium.Env[str, str]":
-        """An independent copy in the same state: the same actions give the same observations."""
-
-
-@runtime_checkable
-class Solvable(Protocol):
-    """Knows the answer to its task."""
-
-    def solution(self) -> str | None:
-        """The action that ends this episode with the full reward at once, None where no single one does."""
-
-
-@runtime_checkable
-class Demonstrable(Protocol):
-    """Can show how an expert goes on."""
-
-    def demonstrate(self) -> Iterator[str]:
-        """Expert actions from the present state on.
-
-        Each one reads the state that the one before it led to: step with it before the next is taken.
-        """
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,13 +52,10 @@ class TextEnv(gymnasium.Env[str, str], Generic[TaskT]):
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"], "render_fps": 4}  # type: ignore[misc]
 
     def __init__(self, *, split: Split = "train", level: int = 0, render_mode: str | None = None) -> None:
-        if split not in get_args(Split):
-            msg = f"expected split to be one of {get_args(Split)}, got {split!r}"
-            raise TaskError(msg)
         if render_mode not in (None, "ansi"):
             msg = f"expected render_mode None or 'ansi', got {render_mode!r}"
             raise TaskError(msg)
-        self.split = split
+        self.split = _known_split(split)
         self.level = self._known_level(level)
         self.render_mode = render_mode
         self.observation_space = Text(OBSERVATION_LENGTH)
@@ -104,7 +76,7 @@ class TextEnv(gymnasium.Env[str, str], Generic[TaskT]):
 
     @abstractmethod
     def parse_task(self, task_id: str) -> TaskT:
-        """The task of that name. Raises ValueError for any other text."""
+        """The task of that name, never None. Raises ValueError for any other text."""
 
     @abstractmethod
     def begin(self, task: TaskT) -> str:
@@ -149,10 +121,13 @@ class TextEnv(gymnasium.Env[str, str], Generic[TaskT]):
         if unknown := sorted(set(options) - set(RESET_OPTIONS)):
             msg = f"expected reset options out of {RESET_OPTIONS}, got {unknown}"
             raise TaskError(msg)
-        self._task = self._named_task(options) or self._drawn_task(options)
+        named = self._named_task(options)
+        # A task may well be 0 or empty: it is the one that was named all the same.
+        self._task = self._drawn_task(options) if named is None else named
         self._over = False
         observation = self.begin(self._task)
-        self._transcript = [observation]
+        self._transcript = []
+        self._record(observation)
         return observation, {"task_id": self.task_id(self._task)}
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
@@ -161,7 +136,7 @@ class TextEnv(gymnasium.Env[str, str], Generic[TaskT]):
             raise ResetNeeded(msg)
         turn = self.act(str(action))
         self._over = turn.over
-        self._transcript += [f"> {action}", turn.observation]
+        self._record(f"> {action}", turn.observation)
         info: dict[str, Any] = {"task_id": self.task_id(self._task)}
         if turn.over:
             info["score"] = dict(turn.score)
@@ -169,7 +144,12 @@ class TextEnv(gymnasium.Env[str, str], Generic[TaskT]):
 
     def render(self) -> str | None:
         """The episode so far, as a script."""
-        return "\n".join(self._transcript) if self.render_mode == "ansi" else None
+        return shown("\n".join(self._transcript)) if self.render_mode == "ansi" else None
+
+    def _record(self, *lines: str) -> None:
+        """Only for who will look: replies may be long, and every fork copies them."""
+        if self.render_mode == "ansi":
+            self._transcript += lines
 
     def fork(self) -> Self:
         return copy.deepcopy(self, {id(part): part for part in self.shared_by_forks()})
@@ -189,7 +169,7 @@ class TextEnv(gymnasium.Env[str, str], Generic[TaskT]):
         try:
             return self.parse_task(task_id)
         except (ValueError, TypeError, AttributeError) as error:
-            msg = f"{type(self).__name__} has no task {task_id!r}: {error}"
+            msg = f"{type(self).__name__} has no task {task_id!r:.200}: {error}"
             raise TaskError(msg) from error
 
     def _drawn_task(self, options: dict[str, Any]) -> TaskT:
@@ -200,3 +180,27 @@ class TextEnv(gymnasium.Env[str, str], Generic[TaskT]):
                 return task
         msg = f"no {self.split} task of level {level} in {MAX_DRAWS} draws"
         raise TaskError(msg)
+
+
+class ListedTextEnv(TextEnv[TaskT]):
+    """An environment whose tasks can be listed: define `all_tasks`, and `task_ids` follows from it.
+
+    A data set's environment yields its rows here, and names each by what stays with the row for ever.
+    """
+
+    @abstractmethod
+    def all_tasks(self) -> Iterable[TaskT]:
+        """Every task of every level and split, in an order that never changes."""
+
+    def task_ids(self, split: str) -> tuple[str, ...]:
+        """See `protocols.Listed`. Raises TaskError for an unknown split."""
+        in_test = _known_split(split) == "test"
+        return tuple(self.task_id(task) for task in self.all_tasks() if self.in_test(task) == in_test)
+
+
+def _known_split(split: str) -> Split:
+    for known in SPLITS:
+        if split == known:
+            return known
+    msg = f"expected split to be one of {SPLITS}, got {split!r}"
+    raise TaskError(msg)

@@ -1,9 +1,10 @@
 """The space of Unicode texts, and what Gymnasium's vector environments need to pass them on unharmed.
 
 Gymnasium's own `Text` knows a fixed alphabet, samples up to its full length, and its batches in shared
-memory are read once, at creation. Here a slot of shared memory holds the byte length of one text (4 bytes,
-little endian) and its UTF-8 form; lone surrogates are kept. The handlers are registered by this module, so
-that every process which can build an environment with a `Text` space has them.
+memory are read once, at creation. Here shared memory starts with the size of its slots, which a writer
+with a space of another length could not know; a slot holds the byte length of one text and its UTF-8 form,
+lone surrogates kept. Sizes and lengths take 4 bytes, little endian. The handlers are registered by this
+module, so that every process which can build an environment with a `Text` space has them.
 """
 
 import copy
@@ -16,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.spaces import Space
 from gymnasium.spaces import Tuple as TupleSpace
+from gymnasium.spaces.utils import is_space_dtype_shape_equiv
 from gymnasium.vector.utils import (
     batch_differing_spaces,
     create_empty_array,
@@ -77,7 +79,7 @@ class SharedTexts(Sequence[str]):
     """
 
     def __init__(self, memory: Any, count: int) -> None:
-        self._slots = _slots(memory).reshape(count, -1)
+        self._slots = _bytes(memory)[LENGTH_BYTES:].reshape(count, -1)
 
     def __len__(self) -> int:
         return len(self._slots)
@@ -109,18 +111,22 @@ class SharedTexts(Sequence[str]):
         return f"SharedTexts({list(self)})"
 
 
-def _slots(memory: Any) -> npt.NDArray[np.uint8]:
+def _bytes(memory: Any) -> npt.NDArray[np.uint8]:
     """All bytes of a `multiprocessing.Array`, shared."""
     return np.frombuffer(memory.get_obj(), dtype=np.uint8)
 
 
-def _slot_bytes(space: Text) -> int:
-    return LENGTH_BYTES + MAX_UTF8_BYTES * space.max_length
+def _put_number(bytes_: npt.NDArray[np.uint8], start: int, number: int) -> None:
+    end = start + LENGTH_BYTES
+    bytes_[start:end] = np.frombuffer(number.to_bytes(LENGTH_BYTES, "little"), dtype=np.uint8)
 
 
 @create_shared_memory.register(Text)
 def _create(space: Text, n: int = 1, ctx: Any = multiprocessing) -> Any:
-    return ctx.Array("B", n * _slot_bytes(space))
+    slot_bytes = LENGTH_BYTES + MAX_UTF8_BYTES * space.max_length
+    memory = ctx.Array("B", LENGTH_BYTES + n * slot_bytes)
+    _put_number(_bytes(memory), 0, slot_bytes)
+    return memory
 
 
 @read_from_shared_memory.register(Text)
@@ -130,14 +136,24 @@ def _read(space: Text, shared_memory: Any, n: int = 1) -> SharedTexts:
 
 @write_to_shared_memory.register(Text)
 def _write(space: Text, index: int, value: str, shared_memory: Any) -> None:
-    if len(value) > space.max_length:
-        msg = f"expected a text of at most {space.max_length} characters, got {len(value)}"
+    bytes_ = _bytes(shared_memory)
+    slot_bytes = int.from_bytes(bytes_[:LENGTH_BYTES].tobytes(), "little")
+    room = (slot_bytes - LENGTH_BYTES) // MAX_UTF8_BYTES
+    if len(value) > min(space.max_length, room):
+        # Slots are those of the first environment's space.
+        msg = f"expected a text of at most {min(space.max_length, room)} characters, got {len(value)}"
         raise ValueError(msg)
     data = value.encode("utf-8", ERRORS)
-    slots, start = _slots(shared_memory), index * _slot_bytes(space)
+    start = LENGTH_BYTES + index * slot_bytes
+    _put_number(bytes_, start, len(data))
     text = start + LENGTH_BYTES
-    slots[start:text] = np.frombuffer(len(data).to_bytes(LENGTH_BYTES, "little"), dtype=np.uint8)
-    slots[text : text + len(data)] = np.frombuffer(data, dtype=np.uint8)
+    bytes_[text : text + len(data)] = np.frombuffer(data, dtype=np.uint8)
+
+
+@is_space_dtype_shape_equiv.register(Text)
+def _is_equivalent(space: Text, other: Space[Any]) -> bool:
+    """Texts of any length go into one batch (`observation_mode="different"`)."""
+    return isinstance(other, Text)
 
 
 @create_empty_array.register(Text)

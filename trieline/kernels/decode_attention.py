@@ -9,21 +9,13 @@ cache with room for C tokens each. Query head q looks at key-value head q // G.
 
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 
-from trieline.kernels.compiled_cpu import (
-    BITS_PER_NAT,
-    SUMS,
-    Memory,
-    number,
-    power_of_2,
-    readable,
-    share_threads,
-)
-from trieline.kernels.tree_plan import reproducible_dtype
+from trieline.kernels.cpu.compiled import BITS_PER_NAT, Memory, readable, share_threads
+from trieline.kernels.cpu.decode_attention_kernel import attend_kernel
+from trieline.kernels.cpu.precision import reproducible_dtype
 
 # Of one number of the query or the weights with one of the cache, on one thread.
 NS_PER_PRODUCT = 0.15
@@ -68,7 +60,7 @@ def decode_attention(
     out = query.new_empty(count, queries, out_width)
     grouped = (count, heads, queries // heads)
     share_threads(NS_PER_PRODUCT * seen_M4[:, 1::2].sum() * queries * (width + out_width))
-    _attend(
+    attend_kernel(
         query.view(*grouped, width).numpy(),
         key,
         value,
@@ -107,53 +99,3 @@ def reference_decode_attention(
         weights_HGC = (scale * query_HGD @ keys_HCD.double().mT).softmax(-1)
         outs.append((weights_HGC @ values_HCW.double()).flatten(0, 1))
     return torch.stack(outs).to(query_MQD.dtype)
-
-
-@numba.njit(parallel=True, cache=True)
-def _attend(query, key, value, prefix_keys, prefix_values, own_keys, own_values, layer, seen, scale, out):
-    count, heads = query.shape[:2]
-    for item in numba.prange(count * heads):
-        one, head = item // heads, item % heads
-        prefix_row, prefix_length, own_row, own_length = seen[one]
-        own_keys[layer, own_row, head, own_length - 1] = key[one, head]
-        own_values[layer, own_row, head, own_length - 1] = value[one, head]
-        weights = np.empty((query.shape[2], prefix_length + own_length), query.dtype)
-        before, after = weights[:, :prefix_length], weights[:, prefix_length:]
-        _score(query[one, head], prefix_keys[layer, prefix_row, head], scale, before)
-        _score(query[one, head], own_keys[layer, own_row, head], scale, after)
-        _softmax_of_base_2(weights)
-        out[one, head] = 0
-        _add_weighted(before, prefix_values[layer, prefix_row, head], out[one, head])
-        _add_weighted(after, own_values[layer, own_row, head], out[one, head])
-
-
-@numba.njit(fastmath=SUMS, cache=True)
-def _score(query, keys, scale, scores):
-    for place in range(scores.shape[1]):
-        for group in range(query.shape[0]):
-            total = query.dtype.type(0)
-            for d in range(query.shape[1]):
-                total += query[group, d] * number(keys[place, d])
-            scores[group, place] = scale * total
-
-
-@numba.njit(fastmath=SUMS, cache=True)
-def _softmax_of_base_2(scores):
-    for group in range(scores.shape[0]):
-        row = scores[group]
-        largest = row.max()
-        total = 0.0
-        for place in range(len(row)):
-            weight = power_of_2(row[place] - largest)
-            row[place] = weight
-            total += weight
-        row *= 1 / total
-
-
-@numba.njit(fastmath=SUMS, cache=True)
-def _add_weighted(weights, values, out):
-    for place in range(weights.shape[1]):
-        for group in range(out.shape[0]):
-            weight = weights[group, place]
-            for d in range(out.shape[1]):
-                out[group, d] += weight * number(values[place, d])

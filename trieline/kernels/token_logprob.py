@@ -10,7 +10,7 @@ c(x) = softcap * tanh(x / softcap) for models that cap their logits:
 
 One row may have several targets (the children of a trie token). The product with the weight runs in the
 precision of its operands; the softmax in at least float32. `reference_token_logprob` is the specification; on
-a GPU `token_logprob_op` does the work.
+a GPU `gpu/token_logprob_op` does the work.
 Shapes: R rows, M targets, D hidden size, V vocabulary.
 """
 
@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from trieline.kernels.gpu import takes_triton
+from trieline.kernels.gpu.availability import takes_triton
 
 CHUNK_ELEMENTS = 1 << 18
 """Logits whose softmax is worked on at once, so that the float32 copies stay in the cache. Measured at a
@@ -49,7 +49,7 @@ def token_logprob(
     """
     if not softcap and takes_triton(hidden.device, hidden.dtype):
         # Not at the top: without Triton this module must import.
-        from trieline.kernels.token_logprob_op import check_operands, token_logprob_op
+        from trieline.kernels.gpu.token_logprob_op import check_operands, token_logprob_op
 
         check_operands(hidden, weight, rows, targets, temperature)
         logprobs, entropies, _ = token_logprob_op(

@@ -6,20 +6,18 @@ Query i sees key j iff `j <= i < subtree_end[j]`, which is: j is i or an ancesto
 
 with c(s) = s, or c(s) = softcap * tanh(s / softcap) for models that cap their scores.
 `reference_tree_attention` is that formula with a dense mask, and the specification. On a GPU the Triton
-kernels of `tree_attention_op` run. On CPU the parts of the plan run one after the other (`flash_parts`).
+kernels run (`gpu/tree_attention_op`), on a CPU the parts of the plan one after the other
+(`cpu/flash_attention`, `cpu/capped_attention`).
 Shapes: T tokens, H query heads, G key-value heads, D head size.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from trieline.kernels.capped_attention import capped_attention
-from trieline.kernels.flash_parts import Backward, attend_parts
-from trieline.kernels.tree_plan import TreeAttentionPlan, sum_dtype
+from trieline.kernels.cpu.capped_attention import capped_attention
+from trieline.kernels.cpu.flash_attention import flash_attention
+from trieline.kernels.tree_plan import TreeAttentionPlan
 
 
 def tree_attention(
@@ -36,16 +34,15 @@ def tree_attention(
         msg = f"expected a softcap of at least 0, got {softcap}"
         raise ValueError(msg)
     if plan.gpu_blocks is not None:
-        from trieline.kernels.tree_attention_op import tree_attention_on_gpu
+        from trieline.kernels.gpu.tree_attention_op import tree_attention_on_gpu
 
         return tree_attention_on_gpu(q, k, v, plan.gpu_blocks, scale=scale, softcap=softcap)
-    if q.device.type != "cpu":
+    if plan.cpu_parts is None:
         return reference_tree_attention(q, k, v, plan.subtree_end, scale=scale, softcap=softcap)
+    nothing = k[:, :, :0].detach()
     if softcap:
-        nothing = k[:, :, :0].detach()
-        return capped_attention(q, k, v, nothing, nothing, plan, scale=scale, softcap=softcap)
-    out: Tensor = _TreeAttention.apply(q, k, v, plan, scale)  # type: ignore[no-untyped-call]
-    return out
+        return capped_attention(q, k, v, nothing, nothing, plan.cpu_parts, scale=scale, softcap=softcap)
+    return flash_attention(q, k, v, nothing, nothing, plan.cpu_parts, scale=scale)
 
 
 def reference_tree_attention(
@@ -75,25 +72,3 @@ def attend_visible(
     scores = softcap * torch.tanh(scores / softcap)
     weights = scores.masked_fill(~visible, -torch.inf).softmax(-1)
     return (weights @ v.repeat_interleave(repeats, dim=1)).transpose(1, 2)
-
-
-class _TreeAttention(torch.autograd.Function):
-    """All parts of the plan, in its precisions."""
-
-    @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, plan: TreeAttentionPlan, scale: float) -> Tensor:
-        q_, k_, v_ = (t.to(plan.forward_dtype) for t in (q, k, v))
-        out, lse = attend_parts(q_, k_, v_, plan, scale)
-        out = out.to(q.dtype)
-        ctx.save_for_backward(q, k, v, out, lse.to(sum_dtype(q.dtype)))
-        ctx.plan, ctx.scale = plan, scale
-        return out.transpose(1, 2)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        q, k, v, out, lse = ctx.saved_tensors
-        dtype = ctx.plan.backward_dtype
-        backward = Backward(grad_out.transpose(1, 2).to(dtype), q.to(dtype), out.to(dtype), lse, ctx.scale)
-        grad_k, grad_v = backward.parts(k.to(dtype), v.to(dtype), ctx.plan)
-        return backward.grad_q.to(q.dtype), grad_k.to(q.dtype), grad_v.to(q.dtype), None, None

@@ -5,7 +5,7 @@ import platform
 from importlib import metadata
 from typing import Any
 
-from trieline.kernels.cpu_flags import cpu_field, cpu_flags
+from trieline.kernels.cpu.flags import cpu_field, cpu_flags
 
 PACKAGES = (
     "trieline", "torch", "triton", "transformers", "tokenizers", "gymnasium", "numpy", "pyzmq", "msgspec",

@@ -119,7 +119,7 @@ def _answers(evaluations: Sequence[tuple[int, Mapping[str, Any]]]) -> list[str]:
     first, last = evaluations[0][1], evaluations[-1][1]
     for before_env, after_env in zip(first["envs"], last["envs"], strict=True):
         sections.append(f"### {before_env['env_id']}")
-        for before, after in zip(before_env["transcripts"], after_env["transcripts"], strict=True):
+        for before, after in zip(before_env["transcripts"], after_env["transcripts"], strict=False):
             task = next((m["content"] for m in before["messages"] if m["role"] == "user"), "")
             heads = [
                 f"{when} (reward {t['episode_return']:g})"

@@ -144,7 +144,7 @@ def check_environments(config: Config) -> None:
         EnvironmentSetupError: an environment can't be made or hangs, or its sandbox can't be had.
     """
     for env_config in config.envs:
-        first_task(env_config, config.actor.turn_timeout_s)
+        first_task(env_config, env_config.episode.turn_timeout_s or config.actor.turn_timeout_s)
 
 
 def watch_learner(

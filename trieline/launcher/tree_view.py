@@ -6,6 +6,7 @@ import numpy as np
 from rich.text import Text
 from rich.tree import Tree
 
+from trieline.common.arrays import Float32
 from trieline.wire.tree import SCORED, TrajectoryTree
 
 TEXT_WIDTH = 100
@@ -45,23 +46,42 @@ def _node_label(tree: TrajectoryTree, node: int, decode: Callable[[Sequence[int]
     ids = tree.token_ids[run].tolist()
     sampled = bool(tree.sampled[node])
     label = Text("policy " if sampled else "context ", style="cyan" if sampled else "dim")
+    if node in tree.edge_targets:
+        label.append(f"node {node} ", style="dim")
     facts = [f"{len(ids)} tokens"]
     if sampled:
         versions = tree.policy_versions[run]
         low, high = int(versions.min()), int(versions.max())
         facts.append(f"version {low}" if low == high else f"versions {low}–{high}")
-        facts.append(f"entropy {float(tree.entropies[run].mean()):.2f}")
+        facts.append(f"entropy {_mean_entropy(tree.entropies[run])}")
         facts.append(f"logprob {float(tree.behavior_logprobs[run].sum()):.2f}")
+        if len(tree.mask_index) and (masked := int((tree.mask_index[run] >= 0).sum())):
+            facts.append(f"{masked} under a mask")
     if tree.rewards[node] != 0:
         facts.append(f"reward {float(tree.rewards[node]):+.2f}")
     if tree.fork_causes[node]:
         facts.append(tree.fork_causes[node])
+    facts += [
+        f"{kind} to node {target}"
+        for source, target, kind in zip(
+            tree.edge_sources.tolist(), tree.edge_targets.tolist(), tree.edge_kinds, strict=True
+        )
+        if source == node
+    ]
     label.append(f"[{', '.join(facts)}] ", style="dim")
     text = (decode(ids) if decode else str(ids)).strip().replace("\n", "⏎")
     # The end of a context says what was asked, the beginning of a reply what was answered.
     shown = text[:TEXT_WIDTH] if sampled else text[-TEXT_WIDTH:]
     label.append(shown, style="default" if sampled else "dim italic")
     return label
+
+
+def _mean_entropy(entropies: Float32) -> str:
+    known = entropies[~np.isnan(entropies)]
+    if len(known) == 0:
+        return "unknown"
+    of = "" if len(known) == len(entropies) else f" of {len(known)} tokens"
+    return f"{float(known.mean()):.2f}{of}"
 
 
 def _leaf_label(tree: TrajectoryTree, leaf: int, advantage: float) -> Text:
@@ -71,4 +91,5 @@ def _leaf_label(tree: TrajectoryTree, leaf: int, advantage: float) -> Text:
     total = tree.sequence_return(leaf)
     ending = "terminated" if tree.leaf_terminated[leaf] else "truncated"
     style = "bold green" if advantage > 0 else "bold red" if advantage < 0 else "bold"
-    return Text(f"  ● return {total:.2f}, advantage {advantage:+.2f}, {ending}", style=style)
+    group = f", group {tree.leaf_groups[leaf]}" if len(tree.leaf_groups) else ""
+    return Text(f"  ● return {total:.2f}, advantage {advantage:+.2f}, {ending}{group}", style=style)

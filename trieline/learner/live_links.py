@@ -6,7 +6,7 @@ A tree is in the journal before it is acknowledged.
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -15,17 +15,43 @@ from trieline.learner.errors import TrainingError
 from trieline.learner.intake.accepted import Accepted, run_id_of
 from trieline.learner.intake.tree_source import GLANCE_S
 from trieline.learner.keeping.weights import WeightsOutbox, outbox_folder
-from trieline.wire.config import LinksConfig
+from trieline.wire.codec import InFrame
+from trieline.wire.config import EnvConfig, LinksConfig
 from trieline.wire.errors import PeerTimeoutError
 from trieline.wire.journal import Journal
 from trieline.wire.messages import TreeDelivery
 from trieline.wire.trajectory_link import TreeReceiver
+from trieline.wire.tree_admission import EnvExpectation, Expectation
 from trieline.wire.weights_link import WeightsPublisher
 
 log = logging.getLogger(__name__)
 
 # For actors to hear that training is over and to say goodbye.
 GOODBYE_S = 5.0
+
+
+def expectation_of(
+    envs: Sequence[EnvConfig],
+    links: LinksConfig,
+    *,
+    vocab_size: int,
+    max_positions: int | None,
+    max_forks: int | None,
+) -> Expectation:
+    """What every tree of a run with these settings keeps to."""
+    return Expectation(
+        envs={
+            env.id: EnvExpectation(
+                max_context=env.episode.max_context,
+                levels=frozenset([*env.curriculum.levels, *env.curriculum.eval_levels] or [0]),
+            )
+            for env in envs
+        },
+        vocab_size=vocab_size,
+        max_positions=max_positions,
+        max_forks=max_forks,
+        max_tree_tokens=links.max_tree_tokens,
+    )
 
 
 class LiveLinks:
@@ -37,14 +63,18 @@ class LiveLinks:
         run_dir: Path,
         *,
         journal: Journal,
-        vocab_size: int,
+        expectation: Expectation,
+        newest_version: int,
         accepted: Accepted,
         weights_bytes: int,
+        max_task_losses: int,
         stop: threading.Event,
+        evaluation_share: float = 1.0,
     ) -> None:
         """Bind the sockets and begin to accept trees.
 
-        The `journal` of `run_dir`, into which they go, stays the caller's.
+        The `journal` of `run_dir`, into which they go, stays the caller's. Trees are held against the
+        `expectation`, and against the versions published here or up to `newest_version` before.
 
         Raises:
             AddressError: an address is in use.
@@ -56,10 +86,13 @@ class LiveLinks:
         self.receiver = TreeReceiver(
             links,
             accept=self._accept,
-            vocab_size=vocab_size,
+            expectation=expectation,
             run_id=run_id_of(run_dir / "journal"),
             already_accepted=accepted.keys,
+            evaluation_share=evaluation_share,
+            max_losses=max_task_losses,
         )
+        self.receiver.newest_version = newest_version
         self._publisher = WeightsPublisher(links)
         try:
             self.receiver.start()
@@ -72,23 +105,30 @@ class LiveLinks:
     def publish(self, policy_version: int, weights: Mapping[str, torch.Tensor]) -> None:
         """Announce the weights of a version."""
         assert self._outbox is not None, "the links are closed"
+        # First: a tree may come as soon as a policy server has them.
+        self.receiver.newest_version = max(policy_version, self.receiver.newest_version or 0)
         self._outbox.publish(policy_version, weights)
 
-    def wait_loaded(self, policy_version: int, timeout_s: float) -> bool:
+    def wait_loaded(self, policy_version: int, *, late_s: float, absent_s: float) -> bool:
         """Wait until every live policy server, at least one, serves this version. False: asked to stop.
+
+        Servers get `late_s` from when they came or another one went. While none lives, one may take
+        `absent_s` to come back, as at the start.
 
         Raises:
             TrainingError: one did not in time; names the late ones.
         """
         assert self._outbox is not None, "the links are closed"
-        deadline = time.monotonic() + timeout_s
+        servers, since = frozenset[str](), time.monotonic()
         while not self._stop.is_set():
-            left = deadline - time.monotonic()
             try:
-                self._outbox.wait_loaded(policy_version, max(0.0, min(GLANCE_S, left)))
+                self._outbox.wait_loaded(policy_version, min(GLANCE_S, late_s, absent_s))
             except PeerTimeoutError as error:
-                if left <= GLANCE_S:
-                    msg = f"gave up after {timeout_s:g} s: {error}"
+                if (live := frozenset(self._publisher.loaded())) != servers:
+                    servers, since = live, time.monotonic()
+                limit = late_s if servers else absent_s
+                if time.monotonic() >= since + limit:
+                    msg = f"gave up after {limit:g} s: {error}"
                     raise TrainingError(msg) from error
             else:
                 return True
@@ -103,10 +143,12 @@ class LiveLinks:
         receiver = self.receiver
         return {
             "link/actors": float(len(receiver.actors())),
+            "link/actors_set_aside": float(sum(receiver.is_set_aside(i) for i in receiver.actors())),
             "link/lost_actors": float(receiver.lost_actors),
             "link/rejected_trees": float(receiver.rejected),
             "link/duplicate_trees": float(receiver.duplicates),
             "link/malformed_messages": float(receiver.malformed),
+            "link/flooded_messages": float(receiver.flooded),
         }
 
     def stop_actors(self, reason: str) -> None:
@@ -124,6 +166,8 @@ class LiveLinks:
             self._outbox.close()
             self._outbox = None
 
-    def _accept(self, delivery: TreeDelivery) -> None:
+    def _accept(self, delivery: TreeDelivery, frames: Sequence[InFrame]) -> None:
         # A JournalError ends the receiver, so that nothing is acknowledged that is not safe.
-        self._journal.append(delivery)
+        # Evaluations and demonstrations are not trained on by a step of the run, and are asked for again.
+        if delivery.purpose == "train":
+            self._journal.append(delivery, frames)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+from trieline.common.numbers import REWARD_ROUNDING
 from trieline.learner.config import WarmStartConfig
 from trieline.learner.errors import StopRequested, TrainingError
 from trieline.learner.objective_config import ObjectiveConfig
@@ -18,16 +19,12 @@ from trieline.wire.tree import TrajectoryTree
 
 log = logging.getLogger(__name__)
 
-Demonstrations = Callable[[int, Collection[str]], list[TrajectoryTree]]
-"""`demonstrations(n, envs)`: n trees of an expert's episodes, others at every call, in these environments; in
-all that there are if `envs` is empty."""
-
 
 def warm_start(
     learner: Learner,
     config: WarmStartConfig,
     *,
-    demonstrations: Demonstrations,
+    demonstrations: Callable[[int, Collection[str]], list[TrajectoryTree]],
     measure: Callable[[], Mapping[str, float]],
     record: Callable[[Mapping[str, Any]], None],
     stop: threading.Event,
@@ -40,7 +37,8 @@ def warm_start(
     Args:
         learner: its optimizer begins anew afterwards.
         config: rates and limits.
-        demonstrations: an expert's episodes.
+        demonstrations: n trees of an expert's episodes, others at every call, in some environments; in all
+            that there are if none is named.
         measure: sampled success by environment, of the weights as they are at the call.
         record: takes one record for the metrics.
         stop: set when somebody asks to stop.
@@ -69,7 +67,7 @@ def warm_start(
         }
         if step % config.evaluate_every == 0 or step == config.max_steps:
             success = measure()
-            behind = [env for env, value in success.items() if value < config.target]
+            behind = [env for env, value in success.items() if value < config.target * (1 - REWARD_ROUNDING)]
             values |= {f"warm_start/success/{env}": value for env, value in success.items()}
             values["warm_start/success/mean"] = _mean(success)
             log.info("warm start, step %d: sampled success %s", step, _listed(success))

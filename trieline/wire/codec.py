@@ -25,7 +25,7 @@ InFrame: TypeAlias = bytes | memoryview | zmq.Frame
 # Arrays of fewer bytes are packed. Frames up to 64 KiB are copied by ZeroMQ's binding in any case.
 SMALL_BYTES = 16 * 1024
 PADDING = 8
-# A tree has ten arrays, and no other message has more.
+# A tree has sixteen arrays, and no other message has more.
 MAX_FRAMES = 24
 # Headers hold names, causes and short notes: 4 MiB is a tree of more than 400,000 nodes. The bound keeps
 # the Python objects that a hostile header unfolds to at a few hundred megabytes.
@@ -62,7 +62,7 @@ def decode(frames: Sequence[InFrame], message_type: Any, *, max_bytes: int) -> A
     _expect_bounded(frames, max_bytes)
     arrays = _Arrays(frames)
     try:
-        message = msgspec.msgpack.decode(_view(frames[0]), type=message_type, dec_hook=arrays.take)
+        message = msgspec.msgpack.decode(view(frames[0]), type=message_type, dec_hook=arrays.take)
     # UnicodeDecodeError is a ValueError; RecursionError comes from nesting without end.
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         msg = f"expected {_names(message_type)}, got a header that is none: {error}"
@@ -116,11 +116,11 @@ class _Arrays:
         if _length(found) != num_bytes:
             msg = f"expected frame {self._large_taken} of {num_bytes} bytes, got {_length(found)}"
             raise MessageError(msg)
-        return _view(found)
+        return view(found)
 
     def _take_small(self, num_bytes: int) -> OutFrame:
         if self._packed is None:
-            self._packed = _view(self._frames[-1]) if len(self._frames) > 1 else b""
+            self._packed = view(self._frames[-1]) if len(self._frames) > 1 else b""
         start = self._packed_taken
         self._packed_taken += num_bytes + -num_bytes % PADDING
         if self._packed_taken > len(self._packed):
@@ -137,7 +137,8 @@ def _raw_bytes(array: npt.NDArray[Any]) -> OutFrame:
     return array.data.cast("B") if array.size else b""
 
 
-def _view(frame: InFrame) -> OutFrame:
+def view(frame: InFrame) -> OutFrame:
+    """The bytes of a frame, not copied."""
     return frame.buffer if isinstance(frame, zmq.Frame) else frame
 
 

@@ -50,15 +50,25 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise ValueError(msg)
 
 
-class EnvConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One environment of the training mix."""
+class EpisodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where an episode of one environment ends, if the environment does not end it itself."""
 
-    id: str
-    """A Gymnasium id, `module:namespace/Name-v0` if a module must be imported to register it."""
+    max_turns: Positive = 8
+    max_tokens: Positive = 64
+    """New tokens the policy may sample in one turn."""
+    max_context: Positive = 2048
+    """Tokens of one sequence, prompt included. An episode that would pass it is truncated."""
+    turn_timeout_s: Seconds | None = None
+    """For one call into this environment. None: `actor.turn_timeout_s`."""
+    episode_timeout_s: Seconds | None = None
+    """For a whole episode. None: `actor.episode_timeout_s`."""
+
+
+class CurriculumConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How often one environment is played, and at which levels."""
+
     weight: Annotated[float, msgspec.Meta(gt=0)] = 1.0
     """Share of the training tasks, relative to the other environments."""
-    kwargs: dict[str, str | int | float | bool] = {}
-    """Passed to `gymnasium.make`."""
     levels: list[int] = []
     """Difficulty levels in the order of the curriculum, passed as `options={"level": ...}` to reset.
     Empty: the environment is not asked for a level."""
@@ -68,8 +78,14 @@ class EnvConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """The next level opens when the mean reward at the hardest open one has reached this."""
     eval_levels: list[int] = []
     """Levels of the held-out tasks. Empty: all `levels`."""
-    max_turns: Positive = 8
-    max_tokens: Positive = 64
-    """New tokens the policy may sample in one turn."""
-    max_context: Positive = 2048
-    """Tokens of one sequence, prompt included. An episode that would pass it is truncated."""
+
+
+class EnvConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One environment of the training mix."""
+
+    id: str
+    """A Gymnasium id, `module:namespace/Name-v0` if a module must be imported to register it."""
+    kwargs: dict[str, str | int | float | bool] = {}
+    """Passed to `gymnasium.make`."""
+    episode: EpisodeConfig = EpisodeConfig()
+    curriculum: CurriculumConfig = CurriculumConfig()

@@ -14,6 +14,7 @@ import zmq
 import zmq.asyncio
 from zmq.utils.monitor import recv_monitor_message
 
+from trieline.common.complaints import Complaints
 from trieline.wire import sockets
 from trieline.wire.addresses import check_address
 from trieline.wire.codec import InFrame, OutFrame
@@ -22,10 +23,8 @@ from trieline.wire.errors import WireError
 
 logger = logging.getLogger(__name__)
 
-# Whole messages. Send queue full: `_write` waits, and what is to be sent stays with the owner. Receive queue
-# full: the peer's send queue fills, and the peer decides (it keeps, or drops what will be asked for again).
+# Whole messages. Full: `_write` waits, and what is to be sent stays with the owner.
 SEND_QUEUE = 64
-RECEIVE_QUEUE = 10_000
 
 
 class Dealer:
@@ -61,6 +60,7 @@ class Dealer:
         self._on_connect = on_connect
         self._on_failure = on_failure
         self._routing_id = routing_id
+        self._complaints = Complaints(address)
         self._wake = asyncio.Event()
         self._context: zmq.asyncio.Context | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -69,7 +69,7 @@ class Dealer:
         """Begin to connect. Raises AddressError."""
         self._context = zmq.asyncio.Context()
         self._socket = self._context.socket(zmq.DEALER)
-        sockets.limit(self._socket, self._links, send_queue=SEND_QUEUE, receive_queue=RECEIVE_QUEUE)
+        sockets.limit(self._socket, self._links, send_queue=SEND_QUEUE)
         # No queue for a peer that is away, and none kept when a connection breaks.
         self._socket.immediate = True
         if self._routing_id is not None:
@@ -141,7 +141,7 @@ class Dealer:
                 self._wake.set()
             elif event == zmq.Event.DISCONNECTED:
                 self.connected = False
-                logger.warning("%s lost its connection to %s and tries again", self._name, self.address)
+                self._complaints.add("connections lost that are tried again", self._name)
 
     async def _write(self) -> None:
         while True:

@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 import zmq
 
+from trieline.common.complaints import Complaints
 from trieline.wire import sockets
 from trieline.wire.codec import InFrame, decode, encode
 from trieline.wire.config import LinksConfig
@@ -21,13 +22,10 @@ from trieline.wire.messages import (
     ServerStatus,
     StatusRequest,
 )
-from trieline.wire.sockets import Complaints
 
-# Whole messages for each actor. Receive queue full: the server stops reading from the actor, whose requests
-# wait with it. Send queue full: the reply is dropped; as there are never more replies than requests, that
-# actor does not read at all.
+# Whole messages for each actor. Full: the reply is dropped; as there are never more replies than requests,
+# that actor does not read at all.
 SEND_QUEUE = 100_000
-RECEIVE_QUEUE = 10_000
 # Requests read in one `poll`; the others wait for the next.
 POLL_AT_ONCE = 4_096
 
@@ -49,7 +47,7 @@ class GenerateServer:
         context = zmq.Context()
         try:
             self._router = context.socket(zmq.ROUTER)
-            sockets.limit(self._router, self._links, send_queue=SEND_QUEUE, receive_queue=RECEIVE_QUEUE)
+            sockets.limit(self._router, self._links, send_queue=SEND_QUEUE)
             self._router.router_mandatory = True
             # A client that comes back by a new connection keeps its name.
             self._router.router_handover = True

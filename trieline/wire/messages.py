@@ -17,7 +17,11 @@ from trieline.wire.tree import TrajectoryTree
 PROTOCOL_VERSION = 2
 
 Name = Annotated[str, msgspec.Meta(max_length=256)]
-Text = Annotated[str, msgspec.Meta(max_length=4096)]
+# Characters of a note.
+MAX_TEXT = 4096
+Text = Annotated[str, msgspec.Meta(max_length=MAX_TEXT)]
+Purpose = Literal["train", "evaluate", "demonstrate"]
+"""What an assignment's tree is for. Only those to train on are journalled, and trained on."""
 
 
 # ---- trajectories: actor (DEALER) to learner (ROUTER) ------------------------------------------------------
@@ -32,6 +36,13 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     level: int | None = None
     group_size: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 8
     """Rollouts of the task, forks in the middle of an episode not counted."""
+    task_id: Name | None = None
+    """That very task of the environment. None: the environment draws one by the seed."""
+    split: Name | None = None
+    """Of the environment's tasks, where it has splits. None: the one that it is made for."""
+    purpose: Purpose = "train"
+    temperature: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    """Sampled at. None: as the actor is told for training."""
 
 
 class ActorHello(msgspec.Struct, frozen=True, kw_only=True, tag="actor_hello"):
@@ -41,6 +52,9 @@ class ActorHello(msgspec.Struct, frozen=True, kw_only=True, tag="actor_hello"):
     capacity: Annotated[int, msgspec.Meta(ge=1, le=100_000)]
     """Assignments that the actor wants to hold at once."""
     protocol: int = PROTOCOL_VERSION
+    episodes: Annotated[int, msgspec.Meta(ge=0, le=100_000)] = 0
+    """Episodes that it plays at once: it is granted as many groups as fill them, and one more for the gaps.
+    0: it does not say, and `capacity` alone counts."""
 
 
 class ActorHeartbeat(msgspec.Struct, frozen=True, kw_only=True, tag="actor_heartbeat"):
@@ -52,6 +66,8 @@ class ActorHeartbeat(msgspec.Struct, frozen=True, kw_only=True, tag="actor_heart
     """Granted and not yet acknowledged. What is missing here for long was lost, and goes to others."""
     capacity: Annotated[int, msgspec.Meta(ge=0, le=100_000)] = 0
     """As in ActorHello, so that a learner that has just started learns it from any heartbeat."""
+    episodes: Annotated[int, msgspec.Meta(ge=0, le=100_000)] = 0
+    """As in ActorHello."""
 
 
 class ActorGoodbye(msgspec.Struct, frozen=True, kw_only=True, tag="actor_goodbye"):
@@ -77,6 +93,8 @@ class TreeDelivery(msgspec.Struct, frozen=True, kw_only=True, tag="tree"):
     tree: TrajectoryTree
     run_id: Name = ""
     """As in the Grant of the assignment: every run counts its assignments from 0, so their ids don't tell."""
+    purpose: Purpose = "train"
+    """Of the assignment. After a restart nobody else knows it any more."""
 
 
 class Grant(msgspec.Struct, frozen=True, kw_only=True, tag="grant"):

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from trieline.common.arrays import Int32
+from trieline.common.complaints import Complaints
 from trieline.wire.codec import InFrame, OutFrame, decode, encode
 from trieline.wire.config import LinksConfig
 from trieline.wire.dealer import Dealer
@@ -31,7 +32,6 @@ from trieline.wire.messages import (
     ServerToActor,
     StatusRequest,
 )
-from trieline.wire.sockets import Complaints
 from trieline.wire.tree import ROUNDING
 
 logger = logging.getLogger(__name__)

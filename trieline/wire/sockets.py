@@ -5,21 +5,16 @@ link shares nothing with its parent.
 """
 
 import contextlib
-import logging
 import math
 import socket
-import time
-from collections import Counter
 from typing import Any
 
 import zmq
 import zmq.asyncio
 
-from trieline.wire.addresses import check_address, expect_unused_ipc, in_use, is_ipv6
+from trieline.wire.addresses import IN_USE, check_address, is_ipv6, reason_against
 from trieline.wire.config import LinksConfig
 from trieline.wire.errors import AddressError
-
-logger = logging.getLogger(__name__)
 
 # What a closed socket may still take to hand its last words (a goodbye, a stop) to the kernel.
 LINGER_MS = 200
@@ -29,43 +24,50 @@ RECONNECT_MAX_MS = 2_000
 # Of max_message_bytes. ZeroMQ cuts the connection of a larger frame without a word to anyone, so what is only
 # a little too large goes through to the decoder, which can say so, and to whom.
 CUT_FRAMES_ABOVE = 1.25
+KEEPALIVE_PROBES = 5
 
 
-def limit(zmq_socket: zmq.Socket[Any], links: LinksConfig, *, send_queue: int, receive_queue: int) -> None:
+def limit(zmq_socket: zmq.Socket[Any], links: LinksConfig, *, send_queue: int) -> None:
     """Set every bound of a socket before it is bound or connected.
 
-    `send_queue`, `receive_queue`: whole messages for each peer. A full receive queue stops reading from that
-    peer, so that the peer's send queue fills; what happens then is said where the socket is made.
+    `send_queue`: whole messages for each peer; what happens when it is full is said where the socket is made.
     A frame larger than `CUT_FRAMES_ABOVE` x `links.max_message_bytes` closes the connection it came by; what
     is larger than `links.max_message_bytes` itself is refused by `decode`.
-    A peer that answers no ping for `links.peer_timeout_s` is disconnected (a machine that vanished).
+
+    ZeroMQ's own receive queue has no limit, and its heartbeats are off: where its reading from a peer is
+    stopped (by a full queue, or because another took the peer's name over) and the connection then breaks,
+    libzmq 4.3.5 aborts the whole process at the next heartbeat, be it ours or one of the peer's that waits in
+    the queue. So whoever owns a bound socket reads it all the time, and bounds what it keeps (see `Inbox`).
+    The kernel notices a machine that vanished.
     """
     zmq_socket.sndhwm = send_queue
-    zmq_socket.rcvhwm = receive_queue
+    zmq_socket.rcvhwm = 0
+    zmq_socket.heartbeat_ivl = 0
     zmq_socket.linger = LINGER_MS
     zmq_socket.maxmsgsize = math.ceil(CUT_FRAMES_ABOVE * links.max_message_bytes)
     zmq_socket.connect_timeout = CONNECT_TIMEOUT_MS
     zmq_socket.reconnect_ivl = RECONNECT_MS
     zmq_socket.reconnect_ivl_max = RECONNECT_MAX_MS
-    zmq_socket.heartbeat_ivl = round(links.heartbeat_s * 1000)
-    zmq_socket.heartbeat_timeout = round(links.peer_timeout_s * 1000)
-    # The unit of the time-to-live is 100 ms in a field of 16 bits.
-    zmq_socket.heartbeat_ttl = min(round(links.peer_timeout_s * 1000), 6_553_500)
+    zmq_socket.tcp_keepalive = 1
+    zmq_socket.tcp_keepalive_idle = max(1, round(links.peer_timeout_s / 2))
+    zmq_socket.tcp_keepalive_intvl = max(1, round(links.peer_timeout_s / 2 / KEEPALIVE_PROBES))
+    zmq_socket.tcp_keepalive_cnt = KEEPALIVE_PROBES
 
 
 def bind(zmq_socket: zmq.Socket[Any], address: str) -> None:
     """Bind, or raise AddressError that says what is wrong with the address."""
     check_address(address)
-    if address.startswith("ipc://"):
-        expect_unused_ipc(address)
-    zmq_socket.ipv6 = is_ipv6(address)
-    try:
-        zmq_socket.bind(address)
-    except zmq.ZMQError as error:
-        if error.errno == zmq.EADDRINUSE:
-            raise AddressError(in_use(address)) from error
-        msg = f"can't bind {address}: {error}"
-        raise AddressError(msg) from error
+    reason = reason_against(address) if address.startswith("ipc://") else None
+    if reason is None:
+        zmq_socket.ipv6 = is_ipv6(address)
+        try:
+            zmq_socket.bind(address)
+        except zmq.ZMQError as error:
+            reason = IN_USE if error.errno == zmq.EADDRINUSE else str(error)
+        else:
+            return
+    msg = f"can't bind {address}: {reason}"
+    raise AddressError(msg)
 
 
 def connect(zmq_socket: zmq.Socket[Any], address: str) -> None:
@@ -103,24 +105,3 @@ class Waker:
     def close(self) -> None:
         self._reader.close()
         self._writer.close()
-
-
-class Complaints:
-    """Counts what is wrong with what peers send, and logs it at most every `INTERVAL_S` for each kind."""
-
-    INTERVAL_S = 10.0
-
-    def __init__(self, link: str) -> None:
-        self._link = link
-        self._unlogged: Counter[str] = Counter()
-        self._next_log: dict[str, float] = {}
-
-    def add(self, kind: str, detail: object) -> None:
-        """`kind` is one of a few fixed words; `detail` may come from a peer and is cut."""
-        self._unlogged[kind] += 1
-        now = time.monotonic()
-        if now < self._next_log.get(kind, now):
-            return
-        self._next_log[kind] = now + self.INTERVAL_S
-        count = self._unlogged.pop(kind)
-        logger.warning("%s: %d %s, the latest: %s", self._link, count, kind, str(detail)[:500])

@@ -3,6 +3,13 @@
 A node is a run of tokens added by one author: the context (prompt, tool output) or the policy
 (sampled). `parents[n] < n`, the root is node 0 with parent -1. A *sequence* is a path from the root to the
 node of a leaf; a leaf may sit on an inner node, when one rollout ended where another went on.
+
+Beside the token edges from parent to child, two kinds of edges say where text went on that no token edge
+carries: a summary *continues* in the context window that begins with it, and the end of a sub-agent's
+sequence *returns* to the node with its answer. They lead forwards in the order of the nodes, as token edges
+do, so that all three together have no cycle.
+
+Columns are only ever appended, with a default: older actors and journals have none of the later ones.
 """
 
 import math
@@ -14,6 +21,7 @@ import numpy.typing as npt
 
 from trieline.common.arrays import Bool, Float32, Int32
 from trieline.wire.errors import TreeError
+from trieline.wire.token_masks import expect_masks
 
 SCORED = ""
 CAUSES = ("sandbox", "environment", "policy_server", "timeout")
@@ -23,8 +31,25 @@ FORK_CAUSES = ("", "rollout", "branch", "token_mismatch", "compaction")
 """Why a node starts a branch of its own: not at all, another rollout of the task, a fork that the branching
 policy asked for, or two that nobody asked for and that are therefore counted."""
 
+EDGE_KINDS = ("continues", "returns")
+"""What an edge says beside the token edges: see the head of this module."""
+
+UNKNOWN_ENTROPY = math.nan
+"""Of a sampled token whose sampler did not say it. What is computed from it is visibly no number."""
+
+# Bounds far above any search, far below a bomb.
+MAX_NODES = 100_000
+MAX_LEAVES = 16_384
+MAX_EDGES = 100_000
+# Of all sequences together, into which the learner takes a tree apart.
+MAX_SEQUENCE_TOKENS = 32_000_000
+
 ROUNDING = 1e-4
 """How far (nats) a log-probability may be above 0, or an entropy below it, for rounding alone."""
+
+
+def _none() -> Int32:
+    return np.empty(0, np.int32)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -55,7 +80,7 @@ class TrajectoryTree:
     behavior_logprobs: Float32
     """[T] nats, under the distribution really sampled from; 0 on context tokens."""
     entropies: Float32
-    """[T] nats, of that distribution; 0 on context tokens."""
+    """[T] nats, of that distribution; 0 on context tokens, `UNKNOWN_ENTROPY` where it was not told."""
     policy_versions: Int32
     """[T] version of the weights that sampled the token; -1 on context tokens."""
     leaf_nodes: Int32
@@ -66,6 +91,23 @@ class TrajectoryTree:
     """[B] `SCORED`, or the cause for which the sequence is broken."""
     info: dict[str, str] = field(default_factory=dict)
     """Short notes for people (a sample of the text, the score's explanation). Never trained on."""
+    leaf_groups: Int32 = field(default_factory=_none)
+    """[B] sequences of one number are compared with each other, those of one agent, role or player, say.
+    Empty: all with all. Read it as `comparison_groups`."""
+    mask_index: Int32 = field(default_factory=_none)
+    """[T] the mask under which a token was sampled: the only tokens that could be. -1: none, as always on
+    context. Empty: no token had one."""
+    mask_offsets: Int32 = field(default_factory=_none)
+    """[M + 1] mask m allows the runs `mask_offsets[m]:mask_offsets[m + 1]`. All masks differ, and each is
+    used. Empty: there are none."""
+    mask_runs: Int32 = field(default_factory=_none)
+    """[2 R] of each run the first token id and the one after its last, ascending and apart within a mask."""
+    edge_sources: Int32 = field(default_factory=_none)
+    """[E] the node whose end leads on"""
+    edge_targets: Int32 = field(default_factory=_none)
+    """[E] the later node to which it leads. Never its child: that is the token edge."""
+    edge_kinds: tuple[str, ...] = ()
+    """[E] one of `EDGE_KINDS` each."""
 
     @property
     def num_nodes(self) -> int:
@@ -80,13 +122,37 @@ class TrajectoryTree:
         return len(self.leaf_nodes)
 
     @property
+    def num_masks(self) -> int:
+        return max(0, len(self.mask_offsets) - 1)
+
+    @property
+    def comparison_groups(self) -> Int32:
+        """[B] `leaf_groups`, all 0 if they are not given."""
+        return self.leaf_groups if len(self.leaf_groups) else np.zeros(self.num_leaves, np.int32)
+
+    @property
+    def knows_entropies(self) -> bool:
+        """Whether every sampled token has its entropy."""
+        return not np.isnan(self.entropies).any()
+
+    @property
+    def token_nodes(self) -> Int32:
+        """[T] the node of each token."""
+        return np.repeat(np.arange(self.num_nodes, dtype=np.int32), np.diff(self.node_offsets))
+
+    @property
     def num_sequence_tokens(self) -> int:
         """Tokens of all sequences together, those of broken leaves too: L."""
+        return sum(self.sequence_lengths)
+
+    @property
+    def sequence_lengths(self) -> list[int]:
+        """[B] tokens from the root to each leaf."""
         depth = np.diff(self.node_offsets).tolist()
         for node, parent in enumerate(self.parents.tolist()):
             if parent >= 0:
                 depth[node] += depth[parent]
-        return sum(depth[leaf] for leaf in self.leaf_nodes.tolist())
+        return [depth[leaf] for leaf in self.leaf_nodes.tolist()]
 
     def path(self, node: int) -> list[int]:
         """Nodes from the root to `node`, both included."""
@@ -115,48 +181,88 @@ class TrajectoryTree:
     def scored_leaves(self) -> Iterator[int]:
         return (b for b, cause in enumerate(self.leaf_causes) if cause == SCORED)
 
-    def validate(self, *, vocab_size: int | None = None) -> None:
+    def mask(self, index: int) -> Int32:
+        """[2 R] the runs that a mask allows (see `token_masks`)."""
+        start, stop = self.mask_offsets[index : index + 2]
+        return self.mask_runs[2 * start : 2 * stop]
+
+    def validate(self, *, vocab_size: int | None = None, max_tokens: int | None = None) -> None:
         """Raise TreeError, naming the first broken invariant with what was expected and what came."""
         n, t, b = self.num_nodes, self.num_tokens, self.num_leaves
         if n == 0 or b == 0:
             msg = f"expected at least one node and one leaf, got {n} nodes and {b} leaves"
             raise TreeError(msg)
-        _expect_column("parents", self.parents, np.int32, n)
-        _expect_column("node_offsets", self.node_offsets, np.int32, n + 1)
-        _expect_column("sampled", self.sampled, np.bool_, n)
-        _expect_column("rewards", self.rewards, np.float32, n)
-        for name in ("token_ids", "policy_versions"):
-            _expect_column(name, getattr(self, name), np.int32, t)
-        for name in ("behavior_logprobs", "entropies"):
-            _expect_column(name, getattr(self, name), np.float32, t)
-        _expect_column("leaf_nodes", self.leaf_nodes, np.int32, b)
-        _expect_column("leaf_terminated", self.leaf_terminated, np.bool_, b)
+        _expect_at_most("tokens", t, max_tokens)
+        _expect_at_most("nodes", n, MAX_NODES)
+        _expect_at_most("leaves", b, MAX_LEAVES)
+        self._validate_columns()
+        self._validate_nodes()
+        if ((self.leaf_nodes < 0) | (self.leaf_nodes >= n)).any():
+            msg = f"expected leaf_nodes in [0, {n}), got {self.leaf_nodes.tolist()[:16]}"
+            raise TreeError(msg)
+        by_policy = np.repeat(self.sampled, np.diff(self.node_offsets))
+        self._validate_tokens(by_policy, vocab_size)
+        if len(self.mask_index) or len(self.mask_offsets) or len(self.mask_runs):
+            expect_masks(
+                self.mask_index,
+                self.mask_offsets,
+                self.mask_runs,
+                token_ids=self.token_ids,
+                by_policy=by_policy,
+                vocab_size=vocab_size,
+            )
+        self._validate_edges()
+        if (total := self.num_sequence_tokens) > MAX_SEQUENCE_TOKENS:
+            msg = f"expected sequences of at most {MAX_SEQUENCE_TOKENS} tokens together, got {total}"
+            raise TreeError(msg)
+
+    def _validate_columns(self) -> None:
+        n, t, b, e = self.num_nodes, self.num_tokens, self.num_leaves, len(self.edge_kinds)
+        for name, dtype, length in (
+            ("parents", np.int32, n),
+            ("node_offsets", np.int32, n + 1),
+            ("sampled", np.bool_, n),
+            ("rewards", np.float32, n),
+            ("token_ids", np.int32, t),
+            ("policy_versions", np.int32, t),
+            ("behavior_logprobs", np.float32, t),
+            ("entropies", np.float32, t),
+            ("leaf_nodes", np.int32, b),
+            ("leaf_terminated", np.bool_, b),
+            ("leaf_groups", np.int32, b if len(self.leaf_groups) else 0),
+            ("mask_index", np.int32, t if len(self.mask_index) else 0),
+            ("mask_offsets", np.int32, len(self.mask_offsets)),
+            ("mask_runs", np.int32, len(self.mask_runs)),
+            ("edge_sources", np.int32, e),
+            ("edge_targets", np.int32, e),
+        ):
+            _expect_column(name, getattr(self, name), dtype, length)
         _expect_count("fork_causes", self.fork_causes, n)
         _expect_count("leaf_causes", self.leaf_causes, b)
+        _expect_known("fork_causes", self.fork_causes, FORK_CAUSES)
+        _expect_known("leaf_causes", self.leaf_causes, (SCORED, *CAUSES))
+        _expect_known("edge_kinds", self.edge_kinds, EDGE_KINDS)
+
+    def _validate_nodes(self) -> None:
+        n, t = self.num_nodes, self.num_tokens
         if self.parents[0] != -1 or (self.parents[1:] < 0).any() or (self.parents >= np.arange(n)).any():
             found = self.parents.tolist()[:16]
             msg = f"expected parents[0] == -1 and 0 <= parents[n] < n after it, got {found}"
             raise TreeError(msg)
         # In int64: differences of int32 offsets wrap around, and then a fall can look like a rise.
-        offsets = self.node_offsets.astype(np.int64)
-        lengths = offsets[1:] - offsets[:-1]
+        lengths = np.diff(self.node_offsets.astype(np.int64))
         if self.node_offsets[0] != 0 or self.node_offsets[-1] != t or (lengths < 1).any():
             found = self.node_offsets.tolist()[:16]
             msg = f"expected node_offsets to rise strictly from 0 to {t}, got {found}"
             raise TreeError(msg)
-        if ((self.leaf_nodes < 0) | (self.leaf_nodes >= n)).any():
-            msg = f"expected leaf_nodes in [0, {n}), got {self.leaf_nodes.tolist()[:16]}"
-            raise TreeError(msg)
-        _expect_known("fork_causes", self.fork_causes, FORK_CAUSES)
-        _expect_known("leaf_causes", self.leaf_causes, (SCORED, *CAUSES))
-        self._validate_tokens(np.repeat(self.sampled, lengths), vocab_size)
 
     def _validate_tokens(self, by_policy: Bool, vocab_size: int | None) -> None:
         """`by_policy` [T] is True on sampled tokens."""
+        known = np.where(by_policy & np.isnan(self.entropies), 0, self.entropies)
         for name, column, least, most in (
             ("rewards", self.rewards, -math.inf, math.inf),
             ("behavior_logprobs", self.behavior_logprobs, -math.inf, ROUNDING),
-            ("entropies", self.entropies, -ROUNDING, math.inf),
+            ("entropies", known, -ROUNDING, math.inf),
         ):
             # NaN goes through min and max.
             lowest, highest = float(column.min()), float(column.max())
@@ -174,11 +280,35 @@ class TrajectoryTree:
             msg = "expected policy_versions >= 0 on sampled tokens and -1 on context, got the opposite"
             raise TreeError(msg)
 
+    def _validate_edges(self) -> None:
+        _expect_at_most("edges", len(self.edge_kinds), MAX_EDGES)
+        sources, targets = self.edge_sources, self.edge_targets
+        edges = list(zip(sources.tolist(), targets.tolist(), strict=True))
+        if not edges:
+            return
+        if not ((sources >= 0) & (sources < targets) & (targets < self.num_nodes)).all():
+            wrong = next(edge for edge in edges if not 0 <= edge[0] < edge[1] < self.num_nodes)
+            msg = f"expected edges from a node to a later one of {self.num_nodes}, got {wrong}"
+            raise TreeError(msg)
+        if (self.parents[targets] == sources).any():
+            wrong = next(edge for edge in edges if self.parents[edge[1]] == edge[0])
+            msg = f"expected edges beside those from parent to child, got {wrong}"
+            raise TreeError(msg)
+        if len(set(edges)) < len(edges):
+            msg = f"expected each edge once, got {len(edges) - len(set(edges))} again"
+            raise TreeError(msg)
+
 
 def _expect_column(name: str, column: npt.NDArray[np.generic], dtype: type[np.generic], length: int) -> None:
     if column.dtype != dtype or column.shape != (length,):
         came = f"{column.dtype.name}{list(column.shape)}"
         msg = f"expected {name} as {np.dtype(dtype).name}[{length}], got {came}"
+        raise TreeError(msg)
+
+
+def _expect_at_most(what: str, count: int, most: int | None) -> None:
+    if most is not None and count > most:
+        msg = f"expected at most {most} {what}, got {count}"
         raise TreeError(msg)
 
 

@@ -13,11 +13,14 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from trieline.common.complaints import Complaints
+from trieline.common.text import shortened
 from trieline.wire.codec import MAX_HEADER_BYTES, InFrame, OutFrame, decode, encode, num_bytes
 from trieline.wire.config import LinksConfig
 from trieline.wire.dealer import Dealer
 from trieline.wire.errors import MessageError, PeerTimeoutError
 from trieline.wire.messages import (
+    MAX_TEXT,
     Acknowledge,
     ActorGoodbye,
     ActorHeartbeat,
@@ -26,14 +29,12 @@ from trieline.wire.messages import (
     AssignmentFailed,
     Grant,
     LearnerToActor,
+    Purpose,
     Reject,
     Stop,
     TreeDelivery,
 )
-from trieline.wire.sockets import Complaints
 from trieline.wire.tree import TrajectoryTree
-
-logger = logging.getLogger(__name__)
 
 # More open assignments than any capacity: a learner that grants beyond it is wrong.
 MAX_GRANTED = 100_000
@@ -55,8 +56,8 @@ class _Parcel:
 class TreeSender:
     """One actor's link to the learner. All methods belong to one event loop."""
 
-    def __init__(self, links: LinksConfig, *, actor_id: str, capacity: int) -> None:
-        """`actor_id`: unique to this start of the process. `capacity`: assignments to hold at once."""
+    def __init__(self, links: LinksConfig, *, actor_id: str, capacity: int, episodes: int = 0) -> None:
+        """`actor_id`: unique to this start of the process. `capacity`, `episodes`: as in ActorHello."""
         self.running_episodes = 0
         """Told to the learner with each heartbeat; the owner keeps it."""
         self.rejected = 0
@@ -64,9 +65,10 @@ class TreeSender:
         self._links = links
         self._actor_id = actor_id
         self._capacity = capacity
+        self._episodes = episodes
         self._granted: deque[Assignment] = deque()
-        self._open: dict[int, str] = {}
-        """The run that granted it, by assignment id."""
+        self._open: dict[int, tuple[str, Purpose]] = {}
+        """The run that granted it and what for, by assignment id."""
         self._max_message_bytes = links.max_message_bytes
         self._next_sequence_number = 0
         self._unacknowledged: dict[int, _Parcel] = {}
@@ -100,25 +102,28 @@ class TreeSender:
             raise Stopped(self._stop_reason)
         return self._granted.popleft()
 
-    async def send(self, assignment_id: int, tree: TrajectoryTree) -> int:
+    async def send(self, assignment_id: int, tree: TrajectoryTree) -> int | None:
         """Take over a finished tree, which must not change any more; its sequence number.
 
-        A tree too large for the link is counted in `rejected`, and the learner is told that none will come.
+        None: it is too large for the link. It is counted in `rejected`, and the learner is told that none
+        will come.
         """
         number = self._next_sequence_number
-        self._next_sequence_number += 1
+        run_id, purpose = self._open.get(assignment_id, ("", "train"))
         delivery = TreeDelivery(
             actor_id=self._actor_id,
             sequence_number=number,
             assignment_id=assignment_id,
             tree=tree,
-            run_id=self._open.get(assignment_id, ""),
+            run_id=run_id,
+            purpose=purpose,
         )
         frames = encode(delivery)
         if (problem := self._too_large(frames, tree)) is not None:
             self.rejected += 1
             self.give_up(assignment_id, problem)
-            return number
+            return None
+        self._next_sequence_number += 1
         self._unacknowledged[number] = _Parcel(assignment_id, frames)
         self._to_send.append(number)
         self._dealer.wake()
@@ -126,9 +131,10 @@ class TreeSender:
 
     def give_up(self, assignment_id: int, reason: str) -> None:
         """Say that no tree will ever come of an assignment, not even a broken one."""
-        logger.error("assignment %d gives no tree: %s", assignment_id, reason)
+        self._complaints.add("assignments that give no tree", reason, level=logging.ERROR)
         self._open.pop(assignment_id, None)
-        note = AssignmentFailed(actor_id=self._actor_id, assignment_id=assignment_id, reason=reason[:4096])
+        reason = shortened(reason, MAX_TEXT)
+        note = AssignmentFailed(actor_id=self._actor_id, assignment_id=assignment_id, reason=reason)
         self._notes.append(note)
         self._dealer.wake()
 
@@ -177,7 +183,7 @@ class TreeSender:
     def _introduce(self) -> None:
         """On a new connection: who this is, what it still works on, and everything unacknowledged again."""
         self._notes.appendleft(self._heartbeat_note())
-        self._notes.appendleft(ActorHello(actor_id=self._actor_id, capacity=self._capacity))
+        self._notes.appendleft(self._hello())
         self._to_send = deque(self._unacknowledged)
 
     def _next_frames(self) -> Sequence[OutFrame] | None:
@@ -197,7 +203,11 @@ class TreeSender:
             running_episodes=self.running_episodes,
             open_assignments=sorted(self._open.keys() | unacknowledged),
             capacity=self._capacity,
+            episodes=self._episodes,
         )
+
+    def _hello(self) -> ActorHello:
+        return ActorHello(actor_id=self._actor_id, capacity=self._capacity, episodes=self._episodes)
 
     async def _beat(self) -> None:
         while True:
@@ -247,7 +257,7 @@ class TreeSender:
             if len(self._open) >= MAX_GRANTED:
                 self._complaints.add("assignments beyond every capacity", assignment.assignment_id)
                 return
-            self._open[assignment.assignment_id] = grant.run_id
+            self._open[assignment.assignment_id] = (grant.run_id, assignment.purpose)
             self._granted.append(assignment)
 
     def _forget(self, sequence_number: int) -> bool:

@@ -20,6 +20,7 @@ from typing import BinaryIO
 import numpy as np
 import zmq
 
+from trieline.common.complaints import Complaints
 from trieline.wire import sockets
 from trieline.wire.codec import InFrame, decode, encode
 from trieline.wire.config import LinksConfig
@@ -33,15 +34,14 @@ from trieline.wire.messages import (
     WeightsAnnouncement,
     WeightsLoaded,
 )
-from trieline.wire.sockets import Complaints, Waker
+from trieline.wire.sockets import Waker
 
 logger = logging.getLogger(__name__)
 
 # Announcements: a full queue to a server drops the new one; the server asks for the latest every heartbeat.
 ANNOUNCE_QUEUE = 100
-# Chunks for each server. Full: the chunk is dropped, and asked for again. Requests: the server waits.
+# Chunks for each server. Full: the chunk is dropped, and asked for again.
 CHUNK_QUEUE = 16
-REQUEST_QUEUE = 64
 KEPT_VERSIONS = 2
 MAX_SERVERS = 1_024
 CRC_BLOCK_BYTES = 4 * 1024 * 1024
@@ -95,10 +95,10 @@ class WeightsPublisher:
         context = zmq.Context()
         try:
             self._announce = context.socket(zmq.PUB)
-            sockets.limit(self._announce, self._links, send_queue=ANNOUNCE_QUEUE, receive_queue=REQUEST_QUEUE)
+            sockets.limit(self._announce, self._links, send_queue=ANNOUNCE_QUEUE)
             sockets.bind(self._announce, self._links.weights_announce)
             self._router = context.socket(zmq.ROUTER)
-            sockets.limit(self._router, self._links, send_queue=CHUNK_QUEUE, receive_queue=REQUEST_QUEUE)
+            sockets.limit(self._router, self._links, send_queue=CHUNK_QUEUE)
             self._router.router_mandatory = True
             sockets.bind(self._router, self._links.weights_fetch)
         except WireError:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import zmq
 
+from trieline.common.complaints import Complaints
 from trieline.wire import sockets
 from trieline.wire.codec import InFrame, decode, encode
 from trieline.wire.config import LinksConfig
@@ -31,16 +32,13 @@ from trieline.wire.messages import (
     WeightsAnnouncement,
     WeightsLoaded,
 )
-from trieline.wire.sockets import Complaints, Waker
+from trieline.wire.sockets import Waker
 from trieline.wire.weights_publisher import file_crc32
 
 logger = logging.getLogger(__name__)
 
-# Announcements unread: the new one is dropped, and asked for with the next heartbeat.
-ANNOUNCE_QUEUE = 100
 # Requests, while the learner does not read: the new one is dropped, and made again with the next heartbeat.
 REQUEST_QUEUE = 64
-CHUNK_QUEUE = 16
 CHUNKS_AHEAD = 4
 CHUNK_BYTES = 4 * 1024 * 1024
 # A fetch in which nothing came for this many heartbeats asks again for what is missing.
@@ -85,13 +83,11 @@ class WeightsSubscriber:
         context = zmq.Context()
         try:
             self._announced = context.socket(zmq.SUB)
-            sockets.limit(
-                self._announced, self._links, send_queue=REQUEST_QUEUE, receive_queue=ANNOUNCE_QUEUE
-            )
+            sockets.limit(self._announced, self._links, send_queue=REQUEST_QUEUE)
             self._announced.subscribe(b"")
             sockets.connect(self._announced, self._links.weights_announce)
             self._dealer = context.socket(zmq.DEALER)
-            sockets.limit(self._dealer, self._links, send_queue=REQUEST_QUEUE, receive_queue=CHUNK_QUEUE)
+            sockets.limit(self._dealer, self._links, send_queue=REQUEST_QUEUE)
             # Nothing is queued for a learner that is away.
             self._dealer.immediate = True
             sockets.connect(self._dealer, self._links.weights_fetch)

@@ -1,12 +1,14 @@
 """Functions are graded in a sandbox, and no trick earns the reward that the right function earns."""
 
+import ast
 from typing import Any, NoReturn
 
 import pytest
 
+from tests.envs.code.near_misses import EQUIVALENT, SLIPS, near_misses
 from trieline.envs import make_env
 from trieline.envs.code import python_function
-from trieline.envs.code.hidden_tests import judge, make_case, same
+from trieline.envs.code.hidden_tests import Case, judge, make_case, same
 from trieline.envs.code.templates import LEVELS, TEMPLATES
 from trieline.envs.errors import SandboxError, TaskError
 from trieline.envs.sandbox import ExecResult, SandboxLimits
@@ -146,6 +148,66 @@ def test_every_template_has_telling_cases(name: str) -> None:
         cases = python_function.make_cases(task, task_id)
         assert cases == python_function.make_cases(task, task_id)
         assert len({str(case.expected) for case in cases}) > 1
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_near_misses_fail_and_the_solution_passes(name: str) -> None:
+    for task in python_function.PythonFunction().all_tasks():
+        if task.template.name != name:
+            continue
+        constants = dict(task.constants)
+        cases = python_function.make_cases(task, python_function.PythonFunction().task_id(task))
+        assert _passes(task.gold, task, cases)
+        slips = [slip.format_map(constants) for slip in SLIPS.get(name, ())]
+        passing = {miss for miss in (*near_misses(task.gold), *slips) if _passes(miss, task, cases)}
+        equivalent = EQUIVALENT.get(name, "").format_map(constants)
+        assert passing == ({ast.unparse(ast.parse(equivalent))} if equivalent else set())
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_every_template_has_near_misses(name: str) -> None:
+    task = _any_task(name, 0)
+    misses = {*near_misses(task.gold), *SLIPS.get(name, ())}
+    assert len(misses) >= 2
+    assert task.gold not in misses
+
+
+def _passes(source: str, task: python_function.FunctionTask, cases: tuple[Case, ...]) -> bool:
+    """As the sandbox would run it: expressions of this file, and no others."""
+    try:
+        function = eval(f"lambda {task.params}: {source}")
+        values = [make_case(case.arguments, function(*case.arguments)).expected for case in cases]
+    except Exception:  # noqa: BLE001  # a near miss may raise whatever it likes
+        return False
+    return all(same(case.expected, value) for case, value in zip(cases, values, strict=True))
+
+
+def test_solutions_pass_in_the_sandbox() -> None:
+    for name in TEMPLATES:
+        env = make_env(ENV)
+        env.reset(
+            options={"task_id": (task_id := python_function.PythonFunction().task_id(_any_task(name, 1)))}
+        )
+        solution = env.unwrapped.solution()  # type: ignore[attr-defined]
+        assert env.step(solution)[1] == 1.0, task_id
+
+
+def test_edges_come_first() -> None:
+    env = python_function.PythonFunction()
+    cases = python_function.make_cases(env.parse_task("greater_than:k=7"), "greater_than:k=7")
+    assert [case.arguments for case in cases[:4]] == [(6,), (7,), (8,), (0,)]
+    cases = python_function.make_cases(env.parse_task("longer_than:k=4"), "longer_than:k=4")
+    assert [len(case.arguments[0]) for case in cases[:3]] == [3, 4, 5]
+
+
+def test_all_tasks_are_listed_once_and_by_level() -> None:
+    env = python_function.PythonFunction()
+    train, test = env.task_ids("train"), env.task_ids("test")
+    assert len({*train, *test}) == len(train) + len(test) == len([*env.all_tasks()])
+    levels = [env.parse_task(task_id).template.level for task_id in train]
+    assert levels == sorted(levels)
+    assert "plus_constant:k=3" in train
+    assert "cube" in test
 
 
 def _any_task(name: str, seed: int) -> python_function.FunctionTask:

@@ -40,6 +40,8 @@ def test_a_bad_reply_costs_a_turn() -> None:
 
 def test_first_number_in_range_is_the_guess() -> None:
     assert first_in_range("I had 3 tries, so 12, or 13?", 10, 16) == 12
+    assert first_in_range("It is 1,012.", 1000, 1062) == 1012
+    assert first_in_range("It is 1,012.", 1, 60) is None
     assert first_in_range("12.5, 1e11, x11", 10, 16) is None
     assert first_in_range("9" * 10_000, 10, 16) is None
     assert first_in_range("١٢", 10, 16) is None

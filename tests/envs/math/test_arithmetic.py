@@ -48,6 +48,21 @@ def test_replies_that_end_in_the_number_are_right(reply: str) -> None:
     assert env.step(reply)[1] == 1.0
 
 
+@pytest.mark.parametrize("reply", ["9801", "9,801", "9 801", "9_801", "$9,801$", "**9,801**.", "９８０１"])
+def test_grouped_digits_are_one_number(reply: str) -> None:
+    env = make_env(ENV)
+    for task, right in (("99 * 99", True), ("900 - 99", False)):  # 9801 and 801
+        env.reset(options={"task_id": task})
+        assert env.step(reply)[1] == float(right)
+
+
+def test_every_answer_may_be_grouped() -> None:
+    env: Any = make_env(ENV, level=4).unwrapped
+    for seed in range(50):
+        env.reset(seed=seed)
+        assert env.step(f"The answer is {int(env.solution()):,}.")[1] == 1.0
+
+
 @pytest.mark.parametrize("reply", ["8", "-7", "7 or 8", "7.5", "x7", "7x", "", "3 + 4", "7 = 3 + 4", "٧"])
 def test_other_replies_are_wrong(reply: str) -> None:
     env = make_env(ENV)

@@ -15,7 +15,7 @@ import pytest
 from tests.envs.sandbox.conftest import LIMITS, need
 from tests.envs.sandbox.programs import run_python, said
 from trieline.envs.errors import SandboxError
-from trieline.envs.sandbox import bubblewrap, bundle
+from trieline.envs.sandbox import bubblewrap, bundle, host_view
 from trieline.envs.sandbox.bubblewrap import BubblewrapSandbox
 
 
@@ -149,7 +149,7 @@ def test_an_interpreter_outside_usr_works_too(monkeypatch: pytest.MonkeyPatch) -
     if prefix.is_relative_to("/usr"):
         pytest.skip("this Python lies in /usr")
     python = prefix / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}"
-    monkeypatch.setattr(bubblewrap, "interpreter", lambda: (python, prefix))
+    monkeypatch.setattr(host_view, "interpreter", lambda: (python, prefix))
     with BubblewrapSandbox(LIMITS) as sandbox:
         assert said(sandbox, "import sys; print(sys.base_prefix)") == str(prefix)
         assert sandbox._process is not None

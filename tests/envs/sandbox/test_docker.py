@@ -15,7 +15,7 @@ import pytest
 from tests.envs.sandbox.conftest import LIMITS, need
 from tests.envs.sandbox.programs import run_python, said
 from trieline.envs.errors import SandboxError
-from trieline.envs.sandbox import bundle, docker, owner
+from trieline.envs.sandbox import SandboxSpec, bundle, docker, owner
 from trieline.envs.sandbox.docker import DockerSandbox, Engine
 
 pytestmark = pytest.mark.docker
@@ -36,7 +36,7 @@ def sandbox(engine: Engine) -> Iterator[DockerSandbox]:
 def ours(engine: Engine, pid: int | None = None) -> list[dict[str, Any]]:
     """Containers of a process of this machine, this one by default."""
     containers = engine.api.containers(all=True, filters={"label": docker.OWNER_LABEL})
-    return [c for c in containers if c["Labels"][docker.OWNER_LABEL].split("/")[2] == str(pid or os.getpid())]
+    return [c for c in containers if c["Labels"][docker.OWNER_LABEL].split("/")[3] == str(pid or os.getpid())]
 
 
 def test_the_container_is_hardened(engine: Engine, sandbox: DockerSandbox) -> None:
@@ -119,7 +119,7 @@ def test_an_image_without_python_is_an_error_that_leaves_nothing(
 
 def test_an_unknown_image_is_named(engine: Engine) -> None:
     with pytest.raises(SandboxError, match="trieline/absent:9"):
-        DockerSandbox(LIMITS, image="trieline/absent:9").start()
+        DockerSandbox(LIMITS, SandboxSpec(image="trieline/absent:9")).start()
     assert "trieline/absent:9" in str(docker.reason_against("trieline/absent:9"))
 
 
@@ -159,13 +159,14 @@ def test_orphans_of_a_killed_process_end_and_are_swept(engine: Engine) -> None:
 
 
 def test_containers_of_living_or_foreign_owners_are_not_swept(engine: Engine, sandbox: DockerSandbox) -> None:
-    machine, boot, pid, _ = owner.this_process().split("/")
+    machine, boot, namespace, pid, _ = owner.this_process().split("/")
     labels = {
-        f"elsewhere/{boot}/{pid}/1": False,
+        f"elsewhere/{boot}/{namespace}/{pid}/1": False,
+        f"{machine}/{boot}/1/{pid}/1": False,  # of another container, where the pids are others
         "not ours at all": False,
         owner.this_process(): False,
-        f"{machine}/{boot}/{pid}/1": True,  # the pid was used again
-        f"{machine}/{uuid.uuid4()}/{pid}/1": True,  # before the last boot
+        f"{machine}/{boot}/{namespace}/{pid}/1": True,  # the pid was used again
+        f"{machine}/{uuid.uuid4()}/{namespace}/{pid}/1": True,  # before the last boot
     }
     made = {}
     try:

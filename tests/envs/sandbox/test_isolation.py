@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.envs.sandbox.conftest import LIMITS, MIB
+from tests.envs.sandbox.conftest import LIMITS, MIB, fresh
 from tests.envs.sandbox.programs import run_python, said
 from trieline.envs.sandbox import Sandbox
 
@@ -80,7 +80,7 @@ try:
     socket.getaddrinfo("example.com", 80); print("resolved")
 except OSError:
     pass
-interfaces = [name for _, name in socket.if_nameindex()]
+interfaces = [line.partition(":")[0].strip() for line in open("/proc/net/dev")][2:]
 print(interfaces in (["lo"], []))
 """
         assert said(sealed, code).splitlines()[-1] == "True"
@@ -241,6 +241,28 @@ sparse = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000, mma
 sparse.madvise(15)  # MADV_NOHUGEPAGE
 for start in range(0, size, EVERY): sparse[start]
 """,
+    "buffers of sockets": """
+for _ in range(2 * MEMORY // (100 * 200_000) + 1):
+    if os.fork(): continue
+    for _ in range(50):
+        for end in pairs.append(socket.socketpair()) or pairs[-1]:
+            end.setblocking(False)
+            try:
+                while True: end.send(b"x" * 4096)
+            except BlockingIOError: pass
+    time.sleep(60)
+""",
+    "mappings": """
+libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t] + [ctypes.c_int] * 3 + [ctypes.c_long]
+def split():
+    start = libc.mmap(None, 64_000 * 4096, 0, 0x4022, -1, 0)  # PROT_NONE, private, anonymous, no reserve
+    for page in range(0, 64_000, 2): libc.mprotect(start + page * 4096, 4096, 1)
+for _ in range(2 * MEMORY // (64_000 * 200)):
+    if os.fork() == 0: split(); time.sleep(60)
+time.sleep(1)
+""",
     "processes that can not be looked into": """
 libc.prctl(4, 0, 0, 0, 0)  # PR_SET_DUMPABLE
 for _ in range(8):
@@ -258,7 +280,8 @@ for _ in range(8):
 @pytest.mark.parametrize("code", HIDDEN.values(), ids=HIDDEN)
 def test_memory_can_not_be_hidden(sealed: Sandbox, code: str) -> None:
     before = f"""
-import ctypes, mmap, os, threading, time
+import ctypes, mmap, os, socket, threading, time
+pairs = []
 MIB, MEMORY, DISK = {MIB}, {LIMITS.memory_bytes}, {LIMITS.disk_bytes}
 libc = ctypes.CDLL(None)
 def hold_a_quarter(): held = b"x" * (MEMORY // 4); time.sleep(60)
@@ -274,6 +297,22 @@ print("one was ended" if ended else "all")
     assert result.oom or result.exit_code != 0
     assert b"all" not in result.stdout
     assert not result.timed_out
+
+
+def test_only_unix_sockets_where_nobody_counts_what_the_others_hold() -> None:
+    sandbox = fresh("bubblewrap")
+    code = """
+import socket
+for family in (socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK):
+    for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_RAW):
+        try: socket.socket(family, kind); print(family, kind)
+        except OSError: pass
+end, _ = socket.socketpair()
+before = end.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 26)
+print(end.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) == before)
+"""
+    assert said(sandbox, code) == "True"
 
 
 def test_zeros_can_be_read(sealed: Sandbox) -> None:

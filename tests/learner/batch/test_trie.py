@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trieline.common.arrays import Int32
-from trieline.learner.batch.trie import build_trie, common_prefix_length
+from trieline.learner.batch.trie import build_trie
 
 Sequences = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=8), min_size=1, max_size=12)
 
@@ -50,14 +50,3 @@ def test_the_order_of_the_sequences_does_not_matter(sequences: list[list[int]], 
     assert np.array_equal(trie.subtree_end, other.subtree_end)
     for b, path in zip(shuffled, other.paths, strict=True):
         assert np.array_equal(trie.paths[b], path)
-
-
-def test_common_prefix_length() -> None:
-    for a, b, length in [
-        ([1, 2], [1, 3], 1),
-        ([1], [1, 2], 1),
-        ([2], [1], 0),
-        ([], [1], 0),
-        ([1, 2], [1, 2], 2),
-    ]:
-        assert common_prefix_length(np.array(a, np.int32), np.array(b, np.int32)) == length

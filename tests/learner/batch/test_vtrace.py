@@ -1,4 +1,4 @@
-"""V-trace: on a path against the definition, and what is particular to a tree by hand."""
+"""V-trace: on a path against `reference_vtrace`, and what is particular to a tree by hand."""
 
 import numpy as np
 import numpy.typing as npt
@@ -6,7 +6,7 @@ import pytest
 
 from trieline.learner.batch.sequences import GOES_ON, TERMINATED, TRUNCATED, ScoredSequence
 from trieline.learner.batch.trie import build_trie
-from trieline.learner.batch.vtrace import VTraceReturns, trie_episodes, vtrace_on_trie
+from trieline.learner.batch.vtrace import VTraceReturns, reference_vtrace, trie_episodes, vtrace_on_trie
 
 Float64 = npt.NDArray[np.float64]
 
@@ -43,25 +43,6 @@ def run(
     return returns, list(trie.paths)
 
 
-def ground_truth(
-    values: Float64, log_rhos: Float64, rewards: Float64, bootstrap_value: float
-) -> tuple[Float64, Float64]:
-    """IMPALA eq. 1 as written: vs_s = V_s + sum_t gamma^(t-s) (prod_{i<t} c_i) delta_t V."""
-    rhos = np.minimum(CLIPS["rho_bar"], np.exp(log_rhos))
-    cs = CLIPS["lam"] * np.minimum(CLIPS["c_bar"], np.exp(log_rhos))
-    next_values = np.append(values[1:], bootstrap_value)
-    deltas = rhos * (rewards + CLIPS["gamma"] * next_values - values)
-    length = len(values)
-    vs = np.array(
-        [
-            values[s]
-            + sum(CLIPS["gamma"] ** (t - s) * np.prod(cs[s:t]) * deltas[t] for t in range(s, length))
-            for s in range(length)
-        ]
-    )
-    return vs, rewards + CLIPS["gamma"] * np.append(vs[1:], bootstrap_value) - values
-
-
 @pytest.mark.parametrize("terminated", [True, False])
 @pytest.mark.parametrize("length", [1, 2, 7, 40])
 def test_a_path_is_the_sequence_v_trace(terminated: bool, length: int) -> None:
@@ -76,12 +57,55 @@ def test_a_path_is_the_sequence_v_trace(terminated: bool, length: int) -> None:
     s = sequence(ids, mu=mu.tolist(), rewards=rewards.tolist(), terminated=terminated)
     returns, _ = run([s], values, logprobs)
     bootstrap = 0.0 if terminated else float(values[-1])
-    vs, pg_advantages = ground_truth(values[:-1], log_rhos, rewards[1:].astype(np.float64), bootstrap)
+    vs, pg_advantages = reference_vtrace(
+        values[:-1], rewards[1:].astype(np.float64), log_rhos, bootstrap, **CLIPS
+    )
     np.testing.assert_allclose(returns.vs[:-1], vs, rtol=1e-6, atol=1e-6)
     does = s.endings()
     got = returns.pg_advantages[does, np.arange(length + 1)][1:]
     np.testing.assert_allclose(got, pg_advantages, rtol=1e-6, atol=1e-6)
     np.testing.assert_array_equal(returns.rho_clipped[1:], log_rhos > np.log(CLIPS["rho_bar"]))
+
+
+@pytest.mark.parametrize("terminated", [True, False])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_path_with_tool_outputs_is_that_of_its_actions(terminated: bool, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    acts = np.append(False, rng.random(30) < 0.6)
+    acts[-1] |= not acts[1:].any()
+    values, logprobs = rng.normal(size=31), -rng.exponential(size=31)
+    mu = -rng.exponential(size=31).astype(np.float32)
+    rewards = np.where(acts, rng.normal(size=31), 0).astype(np.float32)
+    s = sequence(list(range(31)), mu=mu.tolist(), rewards=rewards.tolist(), terminated=terminated)
+    s.trained[:] = acts
+    returns, _ = run([s], values, logprobs)
+    actions = np.flatnonzero(acts)
+    vs, pg_advantages = reference_vtrace(
+        values[actions - 1],
+        rewards[actions].astype(np.float64),
+        (logprobs - mu)[actions],
+        0.0 if terminated else float(values[-1]),
+        **CLIPS,
+    )
+    np.testing.assert_allclose(returns.vs[actions - 1], vs, rtol=1e-6, atol=1e-6)
+    got = returns.pg_advantages[s.endings(), np.arange(31)][actions]
+    np.testing.assert_allclose(got, pg_advantages, rtol=1e-6, atol=1e-6)
+
+
+def test_the_reference_by_hand() -> None:
+    vs, pg_advantages = reference_vtrace(
+        np.array([1.0, 2.0]),
+        np.array([0.5, 1.0]),
+        np.log([4.0, 0.5]),
+        3.0,
+        gamma=0.5,
+        lam=0.5,
+        rho_bar=2.0,
+        c_bar=1.0,
+    )
+    # delta_0 = 2 (0.5 + 0.5 * 2 - 1) = 1, c_0 = 0.5; delta_1 = 0.5 (1 + 0.5 * 3 - 2) = 0.25.
+    assert vs.tolist() == pytest.approx([1 + 1 + 0.5 * 0.5 * 0.25, 2 + 0.25])
+    assert pg_advantages.tolist() == pytest.approx([0.5 + 0.5 * 2.25 - 1, 1 + 0.5 * 3 - 2])
 
 
 def test_context_tokens_neither_discount_nor_cut() -> None:

@@ -2,17 +2,18 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from msgspec.structs import replace
 
 from trieline.learner.errors import CheckpointError, LearnerError
 from trieline.learner.intake.curriculum import Curriculum
-from trieline.wire.config import EnvConfig
+from trieline.wire.config import CurriculumConfig, EnvConfig
 from trieline.wire.messages import Assignment
 
-MATH = EnvConfig(id="math", weight=2.0, levels=[1, 2, 3], promote_at=0.5)
-CODE = EnvConfig(id="code", weight=1.0)
-GAME = EnvConfig(id="game", weight=1.0, levels=[10, 20], open_levels=2)
+MATH = EnvConfig(id="math", curriculum=CurriculumConfig(weight=2.0, levels=[1, 2, 3], promote_at=0.5))
+CODE = EnvConfig(id="code", curriculum=CurriculumConfig(weight=1.0))
+GAME = EnvConfig(id="game", curriculum=CurriculumConfig(weight=1.0, levels=[10, 20], open_levels=2))
 
 
 def curriculum(
@@ -69,6 +70,13 @@ def test_levels_open_when_the_hardest_one_is_mastered() -> None:
     assert tasks.levels() == {"math": 3}, "there is no harder one"
 
 
+def test_a_mean_that_rounding_keeps_below_the_mark_opens_the_next_level() -> None:
+    config = CurriculumConfig(levels=[1, 2], promote_at=0.7)
+    tasks = curriculum(envs=(EnvConfig(id="steady", curriculum=config),))
+    tasks.record("steady", 1, [float(np.float32(0.7)) - 1e-9] * 100)
+    assert tasks.levels() == {"steady": 2}
+
+
 def test_environments_without_levels_are_asked_for_none() -> None:
     tasks = curriculum(envs=(CODE,))
     assert tasks.next_assignment().level is None
@@ -94,7 +102,13 @@ def test_state_goes_through_json() -> None:
     assert resumed.next_assignment().assignment_id > 1_000_000
 
 
-@pytest.mark.parametrize("new", [EnvConfig(id="new", weight=1.0), replace(CODE, weight=3.0)])
+@pytest.mark.parametrize(
+    "new",
+    [
+        EnvConfig(id="new", curriculum=CurriculumConfig(weight=1.0)),
+        replace(CODE, curriculum=CurriculumConfig(weight=3.0)),
+    ],
+)
 def test_a_changed_mix_is_counted_anew(new: EnvConfig) -> None:
     stopped = curriculum()
     for _ in range(5_000):
@@ -103,18 +117,18 @@ def test_a_changed_mix_is_counted_anew(new: EnvConfig) -> None:
     resumed = curriculum(envs=tuple(mix.values()))
     resumed.load_state_dict(json.loads(json.dumps(stopped.state_dict())))
     ids = [resumed.next_assignment().env_id for _ in range(100)]
-    total = sum(env.weight for env in mix.values())
+    total = sum(env.curriculum.weight for env in mix.values())
     for env in mix.values():
-        assert ids.count(env.id) == pytest.approx(100 * env.weight / total, abs=1)
+        assert ids.count(env.id) == pytest.approx(100 * env.curriculum.weight / total, abs=1)
 
 
 def test_what_can_not_be_is_refused() -> None:
     with pytest.raises(LearnerError, match="got 'math' twice"):
         curriculum(envs=(MATH, MATH))
     with pytest.raises(LearnerError, match="expected open_levels <= 1"):
-        curriculum(envs=(EnvConfig(id="x", levels=[1], open_levels=2),))
+        curriculum(envs=(EnvConfig(id="x", curriculum=CurriculumConfig(levels=[1], open_levels=2)),))
     with pytest.raises(LearnerError, match="expected levels where promote_at is set"):
-        curriculum(envs=(EnvConfig(id="x", promote_at=0.5),))
+        curriculum(envs=(EnvConfig(id="x", curriculum=CurriculumConfig(promote_at=0.5)),))
     with pytest.raises(CheckpointError, match="expected the state of a curriculum"):
         curriculum().load_state_dict({"next_id": 3})
 

@@ -1,4 +1,8 @@
-"""Inputs for the hidden tests, by the kind of a parameter. Drawn from the task's own seed."""
+"""Inputs for the hidden tests, by the kind of a parameter: first the edges, then some at random.
+
+The edges are the same for a task for ever, and are where near misses show: nothing, one, zero, around every
+constant of the task (as a value and as a length), repetitions, both cases of letters.
+"""
 
 from collections.abc import Callable, Mapping
 
@@ -8,12 +12,50 @@ from trieline.envs.code.templates import WORDS, Constant
 
 Value = int | str | list[int] | list[str]
 
+_LETTERS = "abcdefghijklmnopqrstuvwxyz"
+_TEXTS = ("", "a", "Sun", "ice  tea", " moon ", "Hello World", "aAbB", "AEIOU aeiou", "Why, yes?", "a1!")
 _NOUNS = (*WORDS, "apple", "house", "tea", "otter", "island", "moon", "test", "ice", "summer", "oasis")
 
 
 def draw(kind: str, constants: Mapping[str, Constant], rng: np.random.Generator) -> Value:
     """One input. Constants of the task are used, so that limits and letters it names really occur."""
     return _KINDS[kind](constants, rng)
+
+
+def edge_calls(params: Mapping[str, str], constants: Mapping[str, Constant]) -> list[tuple[Value, ...]]:
+    """Inputs for all parameters at once; some may be outside of what the function is defined for."""
+    edges = [_edges(kind, constants) for kind in params.values()]
+    # Each parameter is one ahead of the one before it, so that two of a kind differ.
+    return [
+        tuple(values[(row + column) % len(values)] for column, values in enumerate(edges))
+        for row in range(max(map(len, edges)))
+    ]
+
+
+def _edges(kind: str, constants: Mapping[str, Constant]) -> list[Value]:
+    numbers = [value for value in constants.values() if isinstance(value, int)]
+    letters = [value for value in constants.values() if isinstance(value, str) and len(value) == 1]
+    around = [number + step for number in numbers for step in (-1, 0, 1)]
+    words = [form for c in letters for form in (c, c + c, f"{c}x", f"x{c}", f"x{c}x", *_capital(c))]
+    edges: dict[str, list[Value]] = {
+        "int": [*around, 0, 1, 2, -1, -3, *(-number for number in numbers)],
+        "natural": [*around, 0, 1, 2, 9, 10, 99, 100, *(2 * number for number in numbers)],
+        "ints": [[n - 1, n - 1, n, n + 1, n + 1] for n in numbers],
+        # 17, 8 and 1 are not in order in a set either.
+        "repeats": [[], [3], [2, 2], [3, 1, 3, 1], [17, 8, 1, 8]],
+        "word": [*words, "", "a", "ab", "aba"],
+        "words": [[], ["sun"], ["house", "sun"], ["sun", "apple"], ["a", "island", "tea"]],
+        "text": [*(_LETTERS[:length] for length in around), *words, *_TEXTS],
+        "mirror": ["", "a", "ab", "aba", "abba", "abab", "abca"],
+    }
+    edges["distinct"] = [[0], [1, 2], [-5, -1, -9], [3, 9, 4], [5, 0, -5, 1]]
+    edges["filled"] = [*edges["distinct"], [4, 4, -2, 4], [2, 3, 2, 3]]
+    edges["ints"] += [*edges["filled"], []]
+    return edges[kind]
+
+
+def _capital(letter: str) -> tuple[str, str]:
+    return f"{letter.upper()}x", f"x{letter.upper()}"
 
 
 def _int(constants: Mapping[str, Constant], rng: np.random.Generator) -> int:
@@ -70,6 +112,8 @@ _KINDS: Mapping[str, Callable[[Mapping[str, Constant], np.random.Generator], Val
     "int": _int,
     "natural": _natural,
     "ints": _ints,
+    "filled": _ints,
+    "distinct": _ints,
     "repeats": _repeats,
     "word": _word,
     "words": _words,

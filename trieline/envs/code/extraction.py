@@ -15,6 +15,8 @@ FENCE = re.compile(r"```[ \t]*(?:python3?|py)?[ \t]*\n?(.*?)(?:```|\Z)", re.DOTA
 DEFINITION = re.compile(r"^[ \t]*def\s+\w+\s*\(", re.MULTILINE)
 DEFINITION_IN_LINE = re.compile(r"\bdef\s+\w+\s*\(")
 IMPORT = re.compile(r"^(?:import|from)\s.*$", re.MULTILINE)
+# Blanks only: newlines would be tried again from each line that begins with one.
+RETURN = re.compile(r"^[ \t]*return\b", re.MULTILINE)
 ASSIGNMENT = re.compile(rf"^{NAME}\s*=\s*lambda\b.*$", re.MULTILINE)
 
 
@@ -33,7 +35,7 @@ def extract_source(reply: str, params: str) -> str:
     if assignment := ASSIGNMENT.search(text):
         return assignment[0]
     body = textwrap.dedent(text.strip("\n").strip("`")).strip()
-    if re.search(r"^\s*return\b", body, re.MULTILINE):
+    if RETURN.search(body):
         return f"def {NAME}({params}):\n{textwrap.indent(body, '    ')}"
     return (
         f"{NAME} = {body}"

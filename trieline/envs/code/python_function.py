@@ -4,12 +4,15 @@ One exec an episode: all tests at once, in a bare interpreter. A sandbox that fa
 the episode is broken; a program that fails scores 0.
 """
 
+import contextlib
 import hashlib
+import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,12 +23,12 @@ from trieline.envs.code.templates import LEVELS, TEMPLATES, Constant, Template
 from trieline.envs.errors import TaskError
 from trieline.envs.sandbox import Backend, SandboxLimits, shared_pool
 from trieline.envs.sandbox.backends import resolve_backend
-from trieline.envs.text_env import Split, TextEnv, Turn
+from trieline.envs.text_env import ListedTextEnv, Split, Turn
 
 PROMPT = "Write a one-line Python function {name}({params}) that returns {description}. Reply with code only."
 
-CASES = 8
-"""Hidden tests of a task."""
+RANDOM_CASES = 8
+"""Hidden tests of a task besides those at the edges."""
 CASE_DRAWS = 50
 """Sets of inputs to try until the right answer is not the same for all of them."""
 SHOWN_LENGTH = 400
@@ -56,7 +59,7 @@ class FunctionTask:
         return self.template.gold.format_map(dict(self.constants))
 
 
-class PythonFunction(TextEnv[FunctionTask]):
+class PythonFunction(ListedTextEnv[FunctionTask]):
     """Reward 1 if all hidden tests pass. Whole templates are held out for the test split.
 
     `backend` names the sandbox: `auto` (Docker if it answers, else bubblewrap), `docker`, `bubblewrap`, or
@@ -86,6 +89,14 @@ class PythonFunction(TextEnv[FunctionTask]):
             for name, choices in template.constants.items()
         }
         return FunctionTask(template=template, constants=tuple(chosen.items()))
+
+    def all_tasks(self) -> Iterator[FunctionTask]:
+        """Every template with all its constants, by level."""
+        for template in sorted(TEMPLATES.values(), key=lambda row: row.level):
+            choices = [list[Constant](values) for values in template.constants.values()]
+            for chosen in itertools.product(*choices):
+                constants = tuple(zip(template.constants, chosen, strict=True))
+                yield FunctionTask(template=template, constants=constants)
 
     def in_test(self, task: FunctionTask) -> bool:
         return task.template.held_out
@@ -145,19 +156,29 @@ class PythonFunction(TextEnv[FunctionTask]):
 def make_cases(task: FunctionTask, task_id: str) -> tuple[Case, ...]:
     """The hidden tests: the same ones for a task for ever. Not all of them expect the same value."""
     rng = np.random.default_rng(int.from_bytes(hashlib.sha256(task_id.encode()).digest()[:8], "big"))
-    # Our own expression, from the table of templates; nothing in it comes from outside.
-    gold = eval(f"lambda {task.params}: {task.gold}")
     constants = dict(task.constants)
+    edges = _defined(task, examples.edge_calls(task.template.params, constants))
     for _ in range(CASE_DRAWS):
-        calls = [
+        drawn = [
             tuple(examples.draw(kind, constants, rng) for kind in task.template.params.values())
-            for _ in range(CASES)
+            for _ in range(RANDOM_CASES)
         ]
-        cases = tuple(make_case(arguments, gold(*arguments)) for arguments in calls)
+        cases = (*edges, *_defined(task, drawn))
         if any(case.expected != cases[0].expected for case in cases):
             return cases
-    msg = f"{task_id}: the right answer is the same for all inputs in {CASE_DRAWS} draws of {CASES}"
+    msg = f"{task_id}: the right answer is the same for all inputs in {CASE_DRAWS} draws of {RANDOM_CASES}"
     raise TaskError(msg)
+
+
+def _defined(task: FunctionTask, calls: Iterable[tuple[Any, ...]]) -> list[Case]:
+    """Cases of those calls for which there is a right value: the largest number of none is not asked for."""
+    # Our own expression, from the table of templates; nothing in it comes from outside.
+    gold = eval(f"lambda {task.params}: {task.gold}")
+    cases = []
+    for arguments in calls:
+        with contextlib.suppress(ValueError, IndexError, ZeroDivisionError):
+            cases.append(make_case(arguments, gold(*arguments)))
+    return cases
 
 
 def run_tests(source: str, cases: tuple[Case, ...], *, backend: Backend = "auto") -> Report:

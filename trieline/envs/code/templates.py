@@ -161,8 +161,8 @@ _TWO_STEPS = (
     _row(1, "*join_commas", "words:words", "the strings in words joined with ','", "','.join(words)"),
     _row(1, "palindrome", "s:mirror", "True if s reads the same backwards, else False", "s == s[::-1]"),
     _row(1, "spread", "xs:ints", "the largest number in xs minus the smallest", "max(xs) - min(xs)"),
-    _row(1, "without_first", "xs:ints", "xs without its first element", "xs[1:]"),
-    _row(1, "*without_last", "xs:ints", "xs without its last element", "xs[:-1]"),
+    _row(1, "without_first", "xs:filled", "xs without its first element", "xs[1:]"),
+    _row(1, "*without_last", "xs:filled", "xs without its last element", "xs[:-1]"),
     _row(
         1,
         "longer_than",
@@ -197,7 +197,7 @@ _THREE_STEPS = (
         "the sum of the squares of the numbers in xs",
         "sum(x * x for x in xs)",
     ),
-    _row(2, "second_largest", "xs:ints", "the second largest number in xs", "sorted(xs)[-2]"),
+    _row(2, "second_largest", "xs:distinct", "the second largest number in xs", "sorted(xs)[-2]"),
     _row(2, "sum_up_to", "n:natural", "the sum of the integers from 1 to n", "sum(range(1, n + 1))"),
     _row(
         2,
@@ -229,7 +229,7 @@ _THREE_STEPS = (
         "[x + y for x, y in zip(a, b)]",
     ),
     _row(2, "every_other", "xs:ints", "every second element of xs, from the first on", "xs[::2]"),
-    _row(2, "*index_of_max", "xs:ints", "the index of the largest number in xs", "xs.index(max(xs))"),
+    _row(2, "*index_of_max", "xs:distinct", "the index of the largest number in xs", "xs.index(max(xs))"),
     _row(2, "clamp", "x:int", "x, but at least 0 and at most {k}", "max(0, min(x, {k}))", k=_ANY),
     _row(
         2,

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from trieline.envs.errors import TaskError
+from trieline.envs.integers import integers
 from trieline.envs.text_env import Split, TextEnv, Turn
 
 LEVEL_TURNS = (2, 3, 4, 5, 6)
@@ -20,8 +21,6 @@ MAX_LISTED = 7
 """Numbers that a message lists singly; more are a range. A small model chooses better from a list."""
 READ_LENGTH = 1_000
 """Characters of a reply that are looked at."""
-
-INTEGER = re.compile(r"(?<![\w.])\d{1,9}(?![\w]|\.\d)", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -131,7 +130,7 @@ class GuessNumber(TextEnv[HiddenNumber]):
 
 def first_in_range(reply: str, low: int, high: int) -> int | None:
     """The first integer of a reply that is a possible guess, None if there is none."""
-    named = (int(text) for text in INTEGER.findall(reply[:READ_LENGTH]))
+    named = map(int, integers(reply[:READ_LENGTH]))
     return next((number for number in named if low <= number <= high), None)
 
 

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from trieline.envs.integers import integers
 from trieline.envs.math.grading import grade
 from trieline.envs.text_env import TextEnv, Turn
 
 PROMPT = "What is {expression}? Reply with the number only."
 
-INTEGER = re.compile(r"(?<![\w.])[-−]?\d+(?![\w]|\.\d)", re.ASCII)
 READ_LENGTH = 2_000
 """Characters of a reply that are looked at, from its end."""
 MAX_OPERANDS = 3
@@ -72,7 +72,7 @@ class Expression:
 
 
 class Arithmetic(TextEnv[Expression]):
-    """Reward 1 for the right number. The last integer in the reply is the answer."""
+    """Reward 1 for the right number. The last integer in the reply is the answer (see `integers`)."""
 
     levels = len(LEVELS)
 
@@ -123,8 +123,8 @@ class Arithmetic(TextEnv[Expression]):
 
 def last_integer(reply: str) -> str | None:
     """The last integer literal of a reply, None without one. Numbers within words or decimals are none."""
-    found = INTEGER.findall(reply[-READ_LENGTH:])
-    return found[-1].replace("−", "-") if found else None
+    found = [*integers(reply[-READ_LENGTH:])]
+    return found[-1] if found else None
 
 
 def _draw(level: Level, rng: np.random.Generator) -> Expression:

@@ -1,15 +1,17 @@
 """Sandboxes: where untrusted programs run. `open_sandbox` gives one, `shared_pool` lends warm ones."""
 
 from trieline.envs.sandbox.backends import Backend, available_backends, open_sandbox
-from trieline.envs.sandbox.base import ExecResult, Sandbox, SandboxLimits, Snapshot
-from trieline.envs.sandbox.pool import SandboxPool, shared_pool
+from trieline.envs.sandbox.base import ExecResult, Sandbox, SandboxLimits, SandboxSpec, Snapshot
+from trieline.envs.sandbox.pool import Loan, SandboxPool, shared_pool
 
 __all__ = [
     "Backend",
     "ExecResult",
+    "Loan",
     "Sandbox",
     "SandboxLimits",
     "SandboxPool",
+    "SandboxSpec",
     "Snapshot",
     "available_backends",
     "open_sandbox",

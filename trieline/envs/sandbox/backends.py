@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from trieline.envs.errors import SandboxError
 from trieline.envs.sandbox import bubblewrap
-from trieline.envs.sandbox.base import Sandbox, SandboxLimits
+from trieline.envs.sandbox.base import Sandbox, SandboxLimits, SandboxSpec
 
 logger = logging.getLogger(__name__)
 
@@ -59,23 +59,25 @@ def resolve_backend(backend: Backend) -> Literal["docker", "bubblewrap", "none"]
     return _choose(os.getpid()) if backend == "auto" else backend
 
 
-def open_sandbox(backend: Backend = "auto", limits: SandboxLimits | None = None) -> Sandbox:
-    """A started sandbox. The caller closes it."""
-    limits = limits or SandboxLimits()
+def open_sandbox(
+    backend: Backend = "auto", limits: SandboxLimits | None = None, spec: SandboxSpec | None = None
+) -> Sandbox:
+    """A started sandbox. The caller closes it. SandboxError if the backend can't honour the spec."""
+    limits, spec = limits or SandboxLimits(), spec or SandboxSpec()
     sandbox: Sandbox
     match resolve_backend(backend):
         case "docker":
             from trieline.envs.sandbox.docker import DockerSandbox
 
-            sandbox = DockerSandbox(limits)
+            sandbox = DockerSandbox(limits, spec)
         case "bubblewrap":
-            sandbox = bubblewrap.BubblewrapSandbox(limits)
+            sandbox = bubblewrap.BubblewrapSandbox(limits, spec)
         case "none":
             from trieline.envs.sandbox.unprotected import UnprotectedSandbox
 
             logger.warning(
                 "untrusted programs run WITHOUT a sandbox, as this user: backend 'none' was asked for"
             )
-            sandbox = UnprotectedSandbox(limits)
+            sandbox = UnprotectedSandbox(limits, spec)
     sandbox.start()
     return sandbox

@@ -17,7 +17,6 @@ import platform
 import re
 import shutil
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -27,8 +26,8 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from trieline.envs.errors import SandboxError
-from trieline.envs.sandbox import bundle
-from trieline.envs.sandbox.base import SandboxLimits
+from trieline.envs.sandbox import bundle, host_view
+from trieline.envs.sandbox.base import SandboxLimits, SandboxSpec, refuse
 from trieline.envs.sandbox.channel import Channel, PipeChannel
 from trieline.envs.sandbox.exit_cleanup import close_at_exit, forget
 from trieline.envs.sandbox.kept import KeptSandbox
@@ -41,12 +40,25 @@ HOST_UID = 2_147_000_000
 """What root turns into before it starts bubblewrap: a user that owns nothing, beyond the ranges that are
 handed out. Programs then own none of root's files, and RLIMIT_NPROC, which spares root, binds them."""
 SHOWN_AT = "/mnt"
-"""Where root's helper shows an interpreter to HOST_UID, in a mount namespace that nobody else sees."""
+"""Where root's helper shows a folder to HOST_UID, in a mount namespace that nobody else sees."""
+OPEN_FILES = 128
+"""For each process. Half of what Docker gives: without a control group nobody counts what the kernel holds
+for pipes, and for each pair of an epoll and what it waits for."""
+LINUX_BUFFER = 212_992
+"""Linux's own net.core.wmem_default, in bytes."""
 ZEROS = "/dev/full"
 """Shown as /dev/zero too. It reads the same and can't be mapped: shared mappings of the real one are shared
 anonymous memory under another name, that no filter of system calls can tell from a file."""
 NPROC_PER_NAMESPACE_SINCE = (5, 14)
-OLDEST_PYTHON = (3, 9)
+
+
+def _socket_bytes() -> int:
+    """What the kernel can hold for one socket: a full buffer, which programs can't enlarge, and a message."""
+    try:
+        buffer = int(Path("/proc/sys/net/core/wmem_default").read_text())
+    except (OSError, ValueError):
+        buffer = LINUX_BUFFER
+    return buffer * 3 // 2
 
 
 @cache
@@ -97,70 +109,29 @@ def _spawner(_pid: int) -> Spawner:
     return Spawner()
 
 
-@cache
-def interpreter() -> tuple[Path, Path | None]:
-    """A Python for the sandbox, and the folder to show there for it (None: it lies in /usr, shown anyway)."""
-    for path in (Path("/usr/bin/python3"), Path("/usr/local/bin/python3")):
-        if path.exists() and path.resolve().is_relative_to("/usr") and _version(path) >= OLDEST_PYTHON:
-            return path, None
-    prefix = Path(sys.base_prefix).resolve()
-    return prefix / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}", prefix
+def as_unprivileged_user(folder: Path) -> list[str]:
+    """What to put before a command so that it runs as HOST_UID, and finds `folder` in SHOWN_AT.
 
-
-def _version(python: Path) -> tuple[int, ...]:
-    code = "import sys; print(*sys.version_info[:2])"
-    try:
-        done = subprocess.run([python, "-I", "-S", "-c", code], capture_output=True, timeout=20, check=True)
-        return tuple(int(number) for number in done.stdout.split())
-    except (OSError, subprocess.SubprocessError, ValueError):
-        return (0, 0)
-
-
-def _system_folders() -> list[str]:
-    """/usr, and the old names at the top as they are on this machine."""
-    arguments = ["--ro-bind", "/usr", "/usr"]
-    for name in ("/bin", "/sbin", "/lib", "/lib32", "/lib64"):
-        path = Path(name)
-        if path.is_symlink():
-            arguments += ["--symlink", str(path.readlink()), name]
-        elif path.is_dir():
-            arguments += ["--ro-bind", name, name]
-    for name in ("/etc/ld.so.cache", "/etc/alternatives"):
-        arguments += ["--ro-bind-try", name, name]
-    return arguments
-
-
-def as_unprivileged_user(prefix: Path) -> list[str]:
-    """What to put before a command so that it runs as HOST_UID, and finds `prefix` in SHOWN_AT.
-
-    HOST_UID could not walk to an interpreter in root's home, so root opens the way before it lets go.
+    HOST_UID could not walk to a folder in root's home, so root opens the way before it lets go.
     """
     give_up_root = f"exec setpriv --reuid {HOST_UID} --regid {HOST_UID} --clear-groups --no-new-privs"
     script = f'mount --bind "$1" {SHOWN_AT} && shift && {give_up_root} -- "$@"'
-    return ["unshare", "--mount", "sh", "-c", script, "sh", str(prefix)]
+    return ["unshare", "--mount", "sh", "-c", script, "sh", str(folder)]
 
 
 def command(
-    limits: SandboxLimits, keeper: Sequence[str], prefix: Path | None, source: Path | str | None = None
+    limits: SandboxLimits, spec: SandboxSpec, keeper: Sequence[str], source: Path | None = None
 ) -> list[str]:
     """The bubblewrap command line. The order matters: what is mounted later lies on top.
 
-    `prefix` is shown under its own name; it is read from `source` (None: from where it is).
+    `source`: see `host_view.arguments`.
     """
-    arguments = [
-        "bwrap",
-        "--unshare-all",
-        "--unshare-user",
-        "--uid",
-        str(bundle.UID),
-        "--gid",
-        str(bundle.GID),
-    ]
-    arguments += ["--die-with-parent", "--new-session", "--as-pid-1", "--clearenv", "--hostname", "sandbox"]
-    arguments += _system_folders()
-    if prefix is not None:
-        arguments += ["--ro-bind", str(source or prefix), str(prefix)]
-    workdir = str(bundle.WORKDIR)
+    user = str(bundle.user(spec))
+    arguments = ["bwrap", "--unshare-all", "--unshare-user", "--uid", user, "--gid", user]
+    arguments += ["--die-with-parent", "--new-session", "--as-pid-1", "--hostname", "sandbox"]
+    arguments += ["--clearenv", "--setenv", "PATH", bundle.environment(spec)["PATH"], "--cap-drop", "ALL"]
+    arguments += host_view.arguments(Path(spec.folder) if spec.folder else None, source)
+    workdir = str(bundle.workdir(spec))
     arguments += ["--proc", "/proc", "--dev", "/dev", "--dev-bind", ZEROS, "/dev/zero"]
     arguments += ["--perms", "0700", "--size", str(limits.disk_bytes), "--tmpfs", workdir, "--chdir", workdir]
     # Both are tmpfs without a bound that the sandboxed user owns.
@@ -171,24 +142,41 @@ def command(
 class BubblewrapSandbox(KeptSandbox):
     """A set of namespaces whose process 1 is the keeper."""
 
-    def __init__(self, limits: SandboxLimits) -> None:
-        super().__init__(limits)
+    def __init__(self, limits: SandboxLimits, spec: SandboxSpec | None = None) -> None:
+        super().__init__(limits, spec)
+        refuse(
+            self.spec,
+            "bubblewrap",
+            image="it has no engine for images; give a prepared root as `folder`",
+            writable_root="it can neither bound nor throw away what is written there; Docker can",
+        )
         self._process: subprocess.Popen[bytes] | None = None
 
     def __str__(self) -> str:
         return f"bubblewrap sandbox {self._process.pid if self._process else '(not started)'}"
 
     def _another(self) -> "BubblewrapSandbox":
-        return BubblewrapSandbox(self.limits)
+        return BubblewrapSandbox(self.limits, self.spec)
 
-    def _keeper(self, python: Path) -> Sequence[str]:
-        limits = self.limits
-        rlimits = {"RLIMIT_DATA": limits.memory_bytes}
+    def _keeper(self) -> Sequence[str]:
+        limits, spec = self.limits, self.spec
+        rlimits = {"RLIMIT_DATA": limits.memory_bytes, "RLIMIT_NOFILE": OPEN_FILES}
         if _kernel() >= NPROC_PER_NAMESPACE_SINCE:
             rlimits["RLIMIT_NPROC"] = limits.pids + 1
-        path = bundle.PATH if python.is_relative_to("/usr") else f"{python.parent}:{bundle.PATH}"
-        settings = bundle.settings(limits, rlimits=rlimits, watch_memory_bytes=limits.memory_bytes, path=path)
-        return bundle.keeper_argv(str(python), settings)
+        python, path = "python3", bundle.PATH
+        if spec.folder is None:
+            interpreter, prefix = host_view.interpreter()
+            python = str(interpreter)
+            path = path if prefix is None else f"{interpreter.parent}:{path}"
+        settings = bundle.settings(
+            limits,
+            spec,
+            rlimits=rlimits,
+            watch_memory_bytes=limits.memory_bytes,
+            socket_bytes=_socket_bytes(),
+            path=path,
+        )
+        return bundle.keeper_argv(python, settings)
 
     def _launch(self, deadline: float) -> Channel:
         close_at_exit(self)
@@ -204,16 +192,16 @@ class BubblewrapSandbox(KeptSandbox):
         return channel
 
     def _spawn(self) -> subprocess.Popen[bytes]:
-        python, prefix = interpreter()
+        folder = self.spec.folder
+        hidden = Path(folder) if folder else host_view.interpreter()[1]
         root = os.geteuid() == 0
-        keeper = self._keeper(python)
-        if root and prefix is not None:
-            user = None
-            argv = as_unprivileged_user(prefix) + command(self.limits, keeper, prefix, SHOWN_AT)
-        else:
-            user = HOST_UID if root else None
-            argv = command(self.limits, keeper, prefix)
+        user = HOST_UID if root and hidden is None else None
         try:
+            if root and hidden is not None:
+                before, source = as_unprivileged_user(hidden), Path(SHOWN_AT)
+            else:
+                before, source = [], None
+            argv = before + command(self.limits, self.spec, self._keeper(), source)
             return subprocess.Popen(
                 argv,
                 stdin=subprocess.PIPE,

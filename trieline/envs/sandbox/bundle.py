@@ -7,12 +7,12 @@ from pathlib import Path, PurePosixPath
 from typing import TypedDict
 
 from trieline.envs.sandbox import inside
-from trieline.envs.sandbox.base import SandboxLimits
+from trieline.envs.sandbox.base import SandboxLimits, SandboxSpec
 
 MODULES = ("frames", "files", "programs", "syscall_filter", "keeper")
 WORKDIR = PurePosixPath("/work")
-UID = GID = 1000
-"""Of keeper and programs, inside the sandbox."""
+UID = 1000
+"""User and group id of keeper and programs, inside the sandbox."""
 PATH = "/usr/local/bin:/usr/bin:/bin"
 OPEN_FILES = 256
 BYTES_PER_FILE = 1024
@@ -43,8 +43,28 @@ class Settings(TypedDict):
     rlimits: Mapping[str, int]
     watch_memory_bytes: int
     """0: a control group bounds memory, the keeper need not watch."""
+    socket_bytes: int
+    """What the kernel can hold for one socket, where the keeper watches."""
     max_files: int
     max_pids: int
+
+
+def workdir(spec: SandboxSpec) -> PurePosixPath:
+    """Where the work folder is in a sandbox of this spec."""
+    return PurePosixPath(spec.workdir) if spec.workdir else WORKDIR
+
+
+def user(spec: SandboxSpec) -> int:
+    """User and group id of keeper and programs, inside the sandbox."""
+    return UID if spec.user is None else spec.user
+
+
+def environment(spec: SandboxSpec, *, path: str = PATH, home: str | None = None) -> dict[str, str]:
+    """Of all programs. Of `path` and `home` (None: /tmp or the work folder), the spec may have its own."""
+    if home is None:
+        # In a work folder with a checkout, what programs leave in their home would look like a part of it.
+        home = "/tmp" if spec.writable_root else str(workdir(spec))
+    return {"PATH": path, "HOME": home, "TMPDIR": home, "LANG": "C.UTF-8", **dict(spec.environment)}
 
 
 def max_files(limits: SandboxLimits) -> int:
@@ -53,16 +73,22 @@ def max_files(limits: SandboxLimits) -> int:
 
 
 def settings(
-    limits: SandboxLimits, *, rlimits: Mapping[str, int], watch_memory_bytes: int, path: str = PATH
+    limits: SandboxLimits,
+    spec: SandboxSpec,
+    *,
+    rlimits: Mapping[str, int],
+    watch_memory_bytes: int,
+    socket_bytes: int = 0,
+    path: str = PATH,
 ) -> Settings:
     """Settings for these limits; `rlimits` are added to those that every backend sets."""
-    workdir = str(WORKDIR)
     return {
-        "workdir": workdir,
-        "environment": {"PATH": path, "HOME": workdir, "TMPDIR": workdir, "LANG": "C.UTF-8"},
+        "workdir": str(workdir(spec)),
+        "environment": environment(spec, path=path),
         "output_bytes": limits.output_bytes,
         "rlimits": {"RLIMIT_FSIZE": limits.disk_bytes, "RLIMIT_NOFILE": OPEN_FILES, **rlimits},
         "watch_memory_bytes": watch_memory_bytes,
+        "socket_bytes": socket_bytes,
         "max_files": max_files(limits),
         "max_pids": limits.pids,
     }

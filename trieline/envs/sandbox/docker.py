@@ -7,7 +7,8 @@ import ssl
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,18 +19,22 @@ import requests
 
 from trieline.envs.errors import SandboxError
 from trieline.envs.sandbox import bundle, owner
-from trieline.envs.sandbox.base import SandboxLimits
+from trieline.envs.sandbox.base import ExecResult, SandboxLimits, SandboxSpec, Snapshot, refuse
 from trieline.envs.sandbox.channel import AttachChannel, Channel
 from trieline.envs.sandbox.exit_cleanup import close_at_exit, forget
+from trieline.envs.sandbox.first_come import Line
 from trieline.envs.sandbox.kept import KeptSandbox
 
 logger = logging.getLogger(__name__)
 
 IMAGE = "trieline/python:1"
+SNAPSHOTS = "trieline/snapshot"
 OWNER_LABEL = "trieline.owner"
 ATTEMPT_LABEL = "trieline.attempt"
 ENGINE_SECONDS = 60
 """For one call to the engine."""
+DISK_SECONDS = 1.0
+"""Between two looks at the size of a writable root."""
 CONCURRENT_CALLS = 4
 """An engine that is asked for 64 containers at once times out on all of them."""
 
@@ -42,7 +47,10 @@ class Engine:
     """The connection of this process to the engine, with few calls at a time."""
 
     def __init__(self) -> None:
-        self._calls = threading.BoundedSemaphore(CONCURRENT_CALLS)
+        self._line = Line()
+        self._running = 0
+        self._unwanted_images: set[str] = set()
+        """Those that containers still need."""
         try:
             self.api = docker.from_env(timeout=ENGINE_SECONDS).api
             self.api.ping()
@@ -53,16 +61,19 @@ class Engine:
 
     def call(self, what: str, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """One call, in its turn. SandboxError says what it was for."""
-        if not self._calls.acquire(timeout=2 * ENGINE_SECONDS):
-            msg = f"waited {2 * ENGINE_SECONDS} s for the engine's turn to {what}"
-            raise SandboxError(msg)
+        with self._line.turn(lambda: self._running < CONCURRENT_CALLS, 2 * ENGINE_SECONDS) as came:
+            if not came:
+                msg = f"waited {2 * ENGINE_SECONDS} s for the engine's turn to {what}"
+                raise SandboxError(msg)
+            self._running += 1
         try:
             return function(*args, **kwargs)
         except ENGINE_ERRORS as error:
             msg = f"Docker Engine could not {what}: {error}"
             raise SandboxError(msg) from error
         finally:
-            self._calls.release()
+            with self._line.change():
+                self._running -= 1
 
     def remove(self, container: str) -> None:
         """End and remove a container, by name or id. No error if it is gone."""
@@ -79,9 +90,11 @@ class Engine:
         except docker.errors.APIError as error:
             if error.status_code != 409:  # somebody else is removing it at this moment
                 raise
+        for image in list(self._unwanted_images):
+            self._remove_image(image)
 
     def sweep(self) -> int:
-        """Remove containers whose owner, a process on this machine, is gone. Returns how many."""
+        """Remove containers and snapshots whose owner, a process of this machine, is gone; says how many."""
         swept = 0
         filters = {"label": OWNER_LABEL}
         for container in self.call("list containers", self.api.containers, all=True, filters=filters):
@@ -90,7 +103,31 @@ class Engine:
                 logger.info("removing orphan container %s of %s", container["Id"][:12], of)
                 self.remove(container["Id"])
                 swept += 1
+        for image in self.call("list snapshots", self.api.images, filters=filters):
+            of = (image["Labels"] or {}).get(OWNER_LABEL, "")
+            if owner.is_gone(of):
+                logger.info("removing orphan snapshot %s of %s", image["Id"], of)
+                self.remove_image(image["Id"])
+                swept += 1
         return swept
+
+    def remove_image(self, image: str) -> None:
+        """Remove an image, now or when the last container that needs it is gone."""
+        try:
+            self.call(f"remove the image {image}", self._remove_image, image)
+        except SandboxError as error:
+            logger.warning("%s; if it is left behind, a later start sweeps it", error)
+
+    def _remove_image(self, image: str) -> None:
+        self._unwanted_images.discard(image)
+        try:
+            self.api.remove_image(image)
+        except docker.errors.NotFound:
+            pass
+        except docker.errors.APIError as error:
+            if error.status_code != 409:
+                raise
+            self._unwanted_images.add(image)
 
     def close(self) -> None:
         """At the end of the process, its own containers being closed: a last look for orphans of others."""
@@ -137,27 +174,32 @@ def build_command() -> str:
 
 
 class DockerSandbox(KeptSandbox):
-    """A container whose process 1 is the keeper. The engine is called to start and end it, never for an exec.
+    """A container whose process 1 is the keeper.
 
+    The engine is called to start and end it, and never for an exec, but to see how large a writable root is.
     Memory holds the programs, the keeper (about 12 MB) and the writable folder together.
     """
 
-    def __init__(self, limits: SandboxLimits, *, image: str = IMAGE) -> None:
-        super().__init__(limits)
-        self.image = image
+    def __init__(self, limits: SandboxLimits, spec: SandboxSpec | None = None) -> None:
+        super().__init__(limits, spec)
+        refuse(self.spec, "docker", folder="it starts from images; make one of it with `docker import`")
+        self.image = self.spec.image or IMAGE
         self._name: str | None = None
+        self._over_disk = False
+        """Did the last container end because its writable root had grown too large?"""
 
     def __str__(self) -> str:
         return f"Docker sandbox {self._name or '(not started)'}"
 
     def _another(self) -> "DockerSandbox":
-        return DockerSandbox(self.limits, image=self.image)
+        return DockerSandbox(self.limits, self.spec)
 
     def _launch(self, deadline: float) -> Channel:
         eng = engine()
         close_at_exit(self)
         # The name is known before the engine is asked, so a call that is cut short can still be undone.
         self._name = f"trieline-{uuid.uuid4().hex}"
+        self._over_disk = False
         try:
             eng.call(f"create a container of {self.image} (missing? {build_command()})", self._create, eng)
             connection = eng.call("attach to the container", self._attach, eng)
@@ -170,14 +212,14 @@ class DockerSandbox(KeptSandbox):
         return AttachChannel(connection)
 
     def _create(self, eng: Engine) -> None:
-        settings = bundle.settings(self.limits, rlimits={}, watch_memory_bytes=0)
+        settings = bundle.settings(self.limits, self.spec, rlimits={}, watch_memory_bytes=0)
         eng.api.create_container(
             self.image,
             bundle.keeper_argv("python3", settings),
             name=self._name,
             entrypoint=[],
-            user=f"{bundle.UID}:{bundle.GID}",
-            working_dir=str(bundle.WORKDIR),
+            user=f"{bundle.user(self.spec)}:{bundle.user(self.spec)}",
+            working_dir="/" if self.spec.writable_root else str(self.workdir),
             hostname="sandbox",
             # The only one that this process 1 heeds: an engine that shuts down need not wait for it.
             stop_signal="SIGKILL",
@@ -189,16 +231,16 @@ class DockerSandbox(KeptSandbox):
         )
 
     def _host_config(self) -> dict[str, Any]:
-        limits = self.limits
+        limits, user = self.limits, bundle.user(self.spec)
         workdir = (
-            f"rw,nosuid,nodev,exec,mode=0700,uid={bundle.UID},gid={bundle.GID},"
+            f"rw,nosuid,nodev,exec,mode=0700,uid={user},gid={user},"
             f"size={limits.disk_bytes},nr_inodes={bundle.max_files(limits)}"
         )
         return {
             "network_mode": "none",
             "ipc_mode": "none",  # no /dev/shm: the writable folder is the only one
-            "read_only": True,
-            "tmpfs": {str(bundle.WORKDIR): workdir},
+            "read_only": not self.spec.writable_root,
+            "tmpfs": {} if self.spec.writable_root else {str(self.workdir): workdir},
             "cap_drop": ["ALL"],
             "security_opt": ["no-new-privileges:true"],
             "pids_limit": limits.pids + 1,
@@ -219,7 +261,42 @@ class DockerSandbox(KeptSandbox):
         # An own descriptor: the SDK closes its when the response is collected.
         return socket.socket(fileno=os.dup(connection.fileno()))
 
-    def _ended_for_memory(self) -> bool:
+    def exec(
+        self, argv: Sequence[str], *, stdin: bytes = b"", wall_seconds: float | None = None
+    ) -> ExecResult:
+        if not self.spec.writable_root:
+            return super().exec(argv, stdin=stdin, wall_seconds=wall_seconds)
+        ended = threading.Event()
+        watch = threading.Thread(target=self._watch_disk, args=(ended,), name="disk-watch")
+        watch.start()
+        try:
+            return super().exec(argv, stdin=stdin, wall_seconds=wall_seconds)
+        finally:
+            ended.set()
+            watch.join()
+
+    def _watch_disk(self, ended: threading.Event) -> None:
+        """A writable root lies on the engine's disk, with no bound that every storage driver has."""
+        eng, name = engine(), self._name
+        while name is not None:
+            try:
+                found = eng.call("measure it", eng.api.containers, size=True, filters={"name": name})
+                if any(container.get("SizeRw", 0) > self.limits.disk_bytes for container in found):
+                    self._over_disk = True
+                    eng.call("end it", eng.api.kill, name)
+                    return
+            except SandboxError as error:
+                logger.warning("%s: %s", self, error)
+            if ended.wait(DISK_SECONDS):
+                return
+
+    def snapshot(self) -> Snapshot:
+        """The work folder, or an image of all that was changed where the root is writable."""
+        return CommittedSnapshot(self) if self.spec.writable_root else super().snapshot()
+
+    def _ended_at_a_bound(self) -> bool:
+        if self._over_disk:
+            return True
         eng = engine()
         state = eng.call("inspect the container", eng.api.inspect_container, self._name)["State"]
         return bool(state["OOMKilled"])
@@ -229,3 +306,26 @@ class DockerSandbox(KeptSandbox):
         name, self._name = self._name, None
         if name is not None:
             engine().remove(name)
+
+
+class CommittedSnapshot:
+    """A sandbox with a writable root at one moment, as an image that shares all but what was changed."""
+
+    def __init__(self, origin: DockerSandbox) -> None:
+        self._limits, self._spec = (
+            origin.limits,
+            replace(origin.spec, image=f"{SNAPSHOTS}:{uuid.uuid4().hex}"),
+        )
+        eng = engine()
+        close_at_exit(self)
+        # The container's labels, and so its owner, become those of the image.
+        eng.call("commit the container", eng.api.commit, origin._name, *str(self._spec.image).split(":"))
+
+    def start(self) -> DockerSandbox:
+        sandbox = DockerSandbox(self._limits, self._spec)
+        sandbox.start()
+        return sandbox
+
+    def close(self) -> None:
+        forget(self)
+        engine().remove_image(str(self._spec.image))

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from trieline.envs.errors import SandboxError
 from trieline.envs.sandbox import bundle
-from trieline.envs.sandbox.base import ExecResult, SandboxLimits, check_command
+from trieline.envs.sandbox.base import ExecResult, SandboxLimits, SandboxSpec, Snapshot, check_command
 from trieline.envs.sandbox.channel import Channel, ChannelClosedError, ChannelTimeoutError
 from trieline.envs.sandbox.inside import frames
 
@@ -29,8 +29,9 @@ ARCHIVE_OVERHEAD = 1024
 class KeptSandbox(abc.ABC):
     """One sandbox. Used by one thread at a time; belongs to the process that started it, not to its forks."""
 
-    def __init__(self, limits: SandboxLimits) -> None:
+    def __init__(self, limits: SandboxLimits, spec: SandboxSpec | None = None) -> None:
         self.limits = limits
+        self.spec = spec or SandboxSpec()
         self._channel: Channel | None = None
         self._pid = os.getpid()
         self._pristine = True
@@ -38,7 +39,7 @@ class KeptSandbox(abc.ABC):
 
     @property
     def workdir(self) -> PurePosixPath:
-        return bundle.WORKDIR
+        return bundle.workdir(self.spec)
 
     @abc.abstractmethod
     def _launch(self, deadline: float) -> Channel:
@@ -48,8 +49,8 @@ class KeptSandbox(abc.ABC):
     def _destroy(self) -> None:
         """End every process and free every resource of the last launch. Idempotent."""
 
-    def _ended_for_memory(self) -> bool:
-        """The keeper is gone: did the kernel end the sandbox because *its* memory ran out?"""
+    def _ended_at_a_bound(self) -> bool:
+        """The keeper is gone: was the sandbox ended because *its* memory ran out, or its disk?"""
         return False
 
     @abc.abstractmethod
@@ -68,8 +69,8 @@ class KeptSandbox(abc.ABC):
         try:
             self._channel = self._launch(deadline)
             hello, _ = self._receive(self._channel, deadline, max_body=0)
-            if hello.get("uid") in (0, None):
-                msg = f"{self}: expected an unprivileged user, got uid {hello.get('uid')}"
+            if hello.get("uid") != bundle.user(self.spec):
+                msg = f"{self}: expected user id {bundle.user(self.spec)}, got {hello.get('uid')}"
                 raise SandboxError(msg)
         except ChannelClosedError as error:
             msg = f"{self}: the keeper ended while starting: {error}"
@@ -114,9 +115,9 @@ class KeptSandbox(abc.ABC):
 
     def _ended_by_program(self, seconds: float, error: ChannelClosedError) -> ExecResult:
         """The program took the whole sandbox down. That is its result; the sandbox needs a reset."""
-        ended_for_memory, name = self._ended_for_memory(), str(self)
+        at_a_bound, name = self._ended_at_a_bound(), str(self)
         self.close()
-        if not ended_for_memory:
+        if not at_a_bound:
             msg = f"{name}: the keeper ended while a program ran: {error}"
             raise SandboxError(msg) from error
         return ExecResult(exit_code=137, stdout=b"", stderr=b"", oom=True, seconds=seconds)
@@ -134,8 +135,8 @@ class KeptSandbox(abc.ABC):
         self._pristine = False
         self._ask_for_files({"op": "write", "path": path}, data, path=path)
 
-    def snapshot(self) -> "ArchiveSnapshot":
-        """The writable folder as an archive in memory, bounded by `disk_bytes`: a tmpfs is in no image."""
+    def snapshot(self) -> Snapshot:
+        """The work folder as an archive in memory, bounded by `disk_bytes`: a tmpfs is in no image."""
         return ArchiveSnapshot(
             self,
             self._ask_for_files(
@@ -154,7 +155,7 @@ class KeptSandbox(abc.ABC):
 
     def reset(self) -> None:
         """In place if that leaves it verifiably clean, else by a new sandbox in its place."""
-        if self._channel is not None and not self._pristine:
+        if self._channel is not None and not self._pristine and not self.spec.writable_root:
             try:
                 reply, _ = self._ask({"op": "reset"}, seconds=FILE_SECONDS)
                 self._pristine = bool(reply.get("clean"))

@@ -16,6 +16,12 @@ def _boot() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
+@cache
+def _namespace() -> str:
+    """Where a pid counts: containers have their own."""
+    return str(Path("/proc/self/ns/pid").stat().st_ino)
+
+
 def _start_time(pid: int) -> str | None:
     """In clock ticks since boot, or None if there is no such process. Tells a reused pid from the old one."""
     try:
@@ -27,17 +33,19 @@ def _start_time(pid: int) -> str | None:
 
 
 def this_process() -> str:
-    """`host/boot id/pid/start time`."""
+    """`host/boot id/pid namespace/pid/start time`."""
     pid = os.getpid()
-    return f"{_machine()}/{_boot()}/{pid}/{_start_time(pid)}"
+    return f"{_machine()}/{_boot()}/{_namespace()}/{pid}/{_start_time(pid)}"
 
 
 def is_gone(owner: str) -> bool:
     """True only if the owner ran on this machine and certainly no longer does."""
     parts = owner.split("/")
-    if len(parts) != 4 or not parts[2].isdigit():
+    if len(parts) != 5 or not parts[3].isdigit():
         return False
-    machine, boot, pid, start_time = parts
+    machine, boot, namespace, pid, start_time = parts
     if machine != _machine():
         return False
-    return boot != _boot() or _start_time(int(pid)) != start_time
+    if boot != _boot():
+        return True
+    return namespace == _namespace() and _start_time(int(pid)) != start_time

@@ -9,8 +9,9 @@ from contextlib import contextmanager
 
 from trieline.envs.errors import SandboxError
 from trieline.envs.sandbox.backends import Backend, open_sandbox
-from trieline.envs.sandbox.base import Sandbox, SandboxLimits
+from trieline.envs.sandbox.base import Sandbox, SandboxLimits, SandboxSpec
 from trieline.envs.sandbox.exit_cleanup import close_at_exit, forget
+from trieline.envs.sandbox.first_come import Line
 
 logger = logging.getLogger(__name__)
 
@@ -22,19 +23,55 @@ def default_size() -> int:
     return max(2, len(os.sched_getaffinity(0)))
 
 
+class Loan:
+    """One sandbox of a pool for one episode: the same over several execs. Ends once, by whatever comes first.
+
+    As a context manager it gives the sandbox.
+    """
+
+    def __init__(self, pool: "SandboxPool", sandbox: Sandbox) -> None:
+        self.sandbox = sandbox
+        self._pool = pool
+        self._over = False
+
+    def close(self) -> None:
+        """The episode is over: the sandbox is reset and lent to the next one. Idempotent."""
+        self._end(keep=True)
+
+    def discard(self) -> None:
+        """The episode is over and the sandbox is not to be trusted: it is thrown away. Idempotent."""
+        self._end(keep=False)
+
+    def _end(self, *, keep: bool) -> None:
+        over, self._over = self._over, True
+        if not over:
+            self._pool.release(self.sandbox, keep=keep)
+
+    def __enter__(self) -> Sandbox:
+        return self.sandbox
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
 class SandboxPool:
-    """At most `size` sandboxes, started when first needed and kept. Any thread may use it."""
+    """At most `size` sandboxes of one spec, started when first needed and kept. Any thread may use it.
+
+    Those who wait are served in the order in which they came.
+    """
 
     def __init__(
         self,
         backend: Backend = "auto",
         limits: SandboxLimits | None = None,
+        spec: SandboxSpec | None = None,
         *,
         size: int | None = None,
-        open_one: Callable[[Backend, SandboxLimits], Sandbox] = open_sandbox,
+        open_one: Callable[[Backend, SandboxLimits, SandboxSpec], Sandbox] = open_sandbox,
     ) -> None:
         self.backend: Backend = backend
         self.limits = limits or SandboxLimits()
+        self.spec = spec or SandboxSpec()
         self.size = size or default_size()
         self._open_one = open_one
         self._idle: list[Sandbox] = []
@@ -42,32 +79,31 @@ class SandboxPool:
         """By identity: the sandbox and when it was lent (time.monotonic())."""
         self._starting = 0
         self._closed = False
-        self._changed = threading.Condition()
+        self._line = Line()
+        """Guards the four above."""
         close_at_exit(self)
 
     def acquire(self, timeout_s: float = ACQUIRE_SECONDS) -> Sandbox:
         """A clean, running sandbox. SandboxError after `timeout_s`, or if a new one can't be started."""
-        deadline = time.monotonic() + timeout_s
-        with self._changed:
-            while True:
-                self._check_open()
-                if self._idle:
-                    return self._lend(self._idle.pop())
-                if len(self._lent) + self._starting < self.size:
-                    self._starting += 1
-                    break
-                if not self._changed.wait(deadline - time.monotonic()) and time.monotonic() >= deadline:
-                    raise SandboxError(self._in_use(timeout_s))
+        with self._line.turn(self._can_serve, timeout_s) as came:
+            self._check_open()
+            if not came:
+                raise SandboxError(self._in_use(timeout_s))
+            if self._idle:
+                return self._lend(self._idle.pop())
+            self._starting += 1
         return self._start_one()
+
+    def _can_serve(self) -> bool:
+        return self._closed or bool(self._idle) or len(self._lent) + self._starting < self.size
 
     def _start_one(self) -> Sandbox:
         sandbox = None
         try:
-            sandbox = self._open_one(self.backend, self.limits)
+            sandbox = self._open_one(self.backend, self.limits, self.spec)
         finally:
-            with self._changed:
+            with self._line.change():
                 self._starting -= 1
-                self._changed.notify()
                 if sandbox is not None and not self._closed:
                     self._lend(sandbox)
         if self._closed:
@@ -91,36 +127,37 @@ class SandboxPool:
             msg = f"the pool of {self.backend} sandboxes is closed"
             raise SandboxError(msg)
 
-    def release(self, sandbox: Sandbox) -> None:
-        """Take back what `acquire` gave. It is reset first, and dropped if that fails."""
+    def release(self, sandbox: Sandbox, *, keep: bool = True) -> None:
+        """Take back what `acquire` gave. It is reset first, and dropped if that fails or `keep` is False."""
         if id(sandbox) not in self._lent:
             msg = "expected a sandbox that this pool has lent, got another one"
             raise ValueError(msg)
         clean = False
         try:
-            if not self._closed:
+            # A writable root is not wiped but replaced: the next one is started when there is need of it.
+            if keep and not self._closed and not self.spec.writable_root:
                 sandbox.reset()
                 clean = True
         except SandboxError as error:
             logger.warning("a sandbox of the pool could not be reset and is dropped: %s", error)
         finally:
-            with self._changed:
+            with self._line.change():
                 self._lent.pop(id(sandbox), None)
                 keep = clean and not self._closed
                 if keep:
                     self._idle.append(sandbox)
-                self._changed.notify()
             if not keep:
                 sandbox.close()
 
     @contextmanager
     def lease(self, timeout_s: float = ACQUIRE_SECONDS) -> Iterator[Sandbox]:
-        """`acquire` and, whatever happens, `release`."""
-        sandbox = self.acquire(timeout_s)
-        try:
+        """For one exec: `acquire` and, whatever happens, `release`."""
+        with self.lend(timeout_s) as sandbox:
             yield sandbox
-        finally:
-            self.release(sandbox)
+
+    def lend(self, timeout_s: float = ACQUIRE_SECONDS) -> Loan:
+        """For an episode: a sandbox that its borrower keeps until it closes the loan."""
+        return Loan(self, self.acquire(timeout_s))
 
     def warm(self, count: int | None = None) -> None:
         """Start sandboxes ahead of need, up to `count` idle or lent ones (default: all). Waits for them."""
@@ -136,29 +173,32 @@ class SandboxPool:
     def close(self) -> None:
         """Close all sandboxes, lent ones too. Idempotent."""
         forget(self)
-        with self._changed:
+        with self._line.change():
             self._closed = True
             sandboxes = self._idle + [sandbox for sandbox, _ in self._lent.values()]
             self._idle = []
-            self._changed.notify_all()
         for sandbox in sandboxes:
             sandbox.close()
 
 
 _shared_lock = threading.Lock()
-_shared: dict[tuple[int, Backend, SandboxLimits], SandboxPool] = {}
+_shared: dict[tuple[int, Backend, SandboxLimits, SandboxSpec], SandboxPool] = {}
 
 
 def shared_pool(
-    backend: Backend = "auto", limits: SandboxLimits | None = None, *, size: int | None = None
+    backend: Backend = "auto",
+    limits: SandboxLimits | None = None,
+    spec: SandboxSpec | None = None,
+    *,
+    size: int | None = None,
 ) -> SandboxPool:
-    """The pool of this process for this backend and these limits; `size` counts when it is first asked for.
+    """The pool of this process for this backend, limits and spec; `size` counts when it is first asked for.
 
     A fork makes its own: sandboxes belong to the process that started them.
     """
-    key = (os.getpid(), backend, limits or SandboxLimits())
+    key = (os.getpid(), backend, limits or SandboxLimits(), spec or SandboxSpec())
     with _shared_lock:
         pool = _shared.get(key)
         if pool is None or pool._closed:
-            pool = _shared[key] = SandboxPool(backend, key[2], size=size)
+            pool = _shared[key] = SandboxPool(*key[1:], size=size)
         return pool

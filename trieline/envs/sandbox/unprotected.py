@@ -4,24 +4,28 @@ Only mishaps are bounded: time, output, memory of a process, size of a file. A p
 that the user can, use the network, and leave processes behind by starting a new session.
 """
 
+import ctypes
 import errno
-import logging
 import os
 import shutil
 import signal
 import sys
-import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from trieline.envs.errors import SandboxError
-from trieline.envs.sandbox import bundle
-from trieline.envs.sandbox.base import ExecResult, SandboxLimits, check_command
+from trieline.envs.sandbox import bundle, temporary
+from trieline.envs.sandbox.base import ExecResult, SandboxLimits, SandboxSpec, check_command, refuse
 from trieline.envs.sandbox.exit_cleanup import close_at_exit, forget
 from trieline.envs.sandbox.inside import files, programs
 
-logger = logging.getLogger(__name__)
+PR_SET_PDEATHSIG = 1
+
+
+def _end_with_parent() -> None:
+    """In a new process: it ends when the thread that waits for it does, by SIGKILL too."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def _kill_session(pid: int) -> None:
@@ -32,8 +36,19 @@ def _kill_session(pid: int) -> None:
 class UnprotectedSandbox:
     """A temporary folder, and subprocesses in it."""
 
-    def __init__(self, limits: SandboxLimits) -> None:
+    def __init__(self, limits: SandboxLimits, spec: SandboxSpec | None = None) -> None:
         self.limits = limits
+        self.spec = spec or SandboxSpec()
+        on_host = "programs run on this host, as this user"
+        refuse(
+            self.spec,
+            "none",
+            image=on_host,
+            folder=on_host,
+            user=on_host,
+            writable_root=on_host,
+            workdir="the work folder is a temporary one",
+        )
         self._folder: Path | None = None
         self._pid = os.getpid()
 
@@ -50,7 +65,8 @@ class UnprotectedSandbox:
     def start(self) -> None:
         if self._folder is None:
             self._pid = os.getpid()
-            self._folder = Path(tempfile.mkdtemp(prefix="trieline-unprotected-"))
+            self._folder = temporary.make()
+            self._clean_marks = files.marks(str(self._folder))
             close_at_exit(self)
 
     def exec(
@@ -64,7 +80,7 @@ class UnprotectedSandbox:
             argv=list(argv),
             stdin=stdin,
             workdir=workdir,
-            environment={"PATH": path, "HOME": workdir, "TMPDIR": workdir, "LANG": "C.UTF-8"},
+            environment=bundle.environment(self.spec, path=path, home=workdir),
             wall_seconds=limits.wall_seconds
             if wall_seconds is None
             else min(wall_seconds, limits.wall_seconds),
@@ -76,7 +92,7 @@ class UnprotectedSandbox:
                 "RLIMIT_CORE": 0,
             },
         )
-        outcome = programs.run(order, kill_all=_kill_session)
+        outcome = programs.run(order, kill_all=_kill_session, before_exec=_end_with_parent)
         return ExecResult(
             exit_code=outcome.exit_code,
             stdout=outcome.stdout,
@@ -98,35 +114,48 @@ class UnprotectedSandbox:
         files.write(str(self._running()), path, data)
 
     def snapshot(self) -> "CopiedFolder":
-        copy = Path(tempfile.mkdtemp(prefix="trieline-snapshot-"))
+        copy = temporary.make()
         shutil.copytree(self._running(), copy, symlinks=True, dirs_exist_ok=True)
-        return CopiedFolder(copy, self.limits)
+        return CopiedFolder(copy, self)
 
     def reset(self) -> None:
         self.start()
-        files.wipe(str(self._running()))
+        if not self._clean():
+            self.close()
+            self.start()
+
+    def _clean(self) -> bool:
+        """Empty the folder, unless a program has put something else in its place."""
+        folder = self._running()
+        if folder.is_symlink():
+            return False
+        try:
+            files.clean(str(folder), self._clean_marks)
+            return files.marks(str(folder)) == self._clean_marks
+        except OSError:
+            return False
 
     def close(self) -> None:
         forget(self)
         folder, self._folder = self._folder, None
         if folder is not None and self._pid == os.getpid():
-            shutil.rmtree(folder, ignore_errors=True)
+            temporary.remove(folder)
 
 
 class CopiedFolder:
     """A copy of an unprotected sandbox's folder."""
 
-    def __init__(self, folder: Path, limits: SandboxLimits) -> None:
+    def __init__(self, folder: Path, origin: UnprotectedSandbox) -> None:
         self._folder = folder
-        self._limits = limits
+        self._origin = origin
         close_at_exit(self)
 
     def start(self) -> UnprotectedSandbox:
-        sandbox = UnprotectedSandbox(self._limits)
+        sandbox = UnprotectedSandbox(self._origin.limits, self._origin.spec)
         sandbox.start()
         shutil.copytree(self._folder, Path(sandbox.workdir), symlinks=True, dirs_exist_ok=True)
         return sandbox
 
     def close(self) -> None:
         forget(self)
-        shutil.rmtree(self._folder, ignore_errors=True)
+        temporary.remove(self._folder)

@@ -1,5 +1,8 @@
 """Advantages that need no model: of returns against the other rollouts of the same task.
 
+Where the leaves of a tree are of several groups (agents, roles, players), each group is compared within
+itself, as if it were a task of its own.
+
 `group`: A_b = R_b - mean of the other returns of the task (leave-one-out; RLOO, arXiv 2402.14740).
 `tree`: a token's advantage is the mean return of the sequences through it minus that of the sequences
 through the token where its branch parted from others; it stays the same along the branch.
@@ -8,11 +11,17 @@ Both may be divided by the (population) standard deviation of the returns of the
 
 import numpy as np
 
-from trieline.common.arrays import Float64
+from trieline.common.arrays import Float64, Int32, Int64
+from trieline.common.numbers import REWARD_ROUNDING
 from trieline.learner.batch.trie import Trie
 
 STD_FLOOR = 1e-6
 """Added to standard deviations, as is customary; returns are of the order of 1."""
+
+
+def compared_with_each_other(leaf_groups: Int32) -> list[Int64]:
+    """Index arrays that divide sequences into those of one number in `leaf_groups` [B]."""
+    return [np.flatnonzero(leaf_groups == group) for group in np.unique(leaf_groups)]
 
 
 def group_advantages(returns: Float64) -> Float64:
@@ -43,5 +52,10 @@ def tree_advantages(trie: Trie, returns: Float64) -> Float64:
 
 
 def return_scale(returns: Float64) -> float:
-    """What advantages are multiplied with to divide them by the standard deviation of `returns`."""
+    """What advantages are multiplied with to divide them by the standard deviation of `returns`.
+
+    0 where rounding alone makes that deviation: it would be blown up to advantages of its own.
+    """
+    if len(returns) == 0 or np.ptp(returns) <= REWARD_ROUNDING * np.abs(returns).max():
+        return 0.0
     return float(1.0 / (returns.std() + STD_FLOOR))

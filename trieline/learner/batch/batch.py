@@ -10,12 +10,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from trieline.common.arrays import Float64
-from trieline.learner.batch.batch_metrics import packing_metrics, scale_metrics, tree_shape_metrics
+from trieline.common.tally import Tally
+from trieline.learner.batch.batch_metrics import add_packing, add_scales, add_tree_shapes
 from trieline.learner.batch.entropy_scaling import entropy_scales
 from trieline.learner.batch.groups import Group, trained_groups
 from trieline.learner.batch.pack import Pack, make_pack
 from trieline.learner.batch.packing import pack_groups
-from trieline.learner.batch.sequences import scored_sequences
+from trieline.learner.batch.sequences import ScoredSequence, scored_sequences
+from trieline.learner.errors import BatchError
 from trieline.learner.objective_config import ObjectiveConfig
 from trieline.wire.tree import TrajectoryTree
 
@@ -27,7 +29,7 @@ class Batch:
     packs: tuple[Pack, ...]
     max_tokens: int
     """Tokens that may have activations at one time: a pack with a larger trie is run depth-first."""
-    metrics: dict[str, float]
+    metrics: Tally
     """Those known before the model runs."""
 
     @property
@@ -37,8 +39,13 @@ class Batch:
 
 
 def prepare_batch(trees: Sequence[TrajectoryTree], config: ObjectiveConfig, *, max_tokens: int) -> Batch:
-    """Make the packs, of at most `max_tokens` trie tokens each, from the scored leaves of `trees`."""
+    """Make the packs, of at most `max_tokens` trie tokens each, from the scored leaves of `trees`.
+
+    Raises:
+        BatchError: the objective can't be computed from what these trees record.
+    """
     scored = scored_sequences(trees)
+    _expect_usable(trees, scored, config)
     groups, num_equal = trained_groups(scored, config)
     sequences = [sequence for group in groups for sequence in group.sequences]
     scales = entropy_scales([s.entropies[s.trained] for s in sequences], config)
@@ -52,19 +59,40 @@ def prepare_batch(trees: Sequence[TrajectoryTree], config: ObjectiveConfig, *, m
         packs.append(
             make_pack([groups[g] for g in members], [scales[b] for b in index], weights[index], config)
         )
-    metrics = tree_shape_metrics(trees, scored) | {
-        "frac_reward_zero_std": num_equal / max(1, sum(len(group) > 0 for group in scored)),
-        "batch/trees": float(len(groups)),
-        "batch/sequences": float(len(sequences)),
-        "batch/sampled_tokens": float(sum(s.num_trained for s in sequences)),
-        "batch/packs": float(len(packs)),
-        "batch/depth_first_tries": float(sum(size > max_tokens for size in sizes)),
-    }
+    metrics = Tally()
+    add_tree_shapes(metrics, trees, scored)
+    metrics.add_mean("frac_reward_zero_std", num_equal, sum(len(group) > 0 for group in scored))
+    metrics.add_total("batch/trees", len(groups))
+    metrics.add_total("batch/sequences", len(sequences))
+    metrics.add_total("batch/sampled_tokens", sum(s.num_trained for s in sequences))
+    metrics.add_total("batch/packs", len(packs))
+    metrics.add_total("batch/depth_first_tries", sum(size > max_tokens for size in sizes))
     if packs:
-        metrics |= packing_metrics([pack.trie for pack in packs], max_tokens)
+        add_packing(metrics, [pack.trie for pack in packs], max_tokens)
         if config.entropy_scaling != "off":
-            metrics |= scale_metrics(np.concatenate(scales), config)
+            add_scales(metrics, np.concatenate(scales), config)
     return Batch(packs=tuple(packs), max_tokens=max_tokens, metrics=metrics)
+
+
+def _expect_usable(
+    trees: Sequence[TrajectoryTree], scored: Sequence[Sequence[ScoredSequence]], config: ObjectiveConfig
+) -> None:
+    for sequence in (s for group in scored for s in group):
+        tree = trees[sequence.tree]
+        masked = sequence.mask_index is not None and (sequence.mask_index[sequence.trained] >= 0).any()
+        if masked and config.loss != "sft":
+            msg = (
+                f"{tree.env_id}, task {tree.task_id}: expected tokens sampled from the whole vocabulary, "
+                f"over which loss = {config.loss!r} takes their ratios, got some sampled under a mask"
+            )
+            raise BatchError(msg)
+        unknown = np.isnan(sequence.entropies[sequence.trained]).any()
+        if unknown and config.entropy_scaling != "off":
+            msg = (
+                f"{tree.env_id}, task {tree.task_id}: expected the entropies of sampled tokens with "
+                f"entropy_scaling = {config.entropy_scaling!r}, got unknown ones"
+            )
+            raise BatchError(msg)
 
 
 def _weights(groups: list[Group], config: ObjectiveConfig) -> Float64:

@@ -1,14 +1,22 @@
 """The groups of a batch: which trees teach something, and the advantages that need no model."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from trieline.common.arrays import Bool, Float64
-from trieline.learner.batch.advantages import group_advantages, return_scale, tree_advantages
-from trieline.learner.batch.sequences import ScoredSequence
+from trieline.common.arrays import Bool, Float64, Int64
+from trieline.common.numbers import REWARD_ROUNDING
+from trieline.learner.batch.advantages import (
+    compared_with_each_other,
+    group_advantages,
+    return_scale,
+    tree_advantages,
+)
+from trieline.learner.batch.sequences import ScoredSequence, tree_sequences
 from trieline.learner.batch.trie import Trie, build_trie
 from trieline.learner.objective_config import ObjectiveConfig
+from trieline.wire.tree import TrajectoryTree
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -22,41 +30,83 @@ class Group:
 
 
 def trained_groups(scored: list[list[ScoredSequence]], config: ObjectiveConfig) -> tuple[list[Group], int]:
-    """The groups to train on, and how many have equal returns (left out if the config says so)."""
-    returns = [np.array([s.sequence_return for s in group]) for group in scored]
+    """The groups to train on, and how many trees have equal returns only (left out if the config says so).
+
+    Of a tree whose leaves are compared in several groups, those of equal returns are left out.
+    """
+    returns = [_returns(group) for group in scored]
     all_returns = np.concatenate([np.empty(0), *returns])
     groups, num_equal = [], 0
-    for sequences, group_returns in zip(scored, returns, strict=True):
+    for sequences, own_returns in zip(scored, returns, strict=True):
         if not sequences:
             continue
-        equal = bool(group_returns.max() == group_returns.min())
-        num_equal += equal
-        if equal and config.skips_equal_returns:
-            continue
+        compared = _compared(sequences)
+        equal = _equal(compared, own_returns)
+        num_equal += bool(equal.all())
         # A sequence without sampled tokens counts for the others' baseline, and teaches nothing.
         trained = np.array([s.num_trained > 0 for s in sequences])
+        if config.skips_equal_returns:
+            trained &= ~equal
         if not trained.any():
             continue
         kept = [s for s, keep in zip(sequences, trained, strict=True) if keep]
         trie = build_trie([s.token_ids for s in kept])
-        advantages = _advantages(sequences, group_returns, trained, trie, config)
-        scale = {"none": 1.0, "group": return_scale(group_returns), "batch": return_scale(all_returns)}
-        advantages = [a * scale[config.scale_rewards] for a in advantages]
-        groups.append(Group(sequences=kept, trie=trie, advantages=advantages))
+        whole = trie if trained.all() and len(compared) == 1 else None
+        advantages: dict[int, Float64] = {}
+        for members in compared:
+            own = _advantages([sequences[b] for b in members], own_returns[members], whole, config)
+            scale = _scale(own_returns[members], all_returns, config)
+            advantages |= {b: a * scale for b, a in zip(members.tolist(), own, strict=True)}
+        kept_advantages = [advantages[b] for b in np.flatnonzero(trained).tolist()]
+        groups.append(Group(sequences=kept, trie=trie, advantages=kept_advantages))
     return groups, num_equal
 
 
+def teaches(tree: TrajectoryTree, config: ObjectiveConfig) -> bool:
+    """Whether a step has anything of this tree: something sampled, and returns that differ if they must."""
+    sequences = tree_sequences(tree, tree_index=0, leaves=tree.scored_leaves())
+    trained = np.array([s.num_trained > 0 for s in sequences], np.bool_)
+    if config.skips_equal_returns and sequences:
+        trained &= ~_equal(_compared(sequences), _returns(sequences))
+    return bool(trained.any())
+
+
+def _compared(sequences: Sequence[ScoredSequence]) -> list[Int64]:
+    return compared_with_each_other(np.array([s.leaf_group for s in sequences], np.int32))
+
+
+def _equal(compared: Sequence[Int64], returns: Float64) -> Bool:
+    """[B] True where all sequences that one is compared with have the same return."""
+    equal = np.zeros(len(returns), np.bool_)
+    for members in compared:
+        equal[members] = np.ptp(returns[members]) == 0
+    return equal
+
+
+def _returns(sequences: Sequence[ScoredSequence]) -> Float64:
+    """Returns [B]; the same number for sequences that are compared where they differ by rounding alone."""
+    returns = np.array([s.sequence_return for s in sequences])
+    sizes = np.array([np.abs(s.rewards).sum(dtype=np.float64) for s in sequences])
+    for members in _compared(sequences) if sequences else ():
+        if np.ptp(returns[members]) <= REWARD_ROUNDING * sizes[members].max():
+            returns[members] = returns[members[0]]
+    return returns
+
+
 def _advantages(
-    sequences: list[ScoredSequence], returns: Float64, trained: Bool, trie: Trie, config: ObjectiveConfig
+    sequences: list[ScoredSequence], returns: Float64, trie: Trie | None, config: ObjectiveConfig
 ) -> list[Float64]:
-    """[B] arrays over the trained tokens of the sequences in `trie`, those of `trained`."""
-    kept = [s for s, keep in zip(sequences, trained, strict=True) if keep]
+    """[B] arrays over the trained tokens of sequences that are compared with each other; `trie` is theirs."""
     if config.loss == "sft" or config.advantage == "vtrace":
-        return [np.zeros(s.num_trained) for s in kept]
+        return [np.zeros(s.num_trained) for s in sequences]
     if config.advantage == "group":
-        kept_advantages = group_advantages(returns)[trained]
-        return [np.full(s.num_trained, a) for s, a in zip(kept, kept_advantages, strict=True)]
-    whole = trie if trained.all() else build_trie([s.token_ids for s in sequences])
-    by_token = tree_advantages(whole, returns)
-    paths = [path for path, keep in zip(whole.paths, trained, strict=True) if keep]
-    return [by_token[path][s.trained] for s, path in zip(kept, paths, strict=True)]
+        return [np.full(s.num_trained, a) for s, a in zip(sequences, group_advantages(returns), strict=True)]
+    trie = trie or build_trie([s.token_ids for s in sequences])
+    by_token = tree_advantages(trie, returns)
+    return [by_token[path][s.trained] for path, s in zip(trie.paths, sequences, strict=True)]
+
+
+def _scale(returns: Float64, all_returns: Float64, config: ObjectiveConfig) -> float:
+    if config.scale_rewards == "none":
+        return 1.0
+    return return_scale(returns if config.scale_rewards == "group" else all_returns)

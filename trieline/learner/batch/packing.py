@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from trieline.common.arrays import Int32
-from trieline.learner.batch.trie import common_prefix_length, lexicographic_order
+from trieline.common.prefix import common_prefix
+from trieline.learner.batch.trie import lexicographic_order
 
 SEARCH_STEPS = 2_000
 """Some hundredths of a second, beside a step of seconds."""
@@ -131,7 +132,7 @@ def _search(items: _Items, order: Sequence[int], best: list[_Bin]) -> list[_Bin]
 def _shared_prefixes(prompts: Sequence[Int32]) -> npt.NDArray[np.int64]:
     """[G, G] lengths of common prefixes: in lexicographic order the least of those between neighbours."""
     order = lexicographic_order(prompts)
-    neighbours = [common_prefix_length(prompts[a], prompts[b]) for a, b in itertools.pairwise(order)]
+    neighbours = [common_prefix(prompts[a], prompts[b]) for a, b in itertools.pairwise(order)]
     shared = np.zeros((len(order), len(order)), np.int64)
     for i in range(len(order)):
         shared[order[i], order[i]] = len(prompts[order[i]])

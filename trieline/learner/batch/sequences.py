@@ -21,7 +21,7 @@ class ScoredSequence:
     """One sequence of T tokens that counts."""
 
     tree: int
-    """Index of its tree in the batch; the sequences of a tree are one group."""
+    """Index of its tree in the batch."""
     leaf: int
     """Index of its leaf in the tree."""
     token_ids: Int32
@@ -31,13 +31,19 @@ class ScoredSequence:
     behavior_logprobs: Float32
     """[T] nats; 0 on context tokens."""
     entropies: Float32
-    """[T] nats, recorded; 0 on context tokens."""
+    """[T] nats, recorded; 0 on context tokens, NaN where it is unknown."""
     policy_versions: Int32
     """[T] -1 on context tokens."""
     rewards: Float32
     """[T] reward received after each token."""
     terminated: bool
     """False: truncated, so that its value bootstraps."""
+    nodes: Int32 | None = None
+    """[T] the node of its tree that each token is from, of which the tree's edges speak; None: of no tree."""
+    leaf_group: int = 0
+    """Sequences of a tree are compared with each other if this is the same."""
+    mask_index: Int32 | None = None
+    """[T] the mask of its tree under which each token was sampled, -1: none. None: no token had one."""
 
     @property
     def sequence_return(self) -> float:
@@ -62,7 +68,8 @@ def scored_sequences(trees: Sequence[TrajectoryTree]) -> list[list[ScoredSequenc
 
 def tree_sequences(tree: TrajectoryTree, *, tree_index: int, leaves: Iterable[int]) -> list[ScoredSequence]:
     """The sequences of some leaves of `tree`, scored or not."""
-    by_policy = np.repeat(tree.sampled, np.diff(tree.node_offsets))
+    nodes, groups = tree.token_nodes, tree.comparison_groups
+    by_policy = tree.sampled[nodes]
     rewards = np.zeros(tree.num_tokens, np.float32)
     rewards[tree.node_offsets[1:] - 1] = tree.rewards
     sequences = []
@@ -81,6 +88,9 @@ def tree_sequences(tree: TrajectoryTree, *, tree_index: int, leaves: Iterable[in
                 policy_versions=tree.policy_versions[index],
                 rewards=rewards[index],
                 terminated=bool(tree.leaf_terminated[leaf]),
+                nodes=nodes[index],
+                leaf_group=int(groups[leaf]),
+                mask_index=tree.mask_index[index] if len(tree.mask_index) else None,
             )
         )
     return sequences

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from trieline.common.arrays import Int32
+from trieline.common.prefix import common_prefix
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -63,7 +64,7 @@ def build_trie(sequences: Sequence[Int32]) -> Trie:
     size = 0
     for b in order:
         tokens = sequences[b]
-        shared = common_prefix_length(open_tokens, tokens)
+        shared = common_prefix(open_tokens, tokens)
         end = size + len(tokens) - shared
         subtree_end[open_path[shared:]] = size
         token_ids[size:end] = tokens[shared:]
@@ -83,14 +84,6 @@ def build_trie(sequences: Sequence[Int32]) -> Trie:
         predecessor=predecessor[:size].copy(),
         paths=tuple(paths),
     )
-
-
-def common_prefix_length(a: Int32, b: Int32) -> int:
-    """How many tokens two sequences have in common from their start."""
-    length = min(len(a), len(b))
-    differs = a[:length] != b[:length]
-    first = int(differs.argmax()) if length else 0
-    return first if length and differs[first] else length
 
 
 def lexicographic_order(sequences: Sequence[Int32]) -> list[int]:

@@ -26,6 +26,43 @@ import numpy as np
 from trieline.common.arrays import Bool, Float64, Int32, Int64
 from trieline.learner.batch.sequences import GOES_ON, TRUNCATED, ScoredSequence
 from trieline.learner.batch.trie import Trie
+from trieline.learner.objective_config import MAX_LOG_RATIO
+
+
+def reference_vtrace(
+    values: Float64,
+    rewards: Float64,
+    log_rhos: Float64,
+    bootstrap_value: float,
+    *,
+    gamma: float,
+    lam: float,
+    rho_bar: float,
+    c_bar: float,
+) -> tuple[Float64, Float64]:
+    """V-trace of one path of T actions, word for word and slow: what everything below must agree with.
+
+    With x_t the state before action t, log_rhos [T] = log pi(a_t) - log mu(a_t), V(x_T) = bootstrap_value:
+
+        rho_t = min(rho_bar, pi/mu),  c_t = lam min(c_bar, pi/mu)
+        delta_t V = rho_t (r_t + gamma V(x_{t+1}) - V(x_t))
+        vs_s = V(x_s) + sum over t = s..T-1 of gamma^(t-s) (product over i = s..t-1 of c_i) delta_t V
+        pg_advantage_s = r_s + gamma vs_{s+1} - V(x_s),  where vs_T = V(x_T)
+
+    Returns vs [T] and pg_advantages [T].
+    """
+    steps = range(len(values))
+    ratios = np.exp(log_rhos)
+    rhos, cs = np.minimum(rho_bar, ratios), lam * np.minimum(c_bar, ratios)
+    next_values = [*values[1:], bootstrap_value]
+    deltas = [rhos[t] * (rewards[t] + gamma * next_values[t] - values[t]) for t in steps]
+    vs = [
+        values[s] + sum(gamma ** (t - s) * np.prod(cs[s:t]) * deltas[t] for t in steps if t >= s)
+        for s in steps
+    ]
+    next_vs = [*vs[1:], bootstrap_value]
+    pg_advantages = [rewards[s] + gamma * next_vs[s] - values[s] for s in steps]
+    return np.array(vs), np.array(pg_advantages)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -112,7 +149,7 @@ class VTraceSweep:
         episodes, before = self._episodes, self._before
         self._values[states] = np.where(self._only_context_follows[states], 0.0, values)
         logs = np.where(episodes.is_action[tokens], target_logprobs - episodes.behavior_logprobs[tokens], 0.0)
-        self._ratios[tokens] = np.exp(logs)
+        self._ratios[tokens] = np.exp(np.minimum(logs, MAX_LOG_RATIO))
         for level in _levels(tokens, episodes.trie.position):
             parents, is_action = before[level], episodes.is_action[level]
             rhos = np.where(is_action, np.minimum(self._rho_bar, self._ratios[level]), 1.0)

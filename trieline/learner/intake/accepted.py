@@ -31,11 +31,10 @@ def read_accepted(folder: Path, records_taken: int) -> Accepted:
     """Read the journal after a restart.
 
     Raises:
-        JournalError: it is corrupt, or lacks trees that the checkpoint has used.
+        JournalError: there is none, it is corrupt, or it lacks trees that the checkpoint has used.
     """
     keys, unused, last = [], [], -1
-    deliveries = read_journal(folder) if any(folder.glob("*.journal")) else iter(())
-    for number, delivery in enumerate(deliveries):
+    for number, delivery in enumerate(read_journal(folder)):
         keys.append((delivery.actor_id, delivery.sequence_number))
         last = max(last, delivery.assignment_id)
         if number >= records_taken:

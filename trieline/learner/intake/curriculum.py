@@ -10,8 +10,9 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
+from trieline.common.numbers import REWARD_ROUNDING
 from trieline.learner.errors import CheckpointError, LearnerError
-from trieline.wire.config import EnvConfig
+from trieline.wire.config import CurriculumConfig, EnvConfig
 from trieline.wire.messages import Assignment
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,7 @@ class Curriculum:
         self._first_seed = zlib.crc32(f"curriculum {seed}".encode()) % SEED_RANGE
         self._group_size = group_size
         self._next_id = 0
+        self._next_task = 0
         self._envs: dict[str, _EnvCourse] = {}
         for env in envs:
             if env.id in self._envs:
@@ -56,15 +58,21 @@ class Curriculum:
         """One more task."""
         env_id = _most_due({i: (course.handed_out, course.weight) for i, course in self._envs.items()})
         level = self._envs[env_id].next_level()
-        number = self._next_id
-        self._next_id += 1
+        number = self._next_task
+        self._next_task += 1
         return Assignment(
-            assignment_id=number,
+            assignment_id=self.take_id(),
             env_id=env_id,
             seed=(self._first_seed + number) % SEED_RANGE,
             level=level,
             group_size=self._group_size,
         )
+
+    def take_id(self) -> int:
+        """An assignment id that nobody else has: for evaluations and demonstrations, too."""
+        number = self._next_id
+        self._next_id += 1
+        return number
 
     def record(self, env_id: str, level: int | None, rewards: Sequence[float]) -> None:
         """Take the returns of the scored rollouts of one task; opens the next level when they suffice."""
@@ -78,11 +86,13 @@ class Curriculum:
     def skip_handed_out(self, last_id: int) -> None:
         """After a restart: go past every assignment that an actor may still hold, `last_id` included."""
         self._next_id = max(self._next_id, last_id + 1) + RESUME_GAP
+        self._next_task += RESUME_GAP
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {
             "next_id": self._next_id,
+            "next_task": self._next_task,
             "envs": {i: course.state_dict() for i, course in self._envs.items()},
         }
 
@@ -94,6 +104,7 @@ class Curriculum:
         """
         try:
             self._next_id = int(state["next_id"])
+            self._next_task = int(state.get("next_task", self._next_id))
             for env_id, env_state in state["envs"].items():
                 if env_id in self._envs:
                     self._envs[env_id].load_state_dict(env_state)
@@ -112,27 +123,28 @@ class _EnvCourse:
     """One environment's way through its levels."""
 
     def __init__(self, config: EnvConfig, promotion_episodes: int, hardest_level_share: float) -> None:
-        if config.levels and config.open_levels > len(config.levels):
+        course = config.curriculum
+        if course.levels and course.open_levels > len(course.levels):
             msg = (
-                f"{config.id}: expected open_levels <= {len(config.levels)}, the number of its levels; "
-                f"got {config.open_levels}"
+                f"{config.id}: expected open_levels <= {len(course.levels)}, the number of its levels; "
+                f"got {course.open_levels}"
             )
             raise LearnerError(msg)
-        default = EnvConfig(id=config.id)
+        default = CurriculumConfig()
         without_effect = [
             name
             for name in ("open_levels", "promote_at")
-            if not config.levels and getattr(config, name) != getattr(default, name)
+            if not course.levels and getattr(course, name) != getattr(default, name)
         ]
         if without_effect:
             msg = f"{config.id}: expected levels where {' and '.join(without_effect)} is set, got none"
             raise LearnerError(msg)
-        self.weight = config.weight
+        self.weight = course.weight
         self.handed_out = 0
         self._id = config.id
-        self._levels = config.levels
-        self._promote_at = config.promote_at
-        self._num_open = config.open_levels if config.levels else 0
+        self._levels = course.levels
+        self._promote_at = course.promote_at
+        self._num_open = course.open_levels if course.levels else 0
         self._hardest_share = hardest_level_share
         self._handed_out_by_level = [0] * self._num_open
         self._newest: deque[float] = deque(maxlen=promotion_episodes)
@@ -167,7 +179,7 @@ class _EnvCourse:
         if (
             full
             and self._num_open < len(self._levels)
-            and sum(self._newest) / len(self._newest) >= self._promote_at
+            and sum(self._newest) / len(self._newest) >= self._promote_at * (1 - REWARD_ROUNDING)
         ):
             self._open_next()
 

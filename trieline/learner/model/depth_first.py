@@ -17,8 +17,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from trieline.kernels.cpu.precision import sum_dtype
 from trieline.kernels.segment_attention import segment_attention
-from trieline.kernels.tree_plan import TreeAttentionPlan, sum_dtype
+from trieline.kernels.tree_plan import TreeAttentionPlan
 from trieline.learner.batch.segments import Segment
 from trieline.learner.batch.trie import Trie
 from trieline.learner.model.tree_forward import TreeContext, TreeModel

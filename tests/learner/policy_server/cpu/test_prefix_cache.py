@@ -3,7 +3,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trieline.learner.policy_server.cpu.prefix_cache import PrefixCache, common_prefix
+from trieline.common.prefix import common_prefix
+from trieline.learner.policy_server.cpu.prefix_cache import PrefixCache
 
 # Few letters, so that sequences share prefixes, split nodes and extend each other.
 SEQUENCES = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=12), max_size=25)

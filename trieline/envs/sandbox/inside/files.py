@@ -4,14 +4,18 @@
 # the keeper starts faster without pathlib, and half of these calls take a dir_fd
 from __future__ import annotations
 
+import array
 import contextlib
 import errno
+import fcntl
 import io
 import os
 import stat
 import tarfile
 
 READ_CHUNK = 1024 * 1024
+# FS_IOC_GETFLAGS and FS_IOC_SETFLAGS on 64 bits, of Linux's include/uapi/linux/fs.h.
+GET_FLAGS, SET_FLAGS = 0x80086601, 0x40086602
 
 
 def _parts(workdir: str, path: str) -> list[str]:
@@ -94,6 +98,46 @@ def wipe(workdir: str) -> None:
                     moved += 1
                 os.rename(inner, target)
             os.rmdir(path)
+
+
+Marks = tuple[dict[str, bytes], int]
+"""What can be left on a folder itself beside its mode: extended attributes (ACLs too), and inode flags."""
+
+
+def marks(workdir: str) -> Marks:
+    """Those of the work folder."""
+    try:
+        names = os.listxattr(workdir)
+    except OSError:  # this kind of file system has none
+        names = []
+    return {name: os.getxattr(workdir, name) for name in names}, _flags(workdir)
+
+
+def _flags(workdir: str, new: int | None = None) -> int:
+    """Inode flags (chattr), after a change to `new` if given; 0 if this kind of file system has none."""
+    folder = os.open(workdir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    flags = array.array("l", [new or 0])
+    try:
+        if new is not None:
+            fcntl.ioctl(folder, SET_FLAGS, flags)
+        fcntl.ioctl(folder, GET_FLAGS, flags)
+        return flags[0]
+    except OSError:
+        return 0
+    finally:
+        os.close(folder)
+
+
+def clean(workdir: str, clean_marks: Marks) -> None:
+    """Back to an empty folder with `clean_marks`, as far as can be: the caller looks at `marks` again."""
+    os.chmod(workdir, 0o700)
+    attributes, flags = marks(workdir)
+    for name in attributes.keys() - clean_marks[0].keys():
+        os.removexattr(workdir, name)
+    if flags != clean_marks[1]:
+        _flags(workdir, clean_marks[1])
+    wipe(workdir)
+    os.utime(workdir)
 
 
 class _Counter(io.RawIOBase):

@@ -11,7 +11,7 @@ Since the uid is the same, four things keep programs off it:
 What it sends is bounded, and when its owner hangs up it exits, which ends every process in the namespace.
 """
 
-# ruff: noqa: PTH101, PTH123, PTH208
+# ruff: noqa: PTH123, PTH208
 # the keeper starts faster without pathlib
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ import signal
 import subprocess
 import sys
 import time
-from typing import Any
+from typing import Any, Optional
 
 from trieline.envs.sandbox.inside import files, frames, programs, syscall_filter
 
@@ -34,13 +34,16 @@ REQUESTS, REPLIES = 0, 1
 KILL_SECONDS = 5.0
 MAX_REQUEST_BODY = 1 << 30
 CHUNK = 1 << 20
-# Fields of /proc/*/smaps_rollup, and of /proc/*/status.
+# Fields of /proc/*/smaps_rollup, and of /proc/*/status, in kB.
 SHARES = (b"Pss:", b"SwapPss:")
 PAGES = (b"VmRSS:", b"VmSwap:")
 UNSHARED = (b"VmPTE:", b"HugetlbPages:")
+ADDRESS_SPACE = b"VmSize:"
+MAPPING_BYTES = 256
+"""What the kernel holds for one mapping (struct vm_area_struct, its lock, its place in the tree), at most."""
 
 
-def harden() -> None:
+def harden(*, only_unix_sockets: bool) -> None:
     """Put this process out of reach of those that it will start."""
     if os.getpid() != 1:
         # kill_everything() signals all processes it may: a disaster anywhere but in a namespace of its own.
@@ -52,7 +55,7 @@ def harden() -> None:
     if libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
         msg = f"prctl(PR_SET_DUMPABLE): {os.strerror(ctypes.get_errno())}"
         raise OSError(msg)
-    syscall_filter.install()
+    syscall_filter.install(only_unix=only_unix_sockets)
     for name in ("RLIMIT_CORE", "RLIMIT_MEMLOCK", "RLIMIT_MSGQUEUE", "RLIMIT_RTPRIO"):
         resource.setrlimit(getattr(resource, name, resource.RLIMIT_CORE), (0, 0))
 
@@ -111,10 +114,16 @@ def cgroup_oom_kills() -> int:
     return 0
 
 
-def held_bytes(share: bool) -> int:
-    """Of all programs: pages in memory or swapped out, and page tables, which can outgrow the pages.
+def sockets() -> int:
+    """In the network namespace of this sandbox, those in flight or not yet accepted included."""
+    with open("/proc/net/sockstat") as counters:
+        return int(counters.readline().split()[2])  # "sockets: used 8"
 
-    `share` divides shared pages among their users: exact, and ten times the work.
+
+def held_bytes(share: bool) -> int:
+    """Of all programs: pages in memory or swapped out, and what the kernel holds for their address spaces.
+
+    `share` divides shared pages among their users and counts mappings: exact, and ten times the work.
     """
     total = 0
     for pid in others():
@@ -129,18 +138,32 @@ def held_bytes(share: bool) -> int:
 
 
 def _held_by(task: str, share: bool) -> int:
-    pages = _sum_of_fields(f"{task}/smaps_rollup", SHARES) if share else 0
-    # A program can make the former file unreadable, which must not hide it: then its pages count in full.
-    return pages + _sum_of_fields(f"{task}/status", UNSHARED if pages else UNSHARED + PAGES)
+    status = _kilobytes(f"{task}/status", (*PAGES, *UNSHARED, ADDRESS_SPACE))
+    rollup = _kilobytes(f"{task}/smaps_rollup", SHARES) if share else {}
+    # A program can make all but `status` unreadable, which must not hide it: then its pages count in full,
+    # and as many mappings as there may be, one a page.
+    pages = rollup or {name: status.get(name, 0) for name in PAGES}
+    held = sum(pages.values()) + sum(status.get(name, 0) for name in UNSHARED)
+    mappings = _mappings(task) if share else 0
+    mappings = mappings or status.get(ADDRESS_SPACE, 0) * 1024 // resource.getpagesize()
+    return held * 1024 + mappings * MAPPING_BYTES
 
 
-def _sum_of_fields(path: str, fields: tuple[bytes, ...]) -> int:
-    """In bytes; 0 if the file can't be read. Its lines are not all text: programs choose their own names."""
+def _mappings(task: str) -> int:
     try:
-        with open(path, "rb") as lines:
-            return sum(int(line.split()[1]) for line in lines if line.startswith(fields)) * 1024
+        with open(f"{task}/maps", "rb") as lines:
+            return sum(1 for _ in lines)
     except OSError:
         return 0
+
+
+def _kilobytes(path: str, names: tuple[bytes, ...]) -> dict[bytes, int]:
+    """Fields by name; none if the file can't be read. Not all lines are text: programs name themselves."""
+    try:
+        with open(path, "rb") as lines:
+            return {line.split()[0]: int(line.split()[1]) for line in lines if line.startswith(names)}
+    except OSError:
+        return {}
 
 
 def _read_exactly(count: int) -> bytes:
@@ -174,7 +197,7 @@ class Replies(io.RawIOBase):
         return len(data)
 
 
-Reply = tuple[dict[str, Any] | None, bytes]
+Reply = tuple[Optional[dict[str, Any]], bytes]  # noqa: UP045  # `|` of types is new in Python 3.10
 """Header and body; no header if the reply was sent already."""
 
 
@@ -185,6 +208,7 @@ class Keeper:
         self.settings = settings
         self.workdir: str = settings["workdir"]
         self.clean_usage = self.usage()
+        self.clean_marks = files.marks(self.workdir)
 
     def usage(self) -> tuple[int, int]:
         """Blocks and files taken in the writable folder, deleted files that are still open included."""
@@ -198,6 +222,7 @@ class Keeper:
             return False
         if self.usage()[1] > self.settings["max_files"] or len(others()) > self.settings["max_pids"]:
             return True
+        limit -= sockets() * self.settings["socket_bytes"]
         return held_bytes(share=False) > limit and held_bytes(share=True) > limit
 
     def exec(self, header: dict[str, Any], body: Body) -> Reply:
@@ -250,11 +275,11 @@ class Keeper:
     def reset(self, _header: dict[str, Any], _body: Body) -> Reply:
         """Back to the start, or a reply that says what is left."""
         kill_everything()
-        os.chmod(self.workdir, 0o700)
-        files.wipe(self.workdir)
-        left = {"files": os.listdir(self.workdir)[:8], "processes": others()[:8], "usage": self.usage()}
-        clean = not left["files"] and not left["processes"] and self.usage() == self.clean_usage
-        return {"clean": clean, "left": left}, b""
+        files.clean(self.workdir, self.clean_marks)
+        marks, usage = files.marks(self.workdir), self.usage()
+        left = {"files": os.listdir(self.workdir)[:8], "processes": others()[:8]}
+        clean = not any(left.values()) and usage == self.clean_usage and marks == self.clean_marks
+        return {"clean": clean, "left": {**left, "usage": usage, "marks": repr(marks)[:200]}}, b""
 
     def answer(self, header: dict[str, Any], body: Body) -> None:
         """Act on one request and send the reply."""
@@ -288,7 +313,7 @@ def _send(data: bytes) -> None:
 
 def main(settings: dict[str, Any]) -> None:
     """Say hello, then answer requests until the owner hangs up."""
-    harden()
+    harden(only_unix_sockets=settings["watch_memory_bytes"] > 0)
     keeper = Keeper(settings)
     _send(frames.pack({"hello": os.getpid(), "uid": os.getuid(), "python": sys.version.split()[0]}))
     try:

@@ -1,13 +1,15 @@
 """A seccomp filter that the keeper puts on itself, and so on every program it starts.
 
-It closes five doors. The first two matter most under bubblewrap, which brings no filter of its own; under
+It closes six doors. The first two matter most under bubblewrap, which brings no filter of its own; under
 Docker they come on top of the engine's.
 - kernel interfaces that most exploits go through: new namespaces, bpf, io_uring, userfaultfd, keys;
 - sockets that network namespaces don't hold in, above all AF_VSOCK, which reaches from a guest to its host;
 - memory and scheduling of other processes: the keeper has the uid of the programs, and they must not slow it;
 - System V and POSIX message queues and shared memory, which outlive their process and the reset of a sandbox;
 - pages that can be held without being mapped, so that no process is charged with them: files in memory alone,
-  shared anonymous memory (MADV_DONTNEED unmaps its pages and frees none), pages lent to a pipe.
+  shared anonymous memory (MADV_DONTNEED unmaps its pages and frees none), pages lent to a pipe;
+- where no control group counts what the kernel holds for sockets: all of them but Unix sockets, whose number
+  the keeper sees, and larger send buffers for those. One TCP connection can hold 10 MB and more, by sysctls.
 
 Formats: Linux's Documentation/userspace-api/seccomp_filter.rst, include/uapi/linux/{seccomp,filter,audit}.h.
 """
@@ -78,6 +80,8 @@ CLONE3 = (435, 435)
 MMAP = (9, 222)
 MAP_SHARED, MAP_ANONYMOUS = 0x01, 0x20
 SOCKET_CALLS = {"socket": (41, 198), "socketpair": (53, 199)}
+SETSOCKOPT = (54, 208)
+SOL_SOCKET, SO_SNDBUF = 1, 7
 # Allowed on oneself only: first argument 0.
 OWN_ONLY = {
     "prlimit64": (302, 261),
@@ -108,7 +112,7 @@ def _for_call(number: int, body: list[bytes]) -> list[bytes]:
     return [_instruction(JUMP_EQUAL, number, 0, len(body)), *body]
 
 
-def program(machine: str) -> bytes:
+def program(machine: str, *, only_unix: bool = False) -> bytes:
     """The filter as BPF instructions. Raises KeyError for an architecture without a table."""
     column, architecture = ARCHITECTURES[machine]
     allow = _instruction(RETURN, RET_ALLOW)
@@ -130,10 +134,15 @@ def program(machine: str) -> bytes:
     anonymous = _instruction(JUMP_ANY_BIT, MAP_ANONYMOUS, 1, 0)
     shared = _instruction(JUMP_ANY_BIT, MAP_SHARED, 1, 0)
     code += _for_call(MMAP[column], [_load_argument(3), anonymous, allow, shared, allow, _refuse()])
-    families = [AF_UNIX, AF_INET, AF_INET6, AF_NETLINK]
+    families = [AF_UNIX] if only_unix else [AF_UNIX, AF_INET, AF_INET6, AF_NETLINK]
     known = [_instruction(JUMP_EQUAL, family, len(families) - n, 0) for n, family in enumerate(families)]
     for numbers in SOCKET_CALLS.values():
         code += _for_call(numbers[column], [_load_argument(0), *known, _refuse(errno.EAFNOSUPPORT), allow])
+    if only_unix:
+        level = [_load_argument(1), _instruction(JUMP_EQUAL, SOL_SOCKET, 1, 0), allow]
+        # A hint that the kernel may cut as it likes, so it is taken, with success, and comes to nothing.
+        option = [_load_argument(2), _instruction(JUMP_EQUAL, SO_SNDBUF, 1, 0), allow, _refuse(0)]
+        code += _for_call(SETSOCKOPT[column], level + option)
     own = [_load_argument(0), _instruction(JUMP_EQUAL, 0, 1, 0), _refuse(), allow]
     for numbers in OWN_ONLY.values():
         code += _for_call(numbers[column], own)
@@ -145,13 +154,16 @@ def program(machine: str) -> bytes:
     return b"".join(code)
 
 
-def install() -> None:
-    """Filter this process and all that it starts, for good. Raises OSError if the kernel or machine can't."""
+def install(*, only_unix: bool = False) -> None:
+    """Filter this process and all that it starts, for good. Raises OSError if the kernel or machine can't.
+
+    `only_unix`: refuse all sockets but Unix sockets, and leave those their buffers as they are.
+    """
     machine = os.uname().machine
     if machine not in ARCHITECTURES:
         msg = f"expected one of the architectures {sorted(ARCHITECTURES)}, got {machine}"
         raise OSError(errno.ENOSYS, msg)
-    instructions = program(machine)
+    instructions = program(machine, only_unix=only_unix)
     buffer = ctypes.create_string_buffer(instructions, len(instructions))
     # struct sock_fprog { unsigned short len; struct sock_filter *filter; }
     fprog = struct.pack("@HP", len(instructions) // 8, ctypes.addressof(buffer))

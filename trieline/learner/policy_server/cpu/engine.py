@@ -16,10 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trieline.common.prefix import common_prefix
 from trieline.learner.policy_server.config import PolicyServerConfig
 from trieline.learner.policy_server.cpu.decoder import Decoder
 from trieline.learner.policy_server.cpu.kv_cache import KVCache
-from trieline.learner.policy_server.cpu.prefix_cache import PrefixCache, common_prefix
+from trieline.learner.policy_server.cpu.prefix_cache import PrefixCache
 from trieline.learner.policy_server.cpu.rows import Rows
 from trieline.learner.policy_server.cpu.sampling import RowSampling, Sampled, sample
 from trieline.learner.policy_server.cpu.sequence import Sequence, Ticket

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from trieline.kernels.cpu.precision import reproducible_dtype
 from trieline.kernels.decode_attention import decode_attention
-from trieline.kernels.tree_plan import reproducible_dtype
 from trieline.learner.policy_server.cpu.kv_store import KVShape, KVStore
 from trieline.learner.policy_server.cpu.step import Chunk, Step
 

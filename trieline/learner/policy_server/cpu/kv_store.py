@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trieline.kernels.compiled_cpu import readable
+from trieline.kernels.cpu.compiled import readable
 
 SMALLEST_CAPACITY = 64
 # Bytes; vectors that begin elsewhere are read in two.

@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from trieline.common.prefix import common_prefix
+
 Tokens = npt.NDArray[np.int32]
 
 # Evicting leaves this share of the budget, so that it does not have to be done for every insertion.
@@ -127,11 +129,3 @@ class PrefixCache:
             stack.extend(node.children.values())
             if not node.children and node is not self._root:
                 yield node
-
-
-def common_prefix(a: Tokens, b: Tokens) -> int:
-    """How many tokens from the start are equal."""
-    n = min(len(a), len(b))
-    differs = a[:n] != b[:n]
-    first = int(differs.argmax()) if n else 0
-    return first if n and differs[first] else n

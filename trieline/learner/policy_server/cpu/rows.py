@@ -9,9 +9,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from trieline.common.prefix import common_prefix
 from trieline.learner.policy_server.cpu.kv_cache import KVCache
 from trieline.learner.policy_server.cpu.kv_store import capacity_for
-from trieline.learner.policy_server.cpu.prefix_cache import PrefixRun, common_prefix
+from trieline.learner.policy_server.cpu.prefix_cache import PrefixRun
 from trieline.learner.policy_server.cpu.sequence import Sequence
 from trieline.learner.policy_server.cpu.trunks import SHORTEST_TRUNK, Trunk, Trunks, put_runs
 

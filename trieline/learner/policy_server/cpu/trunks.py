@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from trieline.common.prefix import common_prefix
 from trieline.learner.policy_server.cpu.kv_store import KVStore, capacity_for
-from trieline.learner.policy_server.cpu.prefix_cache import PrefixRun, common_prefix
+from trieline.learner.policy_server.cpu.prefix_cache import PrefixRun
 
 Tokens = npt.NDArray[np.int32]
 

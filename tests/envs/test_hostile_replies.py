@@ -1,0 +1,71 @@
+"""What replies cost grows with their length, and no faster.
+
+Each reader gets replies of 200,000 characters with its own limit on length taken away, in a process with so
+much processor time: work that grows with the square would take a hundred times as much.
+"""
+
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from trieline.envs.code import extraction
+from trieline.envs.game import frozen_lake
+from trieline.envs.math import arithmetic, form
+
+LENGTH = 200_000
+CPU_SECONDS = 20
+
+PIECES = (
+    "\n", " ", "\t", "\n ", "x\n", "def ", "def\n", "def f", "def f (", "f\n", "f = ", "f = lambda\n",
+    "import ", "from\n", "import a\n", "return", "\nreturn_", " return\n\n", "```", "```py ", "```python\t",
+    "`", "1", "1,", "111,", "1 ", "111 ", "1_", "-", "-1", "−", "1.", ".", "{,}", "1/", "x_", "left", "lef",
+    "_left", "$", "(", "{", "\\", "\\frac", "\\frac{1}", "\\sqrt", "\\sqrt[", "\\sqrt{1}{", "^", "^{", "a/",
+    "1 /", "(1,", "(111,", "\ud800",
+)  # fmt: skip
+
+
+def _integer(reply: str) -> object:
+    return arithmetic.last_integer(reply)
+
+
+def _direction(reply: str) -> object:
+    return frozen_lake.first_direction(reply)
+
+
+def _source(reply: str) -> object:
+    return extraction.extract_source(reply, "x")
+
+
+def _form(reply: str) -> object:
+    return form.NUMBER.fullmatch(reply)
+
+
+READERS: dict[str, Callable[[str], object]] = {
+    reader.__name__: reader for reader in (_integer, _direction, _source, _form)
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_readers_take_time_in_proportion(reader: str) -> None:
+    child = subprocess.run(
+        [sys.executable, "-m", __name__, reader], capture_output=True, text=True, check=False
+    )
+    assert child.returncode == 0, f"stopped at {child.stdout.splitlines()[-1:]}: {child.stderr[-300:]}"
+
+
+def _main(reader: str) -> None:
+    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
+    for module in (arithmetic, frozen_lake, extraction):
+        module.READ_LENGTH = 2 * LENGTH  # type: ignore[attr-defined]
+    for piece in PIECES:
+        for opening in ("", "(", "return x", "```"):
+            sys.stdout.write(f"{opening + piece!r}\n")
+            sys.stdout.flush()
+            READERS[reader](opening + piece * (LENGTH // len(piece)) + "x")
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1])

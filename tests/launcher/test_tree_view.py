@@ -1,0 +1,33 @@
+import numpy as np
+from rich.console import Console
+
+from tests.wire.test_tree import two_rollouts, with_later_columns
+from trieline.launcher.tree_view import draw_tree
+from trieline.wire.tree import TrajectoryTree
+
+
+def drawn(tree: TrajectoryTree) -> str:
+    console = Console(width=200, color_system=None)
+    with console.capture() as capture:
+        console.print(draw_tree(tree, decode=None, advantages=[-1.0, 1.0]))
+    return capture.get()
+
+
+def test_groups_masks_edges_and_unknown_entropies_are_shown() -> None:
+    entropies = np.array([0, 0, 0, np.nan, np.nan, 1, np.nan, 0], np.float32)
+    lines = drawn(with_later_columns(entropies=entropies)).splitlines()
+    first, second = next(n for n in lines if "return 0.00" in n), next(n for n in lines if "return 1.00" in n)
+    assert "entropy unknown" in first
+    assert "returns to node 2" in first
+    assert first.endswith("terminated, group 0")
+    assert "policy node 2" in second
+    assert "entropy 0.50 of 2 tokens" in second
+    assert "2 under a mask" in second
+    assert second.endswith("terminated, group 1")
+
+
+def test_a_tree_without_them_is_shown_without_them() -> None:
+    shown = drawn(two_rollouts())
+    assert "group" not in shown
+    assert "mask" not in shown
+    assert "node" not in shown

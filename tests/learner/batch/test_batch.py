@@ -1,0 +1,115 @@
+"""What a batch makes of the columns of a tree that most trees do not have."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tests.trees import NONE, random_tree
+from trieline.learner.batch.batch import prepare_batch
+from trieline.learner.batch.groups import trained_groups
+from trieline.learner.batch.sequences import ScoredSequence, scored_sequences
+from trieline.learner.errors import BatchError
+from trieline.learner.objective_config import ObjectiveConfig
+from trieline.wire.tree import TrajectoryTree
+
+
+def grouped_tree(seed: int) -> TrajectoryTree:
+    """Leaves of two groups, no masks."""
+    tree = random_tree(np.random.default_rng(seed), vocab_size=4, max_nodes=14, later_columns=True)
+    return replace(tree, mask_index=NONE, mask_offsets=NONE, mask_runs=NONE)
+
+
+def slow_advantage(one: ScoredSequence, t: int, everyone: list[ScoredSequence], how: str) -> float:
+    """Of token `t`, from the definitions, by looking at whole sequences."""
+    group = [o for o in everyone if o.leaf_group == one.leaf_group]
+    if how == "group":
+        others = [o.sequence_return for o in group if o is not one]
+        return one.sequence_return - sum(others) / len(others) if others else 0.0
+
+    def returns_through(t: int) -> list[float]:
+        prefix = one.token_ids[: t + 1].tolist()
+        return [o.sequence_return for o in group if o.token_ids[: t + 1].tolist() == prefix]
+
+    here = returns_through(t)
+    while t >= 0 and len(returns_through(t - 1)) == len(here):
+        t -= 1
+    return float(np.mean(here) - np.mean(returns_through(t - 1))) if t >= 0 else 0.0
+
+
+@pytest.mark.parametrize("how", ["group", "tree"])
+@pytest.mark.parametrize("seed", range(20))
+def test_sequences_are_compared_within_their_group_only(seed: int, how: str) -> None:
+    config = ObjectiveConfig(advantage=how, skip_zero_std=False)  # type: ignore[arg-type]
+    (everyone,) = scored_sequences([grouped_tree(seed)])
+    (group,), _ = trained_groups([everyone], config)
+    for one, advantages in zip(group.sequences, group.advantages, strict=True):
+        expected = [slow_advantage(one, int(t), everyone, how) for t in np.flatnonzero(one.trained)]
+        np.testing.assert_allclose(advantages, expected, rtol=1e-12, atol=1e-12)
+
+
+def two_groups(returns: list[float]) -> list[ScoredSequence]:
+    """Two sequences of group 0, then two of group 1."""
+    return [
+        ScoredSequence(
+            tree=0,
+            leaf=leaf,
+            token_ids=np.array([0, leaf + 1], np.int32),
+            trained=np.array([False, True]),
+            behavior_logprobs=np.zeros(2, np.float32),
+            entropies=np.zeros(2, np.float32),
+            policy_versions=np.array([-1, 0], np.int32),
+            rewards=np.array([0, earned], np.float32),
+            terminated=True,
+            leaf_group=leaf // 2,
+        )
+        for leaf, earned in enumerate(returns)
+    ]
+
+
+def test_a_group_of_equal_returns_is_left_out_of_its_tree() -> None:
+    config = ObjectiveConfig(scale_rewards="group")
+    # Equal within each group: nothing to learn, though the groups earned differently.
+    assert trained_groups([two_groups([1, 1, 0, 0])], config) == ([], 1)
+    (group,), equal = trained_groups([two_groups([1, 1, 0, 8])], config)
+    assert equal == 0
+    assert [s.leaf for s in group.sequences] == [2, 3]
+    # Divided by the deviation within the group.
+    np.testing.assert_allclose(np.concatenate(group.advantages), [-2, 2], rtol=1e-6)
+
+
+def masked_tree() -> TrajectoryTree:
+    trees = (random_tree(np.random.default_rng(s), later_columns=True, broken_leaves=0) for s in range(50))
+    return next(t for t in trees if t.num_masks and not t.knows_entropies)
+
+
+def test_sequences_carry_masks_and_nodes_along() -> None:
+    tree = masked_tree()
+    for sequence in scored_sequences([tree])[0]:
+        index = tree.sequence_index(sequence.leaf)
+        assert sequence.mask_index is not None
+        assert np.array_equal(sequence.mask_index, tree.mask_index[index])
+        assert sequence.nodes is not None
+        assert np.array_equal(np.unique(sequence.nodes), tree.path(int(tree.leaf_nodes[sequence.leaf])))
+
+
+@pytest.mark.parametrize("loss", ["ppo_clip", "tis", "icepop", "pg"])
+def test_tokens_sampled_under_a_mask_are_refused_by_name(loss: str) -> None:
+    config = ObjectiveConfig(loss=loss)  # type: ignore[arg-type]
+    complaint = f"test/Random-v0, task .*the whole vocabulary.*loss = '{loss}'.*under a mask"
+    with pytest.raises(BatchError, match=complaint):
+        prepare_batch([masked_tree()], config, max_tokens=100)
+
+
+def test_likelihood_is_trained_whatever_the_masks_were() -> None:
+    assert prepare_batch([masked_tree()], ObjectiveConfig(loss="sft"), max_tokens=100).packs
+
+
+@pytest.mark.parametrize("scaling", ["sequence", "token"])
+def test_unknown_entropies_are_refused_where_they_are_needed(scaling: str) -> None:
+    tree = replace(masked_tree(), mask_index=NONE, mask_offsets=NONE, mask_runs=NONE)
+    config = ObjectiveConfig(entropy_scaling=scaling)  # type: ignore[arg-type]
+    with pytest.raises(BatchError, match=f"test/Random-v0, .*entropy_scaling = '{scaling}', got unknown"):
+        prepare_batch([tree], config, max_tokens=100)
+    batch = prepare_batch([tree], ObjectiveConfig(), max_tokens=100)
+    assert all(np.isfinite(pack.scales).all() for pack in batch.packs)

@@ -1,0 +1,48 @@
+"""Who plays an assignment: one interface, whatever the episodes are made of.
+
+Groups of Gymnasium episodes are one player, an expert's demonstrations another. A worker is given a function
+that makes its player of what the worker has, so that others (games of several players, episodes that somebody
+else plays, a rollout function of a user's own) need nothing else of the worker.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from trieline.actors.chat import ChatRenderer
+from trieline.actors.config import ActorConfig
+from trieline.actors.env_session import EnvHost
+from trieline.actors.episode_slots import EpisodeSlots
+from trieline.actors.policy import Policy
+from trieline.wire.config import EnvConfig
+from trieline.wire.messages import Assignment
+from trieline.wire.tree import TrajectoryTree
+
+
+class Player(Protocol):
+    """Plays assignments, many at once."""
+
+    async def play(self, assignment: Assignment) -> TrajectoryTree:
+        """Play everything that the assignment asks for. Always gives a tree, its leaves broken at worst.
+
+        Raises:
+            BaseExceptionGroup: of StuckEnvironmentsError; this process can't go on.
+        """
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stage:
+    """What one worker has for its players, who share it."""
+
+    config: ActorConfig
+    envs: Mapping[str, EnvConfig]
+    renderer: ChatRenderer
+    policy: Policy
+    host: EnvHost
+    slots: EpisodeSlots
+
+
+class MakePlayer(Protocol):
+    """Makes a worker's player, in the worker."""
+
+    def __call__(self, stage: Stage) -> Player: ...

@@ -1,0 +1,20 @@
+"""Text that strangers wrote, for people to read: short, and without characters that a terminal obeys."""
+
+SHOWN_CHARACTERS = 500
+"""Of one text in a log line or an error message."""
+
+
+def visible(text: str, *, keep: str = "") -> str:
+    """`text` with every character that prints nothing written as its escape, those in `keep` excepted.
+
+    Line ends, terminal sequences, directions of writing and lone surrogates are among them.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
+
+
+def shortened(text: object, most: int = SHOWN_CHARACTERS, *, keep: str = "") -> str:
+    """`text` made visible, in at most `most` characters; three dots at its end say that there was more."""
+    shown = visible(str(text)[: most + 1], keep=keep)
+    return shown if len(shown) <= most else f"{shown[: max(0, most - 3)]}..."

@@ -1,0 +1,116 @@
+"""What an environment may return: text, finite rewards, flags, a dict. Checked before it is believed.
+
+Training and `trieline envs check` both read returns here, so that what passes the check can be trained on.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, SupportsFloat
+
+import numpy as np
+
+from trieline.envs.errors import BadReturnError
+
+MAX_REWARD = 1e30
+"""Rewards travel as float32, of which this is far from the end."""
+SHOWN_LENGTH = 80
+"""Characters of a wrong value that an error repeats."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Start:
+    """What `reset` returned."""
+
+    observation: str
+    info: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """What `step` returned."""
+
+    observation: str
+    reward: float
+    terminated: bool
+    truncated: bool
+    info: Mapping[str, Any]
+
+
+def checked_reset(returned: object) -> Start:
+    """Raises BadReturnError if it is not (text, dict)."""
+    observation, info = _parts(returned, ("observation", "info"), "reset")
+    return Start(observation=_text(observation, "reset"), info=_info(info, "reset"))
+
+
+def checked_step(returned: object) -> Outcome:
+    """Raises BadReturnError if it is not (text, finite number, flag, flag, dict)."""
+    names = ("observation", "reward", "terminated", "truncated", "info")
+    observation, reward, terminated, truncated, info = _parts(returned, names, "step")
+    return Outcome(
+        observation=_text(observation, "step"),
+        reward=_reward(reward),
+        terminated=_flag(terminated, "terminated"),
+        truncated=_flag(truncated, "truncated"),
+        info=_info(info, "step"),
+    )
+
+
+def checked_finish(returned: object) -> tuple[float, Mapping[str, Any]]:
+    """Raises BadReturnError if it is not (finite number, dict)."""
+    reward, info = _parts(returned, ("reward", "info"), "finish")
+    return _reward(reward), _info(info, "finish")
+
+
+def _parts(returned: object, names: tuple[str, ...], call: str) -> tuple[Any, ...]:
+    if not isinstance(returned, tuple) or len(returned) != len(names):
+        came = f"a tuple of {len(returned)}" if isinstance(returned, tuple) else type(returned).__name__
+        msg = f"expected ({', '.join(names)}) from {call}, got {came}"
+        raise BadReturnError(msg)
+    return returned
+
+
+def _text(observation: object, call: str) -> str:
+    if not isinstance(observation, str):
+        msg = f"expected text as observation of {call}, got {type(observation).__name__}"
+        raise BadReturnError(msg)
+    return observation
+
+
+def _info(info: object, call: str) -> Mapping[str, Any]:
+    if not isinstance(info, Mapping):
+        msg = f"expected a dict as info of {call}, got {type(info).__name__}"
+        raise BadReturnError(msg)
+    return info
+
+
+def _reward(reward: object) -> float:
+    """Whatever has `__float__` is a number: those of NumPy and torch, Decimal, Fraction, bool.
+
+    An array of one number is not, unless it has no dimension: NumPy is about to refuse it.
+    """
+    value = float("nan")
+    if isinstance(reward, SupportsFloat) and getattr(reward, "ndim", 0) == 0:
+        try:
+            value = float(reward)
+        except (TypeError, ValueError, ArithmeticError):
+            value = float("nan")
+    if not abs(value) <= MAX_REWARD:
+        msg = f"expected a finite number as reward, got {_shown(reward)}"
+        raise BadReturnError(msg)
+    return value
+
+
+def _flag(flag: object, name: str) -> bool:
+    value = flag.item() if isinstance(flag, (np.generic, np.ndarray)) and flag.ndim == 0 else flag
+    if not isinstance(value, int) or value not in (0, 1):
+        msg = f"expected True or False as {name}, got {_shown(flag)}"
+        raise BadReturnError(msg)
+    return bool(value)
+
+
+def _shown(value: object) -> str:
+    try:
+        text = repr(value)
+    except Exception:  # noqa: BLE001  # a boundary: code of others
+        text = "what can't be shown"
+    return f"{text[:SHOWN_LENGTH]} ({type(value).__name__})"

@@ -1,0 +1,114 @@
+"""An expert's episodes for a supervised warm start: asked of the actors, a step ahead."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+
+from trieline.learner.errors import StopRequested, TrainingError
+from trieline.wire.config import EnvConfig
+from trieline.wire.errors import PeerTimeoutError
+from trieline.wire.messages import Assignment
+from trieline.wire.trajectory_link import TreeReceiver
+from trieline.wire.tree import TrajectoryTree
+
+# Above every seed that the curriculum hands out, so that no demonstration shows a task of the training.
+DEMONSTRATION_SEEDS = 2**30
+SEED_RANGE = 2**31
+GLANCE_S = 0.25
+# Demonstrations that may be broken for each one that a step needs: then something is broken for good.
+MAX_BROKEN_RATIO = 1
+
+
+class Demonstrations:
+    """The trees of one warm-start step after the other: environments in turn, their levels in turn."""
+
+    def __init__(
+        self,
+        receiver: TreeReceiver,
+        envs: Sequence[EnvConfig],
+        *,
+        seed: int,
+        next_id: Callable[[], int],
+        timeout_s: float,
+        stop: threading.Event,
+    ) -> None:
+        """`timeout_s`: for the demonstrations of one step."""
+        self._receiver = receiver
+        self._envs = envs
+        self._seed = seed
+        self._next_id = next_id
+        self._timeout_s = timeout_s
+        self._stop = stop
+        self._asked = 0
+        self._shown = Counter[str]()
+        self._ahead: list[int] = []
+        """Ids asked for beyond the last step, in order, in the environments of `_wanted`."""
+        self._wanted: frozenset[str] = frozenset()
+        self._came: dict[int, TrajectoryTree] = {}
+
+    def collect(self, count: int, wanted: Collection[str]) -> list[TrajectoryTree]:
+        """`count` expert's episodes in these environments, others at every call; in all if `wanted` is empty.
+
+        Raises:
+            StopRequested: somebody asked to stop.
+            TrainingError: they did not come in time, or an environment has none to show.
+        """
+        if self._wanted != frozenset(wanted):
+            self._ahead, self._wanted = [], frozenset(wanted)
+            self._came.clear()
+        trees: list[TrajectoryTree] = []
+        broken = 0
+        deadline = time.monotonic() + self._timeout_s
+        while len(trees) < count:
+            self._ask(2 * count - len(trees))
+            tree = self._next(deadline)
+            if any(tree.leaf_causes):
+                broken += 1
+                if broken > MAX_BROKEN_RATIO * count:
+                    why = tree.info.get("broken", "no reason given")
+                    msg = f"{broken} demonstrations failed where {count} were needed; the last: {why}"
+                    raise TrainingError(msg)
+                continue
+            trees.append(tree)
+        return trees
+
+    def _ask(self, ahead: int) -> None:
+        missing = [self._assignment() for _ in range(ahead - len(self._ahead))]
+        self._ahead += [a.assignment_id for a in missing]
+        if missing:
+            self._receiver.offer(missing)
+
+    def _assignment(self) -> Assignment:
+        number = self._asked
+        self._asked += 1
+        envs = [env for env in self._envs if not self._wanted or env.id in self._wanted]
+        env = envs[number % len(envs)]
+        levels = env.curriculum.levels
+        level = levels[self._shown[env.id] % len(levels)] if levels else None
+        self._shown[env.id] += 1
+        return Assignment(
+            assignment_id=self._next_id(),
+            env_id=env.id,
+            seed=(DEMONSTRATION_SEEDS + self._seed * 1_000_003 + number) % SEED_RANGE,
+            level=level,
+            group_size=1,
+            purpose="demonstrate",
+        )
+
+    def _next(self, deadline: float) -> TrajectoryTree:
+        """The tree of the next id: in the order in which they were asked for, whichever comes first."""
+        number = self._ahead.pop(0)
+        while number not in self._came:
+            if self._stop.is_set():
+                raise StopRequested
+            try:
+                delivery = self._receiver.get(GLANCE_S, "demonstrate")
+            except PeerTimeoutError as error:
+                if time.monotonic() < deadline:
+                    continue
+                msg = f"waited {self._timeout_s:g} s for the demonstrations of a step: {error}"
+                raise TrainingError(msg) from error
+            if delivery.assignment_id in {number, *self._ahead}:
+                self._came[delivery.assignment_id] = delivery.tree
+        return self._came.pop(number)

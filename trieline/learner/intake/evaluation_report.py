@@ -1,0 +1,178 @@
+"""What an evaluation came to: held-out success by environment, from the trees that actors played."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from trieline.wire.messages import Assignment
+from trieline.wire.tree import SCORED, TrajectoryTree
+
+# Rewards are sums of floats: an episode counts as passed from here on.
+PASS_RETURN = 1.0 - 1e-6
+LOST = "lost"
+"""The cause of episodes whose tree never came: their actor said that none will."""
+
+
+class TranscriptMessage(msgspec.Struct, frozen=True, kw_only=True):
+    """One message of a chat."""
+
+    role: str
+    content: str
+
+
+class Transcript(msgspec.Struct, frozen=True, kw_only=True):
+    """One episode as a chat."""
+
+    task_id: str
+    level: int | None
+    messages: list[TranscriptMessage]
+    episode_return: float
+
+
+class LevelReport(msgspec.Struct, frozen=True, kw_only=True):
+    """Scored episodes of one difficulty level."""
+
+    level: int | None
+    episodes: int
+    mean_return: float | None
+    """None without a scored episode."""
+
+
+class EnvReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of one environment."""
+
+    env_id: str
+    held_out: bool
+    """False: the environment takes no `split`, so its tasks may have been trained on."""
+    tasks: int
+    attempts: int
+    """Episodes per task; the k of avg@k and pass@k."""
+    episodes: int
+    """Scored ones."""
+    mean_return: float | None
+    """avg@k, the success rate where rewards are 0 or 1. Over scored episodes; None without any."""
+    pass_at_k: float | None
+    """Share of the tasks with a scored episode that were solved in full at least once."""
+    levels: list[LevelReport]
+    broken: dict[str, int]
+    """Broken episodes by cause. They count in nothing above."""
+    mean_tokens: float | None
+    """Sampled tokens per scored episode."""
+    transcripts: list[Transcript]
+
+
+class EvalReport(msgspec.Struct, frozen=True, kw_only=True):
+    """An evaluation, ready for JSON with `to_dict`."""
+
+    seed: int
+    temperature: float
+    split: str
+    policy_versions: list[int]
+    """Versions that sampled, in order."""
+    envs: list[EnvReport]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        plain: dict[str, Any] = msgspec.to_builtins(self)
+        return plain
+
+    def metrics(self) -> dict[str, float]:
+        """The figures by the names that metrics have."""
+        metrics: dict[str, float] = {}
+        for env in self.envs:
+            if env.mean_return is not None:
+                metrics[f"eval/{env.env_id}/avg@k"] = env.mean_return
+            if env.pass_at_k is not None:
+                metrics[f"eval/{env.env_id}/pass@k"] = env.pass_at_k
+            for cause, count in env.broken.items():
+                metrics[f"eval/{env.env_id}/errored/{cause}"] = float(count)
+        means = [env.mean_return for env in self.envs if env.mean_return is not None]
+        if means:
+            metrics["eval/mean"] = sum(means) / len(means)
+        return metrics
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluatedTask:
+    """One task, and what came of it."""
+
+    assignment: Assignment
+    tree: TrajectoryTree | None
+    """None: it never came."""
+
+    @property
+    def returns(self) -> list[float]:
+        """Of the scored episodes."""
+        return [] if self.tree is None else [self.tree.sequence_return(b) for b in self.tree.scored_leaves()]
+
+    @property
+    def lengths(self) -> list[int]:
+        """Sampled tokens of the scored episodes."""
+        if self.tree is None:
+            return []
+        sampled = np.where(self.tree.sampled, np.diff(self.tree.node_offsets), 0)
+        leaves = [int(self.tree.leaf_nodes[leaf]) for leaf in self.tree.scored_leaves()]
+        return [int(sampled[self.tree.path(leaf)].sum()) for leaf in leaves]
+
+    @property
+    def causes(self) -> list[str]:
+        """Of the broken episodes."""
+        if self.tree is None:
+            return [LOST] * self.assignment.group_size
+        return [cause for cause in self.tree.leaf_causes if cause != SCORED]
+
+
+def env_report(tasks: Sequence[EvaluatedTask], *, transcripts: int) -> EnvReport:
+    """The report of one environment's tasks, in their order; `transcripts` of the first are kept."""
+    first = tasks[0].assignment
+    returns = [value for task in tasks for value in task.returns]
+    best = [max(task.returns) for task in tasks if task.returns]
+    levels = list(dict.fromkeys(task.assignment.level for task in tasks))
+    return EnvReport(
+        env_id=first.env_id,
+        held_out=any(t.tree is not None and t.tree.info.get("split") == first.split for t in tasks),
+        tasks=len(tasks),
+        attempts=first.group_size,
+        episodes=len(returns),
+        mean_return=_mean(returns),
+        pass_at_k=_mean([float(value >= PASS_RETURN) for value in best]),
+        levels=[_level_report(level, tasks) for level in levels],
+        broken=dict(Counter(cause for task in tasks for cause in task.causes)),
+        mean_tokens=_mean([float(n) for task in tasks for n in task.lengths]),
+        transcripts=[shown for task in tasks[:transcripts] if (shown := _transcript(task)) is not None],
+    )
+
+
+def policy_versions(trees: Sequence[TrajectoryTree]) -> list[int]:
+    """The versions that sampled these trees, in order."""
+    found = [np.unique(tree.policy_versions[tree.policy_versions >= 0]) for tree in trees]
+    return [int(v) for v in np.unique(np.concatenate(found))] if found else []
+
+
+def _level_report(level: int | None, tasks: Sequence[EvaluatedTask]) -> LevelReport:
+    returns = [value for task in tasks if task.assignment.level == level for value in task.returns]
+    return LevelReport(level=level, episodes=len(returns), mean_return=_mean(returns))
+
+
+def _transcript(task: EvaluatedTask) -> Transcript | None:
+    """The first episode as its actor wrote it down; None if it did not, or is no list of messages."""
+    if task.tree is None:
+        return None
+    try:
+        messages = msgspec.json.decode(task.tree.info.get("transcript", ""), type=list[TranscriptMessage])
+    except msgspec.MsgspecError:
+        return None
+    return Transcript(
+        task_id=task.tree.task_id,
+        level=task.assignment.level,
+        messages=messages,
+        episode_return=task.tree.sequence_return(0),
+    )
+
+
+def _mean(values: list[float]) -> float | None:
+    return sum(values) / len(values) if values else None

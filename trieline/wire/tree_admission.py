@@ -1,0 +1,128 @@
+"""Which trees a run takes: those that fit what was asked for, and hold numbers that a policy can have made.
+
+Any program on this machine can send a tree, and one absurd number in one of them voids the step of all.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from trieline.wire.errors import TreeError
+from trieline.wire.messages import Assignment
+from trieline.wire.tree import MAX_LEAVES, TrajectoryTree
+
+# Nats. A token of this probability comes up once in 10^43 draws, so none that was sampled ever has it.
+LEAST_LOGPROB = -100.0
+# Beyond it float32 does not tell apart two returns that differ by a twentieth.
+MAX_REWARD = 1e6
+# Nats. No distribution over V tokens has more than ln V; the rest is rounding in bfloat16, and where V is
+# unknown it is that of the largest token id there can be.
+ENTROPY_ROUNDING = 0.1
+LARGEST_VOCABULARY = 2**31
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EnvExpectation:
+    """What trees of one environment look like."""
+
+    max_context: int
+    """Tokens of one sequence."""
+    levels: frozenset[int] = frozenset((0,))
+    """Those that tasks are drawn from; 0 where the environment has none."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Expectation:
+    """What every tree of a run keeps to, whatever was asked for. What is None is not looked at."""
+
+    envs: Mapping[str, EnvExpectation] | None = None
+    """By environment id; trees of others are refused."""
+    vocab_size: int | None = None
+    max_positions: int | None = None
+    """Tokens of one sequence that the model has positions for."""
+    max_forks: int | None = None
+    """Leaves of one tree beside those of the group that was asked for."""
+    max_tree_tokens: int = 1_000_000
+
+
+def expect_admissible(
+    tree: TrajectoryTree,
+    assignment: Assignment | None,
+    expectation: Expectation,
+    *,
+    newest_version: int | None = None,
+) -> None:
+    """Raise TreeError for a tree that this run has not asked for, with what was expected and what came.
+
+    Args:
+        tree: of unknown origin.
+        assignment: what its actor was asked for; None: of before a restart, when nobody remembers.
+        expectation: of the run.
+        newest_version: the highest version of the policy that can have sampled; None: unknown.
+    """
+    tree.validate(vocab_size=expectation.vocab_size, max_tokens=expectation.max_tree_tokens)
+    if tree.sampled[0]:
+        msg = "expected a root of context (a prompt), got one that the policy sampled"
+        raise TreeError(msg)
+    _expect_asked_for(tree, assignment, expectation)
+    _expect_short(tree, expectation)
+    _expect_sane(tree, expectation.vocab_size)
+    newest = int(tree.policy_versions.max())
+    if newest_version is not None and newest > newest_version:
+        msg = f"expected tokens of policy versions up to {newest_version}, the newest, got version {newest}"
+        raise TreeError(msg)
+
+
+def _expect_asked_for(tree: TrajectoryTree, assignment: Assignment | None, expectation: Expectation) -> None:
+    env = None
+    if expectation.envs is not None:
+        env = expectation.envs.get(tree.env_id)
+        if env is None:
+            msg = f"expected a tree of one of {sorted(expectation.envs)}, got one of {tree.env_id!r}"
+            raise TreeError(msg)
+    if assignment is None:
+        if env is not None and tree.level not in env.levels:
+            msg = f"expected a level of {tree.env_id} out of {sorted(env.levels)}, got {tree.level}"
+            raise TreeError(msg)
+        return
+    if tree.env_id != assignment.env_id:
+        msg = f"expected a tree of {assignment.env_id!r} as assigned, got one of {tree.env_id!r}"
+        raise TreeError(msg)
+    if tree.level != (assignment.level or 0):
+        msg = f"expected level {assignment.level or 0} as assigned, got {tree.level}"
+        raise TreeError(msg)
+    least = assignment.group_size
+    most = MAX_LEAVES if expectation.max_forks is None else least + expectation.max_forks
+    if not least <= tree.num_leaves <= most:
+        expected = f"{least} leaves" if least == most else f"{least} to {most} leaves"
+        msg = f"expected {expected}, the group assigned and its forks, got {tree.num_leaves}"
+        raise TreeError(msg)
+
+
+def _expect_short(tree: TrajectoryTree, expectation: Expectation) -> None:
+    longest = max(tree.sequence_lengths)
+    if expectation.max_positions is not None and longest > expectation.max_positions:
+        msg = f"expected sequences of at most {expectation.max_positions} tokens, the model's positions, "
+        raise TreeError(msg + f"got {longest}")
+    env = expectation.envs.get(tree.env_id) if expectation.envs is not None else None
+    if env is not None and longest > env.max_context:
+        msg = f"expected sequences of at most {env.max_context} tokens, max_context of {tree.env_id}, "
+        raise TreeError(msg + f"got {longest}")
+
+
+def _expect_sane(tree: TrajectoryTree, vocab_size: int | None) -> None:
+    """Finite, and yet no number that sampling or scoring gives."""
+    most_entropy = math.log(vocab_size or LARGEST_VOCABULARY) + ENTROPY_ROUNDING
+    if (lowest := float(tree.behavior_logprobs.min())) < LEAST_LOGPROB:
+        msg = f"expected behavior_logprobs of at least {LEAST_LOGPROB:g}, got {lowest:g}"
+        raise TreeError(msg)
+    # Unknown ones exceed nothing.
+    if (highest := float(np.nan_to_num(tree.entropies, nan=-np.inf).max())) > most_entropy:
+        msg = f"expected entropies of at most {most_entropy:.2f} (all tokens alike), got {highest:g}"
+        raise TreeError(msg)
+    for reward in (float(tree.rewards.min()), float(tree.rewards.max())):
+        if abs(reward) > MAX_REWARD:
+            msg = f"expected rewards from {-MAX_REWARD:g} to {MAX_REWARD:g}, got {reward:g}"
+            raise TreeError(msg)
