@@ -21,7 +21,7 @@ LEARNER_FLOORS = {
     "objective": {"batch"},
     "update": {"batch", "model", "objective"},
     "keeping": {"model_folder"},
-    "policy_server.cpu": {"model", "model_folder"},
+    "policy_server.cpu": {"model", "model_folder", "keeping"},
     "policy_server": {"policy_server.cpu", "model", "model_folder", "keeping"},
 }
 MAY_IMPORT = {
@@ -52,6 +52,7 @@ LEARNER_SETTINGS = {
     "trieline.learner.config",
     "trieline.learner.objective_config",
     "trieline.learner.policy_server.config",
+    "trieline.learner.policy_server.engine",
     "trieline.learner.policy_server.errors",
 }
 WITHOUT_TORCH = ("trieline.learner.intake", "trieline.learner.batch", *LEARNER_SETTINGS)

@@ -50,11 +50,10 @@ sys.exit(run_learner(LearnerRun(
 
 
 def free_links() -> LinksConfig:
-    trajectories, generate, announce, fetch = (free_loopback_address() for _ in range(4))
+    trajectories, generate, fetch = (free_loopback_address() for _ in range(3))
     return LinksConfig(
         trajectories=trajectories,
         generate=generate,
-        weights_announce=announce,
         weights_fetch=fetch,
         heartbeat_s=0.2,
         peer_timeout_s=20.0,

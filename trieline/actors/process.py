@@ -57,7 +57,7 @@ def run_actor(
     renderer = ChatRenderer(model_folder, system_prompt=config.system_prompt, template_kwargs=template_kwargs)
     for env in envs:
         check_env(env)
-    for address in (links.trajectories, links.generate):
+    for address in (links.trajectories, *links.generate_addresses):
         check_address(address)
     with _shared_log(log_file):
         workers = Workers(config, renderer=renderer, envs=envs, links=links)

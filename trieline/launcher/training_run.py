@@ -84,19 +84,18 @@ def run_training(config: Config, *, folder: RunFolder | None, resume: bool) -> i
 def process_specs(config: Config, folder: RunFolder, *, resume: bool) -> list[ProcessSpec]:
     """The programs of a run. Each reads the run's config and can be started by hand with these arguments."""
     base = ("--config", str(folder.config))
-    server = ProcessSpec(
-        name="policy-server",
-        arguments=("policy-server", *base),
-        log_file=folder.log("policy-server"),
-        restart=True,
-    )
+    several = len(config.links.generate_addresses)
+    servers = [
+        ProcessSpec(name=name, arguments=("policy-server", *base), log_file=folder.log(name), restart=True)
+        for name in (["policy-server"] if several == 1 else [f"policy-server-{i}" for i in range(several)])
+    ]
     actors = [
         ProcessSpec(
             name=f"actor-{i}", arguments=("actor", *base), log_file=folder.log(f"actor-{i}"), restart=True
         )
         for i in range(config.run.actors)
     ]
-    return [server, learner_spec(folder, resume=resume), *actors]
+    return [*servers, learner_spec(folder, resume=resume), *actors]
 
 
 def learner_spec(folder: RunFolder, *, resume: bool) -> ProcessSpec:
@@ -190,15 +189,14 @@ def _own_links(links: LinksConfig) -> LinksConfig:
 
 def _still_free(links: LinksConfig, console: Console) -> LinksConfig:
     """A run that goes on has the addresses of its last start; others may have taken them since."""
-    free = {}
-    for name in ADDRESSES:
-        address = getattr(links, name)
+    for name, address in links.addresses():
         if (reason := reason_against(address)) is not None:
-            free[name] = free_loopback_address()
-            console.print(
-                f"links.{name}: {free[name]} now ({address}: {reason})", highlight=False, markup=False
-            )
-    return msgspec.structs.replace(links, **free)
+            free = free_loopback_address()
+            several = tuple(free if one == address else one for one in links.generate_addresses)
+            one_of_several = name == "generate" and len(several) > 1
+            links = msgspec.structs.replace(links, **{name: several if one_of_several else free})
+            console.print(f"links.{name}: {free} now ({address}: {reason})", highlight=False, markup=False)
+    return links
 
 
 def set_on_signal(event: threading.Event) -> "signal._HANDLER":

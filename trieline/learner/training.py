@@ -163,7 +163,7 @@ class Training:
         }
         self._record(trees, report.metrics, times, version)
         if self._watch is not None:
-            self._look(self._watch, compared=of_this_run and "mismatch_kl/mean" in report.metrics)
+            self._look(self._watch, compared=of_this_run and self._learner.check_mismatch(report.metrics))
         last = self.step == self.config.steps
         if self._held_out is not None and not last:
             self._held_out.after_step(self.step)
@@ -171,8 +171,10 @@ class Training:
             self.checkpoint()
 
     def _look(self, watch: MismatchWatch, *, compared: bool) -> None:
+        began = time.monotonic()
         figures = watch.look(compared=compared)
         if figures:
+            figures.add_maximum("time/canary", time.monotonic() - began)
             self._metrics.write(self.step, figures)
             self._learner.check_mismatch(figures, CANARY)
 

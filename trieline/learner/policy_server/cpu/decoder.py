@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from trieline.learner.errors import ModelRefusedError
+from trieline.learner.keeping.weight_file import ExpectedWeights
 from trieline.learner.model_folder.loading import load_causal_lm
 from trieline.learner.policy_server.cpu.kv_cache import KVCache
 from trieline.learner.policy_server.cpu.kv_store import KVShape
@@ -22,6 +23,8 @@ class Decoder(Protocol):
     vocab_size: int
     max_positions: int
     """Longest sequence that the model was made for."""
+    weights: ExpectedWeights
+    """What `load` takes."""
 
     def forward(self, step: Step, cache: KVCache) -> Tensor:
         """Logits [S, V] in the compute precision, after the tokens of `step.sample_at`."""
