@@ -164,7 +164,9 @@ class Loop:
         self.config = config
         self.learner = Learner(config.learner, model, dtype=torch.float32)
         self.policy = LocalPolicy(CpuEngine(load_decoder(model, torch.float32), PolicyServerConfig()))
-        self.renderer = ChatRenderer(model, system_prompt=config.actor.system_prompt)
+        self.renderer = ChatRenderer(
+            model, system_prompt=config.actor.system_prompt, template_kwargs=config.model.template_kwargs
+        )
         self.actor = msgspec.structs.replace(config.actor, seed=seed, **setting.actor)
         self.curriculum = Curriculum(config.envs, seed=seed, group_size=setting.rollouts)
         self._versions: deque[tuple[int, dict[str, torch.Tensor]]] = deque(maxlen=setting.lag + 1)

@@ -275,7 +275,7 @@ def test_unusable_lines_are_left_out_and_listed(
     path = write(tmp_path / "a.jsonl", chat("one", "42"), chat("two", ""), "no", chat("three", "good"), "no")
     with caplog.at_level(logging.WARNING, logger="trieline.actors"):
         assert len(read_conversations(path, renderer, max_unusable=3)) == 2
-    assert "lines left out (3): line 2: expected a reply with text" in caplog.text
+    assert "a.jsonl: 2 conversations; lines left out (3): line 2: expected a reply with text" in caplog.text
     assert "; line 3: Input data was truncated" in caplog.text
     with pytest.raises(ConversationError, match=r"a\.jsonl, line 2: .*; line 3: .*; line 5: "):
         read_conversations(path, renderer, max_unusable=2)

@@ -8,7 +8,7 @@ from trieline.actors.chat import ChatRenderer
 from trieline.actors.env_returns import checked_reset, checked_step
 from trieline.actors.env_session import TaskChoice, TextEnv, make_split
 from trieline.actors.env_threads import call_with_deadline
-from trieline.actors.errors import DemonstrationError, EnvFailure
+from trieline.actors.errors import ChatTemplateError, DemonstrationError, EnvFailure
 from trieline.actors.rollout import Rollout, Turn
 from trieline.actors.tree_builder import build_tree
 from trieline.common.arrays import Int32
@@ -29,8 +29,8 @@ def demonstration_tree(
 
     Raises:
         DemonstrationError: the environment has no `demonstrate`, fails, does not get there in `timeout_s`, or
-            its expert needs more tokens in a turn than `max_tokens`, which the policy could never learn to
-            write.
+            its expert needs more tokens in a turn than `max_tokens`, or says what the chat template shows
+            in no reply, which the policy could never learn to write.
     """
 
     def play() -> Rollout:
@@ -89,7 +89,11 @@ def _actions(env: TextEnv, config: EnvConfig) -> Iterator[str]:
 
 
 def _reply_tokens(renderer: ChatRenderer, action: str, config: EnvConfig) -> Int32:
-    tokens = renderer.reply_tokens(action)
+    try:
+        tokens = renderer.reply_tokens(action)
+    except ChatTemplateError as error:
+        msg = f"{config.id}: its demonstration can't be a reply: {error}"
+        raise DemonstrationError(msg) from error
     limit = config.episode.max_tokens
     if not 0 < len(tokens) <= limit:
         msg = (

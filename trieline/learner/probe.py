@@ -72,9 +72,9 @@ class AgreementProbe:
     ) -> None:
         """`template_kwargs`: arguments of the chat template, as the actors pass them."""
         self._learner = learner
-        self._template_kwargs = template_kwargs or {}
         self._links = links
         self._model_folder = model_folder
+        self._template_kwargs = template_kwargs or {}
 
     @cached_property
     def _prompts(self) -> list[Int32]:
