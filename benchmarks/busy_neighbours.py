@@ -5,8 +5,9 @@
 The engine samples from a model of SmolLM2's shape with random weights, in a process of its own for each side:
 
 * `default`: all cores, and threads that spin for about 10 ms at each barrier, as OpenMP does left to itself;
-* `brief`: all cores, and threads that spin for `SPIN_COUNT` (`trieline.launcher.core_sharing`): what
+* `brief`: all cores, and threads that spin for `SPIN_COUNT` (`trieline.launcher.core_sharing`), as those of
   Trieline's programs do;
+* `left`: the same, on as many threads as the others leave cores (`trieline.kernels.cpu.threads`);
 * `passive`: all cores, and threads that sleep at once;
 * `one`: one thread.
 
@@ -40,11 +41,14 @@ RESULTS = Path(__file__).parent / "results" / "busy_neighbours.json"
 SIDES: dict[str, tuple[dict[str, str], int]] = {
     "default": ({}, 0),
     "brief": ({"GOMP_SPINCOUNT": str(SPIN_COUNT)}, 0),
+    "left": ({"GOMP_SPINCOUNT": str(SPIN_COUNT), "LEFT_CORES": "1"}, 0),
     "passive": ({"OMP_WAIT_POLICY": "passive"}, 0),
     "one": ({}, 1),
 }
 """Environment, and threads; 0: one for each core."""
 AHEAD = "-14"
+ENDLESS = "import os\nparent = os.getppid()\nwhile os.getppid() == parent:\n    for _ in range(10**6): pass"
+"""As long as this script lives."""
 SETTLE_S = 0.2
 """Until the scheduler has spread the endless loops over the cores."""
 
@@ -102,7 +106,7 @@ def ahead(process: subprocess.Popen[Any], wanted: bool) -> Iterator[None]:
 def neighbours(in_front: bool) -> Iterator[None]:
     with ExitStack() as running:
         for _ in os.sched_getaffinity(0):
-            loop = subprocess.Popen([sys.executable, "-c", "while True: pass"], start_new_session=True)
+            loop = subprocess.Popen([sys.executable, "-c", ENDLESS], start_new_session=True)
             running.callback(loop.wait)
             running.callback(loop.kill)
             running.enter_context(ahead(loop, in_front))
@@ -115,17 +119,35 @@ def sample(folder: str, dtype: str, threads: int, rows: int, tokens: int) -> Non
     import torch
 
     from benchmarks.policy_server import EngineSide, prompts_of
+
+    class LookingSide(EngineSide):
+        """The engine, that looks at the cores before each step."""
+
+        def reset(self) -> None:
+            super().reset()
+            step = self._engine.step
+
+            def looking() -> list[Finished]:
+                cores.look()
+                return step()
+
+            self._engine.step = looking  # type: ignore[method-assign]
+
+    from trieline.kernels.cpu.threads import LeftCores
     from trieline.learner.allocator import keep_freed_memory
     from trieline.learner.model.compute_dtype import choose_dtype
+    from trieline.learner.policy_server.engine import Finished
 
     keep_freed_memory()
+    cores = LeftCores(threads if "LEFT_CORES" in os.environ else 1)
     torch.set_num_threads(threads)
-    engine = EngineSide(Path(folder), choose_dtype(dtype), rows, tokens)
+    engine = LookingSide(Path(folder), choose_dtype(dtype), rows, tokens)
     prompts = prompts_of("groups", rows, 49_152, 0)
     engine(prompts)
     print("ready", flush=True)
     for _ in sys.stdin:
         engine.reset()
+        cores.rest()
         began = time.perf_counter()
         made = sum(map(len, engine(prompts)))
         print(made / (time.perf_counter() - began), flush=True)

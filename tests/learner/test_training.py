@@ -1,5 +1,6 @@
 """What the main loop does when something fails: a checkpoint where the state is whole, and only there."""
 
+import math
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -143,6 +144,24 @@ def test_a_checkpoint_that_can_not_be_written_does_not_hide_the_error(
     assert f"can't write the checkpoint {tmp_path}/checkpoints/step_2" in caplog.text
 
 
+def test_a_step_whose_server_is_late_is_written_and_saved(
+    tiny_folder: Path, tmp_path: Path, metrics: MetricsLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner = Learner(CONFIG, tiny_folder, dtype=torch.float32)
+    run = training(learner, Source(9, OutOfTrees()), tiny_folder, tmp_path, metrics)
+
+    def publish() -> None:
+        if run.step == 2:
+            msg = "gave up after 60 s"
+            raise TrainingError(msg)
+
+    monkeypatch.setattr(run, "_publish", publish)
+    with pytest.raises(TrainingError, match="gave up"):
+        run.run()
+    assert saved_step(tmp_path) == 2
+    assert [r["step"] for r in records(tmp_path)] == [1, 2]
+
+
 def canary(*means: float | None) -> MismatchWatch:
     """One that says these, one after the other; None: no token could be compared."""
     answers = iter(means)
@@ -150,7 +169,7 @@ def canary(*means: float | None) -> MismatchWatch:
     def ask() -> Tally:
         figures = Tally()
         if (mean := next(answers)) is not None:
-            figures.add_mean(f"{CANARY}/mean", mean, 1)
+            figures.add_mean(f"{CANARY}/mean", 96 * mean, 96)
         return figures
 
     return MismatchWatch(ask, every=2)
@@ -166,8 +185,8 @@ def test_a_canary_sees_what_old_trees_can_not_tell(
     with pytest.raises(TrainingError, match=r"mismatch_kl/canary/mean is 0\.5, expected at most 0\.001"):
         run.run()
     assert saved_step(tmp_path) == run.step == 6
-    said = [(r["step"], r[f"{CANARY}/mean"]) for r in records(tmp_path) if f"{CANARY}/mean" in r]
-    assert said == [(2, 1e-9), (4, 1e-9), (6, 0.5)]
+    said = {r["step"]: r[f"{CANARY}/mean"] for r in records(tmp_path) if f"{CANARY}/mean" in r}
+    assert said == pytest.approx({2: 1e-9, 4: 1e-9, 6: 0.5})
 
 
 def test_a_watch_that_sees_nothing_says_so(caplog: pytest.LogCaptureFixture) -> None:
@@ -188,10 +207,23 @@ def test_a_mismatch_of_the_trees_changes_nothing(tiny_folder: Path) -> None:
     learner = Learner(CONFIG, tiny_folder, dtype=torch.float32)
     before = {name: tensor.clone() for name, tensor in learner.masters().items()}
     rng = np.random.default_rng(0)
-    foreign = [random_tree(rng, vocab_size=260, max_policy_version=0) for _ in range(2)]
+    foreign = [random_tree(rng, vocab_size=260, max_policy_version=0) for _ in range(12)]
     with pytest.raises(TrainingError, match=r"mismatch_kl/mean is .* expected at most 0\.001"):
         learner.step(foreign, expect_agreement=True)
     assert learner.policy_version == 0
     assert learner.is_whole
     assert all(torch.equal(before[name], tensor) for name, tensor in learner.masters().items())
     assert learner.step(foreign).applied
+
+
+def test_a_few_tokens_are_no_ground_for_an_alarm(tiny_folder: Path) -> None:
+    learner = Learner(CONFIG, tiny_folder, dtype=torch.float32)
+    few, many = Tally(), Tally()
+    few.add_mean("mismatch_kl/mean", 31 * 0.5, 31)
+    assert not learner.check_mismatch(Tally())
+    assert not learner.check_mismatch(few)
+    many.add_mean("mismatch_kl/mean", 32 * 1e-6, 32)
+    assert learner.check_mismatch(many)
+    many.add_mean("mismatch_kl/mean", math.nan, 1)
+    with pytest.raises(TrainingError, match="mismatch_kl/mean is nan"):
+        learner.check_mismatch(many)

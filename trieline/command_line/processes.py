@@ -67,7 +67,14 @@ def _actor(options: argparse.Namespace) -> int:
     from trieline.wire.model_folder import tokenizer_folder
 
     folder = tokenizer_folder(config.model.path)
-    return run_actor(config.actor, model_folder=folder, envs=config.envs, links=config.links, log_file=None)
+    return run_actor(
+        config.actor,
+        model_folder=folder,
+        envs=config.envs,
+        links=config.links,
+        log_file=None,
+        template_kwargs=config.model.template_kwargs,
+    )
 
 
 def _model(options: argparse.Namespace) -> int:

@@ -38,11 +38,11 @@ class Tally(Mapping[str, float]):
 
     def add_maximum(self, name: str, value: float) -> None:
         """A number that may be the largest."""
-        self.maxima[name] = max(self.maxima.get(name, -math.inf), value)
+        self.maxima[name] = max(self.maxima.get(name, -math.inf), float(value))
 
     def add_minimum(self, name: str, value: float) -> None:
         """A number that may be the smallest."""
-        self.minima[name] = min(self.minima.get(name, math.inf), value)
+        self.minima[name] = min(self.minima.get(name, math.inf), float(value))
 
     def add(self, other: "Tally") -> None:
         """All of another one, of other packs, trees or processes."""

@@ -32,7 +32,7 @@ def write_report(folder: RunFolder) -> None:
         *_answers(evaluations),
         _timing(records),
     ]
-    folder.report.write_text("\n\n".join(section for section in sections if section) + "\n")
+    folder.report.write_text("\n\n".join(section for section in sections if section) + "\n", encoding="utf-8")
 
 
 def draw_rewards(

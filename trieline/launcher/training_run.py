@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shlex
 import signal
 import subprocess
 import sys
@@ -51,7 +52,7 @@ def run_training(config: Config, *, folder: RunFolder | None, resume: bool) -> i
         folder = RunFolder.create(config)
     else:
         write_config(config, folder.config)  # with the addresses of this start
-    console.print(f"run folder: {folder.path}", highlight=False)
+    console.print(f"run folder: {folder.path}", highlight=False, markup=False, soft_wrap=True)
     stopping = threading.Event()
     previous = {s: signal.signal(s, set_on_signal(stopping)) for s in (signal.SIGINT, signal.SIGTERM)}
     supervisor = Supervisor(process_specs(config, folder, resume=resume))
@@ -65,14 +66,18 @@ def run_training(config: Config, *, folder: RunFolder | None, resume: bool) -> i
             signal.signal(number, handler)
     if not finished:
         console.print(
-            f"stopped. Go on with: trieline train --resume {folder.path}", highlight=False, soft_wrap=True
+            f"stopped. Go on with: trieline train --resume {shlex.quote(str(folder.path))}",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
         )
         return 130
     from trieline.launcher.report import write_report
 
     write_report(folder)
-    console.print(folder.report.read_text().split("<!-- details -->")[0], highlight=False, markup=False)
-    console.print(f"report: {folder.report}", highlight=False, soft_wrap=True)
+    text = folder.report.read_text(encoding="utf-8")
+    console.print(text.split("<!-- details -->")[0], highlight=False, markup=False)
+    console.print(f"report: {folder.report}", highlight=False, markup=False, soft_wrap=True)
     return 0
 
 
@@ -125,7 +130,9 @@ def prepare_model(model: ModelConfig, console: Console) -> ModelConfig:
         msg = f"could not prepare the model {model.path!r} (see above)"
         raise ChildError(msg)
     prepared = json.loads(child.stdout)
-    console.print(f"model: {prepared['folder']} in {prepared['dtype']}", highlight=False, soft_wrap=True)
+    console.print(
+        f"model: {prepared['folder']} in {prepared['dtype']}", highlight=False, markup=False, soft_wrap=True
+    )
     return msgspec.structs.replace(model, dtype=prepared["dtype"])
 
 
@@ -188,7 +195,7 @@ def _still_free(links: LinksConfig, console: Console) -> LinksConfig:
             several = tuple(free if one == address else one for one in links.generate_addresses)
             one_of_several = name == "generate" and len(several) > 1
             links = msgspec.structs.replace(links, **{name: several if one_of_several else free})
-            console.print(f"links.{name}: {free} now ({address}: {reason})", highlight=False)
+            console.print(f"links.{name}: {free} now ({address}: {reason})", highlight=False, markup=False)
     return links
 
 

@@ -7,10 +7,11 @@ policy that learns nothing for an hour.
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -62,14 +63,22 @@ AGREEMENT = {
 class AgreementProbe:
     """Asks the policy server at `links.generate` for a few tokens, and compares them with the learner."""
 
-    def __init__(self, learner: Learner, links: LinksConfig, model_folder: Path) -> None:
+    def __init__(
+        self,
+        learner: Learner,
+        links: LinksConfig,
+        model_folder: Path,
+        template_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        """`template_kwargs`: arguments of the chat template, as the actors pass them."""
         self._learner = learner
+        self._template_kwargs = template_kwargs or {}
         self._links = links
         self._model_folder = model_folder
 
     @cached_property
     def _prompts(self) -> list[Int32]:
-        return [render(self._model_folder, text) for text in PROMPTS]
+        return [render(self._model_folder, text, self._template_kwargs) for text in PROMPTS]
 
     def probe(self, envs: Sequence[EnvConfig], *, timeout_s: float) -> Tally:
         """Compare a server that serves the learner's weights, before the first step.
@@ -165,7 +174,7 @@ class MismatchWatch:
         return figures
 
 
-def render(model_folder: Path, text: str) -> Int32:
+def render(model_folder: Path, text: str, template_kwargs: Mapping[str, Any]) -> Int32:
     """One user message as the model's own tokenizer and chat template render it.
 
     Raises:
@@ -173,7 +182,9 @@ def render(model_folder: Path, text: str) -> Int32:
     """
     tokenizer = AutoTokenizer.from_pretrained(model_folder, local_files_only=True)
     chat = [{"role": "user", "content": text}]
-    rendered = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    rendered = tokenizer.apply_chat_template(
+        chat, tokenize=False, add_generation_prompt=True, **template_kwargs
+    )
     token_ids = tokenizer(rendered, add_special_tokens=False)["input_ids"]
     back = tokenizer.decode(token_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
     # A template may trim the message; everything between its ends must be there.

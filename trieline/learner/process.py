@@ -124,7 +124,7 @@ def _run(run: LearnerRun, stop: threading.Event) -> None:
         metrics = stack.enter_context(closing(MetricsLog(run.run_dir, step=state.step if state else 0)))
         watch = None
         if live is not None:
-            probe = AgreementProbe(learner, run.links, model_folder)
+            probe = AgreementProbe(learner, run.links, model_folder, run.model.template_kwargs)
             if not _greet_servers(run, live, learner, probe, metrics, state):
                 live.stop_actors("the learner was asked to stop")
                 return

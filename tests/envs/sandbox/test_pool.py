@@ -298,7 +298,9 @@ def test_a_discarded_sandbox_is_not_lent_again(pool: SandboxPool, maker: Maker) 
 
 def test_a_writable_root_is_not_reset_for_another_but_replaced(maker: Maker) -> None:
     pool = SandboxPool("docker", LIMITS, SandboxSpec(writable_root=True), size=1, open_one=maker)
+    pool.warm()
     first = pool.acquire()
+    assert [first] == maker.made  # what was only warmed is as good as new
     pool.release(first)
     assert (maker.made[0].resets, maker.made[0].closed) == (0, True)
     assert pool.acquire() is not first

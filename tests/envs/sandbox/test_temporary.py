@@ -14,25 +14,34 @@ from tests.envs.sandbox.conftest import LIMITS
 from trieline.envs.sandbox import owner, temporary
 from trieline.envs.sandbox.unprotected import UnprotectedSandbox
 
-OWNER = """
-import subprocess, sys, threading, time
+STAYS = """
+import os, time
+done, ready = os.pipe()
+if os.fork():
+    os.read(done, 1)
+    os._exit(0)
+os.setsid()  # out of reach of the end of the exec
+print(os.getpid(), file=open("left", "w"), flush=True)
+for end in range(3): os.close(end)
+os.write(ready, b"x")
+time.sleep(600)
+"""
+OWNER = f"""
+import sys, threading, time
 from trieline.envs.sandbox import SandboxLimits
 from trieline.envs.sandbox.unprotected import UnprotectedSandbox
 sandbox = UnprotectedSandbox(SandboxLimits(wall_seconds=600))
 sandbox.start()
 snapshot = sandbox.snapshot()
-left = "import os, time; os.fork() and os._exit(0); os.setsid(); open('left', 'w').write(str(os.getpid()))"
-sandbox.exec([sys.executable, "-c", left + "; [os.close(n) for n in range(3)]; time.sleep(600)"])
-main = "import os, time; open('main', 'w').write(str(os.getpid())); print(1); time.sleep(600)"
+assert sandbox.exec([sys.executable, "-c", {STAYS!r}]).exit_code == 0
+main = "import os, time; open('main', 'w').write(str(os.getpid())); time.sleep(600)"
 threading.Thread(target=sandbox.exec, args=([sys.executable, "-c", main],)).start()
-for name in ("left", "main"):
-    while True:
-        try: pid = sandbox.read(name)
-        except OSError: pid = b""
-        if pid: break
-        time.sleep(0.01)
-    print(pid.decode(), flush=True)
-print(sandbox.workdir, flush=True)
+started = time.monotonic()
+pid = b""
+while not pid and time.monotonic() < started + 30:
+    try: pid = sandbox.read("main")
+    except OSError: time.sleep(0.01)
+print(sandbox.read("left").decode().strip(), pid.decode(), sandbox.workdir, flush=True)
 time.sleep(600)
 """
 
@@ -50,10 +59,9 @@ def test_what_a_killed_process_left_is_swept(folder: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
     with subprocess.Popen([sys.executable, "-c", OWNER], stdout=subprocess.PIPE, env=environment) as process:
         assert process.stdout is not None
-        pids = [int(process.stdout.readline()) for _ in range(2)]
-        ends = [os.pidfd_open(pid) for pid in pids]
-        workdir = Path(process.stdout.readline().decode().strip())
-        assert workdir.is_relative_to(folder)
+        *pids, workdir = process.stdout.readline().decode().split()
+        ends = [os.pidfd_open(int(pid)) for pid in pids]
+        assert Path(workdir).is_relative_to(folder)
         assert temporary.sweep() == 0
         process.kill()
     assert len(list(folder.iterdir())) == 2

@@ -31,6 +31,17 @@ try:
 finally:
     log.close()
 """
+TENSORBOARD = """
+from trieline.learner.keeping.metrics import MetricsLog
+log = MetricsLog(run_dir, step=0)
+fill(3_000)
+try:
+    # Its file grows faster than the other.
+    for step in range(100):
+        log.write(step, {{f"figure/{{i}}": 1.0 for i in range(10)}})
+finally:
+    log.close()
+"""
 RUN_ID = """
 from trieline.learner.intake.accepted import run_id_of
 fill(4)
@@ -46,13 +57,14 @@ run_id_of(run_dir)
             "CheckpointError: can't write the checkpoint {run_dir}/checkpoints/step_3: File too large",
         ),
         (METRICS, "MetricsError: can't write {run_dir}/metrics.jsonl: File too large"),
+        (TENSORBOARD, "MetricsError: can't write {run_dir}/tensorboard: File too large"),
         (RUN_ID, "JournalError: can't keep the run's id in {run_dir}/run_id: "),
     ],
-    ids=["checkpoint", "metrics", "run id"],
+    ids=["checkpoint", "metrics", "tensorboard", "run id"],
 )
 def test_the_file_is_named(code: str, said: str, tiny_folder: Path, tmp_path: Path) -> None:
     program = (FULL + code).format(run_dir=str(tmp_path), model=str(tiny_folder))
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stderr
-    assert said.format(run_dir=tmp_path) in done.stderr.splitlines()[-1]
+    assert said.format(run_dir=tmp_path) in done.stderr, done.stderr
     assert not [path for path in tmp_path.rglob(".step_*")]

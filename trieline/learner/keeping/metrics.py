@@ -8,7 +8,6 @@ import contextlib
 import json
 import logging
 import math
-import os
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -94,6 +93,7 @@ def _drop_after(path: Path, step: int) -> None:
             continue
         if isinstance(record, dict) and record.get("step", 0) <= step:
             kept.append(line)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    # The same name at every start: what a killed one left is written over.
+    scratch = path.with_name(f".{path.name}.new")
     scratch.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
     scratch.rename(path)

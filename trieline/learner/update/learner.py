@@ -27,6 +27,9 @@ log = logging.getLogger(__name__)
 # in float32 and some 6e-4 in bfloat16 (SmolLM2); these limits are far above what it could become.
 MISMATCH_LIMITS = {torch.float32: 1e-3, torch.bfloat16: 0.02}
 
+MIN_COMPARED = 32
+"""Tokens below which a mean is no ground for an alarm: in bfloat16, single ones are up to 0.3 nats apart."""
+
 VALUE_HEAD = "value_head."
 RNG_STATE = "torch_rng_state"
 
@@ -181,11 +184,18 @@ class Learner:
             raise TrainingError(msg)
         return False
 
-    def check_mismatch(self, figures: Mapping[str, float], prefix: str = "mismatch_kl") -> None:
-        """Raise TrainingError if recorded and recomputed log-probabilities, where known, have parted."""
+    def check_mismatch(self, figures: Tally, prefix: str = "mismatch_kl") -> bool:
+        """Whether enough tokens were compared to tell.
+
+        Raises:
+            TrainingError: recorded and recomputed log-probabilities have parted.
+        """
         name = f"{prefix}/mean"
-        if name not in figures or figures[name] <= self.max_mismatch_kl:
-            return
+        _, compared = figures.means.get(name, (0.0, 0.0))
+        if compared < MIN_COMPARED:
+            return False
+        if figures[name] <= self.max_mismatch_kl:
+            return True
         self.optimizer.zero_grad()
         msg = (
             f"{name} is {figures[name]:.3g}, expected at most {self.max_mismatch_kl:g}: the policy "
