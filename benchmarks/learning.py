@@ -121,7 +121,9 @@ class LocalPolicy:
         self._numbers = count()
         self._asked: asyncio.Event
 
-    async def generate(self, prompt: Int32, sampling: Sampling, *, timeout_s: float) -> Completion:
+    async def generate(
+        self, prompt: Int32, sampling: Sampling, *, timeout_s: float, task: str = ""
+    ) -> Completion:
         number = next(self._numbers)
         reply = self._replies[number] = asyncio.get_running_loop().create_future()
         self.engine.submit(b"", GenerateRequest(request_id=number, prompt=prompt, sampling=sampling))

@@ -130,7 +130,9 @@ def test_the_policy_sees_the_sequence_so_far_verbatim(renderer: ChatRenderer) ->
     class Odd(ScriptedPolicy):
         """Samples "good" letter by letter, as no tokenizer would write it."""
 
-        async def generate(self, prompt: Int32, sampling: Sampling, *, timeout_s: float) -> Completion:
+        async def generate(
+            self, prompt: Int32, sampling: Sampling, *, timeout_s: float, task: str = ""
+        ) -> Completion:
             self.prompts.append(prompt)
             whole = await super().generate(prompt, sampling, timeout_s=timeout_s)
             letters = np.concatenate([renderer.reply_tokens(letter)[:-1] for letter in "good"])
@@ -248,7 +250,9 @@ def test_a_reset_that_fails_still_gives_a_tree(renderer: ChatRenderer, fault: st
 
 def test_a_policy_server_that_is_gone_breaks_the_leaves(renderer: ChatRenderer) -> None:
     class Gone:
-        async def generate(self, prompt: Int32, sampling: Sampling, *, timeout_s: float) -> Completion:
+        async def generate(
+            self, prompt: Int32, sampling: Sampling, *, timeout_s: float, task: str = ""
+        ) -> Completion:
             raise PeerTimeoutError("waited for the policy server")
 
     tree = play(Gone(), renderer, EnvConfig(id=COUNTING), group_size=2, branching="random", branches=2)
@@ -259,7 +263,9 @@ def test_a_policy_server_that_is_gone_breaks_the_leaves(renderer: ChatRenderer) 
 
 def test_a_policy_that_is_silent_ends_with_the_episode_s_deadline(renderer: ChatRenderer) -> None:
     class Silent:
-        async def generate(self, prompt: Int32, sampling: Sampling, *, timeout_s: float) -> Completion:
+        async def generate(
+            self, prompt: Int32, sampling: Sampling, *, timeout_s: float, task: str = ""
+        ) -> Completion:
             await asyncio.sleep(100)
             raise AssertionError
 
@@ -465,7 +471,9 @@ def test_random_forks_do_not_depend_on_who_was_faster(renderer: ChatRenderer) ->
             super().__init__(renderer, by_seed("good", "bad"))
             self._delay = delay
 
-        async def generate(self, prompt: Int32, sampling: Sampling, *, timeout_s: float) -> Completion:
+        async def generate(
+            self, prompt: Int32, sampling: Sampling, *, timeout_s: float, task: str = ""
+        ) -> Completion:
             await asyncio.sleep(self._delay(sampling.seed))
             return await super().generate(prompt, sampling, timeout_s=timeout_s)
 
@@ -514,7 +522,9 @@ def test_episodes_of_one_turn_are_branched_at_their_start(renderer: ChatRenderer
 
 def test_a_fork_that_breaks_is_a_broken_leaf_where_it_started(renderer: ChatRenderer) -> None:
     class FailsForks(ScriptedPolicy):
-        async def generate(self, prompt: Int32, sampling: Sampling, *, timeout_s: float) -> Completion:
+        async def generate(
+            self, prompt: Int32, sampling: Sampling, *, timeout_s: float, task: str = ""
+        ) -> Completion:
             if len(self.prompts) >= 6:
                 raise PeerTimeoutError("gone")
             return await super().generate(prompt, sampling, timeout_s=timeout_s)
