@@ -34,8 +34,25 @@ def test_an_address_in_use_is_told() -> None:
         taken.listen()
         address = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
         found = findings(f"links.generate={address}")["links.generate"]
-    assert found.verdict == "WARN"
-    assert address in found.text
+    assert found.verdict == "FAIL"
+    assert f"can't bind {address}: another process listens there" in found.text
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        (f"ipc:///var/tmp/{'a' * 120}", "at most 107 bytes"),
+        ("ipc:///nosuchfolder/s", "expected a folder at /nosuchfolder, found none"),
+        ("tcp://0.0.0.0:7701", "expected a loopback address"),
+        ("http://127.0.0.1:7701", "expected an address like"),
+        ("tcp://127.0.0.1:99999", "expected a port from 1 to 65535"),
+    ],
+)
+def test_an_address_that_can_not_be_bound_fails(address: str, reason: str) -> None:
+    found = findings(f"links.weights_fetch={address}")
+    assert found["links.weights_fetch"].verdict == "FAIL"
+    assert reason in found["links.weights_fetch"].text
+    assert found["links.generate"].verdict in ("OK", "WARN")
 
 
 @pytest.mark.parametrize("name", ["trieline/NoSuch-v0", "no_such_module:me/Echo-v0"])

@@ -1,12 +1,20 @@
 import contextlib
+import os
 import socket
+import stat
 from pathlib import Path
 
 import pytest
 import zmq
 
 from trieline.wire import addresses, sockets
-from trieline.wire.addresses import check_address, free_loopback_address, reason_against
+from trieline.wire.addresses import (
+    check_address,
+    free_loopback_address,
+    private_ipc_addresses,
+    reason_against,
+)
+from trieline.wire.config import ADDRESSES
 from trieline.wire.errors import AddressError
 
 
@@ -93,18 +101,100 @@ def test_the_path_of_a_dead_process_is_taken_over(tmp_path: Path, closing: conte
     sockets.bind(closing.enter_context(context.socket(zmq.ROUTER)), f"ipc://{path}")
 
 
-def test_a_path_in_no_folder(tmp_path: Path, closing: contextlib.ExitStack) -> None:
+def test_a_file_at_the_path_is_left_alone(tmp_path: Path, closing: contextlib.ExitStack) -> None:
+    (tmp_path / "notes").write_text("precious")
     context = closing.enter_context(zmq.Context())
     router = closing.enter_context(context.socket(zmq.ROUTER))
-    with pytest.raises(AddressError, match="can't bind"):
-        sockets.bind(router, f"ipc://{tmp_path}/missing/socket")
+    with pytest.raises(AddressError, match="expected a socket there, or nothing, got a file"):
+        sockets.bind(router, f"ipc://{tmp_path}/notes")
+    assert (tmp_path / "notes").read_text() == "precious"
 
 
-def test_a_taken_address_has_a_reason_against_it() -> None:
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("ipc:///var/tmp/" + "a" * 120, "at most 107 bytes, got 129"),
+        ("ipc:///nosuchfolder/s", "expected a folder at /nosuchfolder, found none"),
+        ("ipc:///etc/hostname", "expected a socket there, or nothing, got a file"),
+        ("tcp://0.0.0.0:7701", "loopback"),
+        ("http://127.0.0.1:7701", "expected an address like tcp://"),
+        ("tcp://127.0.0.1:99999", "expected a port from 1 to 65535"),
+    ],
+)
+def test_what_can_not_be_bound_has_a_reason_against_it_and_binding_says_the_same(
+    address: str, reason: str, closing: contextlib.ExitStack
+) -> None:
+    assert reason in str(reason_against(address))
+    context = closing.enter_context(zmq.Context())
+    router = closing.enter_context(context.socket(zmq.ROUTER))
+    with pytest.raises(AddressError) as error:
+        sockets.bind(router, address)
+    assert reason in str(error.value)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
+def test_a_folder_that_can_not_be_written_to(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    assert "expected a folder that can be written to" in str(reason_against(f"ipc://{tmp_path}/s"))
+
+
+def test_a_taken_address_has_a_reason_against_it(tmp_path: Path) -> None:
     address = free_loopback_address()
     assert reason_against(address) is None
-    assert reason_against("ipc:///run/trieline.sock") is None
-    with socket.socket() as taken:
+    assert reason_against(f"ipc://{tmp_path}/socket") is None
+    with socket.socket() as taken, socket.socket(socket.AF_UNIX) as taken_path:
         taken.bind(("127.0.0.1", int(address.rpartition(":")[2])))
         taken.listen()
-        assert "in use" in str(reason_against(address))
+        taken_path.bind(str(tmp_path / "socket"))
+        taken_path.listen()
+        assert "another process listens there" in str(reason_against(address))
+        assert "another process listens there" in str(reason_against(f"ipc://{tmp_path}/socket"))
+
+
+def test_private_addresses_can_be_bound_and_are_nobody_elses(
+    tmp_path: Path, closing: contextlib.ExitStack
+) -> None:
+    folder = tmp_path / "sockets"
+    context = closing.enter_context(zmq.Context())
+    for _ in range(2):  # the second time it is there already
+        found = private_ipc_addresses(folder)
+        assert set(found) == set(ADDRESSES)
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    for address in found.values():
+        check_address(address)
+        assert reason_against(address) is None
+        sockets.bind(closing.enter_context(context.socket(zmq.ROUTER)), address)
+
+
+def test_the_umask_opens_no_private_folder(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        private_ipc_addresses(tmp_path / "sockets")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "sockets").stat().st_mode) == 0o700
+
+
+def test_a_folder_that_is_not_private_is_refused_by_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "open").mkdir(mode=0o755)
+    (tmp_path / "file").touch()
+    (tmp_path / "mine").mkdir(mode=0o700)
+    (tmp_path / "link").symlink_to(tmp_path / "mine")
+    for name, came in (
+        ("open", "got one of mode 755"),
+        ("file", "got a file"),
+        ("link", "got a link"),
+        ("missing/sockets", "No such file or directory"),
+        ("a" * 100, "whose path has at most 90 bytes"),
+    ):
+        with pytest.raises(AddressError, match=came):
+            private_ipc_addresses(tmp_path / name)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives folders away")
+def test_a_folder_of_another_user_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "sockets"
+    folder.mkdir(mode=0o700)
+    os.chown(folder, 12345, -1)
+    with pytest.raises(AddressError, match="got a folder of user 12345"):
+        private_ipc_addresses(folder)

@@ -13,7 +13,7 @@ from trieline.actors.errors import EnvironmentSetupError
 from trieline.config import Config
 from trieline.launcher.machine import INSTALL_LEARNER, LEARNER_MODULES
 from trieline.wire.addresses import reason_against
-from trieline.wire.config import ADDRESSES
+from trieline.wire.config import ADDRESSES, LinksConfig
 
 # SmolLM2-135M in training: float32 master weights, two moments, gradients, activations, the server's copy.
 MEMORY_WANTED_GIB = 6.0
@@ -113,12 +113,14 @@ def _check_environments(config: Config) -> Iterator[Finding]:
 
 
 def _check_addresses(config: Config) -> Iterator[Finding]:
+    default = LinksConfig()
     for name in ADDRESSES:
         address = getattr(config.links, name)
         if (reason := reason_against(address)) is None:
             yield Finding("OK", f"links.{name}", f"{address} is free")
+        elif address == getattr(default, name):
+            step = "`trieline train` picks free addresses itself in place of the default ones"
+            yield Finding("WARN", f"links.{name}", f"can't bind {address}: {reason}", step)
         else:
-            yield Finding(
-                "WARN", f"links.{name}", f"{address}: {reason}",
-                f"`trieline train` picks a free port itself; by hand: --set links.{name}=tcp://127.0.0.1:PORT",
-            )  # fmt: skip
+            step = f"`trieline train` would stop there: --set links.{name}=tcp://127.0.0.1:PORT"
+            yield Finding("FAIL", f"links.{name}", f"can't bind {address}: {reason}", step)

@@ -4,12 +4,17 @@ Traffic on loopback TCP and on `ipc://` paths does not leave the machine and is 
 authenticated. Anything else is refused.
 """
 
+import contextlib
+import errno
 import ipaddress
+import os
 import re
 import secrets
 import socket
+import stat
 from pathlib import Path
 
+from trieline.wire.config import ADDRESSES
 from trieline.wire.errors import AddressError
 
 # The lowest and the highest port of outgoing connections.
@@ -17,6 +22,10 @@ OUTGOING_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
 LEAST_PORT = 10_000
 # sockaddr_un holds 108 bytes with the closing zero.
 MAX_IPC_PATH_BYTES = 107
+IN_USE = (
+    "another process listens there, perhaps a run that still goes on; "
+    "stop it, or choose another address in [links]"
+)
 TCP_ADDRESS = re.compile(r"tcp://(?P<host>\[[0-9a-fA-F:.]+\]|[^:/\[\]]+):(?P<port>\d{1,5})")
 
 
@@ -57,18 +66,54 @@ def free_loopback_address() -> str:
 
 
 def reason_against(address: str) -> str | None:
-    """Why the TCP `address` can't be bound now, None if it can. Of `ipc://` paths the socket itself tells."""
+    """Why `address` can't be bound now, None if it can."""
+    try:
+        check_address(address)
+    except AddressError as error:
+        return str(error)
+    if address.startswith("ipc://"):
+        return _reason_against_path(Path(address.removeprefix("ipc://")))
     match = TCP_ADDRESS.fullmatch(address)
-    if match is None:
-        return None
-    host = match["host"].strip("[]")
+    assert match is not None, "as checked"
     with socket.socket(socket.AF_INET6 if is_ipv6(address) else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as ZeroMQ does
         try:
-            probe.bind((host, int(match["port"])))
+            probe.bind((match["host"].strip("[]"), int(match["port"])))
         except OSError as error:
-            return error.strerror or str(error)
+            return IN_USE if error.errno == errno.EADDRINUSE else error.strerror or str(error)
     return None
+
+
+def private_ipc_addresses(folder: Path) -> dict[str, str]:
+    """An `ipc://` address for each link, in a folder that this user alone can enter. It is made if missing.
+
+    Raises:
+        AddressError: the folder can't be made, is a link, somebody else's or open to others, or its path is
+            too long for the addresses of sockets.
+    """
+    folder = folder.absolute()
+    longest = max(len(name) for name in ADDRESSES)
+    if (length := len(os.fsencode(folder))) + 1 + longest > MAX_IPC_PATH_BYTES:
+        most = MAX_IPC_PATH_BYTES - 1 - longest
+        msg = f"expected a folder for sockets whose path has at most {most} bytes, got {length} in {folder}"
+        raise AddressError(msg)
+    try:
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+        found = folder.lstat()
+    except OSError as error:
+        msg = f"can't make a folder for sockets at {folder}: {error.strerror}"
+        raise AddressError(msg) from error
+    if not stat.S_ISDIR(found.st_mode):
+        came = "a link" if stat.S_ISLNK(found.st_mode) else "a file"
+    elif found.st_uid != os.geteuid():
+        came = f"a folder of user {found.st_uid}"
+    elif found.st_mode & 0o077:
+        came = f"one of mode {stat.S_IMODE(found.st_mode):o}"
+    else:
+        return {name: f"ipc://{folder}/{name}" for name in ADDRESSES}
+    msg = f"expected a folder of user {os.geteuid()} and mode 700 for sockets at {folder}, got {came}"
+    raise AddressError(msg)
 
 
 def is_ipv6(address: str) -> bool:
@@ -76,30 +121,27 @@ def is_ipv6(address: str) -> bool:
     return address.startswith("tcp://[")
 
 
-def expect_unused_ipc(address: str) -> None:
-    """Raise AddressError if another process listens on the `ipc://` path of `address`.
-
-    Binding would otherwise succeed: ZeroMQ deletes the path and takes it over, dead or alive.
-    """
-    path = address.removeprefix("ipc://")
+def _reason_against_path(path: Path) -> str | None:
+    """ZeroMQ deletes whatever is at the path, and takes it over: also a file, or a living socket."""
+    folder = path.parent
+    if not folder.is_dir():
+        return f"expected a folder at {folder}, found none"
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return f"expected a folder that can be written to, got {folder}"
+    try:
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            return "expected a socket there, or nothing, got a file"
+    except FileNotFoundError:
+        return None
     with socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(1.0)
         try:
-            probe.connect(path)
+            probe.connect(str(path))
         except (ConnectionRefusedError, FileNotFoundError):
-            return
+            return None
         except OSError as error:
-            msg = f"can't use {address}: {error}"
-            raise AddressError(msg) from error
-    raise AddressError(in_use(address))
-
-
-def in_use(address: str) -> str:
-    """The message for an address that another process holds."""
-    return (
-        f"can't bind {address}: another process listens there, perhaps a run that still goes on; "
-        "stop it, or choose another address in [links]"
-    )
+            return error.strerror or str(error)
+    return IN_USE
 
 
 def _check_ipc_path(address: str) -> None:

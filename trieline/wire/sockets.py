@@ -12,7 +12,7 @@ from typing import Any
 import zmq
 import zmq.asyncio
 
-from trieline.wire.addresses import check_address, expect_unused_ipc, in_use, is_ipv6
+from trieline.wire.addresses import IN_USE, check_address, is_ipv6, reason_against
 from trieline.wire.config import LinksConfig
 from trieline.wire.errors import AddressError
 
@@ -57,16 +57,17 @@ def limit(zmq_socket: zmq.Socket[Any], links: LinksConfig, *, send_queue: int) -
 def bind(zmq_socket: zmq.Socket[Any], address: str) -> None:
     """Bind, or raise AddressError that says what is wrong with the address."""
     check_address(address)
-    if address.startswith("ipc://"):
-        expect_unused_ipc(address)
-    zmq_socket.ipv6 = is_ipv6(address)
-    try:
-        zmq_socket.bind(address)
-    except zmq.ZMQError as error:
-        if error.errno == zmq.EADDRINUSE:
-            raise AddressError(in_use(address)) from error
-        msg = f"can't bind {address}: {error}"
-        raise AddressError(msg) from error
+    reason = reason_against(address) if address.startswith("ipc://") else None
+    if reason is None:
+        zmq_socket.ipv6 = is_ipv6(address)
+        try:
+            zmq_socket.bind(address)
+        except zmq.ZMQError as error:
+            reason = IN_USE if error.errno == zmq.EADDRINUSE else str(error)
+        else:
+            return
+    msg = f"can't bind {address}: {reason}"
+    raise AddressError(msg)
 
 
 def connect(zmq_socket: zmq.Socket[Any], address: str) -> None:
