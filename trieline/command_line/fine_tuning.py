@@ -40,12 +40,13 @@ def add_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
 def _sft(options: argparse.Namespace) -> int:
     from pathlib import Path
 
-    from trieline.command_line.options import log_to, read_config
+    from trieline.command_line.options import read_config
+    from trieline.common.program_log import start_log
     from trieline.config import ConfigError
     from trieline.launcher.run_folder import RunFolder
     from trieline.launcher.sft_run import run_sft, start_sft
 
-    log_to(None)
+    start_log()
     if options.resume:
         if options.files or options.journal or options.config or options.settings:
             msg = "--resume goes on with the run's own data and config.toml: expected nothing else with it"

@@ -3,7 +3,8 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from trieline.command_line.options import add_config_options, log_to, read_config
+from trieline.command_line.options import add_config_options, read_config
+from trieline.common.program_log import start_log
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,7 +49,7 @@ def _eval(options: argparse.Namespace) -> int:
     from trieline.launcher.evaluation import evaluate
     from trieline.wire.model_folder import tokenizer_folder
 
-    log_to(None)
+    start_log()
     config = read_config(options)
     console = Console()
     with console.status("waiting for the policy server") as status:
