@@ -4,6 +4,8 @@
 `eval/`, `report.md`.
 """
 
+import contextlib
+import itertools
 import json
 import os
 import time
@@ -12,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trieline.common.errors import about_file
 from trieline.config import Config, ConfigError, load_config, write_config
 
 
@@ -30,16 +33,25 @@ class RunFolder:
 
     @classmethod
     def reserve(cls, config: Config) -> "RunFolder":
-        """Make a new folder for a run whose configuration isn't resolved yet."""
-        base = Path(config.run.folder) / f"{config.run.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-        path, attempt = base, 1
-        while path.exists():
-            attempt += 1
-            path = base.with_name(f"{base.name}-{attempt}")
-        path.mkdir(parents=True)
-        folder = cls(path.resolve())
-        folder.logs.mkdir()
-        return folder
+        """Make a new folder for a run whose configuration isn't resolved yet.
+
+        Raises:
+            ConfigError: none can be made there.
+        """
+        runs = Path(config.run.folder).absolute()
+        base = f"{config.run.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+        try:
+            # Made, not looked for: another run may start in this very moment.
+            for attempt in itertools.count(1):
+                folder = cls(runs / (base if attempt == 1 else f"{base}-{attempt}"))
+                with contextlib.suppress(FileExistsError):
+                    folder.path.mkdir(parents=True)
+                    break
+            folder.logs.mkdir()
+        except OSError as error:
+            msg = f"run.folder: {runs} can't be written: {error.strerror}"
+            raise ConfigError(msg) from error
+        return cls(folder.path.resolve())
 
     @classmethod
     def attach(cls, path: str, config: Config) -> "RunFolder":
@@ -47,7 +59,7 @@ class RunFolder:
         folder = cls(Path(path).resolve())
         folder.logs.mkdir(parents=True, exist_ok=True)
         if not folder.config.exists():
-            write_config(config, folder.config)
+            folder.write(config)
         return folder
 
     @classmethod
@@ -93,7 +105,8 @@ class RunFolder:
 
     def write(self, config: Config) -> None:
         """Write the resolved configuration."""
-        write_config(config, self.config)
+        with about_file(self.config):
+            write_config(config, self.config)
 
     def load_config(self) -> Config:
         return load_config([str(self.config)])
