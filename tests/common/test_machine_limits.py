@@ -10,7 +10,9 @@ from trieline.common.machine_limits import cpu_quota, memory_limit, usable_cores
 GIB = 2**30
 
 
-def machine(tmp_path: Path, *, groups: str, mounts: list[tuple[str, str, str]], files: dict[str, str]) -> Path:
+def machine(
+    tmp_path: Path, *, groups: str, mounts: list[tuple[str, str, str]], files: dict[str, str]
+) -> Path:
     """A /proc/self of a process in `groups`; `mounts`: (root, where, kind and options)."""
     for name, text in files.items():
         path = tmp_path / "sys" / name

@@ -106,9 +106,7 @@ def test_the_pause_before_a_restart_holds_up_nobody(tmp_path: Path) -> None:
 
 def test_one_that_a_signal_killed_goes_on_with_other_arguments(tmp_path: Path) -> None:
     code = "import sys, time; print('with', sys.argv[1:], flush=True); time.sleep(0 if sys.argv[1:] else 600)"
-    supervisor = Supervisor(
-        [spec(tmp_path, code, restart="after a signal", restart_arguments=("--resume",))]
-    )
+    supervisor = Supervisor([spec(tmp_path, code, restart="after a signal", restart_arguments=("--resume",))])
     supervisor.start()
     log = tmp_path / "child.log"
     wait_for_log(supervisor, log, "with []")

@@ -17,7 +17,7 @@ def share_cores(config: Config, cores: int | None = None) -> Config:
 
     Args:
         config: its links stay on this machine.
-        cores: how many there are. None: those that this process may use, or what OMP_NUM_THREADS says for each.
+        cores: how many there are. None: those that this process may use; or OMP_NUM_THREADS for each program.
     """
     learner, server = config.learner, config.policy_server
     if cores is None and (chosen := chosen_threads()) is not None:

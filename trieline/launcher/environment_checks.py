@@ -38,5 +38,7 @@ def first_line(env: EnvConfig, config: Config) -> str:
 
     result = run_apart(env.id, look, timeout_s + APART_S)
     if not result.passed:
-        raise EnvironmentSetupError(result.detail if env.id in result.detail else f"{env.id}: {result.detail}")
+        raise EnvironmentSetupError(
+            result.detail if env.id in result.detail else f"{env.id}: {result.detail}"
+        )
     return result.detail

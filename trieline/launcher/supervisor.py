@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 
 # At the end of training the learner says stop to all others, and then ends itself within this.
 FAREWELL_S = 10.0
+USUAL_RESTARTS = RestartPolicy()
 # Safe path, and UTF-8 whatever the locale: as options, since environments and what they start are to find the
 # variables of the environment as they are.
 PYTHON_OPTIONS = ("-P", "-X", "utf8")
@@ -41,7 +42,7 @@ class ProcessSpec:
     again, as an out-of-memory killer's; an error of its own would. `always`: also if it ended well."""
     restart_arguments: tuple[str, ...] = ()
     """Added to `arguments` when it is started again."""
-    restarts: RestartPolicy = RestartPolicy()
+    restarts: RestartPolicy = USUAL_RESTARTS
 
 
 @dataclass(slots=True)
@@ -64,7 +65,7 @@ class _Child:
 
 
 class Supervisor:
-    """Runs a list of process specs until it is told to stop. No method of it waits, but `wait` and `close`."""
+    """Runs a list of process specs until it is told to stop. Only `wait` and `close` wait."""
 
     def __init__(self, specs: Sequence[ProcessSpec]) -> None:
         self._children = {spec.name: _Child(spec=spec, deaths=Deaths(spec.restarts)) for spec in specs}
@@ -84,8 +85,8 @@ class Supervisor:
 
     def pids(self) -> dict[str, int]:
         """Of the programs that run."""
-        running = {n: c.process for n, c in self._children.items() if c.process is not None and c.code is None}
-        return {name: process.pid for name, process in running.items()}
+        processes = {name: child.process for name, child in self._children.items()}
+        return {name: p.pid for name, p in processes.items() if p is not None and p.poll() is None}
 
     def wait(self, name: str, timeout_s: float) -> int | None:
         """Exit code of one program, None if it still runs after `timeout_s`."""
