@@ -19,8 +19,10 @@ SMOOTHING = 5
 MAX_ANSWER_CHARACTERS = 600
 # What means something in Markdown as GitHub reads it: within a line, in addresses that become links, and at
 # the beginning of a line.
-SPECIAL = re.compile(r"[\\`*_\[\]<>|~&$!#@]|:(?=//)|(?<=www)\.", re.IGNORECASE)
-LINE_BEGIN = re.compile(r"^([ \t]*\d*)([-+=.)])", re.MULTILINE)
+SPECIAL = re.compile(
+    r"[\\`*\[\]<>|~$@]|&(?=[#\w])|(?<![^\W_])_|_(?![^\W_])|:(?=//)|(?<=www)\.", re.IGNORECASE
+)
+LINE_BEGIN = re.compile(r"^([ \t]*\d*)([-+=#.)])", re.MULTILINE)
 
 
 def write_report(folder: RunFolder) -> None:
