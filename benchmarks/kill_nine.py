@@ -17,6 +17,7 @@ that a run is begun anew after four kills.
 """
 
 import argparse
+import fcntl
 import json
 import os
 import random
@@ -40,6 +41,8 @@ RESULTS = Path(__file__).parent / "results" / "kill_nine.json"
 TARGETS = ("learner", "policy-server", "actor", "worker", "launcher")
 KILLS_PER_RUN = 4
 MARK = "TRIELINE_KILL_NINE"
+# Caches for later runs, which libraries keep among the temporary files.
+KEPT_BY_OTHERS = ("torchinductor_", "matplotlib-")
 SHARED_MEMORY = Path("/dev/shm")
 SETTINGS = (
     "run.name=kill", "learner.steps=100000", "learner.trees_per_step=4", "learner.group_size=4",
@@ -207,8 +210,8 @@ class KilledRun:
         checkpoints = self.folder / "checkpoints" if self.folder else self._scratch
         return [
             *(command for _, _, command in self._processes()),
-            *map(str, self._temporary.iterdir()),
-            *(_shared_memory() - self._memory),
+            *(str(p) for p in self._temporary.iterdir() if not p.name.startswith(KEPT_BY_OTHERS)),
+            *(path for path in _shared_memory() - self._memory if _is_orphan(Path(path))),
             *map(str, checkpoints.glob(".step_*")),
         ]
 
@@ -251,6 +254,21 @@ class KilledRun:
 
 def _shared_memory() -> set[str]:
     return {str(path) for path in SHARED_MEMORY.glob("trieline-*")}
+
+
+def _is_orphan(folder: Path) -> bool:
+    """Whether nobody alive owns it: other runs may go on beside this one."""
+    try:
+        with (folder / "owner").open("rb") as owner:
+            pid = owner.read(32).strip().decode()
+            if pid:
+                return not Path(f"/proc/{pid}").exists()
+            fcntl.flock(owner, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return folder.exists()
+    return True
 
 
 def _wait_until(condition: Callable[[], bool], limit_s: float) -> None:
@@ -299,8 +317,9 @@ def main() -> int:
     print(f"{'killed':<14} kills runs steps trees  lost (evaluated) twice left ended")
     for f in found:
         print(
-            f"{f.target:<14} {f.kills:>5} {f.runs:>4} {f.steps:>5} {f.trees:>5} {f.lost:>5} {f.evaluated:>11} "
-            f"{len(f.twice):>5} {len(f.left):>4} {len(f.ended):>5}  {'good' if f.good else 'BAD'}"
+            f"{f.target:<14} {f.kills:>5} {f.runs:>4} {f.steps:>5} {f.trees:>5} {f.lost:>5} "
+            f"{f.evaluated:>11} {len(f.twice):>5} {len(f.left):>4} {len(f.ended):>5}  "
+            f"{'good' if f.good else 'BAD'}"
         )
         for text in (*f.twice, *f.left, *f.ended):
             print(f"  {text}")

@@ -48,3 +48,14 @@ def test_a_file_is_utf_8_whatever_the_locale(root: logging.Logger, tmp_path: Pat
     root.warning("wörter")
     handler.close()
     assert "wörter" in (tmp_path / "a.log").read_text(encoding="utf-8")
+
+
+def test_a_full_disk_is_said_once_and_ends_nothing(
+    root: logging.Logger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stderr", shown := io.StringIO())
+    root.handlers[:] = [handler := file_handler(Path("/dev/full"))]
+    for number in range(3):
+        root.warning("line %d", number)
+    handler.close()
+    assert shown.getvalue() == "can't write /dev/full: No space left on device\n"

@@ -5,8 +5,10 @@ import json
 import re
 from pathlib import Path
 
+import pytest
 from markdown_it import MarkdownIt
 
+from trieline.common.errors import in_one_line
 from trieline.common.text import visible
 from trieline.config import load_config
 from trieline.launcher.report import CAPTION, PICTURE, _markdown, write_report
@@ -107,3 +109,16 @@ def test_what_strangers_wrote_is_shown_and_is_no_markdown_or_html(tmp_path: Path
 def test_autolinks_of_github_find_nothing() -> None:
     escaped = _markdown("see https://a.example, www.a.example, Www.B.example or me@a.example")
     assert escaped == r"see https\://a.example, www\.a.example, Www\.B.example or me\@a.example"
+
+
+@pytest.mark.parametrize("name", ["report", "config"])
+def test_a_full_disk_names_the_file(tmp_path: Path, name: str) -> None:
+    config = load_config(["tiny"], [f"run.folder={tmp_path}"])
+    folder = RunFolder.create(config)
+    path = getattr(folder, name)
+    if name == "config":
+        path.unlink()
+    path.symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left") as caught:
+        folder.write(config) if name == "config" else write_report(folder)
+    assert in_one_line(caught.value) == f"{path}: No space left on device"

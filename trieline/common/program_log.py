@@ -1,5 +1,6 @@
 """How every program writes its log, which only entry points configure."""
 
+import contextlib
 import logging
 import sys
 from pathlib import Path
@@ -29,6 +30,24 @@ class _ToStderr(logging.StreamHandler[TextIO]):
         return sys.stderr
 
 
+class _ToFile(logging.FileHandler):
+    """A full disk loses lines, and is said once."""
+
+    _failed = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # logging's name
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self._failed:
+            self._failed = True
+            sys.stderr.write(f"can't write {self.baseFilename}: {error.strerror}\n")
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            super().close()
+
+
 def start_log(*, level: int = logging.INFO) -> None:
     """Log to stderr, and nowhere else. For entry points."""
     root = logging.getLogger()
@@ -40,7 +59,7 @@ def start_log(*, level: int = logging.INFO) -> None:
 
 def file_handler(path: Path) -> logging.Handler:
     """A handler that adds to the file at `path`."""
-    return _formatted(logging.FileHandler(path, encoding="utf-8", errors="backslashreplace"))
+    return _formatted(_ToFile(path, encoding="utf-8", errors="backslashreplace"))
 
 
 def _formatted(handler: logging.Handler) -> logging.Handler:
