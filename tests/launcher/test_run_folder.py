@@ -65,3 +65,7 @@ def test_a_place_that_can_not_be_written_is_one_line(tmp_path: Path) -> None:
     config = load_config(["tiny"], [f"run.folder={tmp_path / 'file' / 'runs'}"])
     with pytest.raises(ConfigError, match=r"run\.folder: .*/file/runs can't be written: Not a directory"):
         RunFolder.create(config)
+    with pytest.raises(ConfigError, match=r"run\.folder: .*/file/runs can't be written"):
+        RunFolder.expect_place(config)
+    RunFolder.expect_place(load_config(["tiny"], [f"run.folder={tmp_path / 'new' / 'runs'}"]))
+    assert not (tmp_path / "new").exists()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from trieline.common.errors import about_file
+from trieline.common.folders import can_be_written
 from trieline.config import Config, ConfigError, load_config, write_config
 
 
@@ -52,6 +53,13 @@ class RunFolder:
             msg = f"run.folder: {runs} can't be written: {error.strerror}"
             raise ConfigError(msg) from error
         return cls(folder.path.resolve())
+
+    @classmethod
+    def expect_place(cls, config: Config) -> None:
+        """Before anything else is done for the run, raise ConfigError if its folder can't be made."""
+        if not can_be_written(runs := Path(config.run.folder)):
+            msg = f"run.folder: {runs.absolute()} can't be written"
+            raise ConfigError(msg)
 
     @classmethod
     def attach(cls, path: str, config: Config) -> "RunFolder":

@@ -50,6 +50,8 @@ def run_training(config: Config, *, folder: RunFolder | None, resume: bool) -> i
     if folder is not None:
         expect_no_writer(folder.journal)
         config = _with_free_addresses(config, console)
+    else:
+        RunFolder.expect_place(config)
     config = _with_absolute_paths(config)
     config = msgspec.structs.replace(config, model=prepare_model(config.model, console))
     check_environments(config)
