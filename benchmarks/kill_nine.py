@@ -93,7 +93,8 @@ class KilledRun:
         self._config.write_text(tomli_w.dumps(plain), encoding="utf-8")
         self._mark = str(scratch)
         self._memory = _shared_memory()
-        self.learner_starts = 0
+        self.evaluated = 0
+        """Trees that the learners asked for before the first step, at most."""
         self.start("--config", str(self._config))
 
     def start(self, *arguments: str) -> None:
@@ -104,7 +105,7 @@ class KilledRun:
                 stderr=subprocess.STDOUT,
                 env={**os.environ, MARK: self._mark, "TMPDIR": str(self._temporary)},
             )
-        self.learner_starts += 1
+        self._note_learner()
 
     @property
     def folder(self) -> Path | None:
@@ -130,7 +131,7 @@ class KilledRun:
         before = len(self.steps())
         os.kill(next(self._pids(target)), signal.SIGKILL)
         if target == "learner":
-            self.learner_starts += 1
+            self._note_learner()
         if target == "launcher":
             self.launcher.wait()
             _wait_until(lambda: not any(self._processes()), END_S)
@@ -176,8 +177,7 @@ class KilledRun:
         figures.steps += len(records)
         figures.trees += sum(map(len, numbers.values()))
         figures.lost += sum(max(found) + 1 - len(set(found)) for found in numbers.values())
-        envs = len(load_config(["tiny"]).envs)
-        figures.evaluated += envs * self.learner_starts
+        figures.evaluated += self.evaluated
         figures.twice += [
             f"{actor}: tree {number} is there {count} times"
             for actor, found in numbers.items()
@@ -190,6 +190,11 @@ class KilledRun:
         figures.twice += self._used_records(records)
         _wait_until(lambda: not any(self._leftovers()), END_S / 4)
         figures.left += self._leftovers()
+
+    def _note_learner(self) -> None:
+        """One starts, and evaluates first if no step was made."""
+        if self.folder is None or latest_checkpoint(self.folder / "checkpoints") is None:
+            self.evaluated += len(load_config(["tiny"]).envs)
 
     def _used_records(self, records: list[dict[str, float]]) -> Iterator[str]:
         assert self.folder is not None, "it made steps"
