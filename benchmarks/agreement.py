@@ -31,7 +31,7 @@ from trieline.learner.model.tree_forward import load_tree_model
 from trieline.learner.model_folder.model_source import prepare_model
 from trieline.learner.policy_server.config import PolicyServerConfig
 from trieline.learner.policy_server.cpu.decoder import load_decoder
-from trieline.learner.policy_server.cpu.engine import Engine
+from trieline.learner.policy_server.cpu.engine import CpuEngine
 from trieline.wire.messages import GenerateRequest, Sampling
 
 RESULTS = Path(__file__).parent / "results" / "agreement.json"
@@ -57,7 +57,7 @@ def prompts_of(folder: Path, rows: int) -> list[Int32]:
 
 def sample(folder: Path, dtype: torch.dtype, prompts: list[Int32], tokens: int) -> tuple[Pairs, Floats]:
     """What the policy server's engine samples, and the log-probabilities that it records."""
-    engine = Engine(load_decoder(folder, dtype), PolicyServerConfig())
+    engine = CpuEngine(load_decoder(folder, dtype), PolicyServerConfig())
     for number, prompt in enumerate(prompts):
         sampling = Sampling(max_tokens=tokens, seed=number)
         engine.submit(b"", GenerateRequest(request_id=number, prompt=prompt, sampling=sampling))

@@ -59,7 +59,7 @@ from trieline.learner.model_folder.model_source import prepare_model
 from trieline.learner.objective_config import ObjectiveConfig
 from trieline.learner.policy_server.config import PolicyServerConfig
 from trieline.learner.policy_server.cpu.decoder import load_decoder
-from trieline.learner.policy_server.cpu.engine import Engine
+from trieline.learner.policy_server.cpu.engine import CpuEngine
 from trieline.learner.update.learner import Learner
 from trieline.learner.warm_start import warm_start
 from trieline.wire.messages import Completion, GenerateRequest, Sampling
@@ -115,7 +115,7 @@ def settings_of(study: str) -> Iterator[Setting]:
 class LocalPolicy:
     """A policy for episodes of this process: an engine that steps while somebody waits for a reply."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: CpuEngine) -> None:
         self.engine = engine
         self._replies: dict[int, asyncio.Future[Completion]] = {}
         self._numbers = count()
@@ -163,7 +163,7 @@ class Loop:
         torch.manual_seed(seed)
         self.config = config
         self.learner = Learner(config.learner, model, dtype=torch.float32)
-        self.policy = LocalPolicy(Engine(load_decoder(model, torch.float32), PolicyServerConfig()))
+        self.policy = LocalPolicy(CpuEngine(load_decoder(model, torch.float32), PolicyServerConfig()))
         self.renderer = ChatRenderer(model, system_prompt=config.actor.system_prompt)
         self.actor = msgspec.structs.replace(config.actor, seed=seed, **setting.actor)
         self.curriculum = Curriculum(config.envs, seed=seed, group_size=setting.rollouts)
@@ -175,7 +175,7 @@ class Loop:
         weights = {name: tensor.clone() for name, tensor in self.learner.weights().items()}
         self._versions.append((self.learner.policy_version, weights))
         version, oldest = self._versions[0]
-        self.policy.engine.load(oldest, version)
+        self.policy.engine.take_weights(oldest, version)
 
     @asynccontextmanager
     async def player(self, config: ActorConfig) -> AsyncIterator[GroupPlayer]:
@@ -208,12 +208,12 @@ class Loop:
     async def success(self) -> dict[str, float]:
         """Held-out success of the newest weights."""
         version, weights = self._versions[-1]
-        self.policy.engine.load(weights, version)
+        self.policy.engine.take_weights(weights, version)
         settings = EvaluationConfig(episodes=EVALUATION_EPISODES)
         async with self.player(self.config.actor) as player:
             report = await play_evaluation(msgspec.structs.replace(self.config, evaluation=settings), player)
         version, weights = self._versions[0]
-        self.policy.engine.load(weights, version)
+        self.policy.engine.take_weights(weights, version)
         return {env.env_id: env.mean_return or 0.0 for env in report.envs}
 
 

@@ -39,7 +39,7 @@ from trieline.learner.model_folder.model_source import prepare_model
 from trieline.learner.model_folder.tiny_model import save_tiny_model
 from trieline.learner.policy_server.config import PolicyServerConfig
 from trieline.learner.policy_server.cpu.decoder import load_decoder
-from trieline.learner.policy_server.cpu.engine import Engine
+from trieline.learner.policy_server.cpu.engine import CpuEngine
 from trieline.wire.messages import GenerateRequest, Sampling
 
 RESULTS = Path(__file__).parent / "results" / "policy_server.json"
@@ -64,7 +64,7 @@ class EngineSide:
         self.reset()
 
     def reset(self) -> None:
-        self._engine = Engine(self._decoder, self._config)
+        self._engine = CpuEngine(self._decoder, self._config)
 
     def __call__(self, prompts: Prompts) -> Prompts:
         for number, prompt in enumerate(prompts):

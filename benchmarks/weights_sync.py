@@ -61,10 +61,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0, help="of the server; 0: one a core")
     options = parser.parse_args()
     folder = prepare_model(options.model)
-    trajectories, generate, announce, fetch = (free_loopback_address() for _ in range(4))
-    links = LinksConfig(
-        trajectories=trajectories, generate=generate, weights_announce=announce, weights_fetch=fetch
-    )
+    trajectories, generate, fetch = (free_loopback_address() for _ in range(3))
+    links = LinksConfig(trajectories=trajectories, generate=generate, weights_fetch=fetch)
     arguments = [str(folder), options.dtype, msgspec.json.encode(links).decode(), str(options.threads)]
     server = subprocess.Popen([sys.executable, "-c", SERVER, *arguments])
     machine = f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, torch {torch.__version__}"

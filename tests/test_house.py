@@ -17,11 +17,11 @@ LEARNER_FLOORS = {
     "intake": set(),
     "batch": {"intake"},
     "model_folder": set(),
-    "model": {"batch"},
+    "model": {"batch", "model_folder"},
     "objective": {"batch"},
     "update": {"batch", "model", "objective"},
     "keeping": {"model_folder"},
-    "policy_server.cpu": {"model"},
+    "policy_server.cpu": {"model", "model_folder", "keeping"},
     "policy_server": {"policy_server.cpu", "model", "model_folder", "keeping"},
 }
 MAY_IMPORT = {
@@ -52,6 +52,7 @@ LEARNER_SETTINGS = {
     "trieline.learner.config",
     "trieline.learner.objective_config",
     "trieline.learner.policy_server.config",
+    "trieline.learner.policy_server.engine",
     "trieline.learner.policy_server.errors",
 }
 WITHOUT_TORCH = ("trieline.learner.intake", "trieline.learner.batch", *LEARNER_SETTINGS)

@@ -5,8 +5,9 @@ resolved copy of a run is written to its folder.
 """
 
 import difflib
+import math
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
@@ -19,6 +20,9 @@ from trieline.common.errors import TrielineError
 from trieline.learner.config import EvaluationConfig, LearnerConfig
 from trieline.learner.policy_server.config import PolicyServerConfig
 from trieline.wire.config import EnvConfig, LinksConfig, ModelConfig
+
+TOKEN_BYTES = 16
+"""Of a token in a tree as it travels: id, log-probability, entropy and version."""
 
 
 class ConfigError(TrielineError):
@@ -86,21 +90,98 @@ def config_from_dict(tree: Mapping[str, Any]) -> Config:
 
 
 def _check_both_ends(config: Config) -> None:
-    """What no single process can see: actors must sample from what the learner computes."""
+    """What no single process can see. Raises ConfigError for the first contradiction."""
+    contradictions = [
+        *_sampling_contradictions(config),
+        *_link_contradictions(config),
+        *(found for number in range(len(config.envs)) for found in _env_contradictions(config, number)),
+    ]
+    if contradictions:
+        raise ConfigError(contradictions[0])
+
+
+def _sampling_contradictions(config: Config) -> Iterator[str]:
+    """Actors must sample from what the learner computes."""
     actor, objective = config.actor, config.learner.objective
     if actor.temperature != objective.temperature:
-        msg = (
+        yield (
             "expected actor.temperature and learner.objective.temperature to be equal, got "
             f"{actor.temperature:g} and {objective.temperature:g}: the learner would compute other "
             "probabilities than were sampled from"
         )
-        raise ConfigError(msg)
     if actor.top_p < 1 or actor.top_k > 0:
-        msg = (
+        yield (
             f"expected actor.top_p = 1 and actor.top_k = 0, got {actor.top_p:g} and {actor.top_k}: "
             "the learner recomputes probabilities over the whole vocabulary"
         )
-        raise ConfigError(msg)
+
+
+def _link_contradictions(config: Config) -> Iterator[str]:
+    links, learner = config.links, config.learner
+    if links.peer_timeout_s < 2 * links.heartbeat_s:
+        yield (
+            f"expected links.peer_timeout_s >= 2 x links.heartbeat_s, got {links.peer_timeout_s:g} and "
+            f"{links.heartbeat_s:g}: a peer would count as lost between two heartbeats"
+        )
+    if learner.weights_timeout_s <= links.peer_timeout_s:
+        yield (
+            f"expected learner.weights_timeout_s > links.peer_timeout_s, got {learner.weights_timeout_s:g} "
+            f"and {links.peer_timeout_s:g}: a policy server that is gone would end the run before it counts "
+            "as lost"
+        )
+
+
+def _env_contradictions(config: Config, number: int) -> Iterator[str]:
+    """What an episode of one environment may take, against what the processes between allow."""
+    actor, learner, links, server = config.actor, config.learner, config.links, config.policy_server
+    episode, at = config.envs[number].episode, f"envs.{number}.episode"
+    if episode.max_tokens >= episode.max_context:
+        yield (
+            f"expected {at}.max_tokens < {at}.max_context, got {episode.max_tokens} and "
+            f"{episode.max_context}: no turn could have so many"
+        )
+    for name in ("max_context", "kv_tokens"):
+        if episode.max_context > getattr(server, name):
+            yield (
+                f"expected {at}.max_context <= policy_server.{name}, got {episode.max_context} and "
+                f"{getattr(server, name)}: the policy server would refuse every long request"
+            )
+    largest = (learner.group_size + actor.branches) * episode.max_context
+    for name, most in (
+        ("max_tree_tokens", links.max_tree_tokens),
+        ("max_message_bytes", links.max_message_bytes // TOKEN_BYTES),
+    ):
+        if largest > most:
+            yield (
+                f"expected trees of {learner.group_size} + {actor.branches} rollouts (learner.group_size, "
+                f"actor.branches) with {at}.max_context = {episode.max_context} to stay within {most} tokens "
+                f"(links.{name}), got up to {largest}: the learner would reject them"
+            )
+    whole, limits = _episode_limits(config, number)
+    for name, seconds in limits.items():
+        if seconds > whole:
+            yield (
+                f"expected {name} <= the time limit of an episode of envs.{number}, got {seconds:g} and "
+                f"{whole:g} s: it would never be reached"
+            )
+    # An actor plays a group in waves of its slots, and the forks after it.
+    waves = math.ceil(learner.group_size / actor.episodes) + (actor.branches > 0)
+    if learner.replay is None and learner.batch_timeout_s <= waves * whole:
+        yield (
+            f"expected learner.batch_timeout_s > {waves * whole:g} s, which the slowest group of "
+            f"envs.{number} may take ({waves} x the time limit of an episode, {whole:g} s), got "
+            f"{learner.batch_timeout_s:g}: the learner would give up while actors play"
+        )
+
+
+def _episode_limits(config: Config, number: int) -> tuple[float, dict[str, float]]:
+    """The time limit of an episode, and those within it by the names of their settings."""
+    actor, own = config.actor, config.envs[number].episode
+    turn = ("actor.turn_timeout_s", actor.turn_timeout_s)
+    if own.turn_timeout_s is not None:
+        turn = (f"envs.{number}.episode.turn_timeout_s", own.turn_timeout_s)
+    whole = own.episode_timeout_s or actor.episode_timeout_s
+    return whole, dict([turn, ("actor.generate_timeout_s", actor.generate_timeout_s)])
 
 
 def config_to_dict(config: Config) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from tests.actors.scripted_policy import VERSION, Script, completion
 from trieline.actors.chat import ChatRenderer
 from trieline.wire.config import LinksConfig
 from trieline.wire.generate_link import GenerateServer
-from trieline.wire.messages import Assignment, ServerStatus, StatusRequest, TreeDelivery
+from trieline.wire.messages import Assignment, GenerateRequest, ServerStatus, StatusRequest, TreeDelivery
 from trieline.wire.trajectory_link import TreeReceiver
 
 
@@ -18,7 +18,6 @@ def ipc_links(folder: Path, *, peer_timeout_s: float = 30.0) -> LinksConfig:
     return LinksConfig(
         trajectories=f"ipc://{folder}/trajectories",
         generate=f"ipc://{folder}/generate",
-        weights_announce=f"ipc://{folder}/announce",
         weights_fetch=f"ipc://{folder}/fetch",
         heartbeat_s=0.2,
         peer_timeout_s=peer_timeout_s,
@@ -53,6 +52,7 @@ class ScriptedServer:
             for peer, request in self._server.poll(0.05):
                 if isinstance(request, StatusRequest):
                     self._server.reply(peer, self._status(request.request_id))
+                if not isinstance(request, GenerateRequest):
                     continue
                 self.requests += 1
                 text = self._script(self._renderer.decode(request.prompt), request.sampling)

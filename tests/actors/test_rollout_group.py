@@ -18,12 +18,13 @@ from trieline.actors.gymnasium_player import play_environments
 from trieline.actors.player import Stage
 from trieline.actors.policy import Policy
 from trieline.common.arrays import Int32
+from trieline.common.message import Message, Role
 from trieline.wire.config import EnvConfig, EpisodeConfig
 from trieline.wire.errors import PeerTimeoutError
 from trieline.wire.messages import Assignment, Completion, Purpose, Sampling
 from trieline.wire.tree import TrajectoryTree
 
-SYSTEM = {"role": "system", "content": "You are a helpful assistant."}
+SYSTEM = Message(role="system", content="You are a helpful assistant.")
 
 
 @pytest.fixture(autouse=True)
@@ -112,16 +113,11 @@ def test_rollouts_share_the_prompt_and_rewards_stand_on_their_replies(renderer: 
 def test_a_sequence_is_what_the_template_makes_of_the_chat(renderer: ChatRenderer) -> None:
     tree = play(ScriptedPolicy(renderer, always("bad")), renderer, EnvConfig(id=COUNTING), group_size=1)
     tokens = tree.token_ids[tree.sequence_index(0)]
-    chat = renderer._template.render(
-        [
-            SYSTEM,
-            *({"role": r, "content": c} for r, c in (("user", "task train-11-0"), ("assistant", "bad"))),
-            *({"role": r, "content": c} for r, c in (("user", "turn 1 after bad"), ("assistant", "bad"))),
-            *({"role": r, "content": c} for r, c in (("user", "turn 2 after bad/bad"), ("assistant", "bad"))),
-        ],
-        add_generation_prompt=False,
-    )
-    assert tokens.tolist() == renderer._encode(chat.removesuffix("\n")).tolist()
+    said = ["task train-11-0", "bad", "turn 1 after bad", "bad", "turn 2 after bad/bad", "bad"]
+    roles: tuple[Role, Role] = ("user", "assistant")
+    chat = [SYSTEM, *(Message(role=roles[i % 2], content=text) for i, text in enumerate(said))]
+    (runs,) = renderer.conversation_paths(chat)
+    assert tokens.tolist() == np.concatenate([run for run, _ in runs]).tolist()
 
 
 def test_the_policy_sees_the_sequence_so_far_verbatim(renderer: ChatRenderer) -> None:
@@ -131,7 +127,7 @@ def test_the_policy_sees_the_sequence_so_far_verbatim(renderer: ChatRenderer) ->
         async def generate(self, prompt: Int32, sampling: Sampling, *, timeout_s: float) -> Completion:
             self.prompts.append(prompt)
             whole = await super().generate(prompt, sampling, timeout_s=timeout_s)
-            letters = np.concatenate([renderer._encode(letter) for letter in "good"])
+            letters = np.concatenate([renderer.reply_tokens(letter)[:-1] for letter in "good"])
             assert len(letters) > len(whole.token_ids) - 1
             k = len(letters)
             return Completion(

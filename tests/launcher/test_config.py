@@ -1,5 +1,8 @@
 """Configuration: what is composed, and what a mistake is told."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -70,6 +73,27 @@ def test_the_resolved_copy_is_the_same_configuration(base: str, tmp_path: Path) 
         ("run.seed.deeper.still=1", r"unknown key|is a value, not a section|expected"),
         ("actor.temperature=0.7", r"actor\.temperature and learner\.objective\.temperature to be equal"),
         ("actor.top_p=0.9", r"expected actor\.top_p = 1"),
+        (
+            "envs.0.episode.max_context=8193",
+            r"expected envs\.0\.episode\.max_context <= policy_server\.max_context, got 8193 and 8192",
+        ),
+        ("policy_server.kv_tokens=2047", r"max_context <= policy_server\.kv_tokens, got 2048 and 2047"),
+        ("envs.0.episode.max_tokens=2048", r"expected envs\.0\.episode\.max_tokens < .*, got 2048 and 2048"),
+        ("links.max_tree_tokens=16383", r"within 16383 tokens \(links\.max_tree_tokens\), got up to 16384"),
+        (
+            "learner.group_size=512",
+            r"trees of 512 \+ 0 rollouts .*links\.max_tree_tokens.* got up to 1048576",
+        ),
+        ("links.max_message_bytes=262143", r"within 16383 tokens \(links\.max_message_bytes\)"),
+        ("links.heartbeat_s=16", r"expected links\.peer_timeout_s >= 2 x links\.heartbeat_s, got 30 and 16"),
+        ("links.peer_timeout_s=60", r"weights_timeout_s > links\.peer_timeout_s, got 60 and 60"),
+        ("learner.batch_timeout_s=600", r"expected learner\.batch_timeout_s > 900 s.*envs\.0.*got 600"),
+        ("actor.episodes=3", r"expected learner\.batch_timeout_s > 2700 s.*\(3 x the time limit.*got 2400"),
+        ("actor.episode_timeout_s=2400", r"expected learner\.batch_timeout_s > 2400 s"),
+        ("envs.0.episode.episode_timeout_s=2400", r"expected learner\.batch_timeout_s > 2400 s"),
+        ("actor.turn_timeout_s=901", r"expected actor\.turn_timeout_s <= .* got 901 and 900 s"),
+        ("envs.0.episode.turn_timeout_s=901", r"expected envs\.0\.episode\.turn_timeout_s <= "),
+        ("actor.generate_timeout_s=901", r"expected actor\.generate_timeout_s <= .* got 901 and 900 s"),
         ("noequals", r"expected section\.key=value, got 'noequals'"),
         ("envs=[]", r"envs: expected at least one environment"),
     ],
@@ -77,6 +101,13 @@ def test_the_resolved_copy_is_the_same_configuration(base: str, tmp_path: Path) 
 def test_a_mistake_is_named(base: str, setting: str, expected: str) -> None:
     with pytest.raises(ConfigError, match=expected):
         load_config([base], [setting])
+
+
+def test_limits_that_fit_each_other_pass(base: str) -> None:
+    load_config([base], ["envs.0.episode.max_context=8192", "links.max_tree_tokens=65536"])
+    load_config([base], ["actor.branching=random", "actor.branches=2"])
+    load_config([base], ["learner.replay=somewhere", "actor.episode_timeout_s=5000"])
+    load_config([base], ["envs.0.episode.turn_timeout_s=5", "actor.turn_timeout_s=5000"])
 
 
 def test_a_missing_recipe_suggests_one() -> None:
@@ -89,3 +120,32 @@ def test_broken_toml_names_the_file(tmp_path: Path) -> None:
     path.write_text("[run\nseed = 1")
     with pytest.raises(ConfigError, match=r"broken\.toml: expected TOML"):
         load_config([str(path)])
+
+
+def test_arguments_of_the_chat_template_are_a_table_of_any_values(base: str, tmp_path: Path) -> None:
+    later = tmp_path / "later.toml"
+    later.write_text("[model.template_kwargs]\nenable_thinking = false\nhints = ['a', 2]\n")
+    config = load_config([base, str(later)], ["model.template_kwargs.effort=high"])
+    expected = {"enable_thinking": False, "hints": ["a", 2], "effort": "high"}
+    assert config.model.template_kwargs == expected
+    write_config(config, tmp_path / "copy.toml")
+    assert load_config([str(tmp_path / "copy.toml")]) == config
+    with pytest.raises(ConfigError, match=r"model: expected template_kwargs without .*, got messages, tools"):
+        load_config([base], ["model.template_kwargs.tools=[]", "model.template_kwargs.messages=1"])
+
+
+@pytest.mark.parametrize("coded", ["utf-8", "utf-8-sig"])
+def test_files_are_utf_8_whatever_the_locale(tmp_path: Path, coded: str) -> None:
+    path, copy = tmp_path / "own.toml", tmp_path / "copy.toml"
+    path.write_text(BASE + "[run]\nname = 'größer'\n", encoding=coded)
+    program = (
+        "import sys; from pathlib import Path; from trieline.config import load_config, write_config\n"
+        "config = load_config([sys.argv[1]]); write_config(config, Path(sys.argv[2]))\n"
+        "assert config.run.name == 'gr\\u00f6\\u00dfer', ascii(config.run.name)\n"
+        "assert load_config([sys.argv[2]]) == config"
+    )
+    # Without its guesses about locales, Python takes this one for ASCII.
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    subprocess.run(
+        [sys.executable, "-c", program, str(path), str(copy)], env={**os.environ, **locale}, check=True
+    )

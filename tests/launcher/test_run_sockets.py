@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import zmq
 
-from trieline.launcher.run_sockets import PREFIX, run_sockets, still_free
+from trieline.launcher.run_sockets import PREFIX, run_sockets, with_free_addresses
+from trieline.wire.addresses import IN_USE
 from trieline.wire.config import ADDRESSES, LinksConfig
 from trieline.wire.sockets import bind
 
@@ -40,11 +41,11 @@ def test_addresses_that_nobody_chose_are_in_a_private_folder_that_goes(temporary
 
 def test_a_run_that_goes_on_gets_new_ones(temporary: Path) -> None:
     with run_sockets(LinksConfig()) as before:
-        assert list(still_free(before)) == []
-    assert list(still_free(before)) == []
+        pass
+    assert with_free_addresses(before, pytest.fail) == before, "they are replaced with the sockets"
     with run_sockets(before) as links:
-        assert links.generate != before.generate
-        assert Path(links.generate.removeprefix("ipc://")).parent in folders(temporary)
+        assert links.trajectories != before.trajectories
+        assert Path(links.trajectories.removeprefix("ipc://")).parent in folders(temporary)
 
 
 def test_two_runs_at_a_time_leave_each_other_alone(temporary: Path) -> None:
@@ -71,15 +72,22 @@ def test_a_temporary_folder_with_a_long_path_is_passed_by(
     deep.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(deep))
     with run_sockets(LinksConfig()) as links:
-        assert links.generate.startswith(f"ipc:///tmp/{PREFIX}")
+        assert links.trajectories.startswith(f"ipc:///tmp/{PREFIX}")
     assert folders(deep) == []
 
 
-def test_an_address_of_ones_own_that_was_taken_is_replaced(temporary: Path) -> None:
+def test_an_address_of_ones_own_that_was_taken_is_replaced() -> None:
+    said: list[str] = []
     with zmq.Context() as context, context.socket(zmq.ROUTER) as taken:
         port = taken.bind_to_random_port("tcp://127.0.0.1")
-        links = LinksConfig(generate=f"tcp://127.0.0.1:{port}")
-        found = {name: (free, why) for name, free, why in still_free(links)}
-    free, why = found["generate"]
-    assert free.startswith("tcp://127.0.0.1:")
-    assert why.startswith(f"tcp://127.0.0.1:{port}: another process listens there")
+        address = f"tcp://127.0.0.1:{port}"
+        one = with_free_addresses(LinksConfig(generate=address), said.append)
+        several = with_free_addresses(LinksConfig(generate=("ipc:///tmp/a", address)), said.append)
+    assert isinstance(one.generate, str)
+    assert one.generate.startswith("tcp://127.0.0.1:")
+    assert one.generate != address
+    assert several.generate[0] == "ipc:///tmp/a"
+    assert several.generate[1] not in (address, "ipc:///tmp/a")
+    told = [line for line in said if line.startswith("links.generate: ")]
+    assert told[0] == f"links.generate: {one.generate} now ({address}: {IN_USE})"
+    assert len(told) == 2

@@ -39,22 +39,21 @@ import logging, msgspec, sys
 from pathlib import Path
 from trieline.wire.config import EnvConfig, LinksConfig, ModelConfig
 from trieline.learner.config import EvaluationConfig, LearnerConfig
-from trieline.learner.process import run_learner
+from trieline.learner.process import LearnerRun, run_learner
 logging.basicConfig(level=logging.INFO)
-sys.exit(run_learner(
-    msgspec.json.decode(sys.argv[3], type=LearnerConfig),
+sys.exit(run_learner(LearnerRun(
+    config=msgspec.json.decode(sys.argv[3], type=LearnerConfig),
     model=ModelConfig(path=sys.argv[1], dtype="float32"),
     envs=[EnvConfig(id="test/Even-v0")], links=msgspec.json.decode(sys.argv[2], type=LinksConfig),
-    run_dir=Path(sys.argv[4]), seed=0, resume=False, evaluation=EvaluationConfig(episodes=2)))
+    run_dir=Path(sys.argv[4]), seed=0, resume=False, evaluation=EvaluationConfig(episodes=2))))
 """
 
 
 def free_links() -> LinksConfig:
-    trajectories, generate, announce, fetch = (free_loopback_address() for _ in range(4))
+    trajectories, generate, fetch = (free_loopback_address() for _ in range(3))
     return LinksConfig(
         trajectories=trajectories,
         generate=generate,
-        weights_announce=announce,
         weights_fetch=fetch,
         heartbeat_s=0.2,
         peer_timeout_s=20.0,
@@ -122,6 +121,10 @@ class EvenActor:
         self._closing.set()
         self.join()
 
+    def leave(self) -> None:
+        """Play no further task."""
+        self._closing.set()
+
     def join(self) -> None:
         """Wait until the actor has stopped."""
         self._thread.join(timeout=30)
@@ -141,7 +144,7 @@ class EvenActor:
                 self.asked.append(assignment)
                 tree = await self._tree(client, assignment)
                 number = await sender.send(assignment.assignment_id, tree)
-                if assignment.purpose == "train":
+                if number is not None and assignment.purpose == "train":
                     self.sent.append((number, assignment.assignment_id))
         except Stopped:
             await sender.flush(10)

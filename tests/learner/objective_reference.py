@@ -17,6 +17,9 @@ from trieline.wire.tree import TrajectoryTree
 
 Prefix = tuple[int, ...]
 
+MOST = 100.0
+"""The ratio beyond which none counts for more."""
+
 
 @dataclass
 class Rollout:
@@ -157,7 +160,8 @@ def reference_loss(
 
 
 def _token_loss(r: Rollout, t: int, advantage: float, config: ObjectiveConfig) -> Tensor:
-    l, ratio = r.logprob[t], math.exp(float(r.logprob[t].detach()) - r.mu[t])  # noqa: E741
+    l = r.logprob[t]  # noqa: E741
+    ratio = min(MOST, math.exp(float(l.detach()) - r.mu[t]))
     if config.loss == "sft":
         loss = -l
     elif config.loss == "vtrace_pg":
@@ -169,7 +173,7 @@ def _token_loss(r: Rollout, t: int, advantage: float, config: ObjectiveConfig) -
     elif config.loss == "icepop":
         loss = -(ratio if config.icepop_low <= ratio <= config.icepop_high else 0.0) * advantage * l
     else:
-        exact = torch.exp(l - r.mu[t])
+        exact = torch.exp(l - r.mu[t]) if ratio < MOST else torch.tensor(MOST, dtype=l.dtype)
         low, high = 1 - config.clip_low, 1 + config.clip_high
         clipped = exact if low < ratio < high else torch.tensor(min(max(ratio, low), high), dtype=l.dtype)
         plain_term, clipped_term = exact * advantage, clipped * advantage
@@ -180,10 +184,10 @@ def _token_loss(r: Rollout, t: int, advantage: float, config: ObjectiveConfig) -
         detached = float(d.detach())
         # The gradient of k1 as a penalty is d * grad l; its value is d.
         k1 = detached + detached * (l - float(l.detach()))
-        loss = (
-            loss
-            + config.kl_coef * {"k1": k1, "k2": d * d / 2, "k3": torch.exp(-d) - 1 + d}[config.kl_estimator]
-        )
+        # The tangent of k3 where the ratio reaches the bound.
+        far = math.log(MOST)
+        k3 = torch.exp(-d) - 1 + d if detached > -far else MOST - 1 - far + (1 - MOST) * (d + far)
+        loss = loss + config.kl_coef * {"k1": k1, "k2": d * d / 2, "k3": k3}[config.kl_estimator]
     return loss
 
 
@@ -259,7 +263,7 @@ def _edge(child: Prefix, group: list[Rollout], config: ObjectiveConfig) -> tuple
     if not takers:
         return 1.0, 1.0, 1.0
     mu = sum(o.mu[t] for o in takers) / len(takers)
-    ratio = math.exp(float(takers[0].logprob[t].detach()) - mu)
+    ratio = min(MOST, math.exp(float(takers[0].logprob[t].detach()) - mu))
     return min(config.rho_bar, ratio), config.lam * min(config.c_bar, ratio), config.gamma
 
 

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from tests.learner.live_parts import free_links
 from tests.trees import random_tree
+from trieline.learner.errors import TrainingError
 from trieline.learner.intake.accepted import read_accepted, run_id_of
 from trieline.learner.live_links import LiveLinks
 from trieline.wire.config import LinksConfig
@@ -17,6 +19,7 @@ from trieline.wire.journal import Journal, read_journal
 from trieline.wire.messages import Assignment
 from trieline.wire.trajectory_link import TreeSender
 from trieline.wire.tree_admission import Expectation
+from trieline.wire.weights_link import WeightsSubscriber
 
 WAIT_S = 10.0
 
@@ -32,6 +35,7 @@ def open_links(links: LinksConfig, run_dir: Path) -> Iterator[LiveLinks]:
             newest_version=3,
             accepted=read_accepted(run_dir / "journal", 0),
             weights_bytes=0,
+            max_task_losses=3,
             stop=threading.Event(),
         )
         with contextlib.closing(live):
@@ -64,6 +68,24 @@ def test_a_tree_asked_for_before_a_restart_is_taken_by_its_run_and_by_no_other(
 
     asyncio.run(act())
     assert len(list(read_journal(tmp_path / "run/journal"))) == (1 if goes_on else 0)
+
+
+def test_a_server_may_take_as_long_to_come_back_as_to_come(tmp_path: Path) -> None:
+    links = free_links()
+    with open_links(links, tmp_path / "run") as live:
+        live.publish(0, {"w": torch.zeros(2)})
+        with pytest.raises(TrainingError, match=r"gave up after 0\.3 s: .*no policy server lives"):
+            live.wait_loaded(0, late_s=0.01, absent_s=0.3)
+        fetched = tmp_path / "fetched"
+        with contextlib.closing(WeightsSubscriber(links, server_id="s", fetch_folder=fetched)) as server:
+            came = threading.Timer(0.3, server.start)
+            came.start()
+            # It comes, and then does not load.
+            with pytest.raises(TrainingError, match=r"gave up after 0\.2 s: .*s serves -1"):
+                live.wait_loaded(0, late_s=0.2, absent_s=WAIT_S)
+            came.join()
+            server.report_loaded(0, 0.0)
+            assert live.wait_loaded(0, late_s=WAIT_S, absent_s=WAIT_S)
 
 
 def test_an_id_that_can_not_be_kept_says_where(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import torch
 
 from tests.learner.live_parts import (
     LEARNER,
@@ -21,12 +22,16 @@ from tests.learner.live_parts import (
     records,
     wait_for_step,
 )
+from tests.learner.test_live_links import open_links
 from trieline.common.file_lock import file_lock
 from trieline.learner.config import EvaluationConfig, LearnerConfig, OptimizerConfig, WarmStartConfig
+from trieline.learner.errors import TrainingError
 from trieline.learner.keeping.checkpoint import latest_checkpoint, read_state
-from trieline.learner.process import LOCK_FILE, run_learner
+from trieline.learner.probe import CANARY, AgreementProbe
+from trieline.learner.process import LOCK_FILE, LearnerRun, run_learner
 from trieline.learner.training import WARM_START_EPISODES
-from trieline.wire.config import EnvConfig, LinksConfig, ModelConfig
+from trieline.learner.update.learner import Learner
+from trieline.wire.config import EnvConfig, EpisodeConfig, LinksConfig, ModelConfig
 from trieline.wire.journal import read_journal
 from trieline.wire.messages import Assignment
 
@@ -39,6 +44,8 @@ CONFIG = LearnerConfig(
     startup_timeout_s=60.0,
     optimizer=OptimizerConfig(lr=1e-3),
 )
+
+EVEN = EnvConfig(id="test/Even-v0")
 
 
 EVALUATION = EvaluationConfig(episodes=2)
@@ -60,17 +67,19 @@ def run(
     *,
     resume: bool = False,
     evaluation: EvaluationConfig = EVALUATION,
-    envs: Sequence[str] = ("test/Even-v0",),
+    envs: Sequence[EnvConfig] = (EVEN,),
 ) -> int:
     return run_learner(
-        config,
-        model=ModelConfig(path=str(model), dtype="float32"),
-        envs=[EnvConfig(id=env) for env in envs],
-        links=links,
-        run_dir=run_dir,
-        seed=0,
-        resume=resume,
-        evaluation=evaluation,
+        LearnerRun(
+            config=config,
+            model=ModelConfig(path=str(model), dtype="float32"),
+            envs=envs,
+            links=links,
+            run_dir=run_dir,
+            seed=0,
+            resume=resume,
+            evaluation=evaluation,
+        )
     )
 
 
@@ -80,7 +89,7 @@ def steps_of(run_dir: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("max_staleness", [0, 2])
 def test_a_live_run(max_staleness: int, links: LinksConfig, tiny_folder: Path, tmp_path: Path) -> None:
-    config = msgspec.structs.replace(CONFIG, max_staleness=max_staleness)
+    config = msgspec.structs.replace(CONFIG, max_staleness=max_staleness, canary_every=1)
     evaluation = msgspec.structs.replace(EVALUATION, every=3)
     with EvenActor(links, break_every=3) as actor:
         assert run(config, links, tiny_folder, tmp_path, evaluation=evaluation) == 0
@@ -93,6 +102,10 @@ def test_a_live_run(max_staleness: int, links: LinksConfig, tiny_folder: Path, t
     assert sum(r["off_policy/too_old_trees"] for r in steps) == 0
     assert max(r.get("mismatch_kl/logprob_max_abs", 0.0) for r in steps) < 1e-4
     assert sum(r.get("errored_rollouts/test/Even-v0/sandbox", 0) for r in steps) > 0
+    # Whichever way, every step was compared: by its own trees, or by a canary.
+    canaries = {r["step"]: r for r in records(tmp_path) if "mismatch_kl/canary/mean" in r}
+    assert all("mismatch_kl/mean" in r or r["step"] in canaries for r in steps)
+    assert max([r["mismatch_kl/canary/logprob_max_abs"] for r in canaries.values()], default=0) < 1e-4
     assert steps[-1]["sample"]["reply"] == "a reply"
     evaluated = {r["step"]: r["eval/test/Even-v0/avg@k"] for r in records(tmp_path) if "eval/mean" in r}
     assert evaluated == {0: 0.5, 3: 0.5, 4: 0.5}
@@ -113,6 +126,18 @@ def test_a_second_learner_in_a_run_folder_is_refused(
         assert run(config, free_links(), tiny_folder, tmp_path) == 1
     assert f"process {os.getpid()} holds {tmp_path / LOCK_FILE} to train in {tmp_path}" in caplog.text
     assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_a_folder_that_can_not_be_made_is_one_line(
+    tiny_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert run(CONFIG, free_links(), tiny_folder, tmp_path / "file") == 1
+    assert run(CONFIG, free_links(), tiny_folder, tmp_path / "file" / "run") == 1
+    assert [record.message for record in caplog.records] == [
+        f"{tmp_path}/file: File exists",
+        f"{tmp_path}/file/run: Not a directory",
+    ]
 
 
 def test_a_killed_learner_goes_on_and_loses_no_tree(
@@ -160,8 +185,56 @@ def test_without_actors_it_says_what_it_waited_for(
 ) -> None:
     config = msgspec.structs.replace(CONFIG, batch_timeout_s=0.5)
     assert run(config, links, tiny_folder, tmp_path) == 1
-    assert "waited 0.5 s for the 3 trees of a step and got 0" in caplog.text
+    assert "waited 0.5 s for the next of the 3 trees of a step and got 0" in caplog.text
     assert "0 actors live" in caplog.text
+
+
+def test_a_canary_compares_what_the_server_samples_now(
+    links: LinksConfig, tiny_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    learner = Learner(CONFIG, tiny_folder, dtype=torch.float32)
+    probe = AgreementProbe(learner, links, tiny_folder)
+    with open_links(links, tmp_path / "run") as live:
+        live.publish(0, learner.weights())
+        assert live.wait_loaded(0, late_s=60, absent_s=60)
+        figures = probe.canary(timeout_s=60)
+        assert figures["mismatch_kl/canary/logprob_max_abs"] < 1e-4
+        learner.check_mismatch(figures, CANARY)
+        # The server has missed an update of the weights, and does not know: the same version, other weights.
+        for tensor in learner.masters().values():
+            tensor.mul_(1.5)
+        with pytest.raises(TrainingError, match=r"mismatch_kl/canary/mean is .* expected at most 0\.001"):
+            learner.check_mismatch(probe.canary(timeout_s=60), CANARY)
+        # It knows.
+        learner.policy_version = 1
+        assert not probe.canary(timeout_s=60)
+    nobody = AgreementProbe(learner, free_links(), tiny_folder)
+    assert not nobody.canary(timeout_s=0.1)
+    assert "the policy server gave no tokens to compare" in caplog.text
+
+
+def test_actors_that_stay_away_end_a_run_that_can_go_on(
+    links: LinksConfig, tiny_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = msgspec.structs.replace(CONFIG, steps=1_000, batch_timeout_s=10.0)
+    with EvenActor(links) as actor:
+
+        def leave() -> None:
+            wait_for_step(tmp_path, 2)
+            actor.leave()
+
+        leaving = threading.Thread(target=leave, daemon=True)
+        leaving.start()
+        assert run(config, links, tiny_folder, tmp_path) == 1
+        leaving.join()
+    assert "waited 10 s for the next of the 3 trees" in caplog.text
+    checkpoint = latest_checkpoint(tmp_path / "checkpoints")
+    assert checkpoint is not None
+    state = read_state(checkpoint)
+    assert state.step == steps_of(tmp_path)[-1]["step"] >= 2
+    with EvenActor(links, "another"):
+        more = msgspec.structs.replace(config, steps=state.step + 1, batch_timeout_s=60.0)
+        assert run(more, links, tiny_folder, tmp_path, resume=True) == 0
 
 
 def test_a_policy_server_that_computes_something_else_is_found_out(
@@ -190,7 +263,9 @@ def test_a_warm_start_ends_at_a_measured_success(
         CONFIG, steps=1, warm_start=WarmStartConfig(target=0.5, evaluate_every=2, trees_per_step=4, lr=1e-3)
     )
     with EvenActor(links, success=success) as actor:
-        assert run(config, links, tiny_folder, tmp_path, envs=("easy", "hard")) == 0
+        assert (
+            run(config, links, tiny_folder, tmp_path, envs=[EnvConfig(id="easy"), EnvConfig(id="hard")]) == 0
+        )
     warm = [r for r in records(tmp_path) if "warm_start/step" in r]
     assert len(warm) == 6
     losses = [r["warm_start/loss"] for r in warm]
@@ -204,3 +279,12 @@ def test_a_warm_start_ends_at_a_measured_success(
     assert set(shown[-8:]) == {"hard"}
     (step,) = steps_of(tmp_path)
     assert step["policy_version"] == 7
+
+
+def test_a_context_beyond_the_model_s_positions_is_refused(
+    tiny_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    env = EnvConfig(id="test/Even-v0", episode=EpisodeConfig(max_context=1_000_000))
+    assert run(CONFIG, free_links(), tiny_folder, tmp_path, envs=[env]) == 1
+    assert "test/Even-v0: expected episode.max_context of at most the" in caplog.text
+    assert "got 1000000" in caplog.text

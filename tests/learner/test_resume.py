@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.trees import random_tree
-from trieline.learner.config import EvaluationConfig, LearnerConfig, OptimizerConfig
+from trieline.learner.config import LearnerConfig, OptimizerConfig
 from trieline.learner.keeping.checkpoint import latest_checkpoint
 from trieline.learner.objective_config import ObjectiveConfig
-from trieline.learner.process import run_learner
+from trieline.learner.process import LearnerRun, run_learner
 from trieline.wire.config import CurriculumConfig, EnvConfig, LinksConfig, ModelConfig
 from trieline.wire.journal import Journal
 from trieline.wire.journal_header import JournalHeader, write_header
@@ -60,14 +60,15 @@ def replay(
     dtype: Any = "float32",
 ) -> int:
     return run_learner(
-        msgspec.structs.replace(config, replay=str(recorded)),
-        model=ModelConfig(path=str(model), dtype=dtype),
-        envs=[ENV],
-        links=LinksConfig(),
-        run_dir=run_dir,
-        seed=3,
-        resume=resume,
-        evaluation=EvaluationConfig(),
+        LearnerRun(
+            config=msgspec.structs.replace(config, replay=str(recorded)),
+            model=ModelConfig(path=str(model), dtype=dtype),
+            envs=[ENV],
+            links=LinksConfig(),
+            run_dir=run_dir,
+            seed=3,
+            resume=resume,
+        )
     )
 
 
@@ -157,9 +158,27 @@ def test_metrics_have_their_names(recorded: Path, tiny_folder: Path, tmp_path: P
 
 
 def test_a_recording_that_ends_early_ends_the_run(recorded: Path, tiny_folder: Path, tmp_path: Path) -> None:
-    config = msgspec.structs.replace(GROUP, steps=50)
+    config = msgspec.structs.replace(GROUP, steps=50, objective=ObjectiveConfig(skip_zero_std=False))
     assert replay(config, recorded, tiny_folder, tmp_path) == 0
-    assert latest_checkpoint(tmp_path / "checkpoints") == tmp_path / "checkpoints/step_5"
+    assert latest_checkpoint(tmp_path / "checkpoints") == tmp_path / "checkpoints/step_6"
+    assert [r["batch/trees"] for r in metrics_of(tmp_path)] == [2.0] * 5 + [1.0], "eleven trees"
+    # There is nothing to go on with.
+    assert replay(config, recorded, tiny_folder, tmp_path, resume=True) == 0
+    assert [r["step"] for r in metrics_of(tmp_path)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_recording_goes_on_in_the_middle_of_its_short_step(
+    recorded: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    config = msgspec.structs.replace(GROUP, steps=3, trees_per_step=5)
+    assert replay(config, recorded, tiny_folder, one) == 0
+    assert replay(msgspec.structs.replace(config, checkpoint_every=2), recorded, tiny_folder, two) == 0
+    (two / "checkpoints/step_3").rename(tmp_path / "step_3")
+    assert replay(config, recorded, tiny_folder, two, resume=True) == 0
+    straight, resumed = checkpoint_tensors(one, 3), checkpoint_tensors(two, 3)
+    assert all(torch.equal(straight[name], resumed[name]) for name in straight)
+    assert metrics_of(two)[-1]["completions/mean_length"] == metrics_of(one)[-1]["completions/mean_length"]
 
 
 def test_a_recording_of_another_tokenizer_is_refused(

@@ -19,7 +19,7 @@ from transformers import (
     Qwen3MoeForCausalLM,
 )
 
-from trieline.learner.model.float64_parts import use_float64, use_plain_attention
+from trieline.learner.model.float64_parts import Roundings, use_float64, use_plain_attention
 from trieline.learner.model.tree_forward import TreeModel
 from trieline.learner.model.value_head import ValueHead
 
@@ -61,7 +61,11 @@ def tiny_hf_model(architecture: str = "llama", *, dtype: torch.dtype = torch.flo
     torch.manual_seed(seed)
     model = ARCHITECTURES[architecture]().to(dtype).eval()
     if dtype == torch.float64:
-        assert use_float64(model), "a part keeps rounding to float32"
+        use_float64(model)
+        use_plain_attention(model)
+        with Roundings() as roundings:
+            model(input_ids=torch.arange(8)[None], use_cache=False)
+        assert not roundings.seen, "a part keeps rounding to float32"
     return model
 
 

@@ -11,11 +11,10 @@ from trieline.wire.config import LinksConfig
 
 @pytest.fixture
 def links(tmp_path: Path) -> LinksConfig:
-    """Four sockets in a folder of their own. A peer is lost after 20 s: longer than any test runs."""
+    """Three sockets in a folder of their own. A peer is lost after 20 s: longer than any test runs."""
     return LinksConfig(
         trajectories=f"ipc://{tmp_path}/trajectories",
         generate=f"ipc://{tmp_path}/generate",
-        weights_announce=f"ipc://{tmp_path}/announce",
         weights_fetch=f"ipc://{tmp_path}/fetch",
         heartbeat_s=0.1,
         peer_timeout_s=20.0,

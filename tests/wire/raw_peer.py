@@ -3,6 +3,7 @@
 import contextlib
 import socket
 import struct
+from collections.abc import Sequence
 
 GREETING = b"\xff" + bytes(8) + b"\x7f" + b"\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
 PING = b"\x04\x07\x04PING\x00\x00"
@@ -13,6 +14,12 @@ def frame(body: bytes) -> bytes:
     """A message of one short frame."""
     assert len(body) < 256
     return b"\x00" + bytes([len(body)]) + body
+
+
+def frames(parts: Sequence[bytes]) -> bytes:
+    """A message of frames of any length."""
+    heads = (bytes([2 | (part is not parts[-1])]) + len(part).to_bytes(8, "big") for part in parts)
+    return b"".join(head + part for head, part in zip(heads, parts, strict=True))
 
 
 def connect_raw(address: str, *, socket_type: bytes = b"DEALER", identity: bytes = b"") -> socket.socket:

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trieline.wire.assignment_ledger import AssignmentLedger, Hand
+from trieline.wire.assignment_ledger import MAX_EARLIER, MAX_TAKEN_BACK, AssignmentLedger, Hand
 from trieline.wire.messages import Assignment
 
 
@@ -116,6 +116,65 @@ def test_ids_below_all_that_were_offered_are_of_before_a_restart_and_owed_once_b
     assert ledger.owes("b", 4)
 
 
+def test_what_lost_actors_owed_is_bounded_and_the_latest_is_remembered() -> None:
+    ledger = AssignmentLedger()
+    ledger.offer(assignments(*range(100)))
+    for number in range(1_000):
+        actor_id = f"lost {number}"
+        grant(ledger, {actor_id: 100})
+        assert ledger.take_back(actor_id) == 100
+    assert len(ledger._taken_back) == MAX_TAKEN_BACK
+    assert not ledger._held
+    assert ledger.owes("lost 999", 0)
+    assert not ledger.owes("lost 0", 0)
+    assert ledger.outstanding("train") == 100
+
+
+def test_what_is_taken_back_again_is_remembered_as_late_as_the_latest() -> None:
+    ledger = AssignmentLedger()
+    ledger.offer(assignments(0))
+    for _ in range(2):
+        grant(ledger, {"a": 1})
+        ledger.take_back("a")
+        for number in range(MAX_TAKEN_BACK - 1):
+            grant(ledger, {f"b {number}": 1})
+            ledger.take_back(f"b {number}")
+    assert ledger.owes("a", 0)
+
+
+def test_trees_of_before_a_restart_are_bounded() -> None:
+    ledger = AssignmentLedger()
+    ledger.offer(assignments(1_000_000))
+    came = 0
+    for number in range(100_000):
+        if ledger.owes("a", number):
+            ledger.close("a", number)
+            came += 1
+    assert came == MAX_EARLIER
+    assert len(ledger._closed_earlier) == MAX_EARLIER
+
+
+def test_a_refused_tree_of_before_a_restart_takes_nobody_s_place() -> None:
+    ledger = AssignmentLedger()
+    ledger.offer(assignments(1_000_000))
+    for number in range(2 * MAX_EARLIER):
+        assert not ledger.drop("a", number)
+    assert ledger.owes("b", 7)
+
+
+def test_the_assignment_itself_is_known_as_long_as_a_tree_of_it_may_come() -> None:
+    ledger = AssignmentLedger()
+    ledger.offer(assignments(5))
+    grant(ledger, {"a": 1})
+    assert ledger.owed("a", 5) == assignments(5)[0]
+    assert ledger.owed("b", 5) is None
+    ledger.take_back("a")
+    assert ledger.owed("a", 5) == assignments(5)[0]
+    ledger.close("a", 5)
+    assert ledger.owed("a", 5) is None
+    assert ledger.owed("a", 3) is None
+
+
 @given(
     steps=st.lists(
         st.one_of(
@@ -150,3 +209,34 @@ def test_every_assignment_is_in_one_place_until_it_is_closed(steps: list[tuple[s
         ledger.take_back(actor_id)
     rest = grant(ledger, {"z": 10_000}, now=0).get("z", [])
     assert len({a.assignment_id for a in rest}) == offered - closed
+
+
+def test_a_task_that_takes_its_actors_down_is_given_up() -> None:
+    ledger = AssignmentLedger(max_losses=3)
+    ledger.offer(assignments(0, 1, 2))
+    for actor in ("a", "b"):
+        assert ids(grant(ledger, {actor: 3})) == {actor: [0, 1, 2]}
+        ledger.take_back(actor, lost=True)
+    assert ledger.take_given_up() == []
+    # The next loss is the last: each of them is now granted without the others, beside fresh ones.
+    ledger.offer(assignments(3, 4))
+    assert ids(grant(ledger, {"c": 3})) == {"c": [0, 3, 4]}
+    ledger.take_back("c", lost=True)
+    assert [a.assignment_id for a in ledger.take_given_up()] == [0]
+    assert ledger.take_given_up() == []
+    assert ledger.outstanding("train") == 4
+    assert ids(grant(ledger, {"d": 1, "e": 1})) == {"d": [3], "e": [4]}
+    assert ids(grant(ledger, {"d": 2, "e": 2})) == {"d": [1], "e": [2]}
+    assert ledger.owes("c", 0), "it may come all the same"
+    assert ledger.close("d", 1)
+    assert ledger.close("e", 2)
+    assert ledger.outstanding("train") == 2
+
+
+def test_what_never_reached_its_actor_is_no_loss_of_it() -> None:
+    ledger = AssignmentLedger(max_losses=1)
+    ledger.offer(assignments(0))
+    for _ in range(5):
+        assert ids(grant(ledger, {"a": 1})) == {"a": [0]}
+        ledger.take_back("a", [0])
+    assert ledger.take_given_up() == []

@@ -19,7 +19,7 @@ import pytest
 import zmq
 
 from tests.trees import random_tree
-from tests.wire.raw_peer import PING, connect_raw, frame, send_until_stuck
+from tests.wire.raw_peer import PING, connect_raw, frame, frames, send_until_stuck
 from trieline.wire import sockets
 from trieline.wire.codec import encode
 from trieline.wire.config import LinksConfig
@@ -43,7 +43,7 @@ def delivery_frames(number: int) -> list[bytes]:
 
 
 def learn(links: LinksConfig, pipe: Connection) -> None:
-    """A learner that is stuck in its first tree until it is told to go on, and then says how many came."""
+    """A learner that is stuck in its first tree until it is told to go on, and says when a given one came."""
     going_on = threading.Event()
 
     def accept(delivery: TreeDelivery, frames: object) -> None:
@@ -58,7 +58,9 @@ def learn(links: LinksConfig, pipe: Connection) -> None:
         if word == "go on":
             going_on.set()
         else:
-            pipe.send([receiver.get(WAIT_S).sequence_number for _ in range(word)])
+            while receiver.get(WAIT_S).sequence_number != word:
+                pass
+            pipe.send("came")
     receiver.close()
 
 
@@ -67,6 +69,8 @@ def send_trees(links: LinksConfig, pipe: Connection) -> None:
     context = zmq.Context()
     dealer = context.socket(zmq.DEALER)
     dealer.heartbeat_ivl = 20
+    # What is sent is with the kernel soon.
+    dealer.sndhwm = 1
     dealer.connect(links.trajectories)
     pipe.send("up")
     for number in range(TREES):
@@ -111,12 +115,15 @@ def kill(made: BaseProcess) -> None:
 
 
 def take_the_backlog(links: LinksConfig, learner: BaseProcess, to_learner: Connection) -> None:
-    """Let the learner read what a killed actor has left."""
+    """Let the learner read what a killed actor has left, and a tree of another one."""
     # Whoever is greeted now comes after the end of the connection that broke.
-    with contextlib.closing(connect_raw(links.trajectories)):
+    with contextlib.closing(connect_raw(links.trajectories)) as peer:
         to_learner.send("go on")
-        to_learner.send(20)
-        assert said(to_learner) == list(range(20))
+        to_learner.send(0)
+        assert said(to_learner) == "came"
+        peer.sendall(frames(delivery_frames(TREES)))
+        to_learner.send(TREES)
+        assert said(to_learner) == "came"
     ends_well(learner, to_learner)
 
 

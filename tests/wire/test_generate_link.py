@@ -1,7 +1,9 @@
 import asyncio
 import contextlib
-import threading
-from collections.abc import AsyncIterator, Callable
+import multiprocessing
+import time
+from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -9,112 +11,19 @@ import numpy as np
 import pytest
 import zmq
 
-from trieline.common.arrays import Int32
+from tests.wire.scripted_server import WAIT_S, ScriptedServer, client, echo, prompt, refuse, serving, until
 from trieline.wire.addresses import free_loopback_address
 from trieline.wire.codec import decode, encode
 from trieline.wire.config import LinksConfig
 from trieline.wire.errors import AddressError, MessageError, PeerTimeoutError, WireError
 from trieline.wire.generate_link import GenerateServer, PolicyClient, RefusedError
 from trieline.wire.messages import (
-    Completion,
+    Cancel,
     GenerateRefusal,
     GenerateRequest,
     Sampling,
-    ServerStatus,
     ServerToActor,
-    StatusRequest,
 )
-
-WAIT_S = 10.0
-Answer = Callable[[GenerateRequest], Completion | GenerateRefusal | None]
-
-
-def prompt(*ids: int) -> Int32:
-    return np.array(ids, np.int32)
-
-
-def echo(request: GenerateRequest) -> Completion:
-    """The prompt's first tokens, as if sampled."""
-    tokens = request.prompt[: request.sampling.max_tokens]
-    return Completion(
-        request_id=request.request_id,
-        token_ids=tokens,
-        logprobs=np.full(len(tokens), -0.5, np.float32),
-        entropies=np.full(len(tokens), 0.7, np.float32),
-        policy_versions=np.full(len(tokens), 3, np.int32),
-        finish_reason="length",
-    )
-
-
-def refuse(kind: Any) -> Answer:
-    return lambda request: GenerateRefusal(request_id=request.request_id, kind=kind, reason="because")
-
-
-class ScriptedServer:
-    """A policy server in a thread; `answer` gives the reply to each request, or None to keep it."""
-
-    def __init__(self, links: LinksConfig, answer: Answer, *, answers_pings: bool = True) -> None:
-        self.requests: list[GenerateRequest] = []
-        self.pings = 0
-        self.server = GenerateServer(links)
-        self.server.bind()
-        self._answer = answer
-        self._answers_pings = answers_pings
-        self._closing = False
-        self._thread = threading.Thread(target=self._serve)
-        self._thread.start()
-
-    def _serve(self) -> None:
-        while not self._closing:
-            for peer, request in self.server.poll(0.02):
-                if isinstance(request, StatusRequest):
-                    self.pings += 1
-                    if self._answers_pings:
-                        self.server.reply(peer, status(request))
-                else:
-                    self.requests.append(request)
-                    if (reply := self._answer(request)) is not None:
-                        self.server.reply(peer, reply)
-        self.server.close()
-
-    def close(self) -> None:
-        self._closing = True
-        self._thread.join()
-
-
-def status(request: StatusRequest) -> ServerStatus:
-    return ServerStatus(
-        request_id=request.request_id,
-        policy_version=3,
-        running=0,
-        waiting=0,
-        vocab_size=100,
-        max_context=64,
-        tokens_generated=0,
-        dtype="float32",
-    )
-
-
-@contextlib.asynccontextmanager
-async def client(links: LinksConfig) -> AsyncIterator[PolicyClient]:
-    made = PolicyClient(links)
-    await made.start()
-    try:
-        yield made
-    finally:
-        await made.close()
-
-
-@contextlib.contextmanager
-def serving(links: LinksConfig, answer: Answer = echo, **settings: Any) -> Any:
-    with contextlib.closing(ScriptedServer(links, answer, **settings)) as server:
-        yield server
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(WAIT_S):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 def test_many_requests_at_once(links: LinksConfig) -> None:
@@ -176,15 +85,23 @@ def test_a_slow_server_that_answers_pings_is_not_asked_again(links: LinksConfig)
 def test_a_silent_server_is_asked_again_and_works_once(links: LinksConfig) -> None:
     links = msgspec.structs.replace(links, peer_timeout_s=0.3)
 
-    async def act() -> None:
+    async def act(server: GenerateServer) -> None:
         async with client(links) as policy:
-            with pytest.raises(PeerTimeoutError, match="last heard"):
-                await policy.generate(prompt(1), Sampling(), timeout_s=2.0)
+            asked = asyncio.create_task(policy.generate(prompt(1), Sampling(), timeout_s=WAIT_S))
+            # The server does not look at its socket before all this has come.
+            router = server._router
+            await until(lambda: bool(router.poll(0)))
+            await until(lambda: policy._servers[0].open[1].repeats >= 2)
+            while not server.duplicates:
+                for peer, request in server.poll(0.05):
+                    if isinstance(request, GenerateRequest):
+                        server.reply(peer, echo(request))
+                await asyncio.sleep(0)
+            assert (await asked).token_ids.tolist() == [1]
 
-    with serving(links, lambda request: None, answers_pings=False) as server:
-        asyncio.run(act())
-        assert len(server.requests) == 1
-        assert server.server.duplicates >= 1
+    with contextlib.closing(GenerateServer(links)) as server:
+        server.bind()
+        asyncio.run(act(server))
 
 
 @pytest.mark.parametrize("kind", ["overloaded", "stopping", "failed"])
@@ -237,6 +154,8 @@ def test_nobody_there(links: LinksConfig) -> None:
         ({"entropies": np.full(2, np.inf, np.float32)}, "finite entropies"),
         ({"policy_versions": prompt(-1, 0)}, "policy_versions >= 0"),
         ({"token_ids": prompt(-1, 0)}, "token_ids >= 0"),
+        ({"entropies": np.array([0.1, np.nan], np.float32)}, "finite entropies"),
+        ({"finish_reason": "stop", "stop": "never asked for"}, "expected a completion that"),
     ],
 )
 def test_a_completion_that_no_sampler_can_have_made(
@@ -255,7 +174,7 @@ def test_late_repeats_and_garbage_are_dropped(links: LinksConfig) -> None:
     async def act() -> None:
         context = zmq.Context()
         router = context.socket(zmq.ROUTER)
-        router.bind(links.generate)
+        router.bind(links.generate_addresses[0])
         try:
             async with client(links) as policy:
                 asked = asyncio.create_task(policy.generate(prompt(1), Sampling(), timeout_s=WAIT_S))
@@ -274,16 +193,108 @@ def test_late_repeats_and_garbage_are_dropped(links: LinksConfig) -> None:
     asyncio.run(act())
 
 
-def test_a_cancelled_request_is_forgotten(links: LinksConfig) -> None:
+def test_a_server_that_knows_no_entropies_says_nan(links: LinksConfig) -> None:
     async def act() -> None:
         async with client(links) as policy:
+            completion = await policy.generate(prompt(1, 2), Sampling(max_tokens=2), timeout_s=WAIT_S)
+            assert np.isnan(completion.entropies).all()
+
+    unknown = np.full(2, np.nan, np.float32)
+    with serving(links, lambda request: msgspec.structs.replace(echo(request), entropies=unknown)):
+        asyncio.run(act())
+
+
+def test_a_server_is_told_that_nobody_waits_any_more(links: LinksConfig) -> None:
+    async def act(server: ScriptedServer) -> None:
+        async with client(links) as policy:
             asked = asyncio.create_task(policy.generate(prompt(1), Sampling(), timeout_s=WAIT_S))
-            await until(lambda: policy.pending() == 1)
+            await until(lambda: len(server.requests) == 1)
             asked.cancel()
             await asyncio.gather(asked, return_exceptions=True)
             assert policy.pending() == 0
+            await until(lambda: server.cancelled == [1])
+            with pytest.raises(PeerTimeoutError):
+                await policy.generate(prompt(1), Sampling(), timeout_s=0.2)
+            await until(lambda: server.cancelled == [1, 2])
 
-    asyncio.run(act())
+    with serving(links, lambda request: None) as server:
+        asyncio.run(act(server))
+
+
+def test_what_was_answered_is_not_cancelled(links: LinksConfig) -> None:
+    async def act() -> None:
+        async with client(links) as policy:
+            for _ in range(20):
+                await policy.generate(prompt(1), Sampling(), timeout_s=WAIT_S)
+
+    with serving(links) as server:
+        asyncio.run(act())
+        assert server.cancelled == []
+
+
+def _ask_and_leave(links: LinksConfig, requests: int, asked: Any) -> None:
+    """A process that sends long requests and is gone before anybody has read them."""
+    with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
+        dealer.linger = -1
+        dealer.sndhwm = 0
+        dealer.connect(links.generate_addresses[0])
+        for number in range(requests):
+            request = GenerateRequest(
+                request_id=number, prompt=np.zeros(5_000, np.int32), sampling=Sampling()
+            )
+            dealer.send_multipart(encode(request))
+    asked.set()
+
+
+def test_requests_of_a_peer_that_has_gone_are_dropped(
+    links: LinksConfig, closing: contextlib.ExitStack
+) -> None:
+    links = msgspec.structs.replace(links, heartbeat_s=0.2)
+    server = GenerateServer(links)
+    server.bind()
+    closing.callback(server.close)
+    context = closing.enter_context(zmq.Context())
+    dealer = closing.enter_context(context.socket(zmq.DEALER))
+    dealer.linger = 0
+    dealer.connect(links.generate_addresses[0])
+    request = GenerateRequest(request_id=7, prompt=prompt(1), sampling=Sampling())
+    dealer.send_multipart(encode(request))
+    polled = _poll_until(server, lambda polled: len(polled) == 1)
+    # It goes while it is worked on.
+    dealer.close()
+    polled = _poll_until(server, lambda polled: bool(polled))
+    assert [message for _, message in polled] == [Cancel(request_id=7)]
+
+    # And it has gone before anything was read.
+    spawn = multiprocessing.get_context("spawn")
+    asked = spawn.Event()
+    process = spawn.Process(target=_ask_and_leave, args=(links, 3_000, asked))
+    process.start()
+    process.join()
+    assert asked.is_set()
+    dealer = closing.enter_context(context.socket(zmq.DEALER))
+    dealer.linger = 0
+    dealer.connect(links.generate_addresses[0])
+    dealer.send_multipart(encode(request))
+    polled = _poll_until(server, lambda polled: any(len(m.prompt) == 1 for _, m in polled if is_request(m)))
+    worked_on = Counter(peer for peer, message in polled if is_request(message))
+    cancelled = Counter(peer for peer, message in polled if isinstance(message, Cancel))
+    assert [worked_on[peer] - cancelled[peer] for peer in worked_on if worked_on[peer] > cancelled[peer]] == [
+        1
+    ], "of the one that is there"
+
+
+def is_request(message: object) -> bool:
+    return isinstance(message, GenerateRequest)
+
+
+def _poll_until(server: GenerateServer, enough: Callable[[list[Any]], bool]) -> list[Any]:
+    polled: list[Any] = []
+    deadline = time.monotonic() + WAIT_S
+    while not enough(polled):
+        assert time.monotonic() < deadline, "it did not come"
+        polled += server.poll(0.05)
+    return polled
 
 
 def test_whoever_waits_when_the_client_closes_is_told(links: LinksConfig) -> None:
@@ -305,7 +316,7 @@ def test_malformed_requests_are_refused_by_reason(links: LinksConfig, closing: c
     dealer = closing.enter_context(context.socket(zmq.DEALER))
     dealer.linger = 0
     server = closing.enter_context(serving(links))
-    dealer.connect(links.generate)
+    dealer.connect(links.generate_addresses[0])
 
     def refusal_of(frames: Any) -> GenerateRefusal:
         dealer.send_multipart(frames)

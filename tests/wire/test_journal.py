@@ -1,4 +1,5 @@
 import errno
+import json
 import os
 import shutil
 import threading
@@ -11,9 +12,7 @@ import numpy as np
 import pytest
 import zmq
 
-from tests.trees import random_tree
 from tests.wire.journals import as_bytes, deliveries, numbers, records, segments, write
-from tests.wire.test_codec import assert_same_tree
 from trieline.wire import journal as journal_module
 from trieline.wire.codec import encode
 from trieline.wire.errors import JournalError
@@ -69,15 +68,22 @@ def test_frames_that_came_are_kept_as_they_are(tmp_path: Path) -> None:
 
 
 def test_a_journal_of_before_the_later_columns_still_reads(tmp_path: Path) -> None:
-    """Recorded by commit 42849ea: three `random_tree(default_rng(16), max_nodes=5)`, 1500 bytes a segment."""
+    """Written, and read into `trees.json`, by the code of commit 42849ea: three trees in two segments."""
     shutil.copytree(DATA / "journal_of_protocol_2", tmp_path, dirs_exist_ok=True)
-    rng = np.random.default_rng(16)
+    expected = json.loads((tmp_path / "trees.json").read_text())
     found = list(read_journal(tmp_path))
-    assert [(d.actor_id, d.sequence_number, d.assignment_id, d.run_id) for d in found] == [
-        ("actor", number, 2 * number, "run") for number in range(3)
-    ]
-    for delivery in found:
-        assert_same_tree(delivery.tree, random_tree(rng, max_nodes=5))
+    assert len(found) == len(expected) == 3
+    for delivery, known in zip(found, expected, strict=True):
+        for name, value in known["tree"].items():
+            column = getattr(delivery.tree, name)
+            assert (column.tolist() if isinstance(column, np.ndarray) else column) == (
+                tuple(value) if isinstance(column, tuple) else value
+            ), name
+        assert {name: getattr(delivery, name) for name in known if name != "tree"} == {
+            name: value for name, value in known.items() if name != "tree"
+        }
+        assert delivery.tree.comparison_groups.tolist() == [0] * delivery.tree.num_leaves
+        assert delivery.tree.num_masks == len(delivery.tree.edge_kinds) == 0
     write(tmp_path, deliveries(1, first=3))
     assert numbers(tmp_path) == [0, 1, 2, 3]
 

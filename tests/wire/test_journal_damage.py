@@ -104,6 +104,43 @@ def test_damage_before_the_mark_is_corruption(tmp_path: Path, new: bytes) -> Non
             read(tmp_path)
 
 
+@pytest.fixture(scope="module")
+def half_safe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A journal of seven trees, of which the first three are before the mark."""
+    folder = tmp_path_factory.mktemp("half_safe")
+    write(folder, deliveries(3))
+    with before_it_was_safe(folder):
+        write(folder, deliveries(4, first=3))
+    return folder
+
+
+@settings(deadline=None)  # it writes files
+@given(data=st.data(), cut=st.booleans())
+def test_any_damage_is_torn_after_the_mark_and_corrupt_before_it(
+    data: st.DataObject, cut: bool, half_safe: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    (segment,) = list_segments(half_safe)
+    whole = segment.path.read_bytes()
+    at = data.draw(st.integers(0, len(whole) - 1))
+    new = data.draw(st.binary(min_size=1, max_size=len(whole) - at))
+    damaged = whole[:at] if cut else whole[:at] + new + whole[at + len(new) :]
+    folder = tmp_path_factory.mktemp("damaged")
+    (folder / MARK_FILE).write_bytes((half_safe / MARK_FILE).read_bytes())
+    (folder / segment.path.name).write_bytes(damaged)
+    assert segment.synced is not None
+    if damaged == whole:
+        assert numbers(folder) == list(range(7))
+    elif at < segment.synced:
+        with pytest.raises(JournalError, match=r"corrupt journal: .* at offset \d+: expected"):
+            numbers(folder)
+    else:
+        found = numbers(folder)
+        assert found == list(range(7))[: len(found)]
+        assert len(found) >= 3
+        with closing(Journal(folder)) as journal:
+            assert journal.num_records == len(found)
+
+
 def test_a_file_that_ends_before_the_mark_is_corrupt(tmp_path: Path) -> None:
     write(tmp_path, deliveries(3))
     last = records(tmp_path)[-1]

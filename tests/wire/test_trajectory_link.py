@@ -1,8 +1,10 @@
 import asyncio
 import contextlib
 import dataclasses
+import logging
+import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -11,15 +13,19 @@ import pytest
 import zmq
 
 from tests.trees import long_tree, random_tree
+from tests.wire.raw_peer import connect_raw, frames
 from trieline.wire.addresses import free_loopback_address
-from trieline.wire.codec import decode, encode
+from trieline.wire.codec import InFrame, decode, encode
 from trieline.wire.config import LinksConfig
 from trieline.wire.errors import AddressError, PeerTimeoutError, TreeError, WireError
 from trieline.wire.messages import (
+    PROTOCOL_VERSION,
     Acknowledge,
+    ActorGoodbye,
     ActorHeartbeat,
     ActorHello,
     Assignment,
+    AssignmentFailed,
     LearnerToActor,
     Reject,
     Stop,
@@ -28,13 +34,15 @@ from trieline.wire.messages import (
 from trieline.wire.trajectory_link import Stopped, TreeReceiver, TreeSender
 from trieline.wire.tree import TrajectoryTree
 from trieline.wire.tree_admission import Expectation
+from trieline.wire.tree_receiver import SHARE_MESSAGES
 
 WAIT_S = 10.0
 RUN_ID = "run"
 
 
 def tree(seed: int = 0) -> TrajectoryTree:
-    return random_tree(np.random.default_rng(seed))
+    """Of 40 tokens at most."""
+    return random_tree(np.random.default_rng(seed), max_entropy=np.log(40))
 
 
 def assignments(*ids: int) -> list[Assignment]:
@@ -415,7 +423,7 @@ def test_trees_that_break_an_invariant_are_rejected_by_reason(
             (foreign, "token_ids in [0, 40)"),
             (unwanted, "the journal does not want it"),
             (long, "at most 10000 tokens, got 10001"),
-            (bomb, f"sequences of at most 32000000 tokens together, got {bomb.num_sequence_tokens}"),
+            (bomb, f"at most 32000000 tokens together, got {bomb.num_sequence_tokens}"),
         ]
     ):
         actor.say(delivery(number, of=bad))
@@ -427,6 +435,139 @@ def test_trees_that_break_an_invariant_are_rejected_by_reason(
     actor.say(delivery(5))
     assert actor.hear() == Acknowledge(sequence_numbers=[5])
     assert learner.get(WAIT_S).sequence_number == 5
+
+
+def test_a_tree_that_does_not_fit_its_assignment_or_the_published_version_is_rejected(
+    links: LinksConfig, closing: contextlib.ExitStack
+) -> None:
+    learner = receiver(closing, links)
+    learner.newest_version = 3
+    learner.offer(assignments(*range(4)))
+    actor = RawActor(closing, links)
+    actor.say(ActorHello(actor_id="raw", capacity=4))
+    assert len(actor.hear().assignments) == 4
+    sampled = tree().policy_versions >= 0
+    future = dataclasses.replace(tree(), policy_versions=np.where(sampled, 4, -1).astype(np.int32))
+    for number, (bad, reason) in enumerate(
+        [
+            (dataclasses.replace(tree(), env_id="evil/Env-v0"), "expected a tree of 'test/Random-v0'"),
+            (dataclasses.replace(tree(), level=99), "expected level 0 as assigned, got 99"),
+            (future, "policy versions up to 3, the newest, got version 4"),
+        ]
+    ):
+        actor.say(delivery(number, of=bad))
+        answer = actor.hear()
+        assert isinstance(answer, Reject)
+        assert reason in answer.reason
+    learner.newest_version = 4
+    actor.say(delivery(3, of=future))
+    assert actor.hear_acknowledged(1) == [3]
+    assert (learner.rejected, learner.outstanding()) == (3, 0)
+
+
+def raw_bytes(frame: InFrame) -> bytes:
+    return frame.bytes if isinstance(frame, zmq.Frame) else bytes(frame)
+
+
+def test_accept_gets_the_frames_that_a_tree_came_in(
+    links: LinksConfig, closing: contextlib.ExitStack
+) -> None:
+    came: list[tuple[TreeDelivery, list[bytes]]] = []
+
+    def accept(delivery: TreeDelivery, frames: Sequence[InFrame]) -> None:
+        came.append((delivery, [raw_bytes(frame) for frame in frames]))
+
+    learner = TreeReceiver(links, accept=accept, run_id=RUN_ID)
+    closing.callback(learner.close)
+    learner.start()
+    actor = RawActor(closing, links)
+    big = long_tree(np.random.default_rng(0), num_tokens=links.max_tree_tokens)
+    for number, of in enumerate((tree(), big)):
+        actor.say(delivery(number, of=of))
+    assert actor.hear_acknowledged(2) == [0, 1]
+    assert [d.sequence_number for d, _ in came] == [0, 1]
+    for message, parts in came:
+        assert parts == [bytes(part) for part in encode(message)]
+
+
+def test_a_peer_that_floods_is_cut_off_and_the_others_are_served(
+    links: LinksConfig, closing: contextlib.ExitStack, caplog: pytest.LogCaptureFixture
+) -> None:
+    stuck, going_on = threading.Event(), threading.Event()
+    closing.callback(going_on.set)
+
+    def accept(delivery: TreeDelivery) -> None:
+        stuck.set()
+        assert going_on.wait(WAIT_S)
+
+    learner = receiver(closing, links, accept=accept)
+    actor = RawActor(closing, links)
+    actor.say(delivery(0))
+    assert stuck.wait(WAIT_S)
+    flood = connect_raw(links.trajectories)
+    closing.callback(flood.close)
+    share = SHARE_MESSAGES * links.max_message_bytes
+    junk = b"".join(frames([bytes(1 << 20)]) for _ in range(4 * share >> 20))
+    # Nobody reads, and yet ZeroMQ takes it all.
+    flood.sendall(junk)
+    going_on.set()
+    assert actor.hear_acknowledged(1) == [0]
+    actor.say(ActorHello(actor_id="raw", capacity=1))
+    learner.offer(assignments(1))
+    assert [a.assignment_id for a in actor.hear().assignments] == [1]
+    assert flood.recv(1) == b""
+    wait_until(lambda: learner.flooded > 0)
+    assert learner.malformed <= share >> 20
+    assert caplog.text.count("messages beyond the share of a peer") == 1
+
+
+def test_an_actor_that_is_cut_off_loses_nothing(links: LinksConfig, closing: contextlib.ExitStack) -> None:
+    """More than its share waits unread, as after a long pause of the learner."""
+    count = 40
+    stuck, going_on = threading.Event(), threading.Event()
+    closing.callback(going_on.set)
+
+    def accept(delivery: TreeDelivery) -> None:
+        stuck.set()
+        assert going_on.wait(WAIT_S)
+
+    expectation = Expectation(max_tree_tokens=1_000_000)
+    learner = receiver(closing, links, accept=accept, expectation=expectation)
+    learner.offer(assignments(*range(count)))
+    actors_links = msgspec.structs.replace(links, max_tree_tokens=1_000_000)
+
+    async def act() -> None:
+        async with sender(actors_links, capacity=count) as actor:
+            big = long_tree(np.random.default_rng(0), num_tokens=200_000)
+            big = dataclasses.replace(big, env_id="test/Random-v0")
+            for number in range(count):
+                assert (await actor.next_assignment(WAIT_S)).assignment_id == number
+                assert await actor.send(number, big) == number
+            await until(stuck.is_set)
+            going_on.set()
+            await actor.flush(WAIT_S)
+
+    asyncio.run(act())
+    assert sorted(learner.get(WAIT_S).assignment_id for _ in range(count)) == list(range(count))
+    assert learner.outstanding() == 0
+
+
+def test_whoever_comes_and_goes_is_counted_and_does_not_fill_the_log(
+    links: LinksConfig, closing: contextlib.ExitStack, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    learner = receiver(closing, links)
+    actor = RawActor(closing, links)
+    for number in range(1_000):
+        actor.say(ActorHello(actor_id=f"a{number}", capacity=1))
+        actor.say(AssignmentFailed(actor_id=f"a{number}", assignment_id=number, reason="\x1b[2J" * 600))
+        actor.say_frames([b"garbage"])
+        actor.say(ActorGoodbye(actor_id=f"a{number}"))
+    actor.say(delivery(0))
+    assert actor.hear_acknowledged(1) == [0]
+    assert (learner.malformed, learner.rejected) == (1_000, 1_000)
+    assert len(caplog.text) < 20_000
+    assert "\x1b" not in caplog.text
 
 
 def test_a_rejected_tree_closes_its_assignment(links: LinksConfig, closing: contextlib.ExitStack) -> None:
@@ -449,8 +590,9 @@ def test_a_tree_too_large_to_send_is_given_up(links: LinksConfig, closing: conte
 
     async def act() -> None:
         async with sender(links) as actor:
-            await actor.send(0, long_tree(np.random.default_rng(0), num_tokens=300_000))
-            await actor.send(1, long_tree(np.random.default_rng(0), num_tokens=links.max_tree_tokens + 1))
+            for number, num_tokens in enumerate((300_000, links.max_tree_tokens + 1)):
+                big = long_tree(np.random.default_rng(0), num_tokens=num_tokens)
+                assert await actor.send(number, big) is None
             assert actor.rejected == 2
             await until(lambda: learner.rejected == 2)
 
@@ -554,7 +696,7 @@ def test_another_protocol_is_told_to_stop(links: LinksConfig, closing: contextli
     actor.say(ActorHello(actor_id="old", capacity=1, protocol=0))
     answer = actor.hear()
     assert isinstance(answer, Stop)
-    assert "expected protocol 2 as of the learner, got 0" in answer.reason
+    assert f"expected protocol {PROTOCOL_VERSION} as of the learner, got 0" in answer.reason
     assert not learner.actors()
 
 

@@ -7,8 +7,6 @@ chance to deliver what is left.
 import asyncio
 import logging
 import os
-import secrets
-import socket
 from collections.abc import Sequence
 
 from trieline.actors.chat import ChatRenderer
@@ -18,6 +16,7 @@ from trieline.actors.episode_slots import EpisodeSlots
 from trieline.actors.errors import StuckEnvironmentsError
 from trieline.actors.gymnasium_player import play_environments
 from trieline.actors.player import MakePlayer, Stage
+from trieline.common.process_name import new_process_name
 from trieline.common.signals import STOP_SIGNALS, keep_handlers_from_children, release_stop_signals
 from trieline.wire.config import EnvConfig, LinksConfig
 from trieline.wire.errors import PeerTimeoutError
@@ -64,7 +63,7 @@ class ActorWorker:
         self._stop = asyncio.Event()
         self._slots = EpisodeSlots(config.episodes)
         self._sender = TreeSender(
-            links, actor_id=new_actor_id(), capacity=config.capacity, episodes=config.episodes
+            links, actor_id=new_process_name(), capacity=config.capacity, episodes=config.episodes
         )
         self._policy = PolicyClient(links)
         self._host = EnvHost(
@@ -175,11 +174,6 @@ def run_worker(
         return await worker.run()
 
     return asyncio.run(run())
-
-
-def new_actor_id() -> str:
-    """Unique to this start of this process: `<host>-<pid>-<8 hex digits>`."""
-    return f"{socket.gethostname()[:200]}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
 def _first(group: BaseExceptionGroup) -> BaseException:

@@ -10,11 +10,12 @@ import math
 import multiprocessing
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkProcess
 from pathlib import Path
+from typing import Any
 
 import multiprocessing_logging
 
@@ -43,6 +44,7 @@ def run_actor(
     envs: Sequence[EnvConfig],
     links: LinksConfig,
     log_file: Path | None,
+    template_kwargs: Mapping[str, Any] | None = None,
 ) -> int:
     """Run the actor program to its end. Call it from the main thread of a process without an event loop.
 
@@ -52,10 +54,10 @@ def run_actor(
         ChatTemplateError, EnvironmentSetupError, AddressError: the configuration can't be played; nothing was
             started.
     """
-    renderer = ChatRenderer(model_folder, system_prompt=config.system_prompt)
+    renderer = ChatRenderer(model_folder, system_prompt=config.system_prompt, template_kwargs=template_kwargs)
     for env in envs:
         check_env(env)
-    for address in (links.trajectories, links.generate):
+    for address in (links.trajectories, *links.generate_addresses):
         check_address(address)
     with _shared_log(log_file):
         workers = Workers(config, renderer=renderer, envs=envs, links=links)

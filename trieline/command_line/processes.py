@@ -68,7 +68,14 @@ def _actor(options: argparse.Namespace) -> int:
     from trieline.wire.model_folder import tokenizer_folder
 
     folder = tokenizer_folder(config.model.path)
-    return run_actor(config.actor, model_folder=folder, envs=config.envs, links=config.links, log_file=None)
+    return run_actor(
+        config.actor,
+        model_folder=folder,
+        envs=config.envs,
+        links=config.links,
+        log_file=None,
+        template_kwargs=config.model.template_kwargs,
+    )
 
 
 def _model(options: argparse.Namespace) -> int:
@@ -91,8 +98,9 @@ def _begin_program(options: argparse.Namespace) -> "Config":
     start_log()
     if launcher := os.environ.get("TRIELINE_LAUNCHER_PID"):
         _end_with(int(launcher))
-    from trieline.launcher.core_sharing import share_cores
+    from trieline.launcher.core_sharing import share_cores, spin_briefly
 
+    spin_briefly()
     return share_cores(read_config(options))
 
 

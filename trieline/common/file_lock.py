@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from trieline.common.errors import LockError
+from trieline.common.regular_file import open_regular
 
 POLL_S = 0.2
 
@@ -41,8 +42,9 @@ def reading(path: Path) -> Iterator[None]:
 
     Raises:
         FileNotFoundError: there is none, or it went away before it was held.
+        OSError: it can't be opened, or is no regular file.
     """
-    with path.open("rb") as file:
+    with os.fdopen(open_regular(path), "rb") as file:
         fcntl.flock(file, fcntl.LOCK_SH)
         if not os.path.samestat(os.fstat(file.fileno()), path.stat()):
             raise FileNotFoundError(errno.ENOENT, "replaced before it was held", str(path))

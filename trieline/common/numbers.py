@@ -9,3 +9,7 @@ Count = Annotated[int, msgspec.Meta(ge=0)]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
 PositiveFloat = Annotated[float, msgspec.Meta(gt=0)]
+
+REWARD_ROUNDING = 1e-6
+"""Sums of rewards that differ by less, relative to the rewards in them, are the same: rewards travel in
+float32 (6e-8 each), and environments add up their own (0.1 + 0.2 is not 0.3)."""

@@ -4,12 +4,22 @@ Two programs that multiply matrices on the same cores at the same time wait for 
 barrier, and are several times slower than either alone. So they take turns on all cores
 (`max_staleness = 0`: each waits for the other anyway), or each keeps to its half.
 `benchmarks/role_schedule.py` measures both, and what happens otherwise.
+
+Other people's programs take turns with ours whether we want or not. A thread that spins at a barrier while
+another of its program waits for a core spins away the time in which that one would have run.
+`benchmarks/busy_neighbours.py` measures it.
 """
+
+import os
 
 import msgspec
 
 from trieline.common.machine_limits import chosen_threads, usable_cores
 from trieline.config import Config
+
+SPIN_COUNT = 10_000
+"""Turns that a thread of OpenMP (GNU's, which torch brings) spins at a barrier before it sleeps: some tenths
+of a millisecond, which covers what a forward pass does between two products. Its own default is 300,000."""
 
 
 def share_cores(config: Config, cores: int | None = None) -> Config:
@@ -32,3 +42,12 @@ def share_cores(config: Config, cores: int | None = None) -> Config:
         learner=msgspec.structs.replace(learner, threads=learner.threads or ours),
         policy_server=msgspec.structs.replace(server, threads=server.threads or theirs),
     )
+
+
+def spin_briefly() -> None:
+    """Let threads that wait for each other sleep soon, unless the environment says how they wait.
+
+    Before torch is imported: OpenMP reads the environment once.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", str(SPIN_COUNT))

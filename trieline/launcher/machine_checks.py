@@ -15,7 +15,7 @@ from trieline.config import Config
 from trieline.launcher.environment_checks import first_line
 from trieline.launcher.machine import INSTALL_LEARNER, LEARNER_MODULES
 from trieline.wire.addresses import reason_against
-from trieline.wire.config import ADDRESSES, LinksConfig
+from trieline.wire.config import LinksConfig
 
 # SmolLM2-135M in training: float32 master weights, two moments, gradients, activations, the server's copy.
 MEMORY_WANTED_GIB = 6.0
@@ -127,8 +127,7 @@ def _check_environments(config: Config) -> Iterator[Finding]:
 
 def _check_addresses(config: Config) -> Iterator[Finding]:
     default = LinksConfig()
-    for name in ADDRESSES:
-        address = getattr(config.links, name)
+    for name, address in config.links.addresses():
         if (reason := reason_against(address)) is None:
             yield Finding("OK", f"links.{name}", f"{address} is free")
         elif address == getattr(default, name):

@@ -2,7 +2,7 @@
 
 import contextlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -19,8 +19,7 @@ PREFIX = "trieline-run-"
 def run_sockets(links: LinksConfig) -> Iterator[LinksConfig]:
     """Inside the block, the links of one start of a run.
 
-    Addresses that nobody chose are private `ipc://` ones. One of an earlier start that another program has
-    taken since is replaced by a free one on loopback.
+    Addresses that nobody chose are `ipc://` ones in a private folder, a new one at each start.
 
     Raises:
         AddressError: no path for sockets is short enough.
@@ -36,12 +35,17 @@ def run_sockets(links: LinksConfig) -> Iterator[LinksConfig]:
         yield msgspec.structs.replace(links, **ours)
 
 
-def still_free(links: LinksConfig) -> Iterator[tuple[str, str, str]]:
-    """(name, free address, why) of each address of the user's own that can't be bound any more."""
-    for name in ADDRESSES:
-        address = getattr(links, name)
-        if not _was_private(address) and (reason := reason_against(address)) is not None:
-            yield name, free_loopback_address(), f"{address}: {reason}"
+def with_free_addresses(links: LinksConfig, say: Callable[[str], None]) -> LinksConfig:
+    """A run that goes on has the addresses of its last start; others may have taken the user's own since."""
+    for name, address in links.addresses():
+        if _was_private(address) or (reason := reason_against(address)) is None:
+            continue
+        free = free_loopback_address()
+        several = tuple(free if one == address else one for one in links.generate_addresses)
+        one_of_several = name == "generate" and len(several) > 1
+        links = msgspec.structs.replace(links, **{name: several if one_of_several else free})
+        say(f"links.{name}: {free} now ({address}: {reason})")
+    return links
 
 
 @contextlib.contextmanager
@@ -62,6 +66,8 @@ def _private_addresses() -> Iterator[dict[str, str]]:
             return
 
 
-def _was_private(address: str) -> bool:
+def _was_private(address: object) -> bool:
     """Of an earlier start of the run."""
-    return address.startswith("ipc://") and Path(address).parent.name.startswith(PREFIX)
+    if not isinstance(address, str) or not address.startswith("ipc://"):
+        return False
+    return Path(address).parent.name.startswith(PREFIX)

@@ -1,5 +1,6 @@
 """A supervised fine-tuning run: conversations become a journal, and the learner replays it."""
 
+import math
 import random
 import shlex
 from collections.abc import Sequence
@@ -10,11 +11,18 @@ import msgspec
 from rich.console import Console
 
 from trieline.actors.chat import ChatRenderer
-from trieline.actors.conversations import conversation_trees, read_conversations, select_sequences
+from trieline.actors.chat_template import read_json
+from trieline.actors.conversations import (
+    Conversation,
+    conversation_trees,
+    read_conversations,
+    select_sequences,
+)
 from trieline.config import Config, ConfigError
 from trieline.launcher.progress import say
 from trieline.launcher.run_folder import RunFolder
 from trieline.launcher.training_run import learner_spec, prepare_model, supervise
+from trieline.wire.errors import TreeError
 from trieline.wire.journal import Journal, read_journal
 from trieline.wire.messages import TreeDelivery
 from trieline.wire.model_folder import tokenizer_folder
@@ -24,22 +32,29 @@ DATA_FOLDER = "data"
 
 
 def start_sft(
-    config: Config, *, files: Sequence[Path], journals: Sequence[Path], min_return: float, epochs: int
+    config: Config,
+    *,
+    files: Sequence[Path],
+    journals: Sequence[Path],
+    min_return: float,
+    epochs: int,
+    max_unusable: int = 0,
 ) -> tuple[Config, RunFolder]:
     """Make the run folder and write the data into it, shuffled by the run's seed.
 
     Raises:
-        ConversationError: a line of a file is no conversation.
-        ConfigError: the configuration is not one of supervised fine-tuning, or the data are too few for it.
+        ConversationError: more than `max_unusable` lines of a file are no conversation.
+        ConfigError: the configuration is not one of supervised fine-tuning, the data are too few for it, or
+            a journal holds the tokens of another model.
     """
     if config.learner.objective.loss != "sft":
         msg = f"expected learner.objective.loss = 'sft', got {config.learner.objective.loss!r}"
         raise ConfigError(msg)
-    trees = _read_trees(config, files, journals, min_return)
+    trees = _read_trees(config, files, journals, min_return, max_unusable)
     random.Random(config.run.seed).shuffle(trees)
     per_step = config.learner.trees_per_step
-    steps = epochs * len(trees) // per_step
-    if steps == 0:
+    steps = math.ceil(epochs * len(trees) / per_step)
+    if epochs * len(trees) < per_step:
         msg = (
             f"expected at least learner.trees_per_step = {per_step} trees of conversations in {epochs} "
             f"epochs, got {len(trees)} trees"
@@ -60,6 +75,22 @@ def start_sft(
     return config, folder
 
 
+def resume_sft(folder: RunFolder) -> Config:
+    """The configuration of a run that goes on, with its data where the run folder stands now.
+
+    Raises:
+        ConfigError: it is no run of supervised fine-tuning.
+    """
+    config = folder.load_config()
+    if not (folder.path / DATA_FOLDER).is_dir():
+        msg = f"expected a run of trieline sft, got {folder.path}, which has no folder {DATA_FOLDER}"
+        raise ConfigError(msg)
+    learner = msgspec.structs.replace(config.learner, replay=str(folder.path / DATA_FOLDER))
+    config = msgspec.structs.replace(config, learner=learner)
+    folder.write(config)
+    return config
+
+
 def run_sft(config: Config, folder: RunFolder, *, resume: bool) -> int:
     """Train to the end, to a failure, or to Ctrl-C. Returns the exit status.
 
@@ -78,13 +109,37 @@ def run_sft(config: Config, folder: RunFolder, *, resume: bool) -> int:
 
 
 def _read_trees(
-    config: Config, files: Sequence[Path], journals: Sequence[Path], min_return: float
+    config: Config, files: Sequence[Path], journals: Sequence[Path], min_return: float, max_unusable: int
 ) -> list[TrajectoryTree]:
     prepare_model(config.model, Console(stderr=False))
-    renderer = ChatRenderer(tokenizer_folder(config.model.path), system_prompt="")
-    trees = conversation_trees([c for path in files for c in read_conversations(path, renderer)], renderer)
+    folder = tokenizer_folder(config.model.path)
+    renderer = ChatRenderer(folder, system_prompt="", template_kwargs=config.model.template_kwargs)
+    positions = _positions(folder)
+    conversations: list[Conversation] = []
+    for path in files:
+        conversations += read_conversations(path, renderer, max_unusable=max_unusable, max_tokens=positions)
+    trees = conversation_trees(conversations, renderer)
     for path in journals:
-        journal = path / "journal" if (path / "journal").is_dir() else path
-        selected = (select_sequences(d.tree, min_return=min_return) for d in read_journal(journal))
-        trees += [tree for tree in selected if tree is not None]
+        inside = [path / name for name in ("journal", DATA_FOLDER) if (path / name).is_dir()]
+        journal = inside[0] if inside else path
+        for delivery in read_journal(journal):
+            _expect_own_tokens(journal, delivery.tree, renderer.vocab_size)
+            selected = select_sequences(delivery.tree, min_return=min_return)
+            trees += [selected] if selected is not None else []
     return trees
+
+
+def _expect_own_tokens(journal: Path, tree: TrajectoryTree, vocab_size: int) -> None:
+    """Raise ConfigError if the tokens of a recorded tree can't be those of this model's tokenizer."""
+    try:
+        tree.validate(vocab_size=vocab_size)
+    except TreeError as error:
+        msg = f"expected a journal of the model that is trained, got another's in {journal}: {error}"
+        raise ConfigError(msg) from error
+
+
+def _positions(folder: Path) -> int | None:
+    """How long a sequence the model was made for; None if its folder does not say."""
+    model = read_json(folder / "config.json")
+    length = model.get("text_config", model).get("max_position_embeddings")
+    return length if isinstance(length, int) else None

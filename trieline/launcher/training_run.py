@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -20,7 +21,7 @@ from trieline.config import Config
 from trieline.launcher.environment_checks import check_environments
 from trieline.launcher.progress import Progress, say
 from trieline.launcher.run_folder import MetricsTail, RunFolder
-from trieline.launcher.run_sockets import run_sockets, still_free
+from trieline.launcher.run_sockets import run_sockets, with_free_addresses
 from trieline.launcher.supervisor import PYTHON_OPTIONS, ChildError, ProcessSpec, Supervisor
 from trieline.wire.config import ModelConfig
 from trieline.wire.journal import expect_no_writer
@@ -49,7 +50,8 @@ def run_training(config: Config, *, folder: RunFolder | None, resume: bool) -> i
     console = Console(stderr=False)
     if folder is not None:
         expect_no_writer(folder.journal)
-        config = _with_free_addresses(config, console)
+        links = with_free_addresses(config.links, partial(say, console))
+        config = msgspec.structs.replace(config, links=links)
     else:
         RunFolder.expect_place(config)
     config = _with_absolute_paths(config)
@@ -77,12 +79,13 @@ def run_training(config: Config, *, folder: RunFolder | None, resume: bool) -> i
 def process_specs(config: Config, folder: RunFolder, *, resume: bool) -> list[ProcessSpec]:
     """The programs of a run. Each reads the run's config and can be started by hand with these arguments."""
     base = ("--config", str(folder.config))
-    server = ProcessSpec(
-        name="policy-server",
-        arguments=("policy-server", *base),
-        log_file=folder.log("policy-server"),
-        restart="always",
-    )
+    several = len(config.links.generate_addresses)
+    servers = [
+        ProcessSpec(
+            name=name, arguments=("policy-server", *base), log_file=folder.log(name), restart="always"
+        )
+        for name in (["policy-server"] if several == 1 else [f"policy-server-{i}" for i in range(several)])
+    ]
     actors = [
         ProcessSpec(
             name=f"actor-{i}",
@@ -92,7 +95,7 @@ def process_specs(config: Config, folder: RunFolder, *, resume: bool) -> list[Pr
         )
         for i in range(config.run.actors)
     ]
-    return [server, learner_spec(folder, resume=resume), *actors]
+    return [*servers, learner_spec(folder, resume=resume), *actors]
 
 
 def learner_spec(folder: RunFolder, *, resume: bool) -> ProcessSpec:
@@ -198,12 +201,3 @@ def _with_absolute_paths(config: Config) -> Config:
         model = msgspec.structs.replace(model, path=str(local.resolve()))
     run = msgspec.structs.replace(run, folder=str(Path(run.folder).absolute()))
     return msgspec.structs.replace(config, learner=learner, model=model, run=run)
-
-
-def _with_free_addresses(config: Config, console: Console) -> Config:
-    """A run that goes on has the addresses of its last start; others may have taken them since."""
-    links = config.links
-    for name, free, why in still_free(links):
-        links = msgspec.structs.replace(links, **{name: free})
-        say(console, f"links.{name}: {free} now ({why})")
-    return msgspec.structs.replace(config, links=links)

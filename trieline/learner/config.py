@@ -82,6 +82,10 @@ class LearnerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     max_tokens: Positive = 8192
     """Unique tokens whose activations are kept at one time: a larger trie runs depth-first. Bounds the memory
     of a step, not its result."""
+    fill_batches: Annotated[float, msgspec.Meta(ge=1, le=100)] = 1.0
+    """A step goes on taking trees until `trees_per_step` of them teach something (returns of a task that are
+    all equal teach nothing), up to this many times `trees_per_step`. 1: it takes what comes. More costs
+    episodes: `fill/idle_tokens`."""
     max_staleness: Count = 1
     """Versions that a token may be behind the weights it trains. 0: acting and learning take turns."""
     objective: ObjectiveConfig = ObjectiveConfig()
@@ -113,12 +117,19 @@ class LearnerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     max_skipped_steps: Positive = 3
     """Steps in a row that may be skipped because a loss or gradient is not finite."""
 
+    max_task_losses: Positive = 3
+    """A task that so many actors held when they were lost is set aside and counts as broken."""
+    canary_every: Count = 10
+    """After so many steps whose trees can't tell whether policy server and learner still agree (none of their
+    tokens was sampled by the very weights that are trained), the server is asked for a few tokens to compare.
+    0: never."""
+
     startup_timeout_s: Seconds = 300.0
-    """For the first policy server to load the weights."""
-    batch_timeout_s: Seconds = 600.0
-    """For the trees of one step."""
+    """For a policy server to come and load the weights, at the start and whenever none lives."""
+    batch_timeout_s: Seconds = 2400.0
+    """For the next tree that can be trained on. Longer than an actor may take for the slowest group."""
     weights_timeout_s: Seconds = 60.0
-    """For every live policy server to load a version."""
+    """For every live policy server to load a version. Longer than a lost one counts as live."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """What the learner computes on. `auto`: the GPU if there is one. The policy server's own engine stays on
     the CPU."""
@@ -148,6 +159,8 @@ class LearnerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
                 "expected group_size >= 2, got 1"
             )
             raise LearnerError(msg)
+        if self.fill_batches > 1 and not self.objective.skips_equal_returns:
+            _no_effect("fill_batches", self.fill_batches, "an objective that leaves no equal returns out")
         if self.replay is not None:
             self._validate_replay()
         elif self.replay_epochs != 1:
@@ -171,6 +184,8 @@ _LIVE_SETTINGS = (
     "journal_segment_mb",
     "journal_fsync_s",
     "probe",
+    "canary_every",
+    "max_task_losses",
     "startup_timeout_s",
     "batch_timeout_s",
     "weights_timeout_s",

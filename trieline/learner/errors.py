@@ -27,6 +27,10 @@ class CheckpointError(LearnerError):
     """A checkpoint is missing, unfinished, corrupt or of another model. The message names the file."""
 
 
+class MetricsError(LearnerError):
+    """The run's figures can't be written. The message names the file."""
+
+
 class ProbeError(LearnerError):
     """Learner and policy server do not compute the same. Training on such data would be silently wrong."""
 

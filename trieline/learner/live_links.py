@@ -67,6 +67,7 @@ class LiveLinks:
         newest_version: int,
         accepted: Accepted,
         weights_bytes: int,
+        max_task_losses: int,
         stop: threading.Event,
         evaluation_share: float = 1.0,
     ) -> None:
@@ -89,6 +90,7 @@ class LiveLinks:
             run_id=run_id_of(run_dir / "journal"),
             already_accepted=accepted.keys,
             evaluation_share=evaluation_share,
+            max_losses=max_task_losses,
         )
         self.receiver.newest_version = newest_version
         self._publisher = WeightsPublisher(links)
@@ -107,21 +109,26 @@ class LiveLinks:
         self.receiver.newest_version = max(policy_version, self.receiver.newest_version or 0)
         self._outbox.publish(policy_version, weights)
 
-    def wait_loaded(self, policy_version: int, timeout_s: float) -> bool:
+    def wait_loaded(self, policy_version: int, *, late_s: float, absent_s: float) -> bool:
         """Wait until every live policy server, at least one, serves this version. False: asked to stop.
+
+        Servers get `late_s` from when they came or another one went. While none lives, one may take
+        `absent_s` to come back, as at the start.
 
         Raises:
             TrainingError: one did not in time; names the late ones.
         """
         assert self._outbox is not None, "the links are closed"
-        deadline = time.monotonic() + timeout_s
+        servers, since = frozenset[str](), time.monotonic()
         while not self._stop.is_set():
-            left = deadline - time.monotonic()
             try:
-                self._outbox.wait_loaded(policy_version, max(0.0, min(GLANCE_S, left)))
+                self._outbox.wait_loaded(policy_version, min(GLANCE_S, late_s, absent_s))
             except PeerTimeoutError as error:
-                if left <= GLANCE_S:
-                    msg = f"gave up after {timeout_s:g} s: {error}"
+                if (live := frozenset(self._publisher.loaded())) != servers:
+                    servers, since = live, time.monotonic()
+                limit = late_s if servers else absent_s
+                if time.monotonic() >= since + limit:
+                    msg = f"gave up after {limit:g} s: {error}"
                     raise TrainingError(msg) from error
             else:
                 return True
@@ -136,6 +143,7 @@ class LiveLinks:
         receiver = self.receiver
         return {
             "link/actors": float(len(receiver.actors())),
+            "link/actors_set_aside": float(sum(receiver.is_set_aside(i) for i in receiver.actors())),
             "link/lost_actors": float(receiver.lost_actors),
             "link/rejected_trees": float(receiver.rejected),
             "link/duplicate_trees": float(receiver.duplicates),

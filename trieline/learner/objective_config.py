@@ -4,6 +4,7 @@ A setting that has no effect in the chosen combination is an error (`validate`),
 that nothing reads. A setting left at its default never is.
 """
 
+import math
 from typing import Annotated, Literal
 
 import msgspec
@@ -12,6 +13,12 @@ from trieline.common.numbers import Fraction, PositiveFloat
 from trieline.learner.errors import ObjectiveError
 
 NonNegative = Annotated[float, msgspec.Meta(ge=0)]
+
+MAX_RATIO = 100.0
+"""No ratio pi/mu counts for more, in any loss or estimator. A token whose probability has grown a hundredfold
+within the few versions of staleness says that something else is wrong; unbounded, that one token would be
+the whole gradient once the norm is clipped, and beyond e^88 the step is lost. Far above every clip in use."""
+MAX_LOG_RATIO = math.log(MAX_RATIO)
 
 
 class ObjectiveConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -35,6 +42,9 @@ class ObjectiveConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     clip_low: Fraction = 0.2
     clip_high: NonNegative = 0.28
     """`ppo_clip` keeps the ratio pi/mu within [1 - clip_low, 1 + clip_high]."""
+    dual_clip: Annotated[float, msgspec.Meta(gt=1)] | None = None
+    """`ppo_clip`: where the advantage is negative, a token's loss counts this ratio at most (dual-clip PPO,
+    arXiv 1912.09729; 3 is usual). None: up to the bound of every ratio, 100."""
     tis_cap: PositiveFloat = 2.0
     """`tis` truncates the ratio pi/mu here."""
     icepop_low: NonNegative = 0.5
@@ -84,6 +94,17 @@ class ObjectiveConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
             if getattr(self, low) > getattr(self, high):
                 msg = f"expected {low} <= {high}, got {getattr(self, low)} > {getattr(self, high)}"
                 raise ObjectiveError(msg)
+        for name in _RATIO_LIMITS:
+            value = getattr(self, name)
+            if value is not None and value > MAX_RATIO:
+                msg = f"expected {name} <= {MAX_RATIO:g}, beyond which no ratio counts; got {value:g}"
+                raise ObjectiveError(msg)
+        if self.dual_clip is not None and self.dual_clip <= 1 + self.clip_high:
+            msg = (
+                f"expected dual_clip > 1 + clip_high = {1 + self.clip_high:g}, got {self.dual_clip:g}: "
+                "tokens that are to become rarer would be clipped before those that are to become likelier"
+            )
+            raise ObjectiveError(msg)
         sft, vtrace = self.loss == "sft", self.advantage == "vtrace"
         returns_unused = "with loss = 'sft'" if sft else "with advantage = 'vtrace'"
         self._expect_default(not sft, "with loss = 'sft'", "advantage", "entropy_scaling")
@@ -107,9 +128,10 @@ class ObjectiveConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
 _DEFAULTS = {f.name: f.default for f in msgspec.structs.fields(ObjectiveConfig)}
 _VTRACE_SETTINGS = ("gamma", "lam", "rho_bar", "c_bar", "value_coef")
+_RATIO_LIMITS = ("clip_high", "dual_clip", "tis_cap", "icepop_high", "rho_bar", "c_bar", "rho_pg_bar")
 _SCALING_SETTINGS = ("entropy_scale_min", "entropy_scale_max")
 _LOSS_SETTINGS = {
-    "ppo_clip": ("clip_low", "clip_high"),
+    "ppo_clip": ("clip_low", "clip_high", "dual_clip"),
     "tis": ("tis_cap",),
     "icepop": ("icepop_low", "icepop_high"),
     "vtrace_pg": ("rho_pg_bar",),

@@ -1,4 +1,4 @@
-"""Before the first step: do policy server and learner compute the same?
+"""Before the first step and now and then after it: do policy server and learner compute the same?
 
 A few rendered prompts go through the server as an actor's would, and the learner recomputes what came back. A
 server with other weights, another temperature, vocabulary or precision is found out here, and not by a
@@ -7,18 +7,24 @@ policy that learns nothing for an hour.
 
 import asyncio
 import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from transformers import AutoTokenizer
 
 from trieline.common.arrays import Int32
+from trieline.common.tally import Tally
 from trieline.learner.errors import ProbeError
 from trieline.learner.update.learner import Learner
+from trieline.learner.update.step_metrics import add_disagreement
 from trieline.learner.update.train_step import recompute_logprobs
-from trieline.wire.config import LinksConfig
+from trieline.wire.config import EnvConfig, LinksConfig
+from trieline.wire.errors import WireError
 from trieline.wire.generate_link import PolicyClient
 from trieline.wire.messages import Completion, Sampling, ServerStatus
 from trieline.wire.tree import SCORED, TrajectoryTree
@@ -32,6 +38,9 @@ PROMPTS = (
     'Ünïcode, "quotes", tabs\tand\n\nempty lines: repeat them.',
 )
 NEW_TOKENS = 24
+CANARY = "mismatch_kl/canary"
+BLIND_STEPS = 10
+"""Without canaries: steps that compared nothing before it is said."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,37 +60,121 @@ AGREEMENT = {
 }
 
 
-def probe(learner: Learner, links: LinksConfig, model_folder: Path, *, timeout_s: float) -> dict[str, float]:
-    """Compare the policy server at `links.generate`, which serves the learner's weights, with the learner.
+class AgreementProbe:
+    """Asks the policy server at `links.generate` for a few tokens, and compares them with the learner."""
 
-    Returns the differences as metrics.
+    def __init__(
+        self,
+        learner: Learner,
+        links: LinksConfig,
+        model_folder: Path,
+        template_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        """`template_kwargs`: arguments of the chat template, as the actors pass them."""
+        self._learner = learner
+        self._template_kwargs = template_kwargs or {}
+        self._links = links
+        self._model_folder = model_folder
 
-    Raises:
-        ProbeError: they do not agree; says in what.
-        PeerTimeoutError: the server did not answer in time.
-    """
-    prompts = [render(model_folder, text) for text in PROMPTS]
-    temperature = learner.config.objective.temperature
-    status, completions = asyncio.run(_ask(links, prompts, temperature, timeout_s))
-    _check_status(status, learner)
-    trees = [
-        completion_tree(prompt, completion, learner.vocab_size)
-        for prompt, completion in zip(prompts, completions, strict=True)
-    ]
-    recomputed = recompute_logprobs(learner.model, trees, temperature=temperature)
-    differences = np.concatenate(
-        [
-            np.abs(ours - tree.behavior_logprobs)[tree.node_tokens(1)]
-            for ours, tree in zip(recomputed, trees, strict=True)
+    @cached_property
+    def _prompts(self) -> list[Int32]:
+        return [render(self._model_folder, text, self._template_kwargs) for text in PROMPTS]
+
+    def probe(self, envs: Sequence[EnvConfig], *, timeout_s: float) -> Tally:
+        """Compare a server that serves the learner's weights, before the first step.
+
+        Raises:
+            ProbeError: they do not agree, or the server takes less than `envs` ask of it; says in what. Or
+                the prompts can't be rendered.
+            PeerTimeoutError: the server did not answer in time.
+        """
+        status, completions = asyncio.run(self._ask(timeout_s))
+        _check_status(status, self._learner, envs)
+        figures = self._compare("probe", completions)
+        mean, maximum = figures["probe/logprob_mean_abs"], figures["probe/logprob_max_abs"]
+        _check_agreement(mean, maximum, self._learner.dtype)
+        log.info("the policy server agrees with the learner: mean %.2g nats, max %.2g nats", mean, maximum)
+        return figures
+
+    def canary(self, *, timeout_s: float) -> Tally:
+        """Compare tokens that the server samples now; empty if that is not with the learner's weights."""
+        try:
+            _, completions = asyncio.run(self._ask(timeout_s))
+        except WireError as error:
+            log.warning("the policy server gave no tokens to compare: %s", error)
+            return Tally()
+        present = self._learner.policy_version
+        return self._compare(
+            CANARY, [c if (c.policy_versions == present).all() else None for c in completions]
+        )
+
+    def _compare(self, prefix: str, completions: Sequence[Completion | None]) -> Tally:
+        learner, figures = self._learner, Tally()
+        trees = [
+            completion_tree(prompt, completion, learner.vocab_size)
+            for prompt, completion in zip(self._prompts, completions, strict=True)
+            if completion is not None
         ]
-    )
-    mean, maximum = float(differences.mean()), float(differences.max())
-    _check_agreement(mean, maximum, learner.dtype)
-    log.info("the policy server agrees with the learner: mean %.2g nats, max %.2g nats", mean, maximum)
-    return {"probe/logprob_mean_abs": mean, "probe/logprob_max_abs": maximum}
+        temperature = learner.config.objective.temperature
+        for tree, ours in zip(
+            trees, recompute_logprobs(learner.model, trees, temperature=temperature), strict=True
+        ):
+            recomputed, recorded = (
+                torch.from_numpy(column[tree.node_tokens(1)]) for column in (ours, tree.behavior_logprobs)
+            )
+            add_disagreement(figures, prefix, recomputed, recorded)
+        return figures
+
+    async def _ask(self, timeout_s: float) -> tuple[ServerStatus, list[Completion]]:
+        version, temperature = self._learner.policy_version, self._learner.config.objective.temperature
+        client = PolicyClient(self._links)
+        try:
+            await client.start()
+            status = await client.status(timeout_s)
+            requests = [
+                client.generate(
+                    prompt,
+                    Sampling(max_tokens=NEW_TOKENS, temperature=temperature, seed=version + number),
+                    timeout_s=timeout_s,
+                )
+                for number, prompt in enumerate(self._prompts)
+            ]
+            return status, list(await asyncio.gather(*requests))
+        finally:
+            await client.close()
 
 
-def render(model_folder: Path, text: str) -> Int32:
+class MismatchWatch:
+    """Sees to it that the servers are compared with the learner: by a step's own trees, or by a canary."""
+
+    def __init__(self, canary: Callable[[], Tally], *, every: int) -> None:
+        """`every`: steps without a comparison before the canary is asked; 0: it never is."""
+        self._canary = canary
+        self._every = every
+        self._blind = 0
+
+    def look(self, *, compared: bool) -> Tally:
+        """After a step and its publication: `compared`, if its trees were. Returns what the canary says.
+
+        `Learner.check_mismatch` judges it.
+        """
+        self._blind = 0 if compared else self._blind + 1
+        if self._blind == 0 or self._blind % (self._every or BLIND_STEPS):
+            return Tally()
+        figures = self._canary() if self._every else Tally()
+        if figures:
+            self._blind = 0
+        else:
+            log.warning(
+                "for %d steps nothing could be compared between policy server and learner: a mismatch would "
+                "not be seen (learner.canary_every = %d)",
+                self._blind,
+                self._every,
+            )
+        return figures
+
+
+def render(model_folder: Path, text: str, template_kwargs: Mapping[str, Any]) -> Int32:
     """One user message as the model's own tokenizer and chat template render it.
 
     Raises:
@@ -89,7 +182,9 @@ def render(model_folder: Path, text: str) -> Int32:
     """
     tokenizer = AutoTokenizer.from_pretrained(model_folder, local_files_only=True)
     chat = [{"role": "user", "content": text}]
-    rendered = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    rendered = tokenizer.apply_chat_template(
+        chat, tokenize=False, add_generation_prompt=True, **template_kwargs
+    )
     token_ids = tokenizer(rendered, add_special_tokens=False)["input_ids"]
     back = tokenizer.decode(token_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
     # A template may trim the message; everything between its ends must be there.
@@ -128,27 +223,7 @@ def completion_tree(prompt: Int32, completion: Completion, vocab_size: int) -> T
     )
 
 
-async def _ask(
-    links: LinksConfig, prompts: list[Int32], temperature: float, timeout_s: float
-) -> tuple[ServerStatus, list[Completion]]:
-    client = PolicyClient(links)
-    try:
-        await client.start()
-        status = await client.status(timeout_s)
-        requests = [
-            client.generate(
-                prompt,
-                Sampling(max_tokens=NEW_TOKENS, temperature=temperature, seed=number),
-                timeout_s=timeout_s,
-            )
-            for number, prompt in enumerate(prompts)
-        ]
-        return status, list(await asyncio.gather(*requests))
-    finally:
-        await client.close()
-
-
-def _check_status(status: ServerStatus, learner: Learner) -> None:
+def _check_status(status: ServerStatus, learner: Learner, envs: Sequence[EnvConfig]) -> None:
     dtype = str(learner.dtype).removeprefix("torch.")
     expected = {
         "policy_version": learner.policy_version,
@@ -165,6 +240,13 @@ def _check_status(status: ServerStatus, learner: Learner) -> None:
         if status.dtype != dtype:
             msg += ". Set model.dtype for all programs: `auto` depends on the machine"
         raise ProbeError(msg)
+    for env in envs:
+        if env.episode.max_context > status.max_context:
+            msg = (
+                f"{env.id}: expected episode.max_context of at most the {status.max_context} tokens that the "
+                f"policy server takes, got {env.episode.max_context}"
+            )
+            raise ProbeError(msg)
 
 
 def _check_agreement(mean: float, maximum: float, dtype: torch.dtype) -> None:

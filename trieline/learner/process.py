@@ -1,9 +1,12 @@
 """The learner process: put the parts together, train, and end in order on a signal."""
 
+import errno
 import logging
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -11,6 +14,7 @@ import torch
 from trieline.common.errors import TrielineError
 from trieline.common.file_lock import file_lock
 from trieline.common.signals import on_stop_signal
+from trieline.learner.batch.groups import teaches
 from trieline.learner.config import EvaluationConfig, LearnerConfig
 from trieline.learner.errors import LearnerError
 from trieline.learner.intake.accepted import read_accepted
@@ -18,67 +22,75 @@ from trieline.learner.intake.curriculum import Curriculum
 from trieline.learner.intake.demonstrations import Demonstrations
 from trieline.learner.intake.evaluation import Evaluations
 from trieline.learner.intake.staleness import Pacing
-from trieline.learner.intake.tree_source import LiveSource, ReplaySource, TreeSource
+from trieline.learner.intake.tree_source import LiveSource, ReplaySource, StepSize, TreeSource
 from trieline.learner.keeping.checkpoint import (
     TrainerState,
     latest_checkpoint,
     read_model_weights,
     read_state,
     read_trainer_tensors,
+    sweep_checkpoints,
 )
 from trieline.learner.keeping.metrics import MetricsLog
 from trieline.learner.live_links import LiveLinks, expectation_of
+from trieline.learner.model.compute_device import choose_device
 from trieline.learner.model.compute_dtype import choose_dtype
 from trieline.learner.model_folder.model_source import prepare_model
-from trieline.learner.probe import probe
-from trieline.learner.training import LiveParts, Training
+from trieline.learner.probe import AgreementProbe, MismatchWatch
+from trieline.learner.training import LiveParts, Parts, Training
 from trieline.learner.update.learner import Learner
 from trieline.wire.config import EnvConfig, LinksConfig, ModelConfig
 from trieline.wire.journal import Journal
 from trieline.wire.journal_header import JournalHeader, expect_tokenizer, header_of
-from trieline.wire.tree_admission import Expectation
 
 log = logging.getLogger(__name__)
 
 LOCK_FILE = ".learner.lock"
 """In a run folder: two learners would write over each other's metrics and checkpoints."""
 
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+"""What a disk says that takes no more; Python does not always know of which file."""
 
-def run_learner(
-    config: LearnerConfig,
-    *,
-    model: ModelConfig,
-    envs: Sequence[EnvConfig],
-    links: LinksConfig,
-    run_dir: Path,
-    seed: int,
-    resume: bool,
-    evaluation: EvaluationConfig,
-    max_forks: int | None = None,
-) -> int:
-    """Train to the end, or until SIGINT or SIGTERM, which end it with a checkpoint. Returns the exit status.
 
-    Args:
-        config: of the learner.
-        model: what to train.
-        envs: the mix of tasks.
-        links: the addresses to bind; not used in a replay.
-        run_dir: journal, metrics and checkpoints go there.
-        seed: of the tasks and of torch.
-        resume: go on from the latest checkpoint in `run_dir`.
-        evaluation: how held-out success is measured.
-        max_forks: of the rollouts of one tree, as the actors branch; None: unknown.
-    """
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LearnerRun:
+    """What one start of the learner is told."""
+
+    config: LearnerConfig
+    model: ModelConfig
+    """What to train."""
+    envs: Sequence[EnvConfig]
+    """The mix of tasks."""
+    links: LinksConfig
+    """The addresses to bind; not used in a replay."""
+    run_dir: Path
+    """Journal, metrics and checkpoints go there."""
+    seed: int
+    """Of the tasks and of torch."""
+    resume: bool
+    """Go on from the latest checkpoint in `run_dir`."""
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    """How held-out success is measured."""
+    max_forks: int | None = None
+    """Of the rollouts of one tree, as the actors branch. None: unknown."""
+
+
+def run_learner(run: LearnerRun) -> int:
+    """Train to the end, or to SIGINT or SIGTERM, which end it with a checkpoint. Returns the exit status."""
     stop = threading.Event()
     try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        with (
-            on_stop_signal(_stop_request(stop)),
-            file_lock(run_dir / LOCK_FILE, what=f"to train in {run_dir}", timeout_s=0),
-        ):
-            _run(config, model, envs, links, run_dir, seed, resume, evaluation, max_forks, stop)
+        run.run_dir.mkdir(parents=True, exist_ok=True)
+        lock = file_lock(run.run_dir / LOCK_FILE, what=f"to train in {run.run_dir}", timeout_s=0)
+        with on_stop_signal(_stop_request(stop)), lock:
+            _run(run, stop)
     except TrielineError as error:
         log.error("%s", error)
+        return 1
+    except OSError as error:
+        if error.filename is None and error.errno not in DISK_ERRORS:
+            log.exception("the learner failed")
+        else:
+            log.error("%s: %s", error.filename or f"a file in {run.run_dir}", error.strerror)
         return 1
     except Exception:
         log.exception("the learner failed")
@@ -86,82 +98,51 @@ def run_learner(
     return 0
 
 
-def _run(
-    config: LearnerConfig,
-    model: ModelConfig,
-    envs: Sequence[EnvConfig],
-    links: LinksConfig,
-    run_dir: Path,
-    seed: int,
-    resume: bool,
-    evaluation: EvaluationConfig,
-    max_forks: int | None,
-    stop: threading.Event,
-) -> None:
-    check_settings(config, envs)
-    checkpoint, state = _find_checkpoint(run_dir, resume)
-    torch.manual_seed(seed)
+def _run(run: LearnerRun, stop: threading.Event) -> None:
+    config = run.config
+    check_settings(config, run.envs)
+    sweep_checkpoints(run.run_dir / "checkpoints")
+    checkpoint, state = _find_checkpoint(run.run_dir, run.resume)
+    torch.manual_seed(run.seed)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    model_folder = prepare_model(model.path)
-    learner = Learner(config, model_folder, dtype=choose_dtype(model.dtype))
+    model_folder = prepare_model(run.model.path)
+    learner = Learner(config, model_folder, dtype=choose_dtype(run.model.dtype, choose_device(config.device)))
     curriculum = Curriculum(
-        envs,
-        seed=seed,
+        run.envs,
+        seed=run.seed,
         group_size=config.group_size,
         promotion_episodes=config.promotion_episodes,
         hardest_level_share=config.hardest_level_share,
     )
     if checkpoint is not None and state is not None:
-        learner.restore(
-            read_model_weights(checkpoint, state),
-            read_trainer_tensors(checkpoint, state),
-            policy_version=state.policy_version,
-            skipped_in_a_row=state.skipped_in_a_row,
-        )
-        curriculum.load_state_dict(state.curriculum)
-        log.info("going on from %s", checkpoint)
+        _restore(learner, curriculum, checkpoint, state)
+    _check_positions(learner, run.envs)
     with ExitStack() as stack:
-        expectation = expectation_of(
-            envs,
-            links,
-            vocab_size=learner.vocab_size,
-            max_positions=learner.max_positions,
-            max_forks=max_forks,
-        )
-        live, source = _open_source(
-            config,
-            links,
-            expectation,
-            run_dir,
-            learner,
-            header_of(model_folder, learner.vocab_size),
-            curriculum,
-            state,
-            resume,
-            stop,
-            stack,
-            evaluation.share,
-        )
-        metrics = stack.enter_context(closing(MetricsLog(run_dir, step=state.step if state else 0)))
-        if live is not None and not _greet_servers(live, learner, links, model_folder, metrics, state):
-            live.stop_actors("the learner was asked to stop")
-            return
-        live_parts = None
+        header = header_of(model_folder, learner.vocab_size)
+        live, source = _open_source(run, learner, header, curriculum, state, stop, stack)
+        metrics = stack.enter_context(closing(MetricsLog(run.run_dir, step=state.step if state else 0)))
+        watch = None
         if live is not None:
-            live_parts = _live_parts(live, config, evaluation, envs, curriculum, seed, stop)
-        training = Training(
-            learner,
-            source,
-            curriculum,
-            run_dir=run_dir,
+            probe = AgreementProbe(learner, run.links, model_folder, run.model.template_kwargs)
+            if not _greet_servers(run, live, learner, probe, metrics, state):
+                live.stop_actors("the learner was asked to stop")
+                return
+            canary = partial(probe.canary, timeout_s=config.weights_timeout_s)
+            watch = MismatchWatch(canary, every=config.canary_every)
+        parts = Parts(
+            learner=learner,
+            source=source,
+            curriculum=curriculum,
+            run_dir=run.run_dir,
             model_folder=model_folder,
             metrics=metrics,
-            live=live_parts,
-            state=state,
             stop=stop,
+            live=None if live is None else _live_parts(run, live, curriculum, stop),
+            watch=watch,
+            state=state,
         )
-        training.run()
+        Training(parts).run()
 
 
 def check_settings(config: LearnerConfig, envs: Sequence[EnvConfig]) -> None:
@@ -173,6 +154,17 @@ def check_settings(config: LearnerConfig, envs: Sequence[EnvConfig]) -> None:
             if getattr(config, name) != getattr(defaults, name):
                 msg = f"learner.{name} has no effect: no environment has several levels; remove it"
                 raise LearnerError(msg)
+
+
+def _check_positions(learner: Learner, envs: Sequence[EnvConfig]) -> None:
+    positions = learner.max_positions
+    for env in envs if learner.config.replay is None else ():
+        if positions is not None and env.episode.max_context > positions:
+            msg = (
+                f"{env.id}: expected episode.max_context of at most the {positions} positions of "
+                f"{learner.model.name}, got {env.episode.max_context}"
+            )
+            raise LearnerError(msg)
 
 
 def _find_checkpoint(run_dir: Path, resume: bool) -> tuple[Path | None, TrainerState | None]:
@@ -188,93 +180,116 @@ def _find_checkpoint(run_dir: Path, resume: bool) -> tuple[Path | None, TrainerS
     return checkpoint, read_state(checkpoint)
 
 
+def _restore(learner: Learner, curriculum: Curriculum, checkpoint: Path, state: TrainerState) -> None:
+    learner.restore(
+        read_model_weights(checkpoint, state),
+        read_trainer_tensors(checkpoint, state),
+        policy_version=state.policy_version,
+        skipped_in_a_row=state.skipped_in_a_row,
+    )
+    curriculum.load_state_dict(state.curriculum)
+    log.info("going on from %s", checkpoint)
+
+
 def _open_source(
-    config: LearnerConfig,
-    links: LinksConfig,
-    expectation: Expectation,
-    run_dir: Path,
+    run: LearnerRun,
     learner: Learner,
     header: JournalHeader | None,
     curriculum: Curriculum,
     state: TrainerState | None,
-    resume: bool,
     stop: threading.Event,
     stack: ExitStack,
-    evaluation_share: float,
 ) -> tuple[LiveLinks | None, TreeSource]:
+    config = run.config
     records_taken = state.records_taken if state else 0
+    size = StepSize(
+        trees_per_step=config.trees_per_step,
+        most=round(config.fill_batches * config.trees_per_step),
+        teaches=partial(teaches, config=config.objective),
+    )
     if config.replay is not None:
+        folder = Path(config.replay)
         if header is not None:
-            expect_tokenizer(Path(config.replay), header)
-        source = ReplaySource(
-            Path(config.replay),
-            trees_per_step=config.trees_per_step,
-            start=records_taken,
-            stop=stop,
-            epochs=config.replay_epochs,
-        )
-        return None, source
+            expect_tokenizer(folder, header)
+        return None, ReplaySource(folder, size, start=records_taken, stop=stop, epochs=config.replay_epochs)
     # Opened before it is read: from here on nobody else adds to it.
     journal = Journal(
-        run_dir / "journal",
+        run.run_dir / "journal",
         segment_bytes=config.journal_segment_mb * 1024 * 1024,
         fsync_s=config.journal_fsync_s,
         header=header,
     )
     stack.enter_context(closing(journal))
-    accepted = read_accepted(run_dir / "journal", records_taken)
-    weights_bytes = sum(t.numel() * t.element_size() for t in learner.weights().values())
+    accepted = read_accepted(run.run_dir / "journal", records_taken)
     live = LiveLinks(
-        links,
-        run_dir,
+        run.links,
+        run.run_dir,
         journal=journal,
-        expectation=expectation,
-        newest_version=learner.policy_version + (_versions_ahead(config, state) if resume else 0),
+        expectation=expectation_of(
+            run.envs,
+            run.links,
+            vocab_size=learner.vocab_size,
+            max_positions=learner.max_positions,
+            max_forks=run.max_forks,
+        ),
+        newest_version=learner.policy_version + (_versions_ahead(config, state) if run.resume else 0),
         accepted=accepted,
-        weights_bytes=weights_bytes,
+        weights_bytes=sum(t.numel() * t.element_size() for t in learner.weights().values()),
+        max_task_losses=config.max_task_losses,
         stop=stop,
-        evaluation_share=evaluation_share,
+        evaluation_share=run.evaluation.share,
     )
     stack.enter_context(closing(live))
     pacing = Pacing(trees_per_step=config.trees_per_step, max_staleness=config.max_staleness)
-    live_source = LiveSource(
-        live.receiver, curriculum, pacing, batch_timeout_s=config.batch_timeout_s, stop=stop
+    source = LiveSource(
+        live.receiver, curriculum, pacing, size, batch_timeout_s=config.batch_timeout_s, stop=stop
     )
-    if resume:
+    if run.resume:
         curriculum.skip_handed_out(accepted.last_assignment)
-        unused = live_source.preload(accepted.unused)
+        unused = source.preload(accepted.unused)
         log.info("%d trees are in the journal that no step has used yet", unused)
-    return live, live_source
+    return live, source
 
 
-def _live_parts(
+def _greet_servers(
+    run: LearnerRun,
     live: LiveLinks,
-    config: LearnerConfig,
-    evaluation: EvaluationConfig,
-    envs: Sequence[EnvConfig],
-    curriculum: Curriculum,
-    seed: int,
-    stop: threading.Event,
-) -> LiveParts:
+    learner: Learner,
+    probe: AgreementProbe,
+    metrics: MetricsLog,
+    state: TrainerState | None,
+) -> bool:
+    """Give the policy servers the weights, and see that they compute the same. False: asked to stop."""
+    timeout_s = run.config.startup_timeout_s
+    live.publish(learner.policy_version, learner.weights())
+    if not live.wait_loaded(learner.policy_version, late_s=timeout_s, absent_s=timeout_s):
+        return False
+    if run.config.probe:
+        metrics.write(state.step if state else 0, probe.probe(run.envs, timeout_s=timeout_s))
+    return True
+
+
+def _live_parts(run: LearnerRun, live: LiveLinks, curriculum: Curriculum, stop: threading.Event) -> LiveParts:
+    timeout_s = run.config.batch_timeout_s
     return LiveParts(
         links=live,
         evaluations=Evaluations(
             live.receiver,
-            envs,
-            evaluation,
+            run.envs,
+            run.evaluation,
             next_id=curriculum.take_id,
-            silence_s=config.batch_timeout_s,
+            silence_s=timeout_s,
             stop=stop,
         ),
         demonstrations=Demonstrations(
             live.receiver,
-            envs,
-            seed=seed,
+            run.envs,
+            seed=run.seed,
             next_id=curriculum.take_id,
-            timeout_s=config.batch_timeout_s,
+            timeout_s=timeout_s,
             stop=stop,
         ),
-        evaluation=evaluation,
+        evaluation=run.evaluation,
     )
 
 
@@ -283,25 +298,6 @@ def _versions_ahead(config: LearnerConfig, state: TrainerState | None) -> int:
     warm_start = config.warm_start
     warming = warm_start.max_steps if warm_start and not (state and state.warm_started) else 0
     return config.checkpoint_every + warming
-
-
-def _greet_servers(
-    live: LiveLinks,
-    learner: Learner,
-    links: LinksConfig,
-    model_folder: Path,
-    metrics: MetricsLog,
-    state: TrainerState | None,
-) -> bool:
-    """Give the policy servers the weights, and see that they compute the same. False: asked to stop."""
-    config = learner.config
-    live.publish(learner.policy_version, learner.weights())
-    if not live.wait_loaded(learner.policy_version, config.startup_timeout_s):
-        return False
-    if config.probe:
-        figures = probe(learner, links, model_folder, timeout_s=config.startup_timeout_s)
-        metrics.write(state.step if state else 0, figures)
-    return True
 
 
 def _stop_request(stop: threading.Event) -> Callable[[str], None]:

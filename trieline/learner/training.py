@@ -1,7 +1,7 @@
 """The main loop: collect, step, publish, say what happened, and now and then a checkpoint.
 
 The state moves on in one place, after the step (`_advance`): whatever ends the loop between two steps, what
-a checkpoint then says is whole.
+a checkpoint then says is whole. So an error of anything but an update itself ends a run with a checkpoint.
 """
 
 import logging
@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from trieline.common.tally import Tally
 from trieline.learner.config import EvaluationConfig, LearnerConfig
 from trieline.learner.errors import StopRequested, TrainingError
 from trieline.learner.held_out import HeldOut
@@ -31,6 +32,7 @@ from trieline.learner.intake.tree_source import OutOfTrees, StepTrees, TreeSourc
 from trieline.learner.keeping.checkpoint import TrainerState, save_checkpoint
 from trieline.learner.keeping.metrics import MetricsLog
 from trieline.learner.live_links import LiveLinks
+from trieline.learner.probe import CANARY, MismatchWatch
 from trieline.learner.update.learner import Learner
 from trieline.learner.warm_start import warm_start
 
@@ -52,40 +54,41 @@ class LiveParts:
     evaluation: EvaluationConfig
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Parts:
+    """What a run is made of."""
+
+    learner: Learner
+    source: TreeSource
+    curriculum: Curriculum
+    run_dir: Path
+    model_folder: Path
+    metrics: MetricsLog
+    stop: threading.Event
+    live: LiveParts | None = None
+    """None in a replay."""
+    watch: MismatchWatch | None = None
+    """None in a replay."""
+    state: TrainerState | None = None
+    """Of the checkpoint that the run goes on from, if any."""
+
+
 class Training:
     """One run from where it stands to its end."""
 
-    def __init__(
-        self,
-        learner: Learner,
-        source: TreeSource,
-        curriculum: Curriculum,
-        *,
-        run_dir: Path,
-        model_folder: Path,
-        metrics: MetricsLog,
-        live: LiveParts | None,
-        state: TrainerState | None,
-        stop: threading.Event,
-    ) -> None:
-        """`live` is None in a replay; `state` is that of the checkpoint the run goes on from, if any."""
-        self._learner = learner
-        self._source = source
-        self._curriculum = curriculum
-        self._run_dir = run_dir
-        self._model_folder = model_folder
-        self._metrics = metrics
-        self._live = live.links if live else None
-        self._parts = live
-        self._held_out: HeldOut | None = None
-        if live is not None:
-            self._held_out = HeldOut(
-                live.evaluations,
-                folder=run_dir / EVALUATIONS_FOLDER,
-                metrics=metrics,
-                every=live.evaluation.every,
-            )
-        self._stop = stop
+    def __init__(self, parts: Parts) -> None:
+        self._learner = parts.learner
+        self._source = parts.source
+        self._curriculum = parts.curriculum
+        self._run_dir = parts.run_dir
+        self._model_folder = parts.model_folder
+        self._metrics = parts.metrics
+        self._live = parts.live.links if parts.live else None
+        self._live_parts = parts.live
+        self._held_out = _held_out(parts)
+        self._watch = parts.watch
+        self._stop = parts.stop
+        state = parts.state
         self.step = state.step if state else 0
         self._records_taken = state.records_taken if state else 0
         self._warm_started = state.warm_started if state else False
@@ -100,7 +103,7 @@ class Training:
         """Train until the last step, the time limit, the end of the recording, or a request to stop.
 
         Raises:
-            LearnerError: the run can't go on.
+            LearnerError: the run can't go on; what it has learned so far is saved.
         """
         reason = "training is over"
         try:
@@ -108,6 +111,9 @@ class Training:
             self._loop()
         except StopRequested:
             reason = "the learner was asked to stop"
+        except Exception:
+            self._save_after_error()
+            raise
         self.checkpoint()
         if self._live is not None:
             if self._held_out is not None and not self._stop.is_set():
@@ -143,25 +149,37 @@ class Training:
         if self._held_out is not None:
             self._held_out.before_step()
         version = self._learner.policy_version
-        report = self._learner.step(trees.trees)
-        if self._live is not None and not trees.preloaded:
-            self._learner.check_mismatch(report.metrics)
+        of_this_run = self._live is not None and not trees.preloaded
+        report = self._learner.step(trees.trees, expect_agreement=of_this_run)
         self._advance(trees)
         computed = time.monotonic()
-        if report.applied:
-            self._publish()
-        now = self._ended_at = time.monotonic()
-        times = {
-            "time/step": now - began,
-            "time/wait_for_batch": collected - collecting,
-            "time/sync_weights": now - computed,
-        }
-        self._record(trees, report.metrics | times, version)
+        try:
+            if report.applied:
+                self._publish()
+        finally:
+            # Also when a late server ends the run: the step is made.
+            now = self._ended_at = time.monotonic()
+            times = {
+                "time/step": now - began,
+                "time/wait_for_batch": collected - collecting,
+                "time/sync_weights": now - computed,
+            }
+            self._record(trees, report.metrics, times, version)
+        if self._watch is not None:
+            self._look(self._watch, compared=of_this_run and self._learner.check_mismatch(report.metrics))
         last = self.step == self.config.steps
         if self._held_out is not None and not last:
             self._held_out.after_step(self.step)
         if not last and self.step % self.config.checkpoint_every == 0:
             self.checkpoint()
+
+    def _look(self, watch: MismatchWatch, *, compared: bool) -> None:
+        began = time.monotonic()
+        figures = watch.look(compared=compared)
+        if figures:
+            figures.add_maximum("time/canary", time.monotonic() - began)
+            self._metrics.write(self.step, figures)
+            self._learner.check_mismatch(figures, CANARY)
 
     def _advance(self, trees: StepTrees) -> None:
         self.step += 1
@@ -173,21 +191,29 @@ class Training:
         """New weights to the policy servers. New trees are asked for only when all of them serve these."""
         if self._live is not None:
             self._live.publish(self._learner.policy_version, self._learner.weights())
-            self._live.wait_loaded(self._learner.policy_version, self.config.weights_timeout_s)
+            self._live.wait_loaded(
+                self._learner.policy_version,
+                late_s=self.config.weights_timeout_s,
+                absent_s=self.config.startup_timeout_s,
+            )
 
-    def _record(self, trees: StepTrees, metrics: Mapping[str, float], version: int) -> None:
+    def _record(self, trees: StepTrees, tally: Tally, times: Mapping[str, float], version: int) -> None:
+        tally.add(batch_metrics(trees.trees, policy_version=version))
+        tally.add(failure_metrics(trees.taken, trees.given_up))
+        tally.add_total("off_policy/too_old_trees", trees.too_old)
+        tally.add_total("errored_trees", trees.broken + len(trees.given_up))
+        tally.add_total("tokens/sampled", num_sampled_tokens(trees.taken))
+        if self.config.fill_batches > 1:
+            tally.add_total("fill/idle_trees", len(trees.idle))
+            tally.add_total("fill/idle_tokens", num_sampled_tokens(trees.idle))
         values: dict[str, Any] = {
             "policy_version": self._learner.policy_version,
-            **metrics,
-            **batch_metrics(trees.trees, policy_version=version),
-            **failure_metrics(trees.taken),
-            "off_policy/too_old_trees": trees.too_old,
-            "errored_trees": trees.broken,
-            "tokens/sampled": num_sampled_tokens(trees.taken),
+            **tally.figures(),
+            **times,
             **{f"curriculum/{env}/level": level for env, level in self._curriculum.levels().items()},
         }
         if self._live is not None:
-            values["perf/actor_tokens_per_second"] = values["tokens/sampled"] / metrics["time/step"]
+            values["perf/actor_tokens_per_second"] = values["tokens/sampled"] / times["time/step"]
             values["off_policy/buffered_trees"] = self._source.buffered()
             values |= self._live.metrics()
         sample = text_sample(trees.taken, self.step)
@@ -196,7 +222,7 @@ class Training:
         self._metrics.write(self.step, values)
 
     def _warm_start(self) -> None:
-        config, parts = self.config.warm_start, self._parts
+        config, parts = self.config.warm_start, self._live_parts
         assert config is not None
         assert parts is not None, "a replay has no warm start: checked with the settings"
         steps = warm_start(
@@ -221,6 +247,17 @@ class Training:
             msg = "the sampled success of a warm start could not be measured: see the warning before"
             raise TrainingError(msg)
         return {env.env_id: env.mean_return or 0.0 for env in finished.report.envs}
+
+    def _save_after_error(self) -> None:
+        """A checkpoint of a run that an error ends, if it is worth going on from."""
+        nothing_yet = self._saved is None and self._learner.policy_version == 0
+        # Steps that are skipped say that the weights have gone astray: an earlier checkpoint is better.
+        if nothing_yet or not self._learner.is_whole or self._learner.skipped_in_a_row:
+            return
+        try:
+            self.checkpoint()
+        except Exception:
+            log.exception("and no checkpoint could be written")
 
     def checkpoint(self) -> None:
         """Save where the run stands, unless that is saved already."""
@@ -249,3 +286,14 @@ class Training:
     def _place(self) -> tuple[int, int, bool]:
         """Where the run stands. The steps of a warm start count as versions alone."""
         return self.step, self._learner.policy_version, self._warm_started
+
+
+def _held_out(parts: Parts) -> HeldOut | None:
+    if parts.live is None:
+        return None
+    return HeldOut(
+        parts.live.evaluations,
+        folder=parts.run_dir / EVALUATIONS_FOLDER,
+        metrics=parts.metrics,
+        every=parts.live.evaluation.every,
+    )

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+from trieline.common.numbers import REWARD_ROUNDING
 from trieline.learner.config import WarmStartConfig
 from trieline.learner.errors import StopRequested, TrainingError
 from trieline.learner.objective_config import ObjectiveConfig
@@ -66,7 +67,7 @@ def warm_start(
         }
         if step % config.evaluate_every == 0 or step == config.max_steps:
             success = measure()
-            behind = [env for env, value in success.items() if value < config.target]
+            behind = [env for env, value in success.items() if value < config.target * (1 - REWARD_ROUNDING)]
             values |= {f"warm_start/success/{env}": value for env, value in success.items()}
             values["warm_start/success/mean"] = _mean(success)
             log.info("warm start, step %d: sampled success %s", step, _listed(success))

@@ -38,10 +38,10 @@ class Actor:
     delivered_trees: int = 0
     foreign: int = 0
     """Assignments that it still works on for a learner before this one: they fill its capacity, too."""
-    episodes: int = 0
-    """As in ActorHello."""
     reachable: bool = True
     told_to_stop: bool = False
+    episodes: int = 0
+    """As in ActorHello."""
 
 
 class ActorRegister:
@@ -51,11 +51,13 @@ class ActorRegister:
         self.lost = 0
         self.actors: dict[str, Actor] = {}
         """By id, in the order in which they get the next grant."""
+        self.set_aside: set[str] = set()
+        """Ids of actors that are granted nothing more."""
         self._ledger = ledger
         self._complaints = complaints
         self._peer_timeout_s = peer_timeout_s
 
-    def hear(self, identity: bytes, actor_id: str, capacity: int) -> Actor | None:
+    def hear(self, identity: bytes, actor_id: str, capacity: int, episodes: int) -> Actor | None:
         """The record of an actor that just spoke; a new one if it is unknown and says its capacity."""
         actor = self.actors.get(actor_id)
         if actor is None:
@@ -70,18 +72,18 @@ class ActorRegister:
             self._complaints.add("actors joined", f"{actor_id}, capacity {capacity}", level=logging.INFO)
         actor.identity = identity
         actor.capacity = capacity or actor.capacity
+        actor.episodes = episodes
         actor.heard_at = time.monotonic()
         actor.reachable = True
         return actor
 
     def hear_heartbeat(self, identity: bytes, heartbeat: ActorHeartbeat) -> None:
         """What it lists as open fills its capacity; what it does not list for long never reached it."""
-        actor = self.hear(identity, heartbeat.actor_id, heartbeat.capacity)
+        actor = self.hear(identity, heartbeat.actor_id, heartbeat.capacity, heartbeat.episodes)
         if actor is None:
             return
         listed = frozenset(heartbeat.open_assignments)
         actor.running_episodes = heartbeat.running_episodes
-        actor.episodes = heartbeat.episodes
         actor.foreign = len(listed.difference(self._ledger.held_by(heartbeat.actor_id)))
         long_ago = time.monotonic() - self._peer_timeout_s
         lost = self._ledger.unknown_to(heartbeat.actor_id, listed, long_ago)
@@ -106,19 +108,15 @@ class ActorRegister:
     def remove(self, actor_id: str, kind: str, *, level: int = logging.INFO) -> None:
         """It left, or is lost; `kind` is for the log."""
         if self.actors.pop(actor_id, None) is not None:
-            count = self._ledger.take_back(actor_id)
+            count = self._ledger.take_back(actor_id, lost=True)
             self._complaints.add(
                 kind, f"{actor_id}, whose {count} open assignments go to others", level=level
             )
 
-    @property
-    def episodes(self) -> int:
-        """That all actors play at once; of one that does not say, as many as assignments."""
-        return sum(actor.episodes or actor.capacity for actor in self.actors.values())
-
-    def free(self) -> dict[str, Hand]:
+    def hands(self) -> dict[str, Hand]:
         """What each actor can take now."""
-        return {i: self._hand(i, actor) for i, actor in self.actors.items() if actor.reachable}
+        able = {i: actor for i, actor in self.actors.items() if actor.reachable and i not in self.set_aside}
+        return {i: self._hand(i, actor) for i, actor in able.items()}
 
     def _hand(self, actor_id: str, actor: Actor) -> Hand:
         held = len(self._ledger.held_by(actor_id))
@@ -127,6 +125,10 @@ class ActorRegister:
             foreign = actor.foreign * FOREIGN_EPISODES
             hand.episodes = actor.episodes - self._ledger.episodes_of(actor_id) - foreign
         return hand
+
+    def episodes(self) -> int:
+        """Episodes that all actors play at once; of those that do not say, the assignments that they hold."""
+        return sum(actor.episodes or actor.capacity for actor in self.actors.values())
 
     def status(self) -> dict[str, ActorStatus]:
         """For people and metrics."""

@@ -1,7 +1,7 @@
 """Who owes which tree: assignments that wait for an actor, and those that an actor holds.
 
-Every offered assignment is in exactly one place, waiting or with one actor, until it is closed. An actor from
-which it was taken back may bring its tree all the same, once.
+Every offered assignment is in exactly one place, waiting or with one actor, until it is closed or given up.
+An actor from which it was taken back may bring its tree all the same, once.
 """
 
 from collections import Counter, deque
@@ -36,7 +36,11 @@ class Hand:
 class AssignmentLedger:
     """Plain bookkeeping; the owner locks it. Times are of the owner's clock, in seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, max_losses: int | None = None) -> None:
+        """`max_losses`: an assignment that so many lost actors held is given up. None: never."""
+        self._max_losses = max_losses
+        self._losses: Counter[int] = Counter()
+        self._given_up: list[Assignment] = []
         self._waiting: deque[Assignment] = deque()
         self._evaluations: deque[Assignment] = deque()
         """They wait in a line of their own, so that neither they nor training stand in the other's way."""
@@ -83,9 +87,10 @@ class AssignmentLedger:
             for actor_id in list(hands):
                 seat = self._evaluated_episodes < evaluation_seats or not self._waiting
                 line = self._evaluations if self._evaluations and seat else self._waiting
-                if not line:
-                    return granted
-                assignment = line.popleft()
+                assignment = self._next_for(actor_id, line)
+                if assignment is None:
+                    del hands[actor_id]
+                    continue
                 self._held.setdefault(actor_id, {})[assignment.assignment_id] = (assignment, now)
                 self._count(actor_id, assignment, assignment.group_size)
                 granted.setdefault(actor_id, []).append(assignment)
@@ -93,6 +98,27 @@ class AssignmentLedger:
                 if hands[actor_id].is_full():
                     del hands[actor_id]
         return granted
+
+    def _next_for(self, actor_id: str, line: deque[Assignment]) -> Assignment | None:
+        """The first that waits; of those whose next loss is the last, one at a time.
+
+        So none that was only held beside the guilty one is given up with it.
+        """
+        held_one = self._losses and any(self._is_suspect(i) for i in self.held_by(actor_id))
+        for place, assignment in enumerate(line):
+            if not (held_one and self._is_suspect(assignment.assignment_id)):
+                del line[place]
+                return assignment
+        return None
+
+    def _is_suspect(self, assignment_id: int) -> bool:
+        losses = self._losses[assignment_id]
+        return self._max_losses is not None and losses > 0 and losses >= self._max_losses - 1
+
+    def take_given_up(self) -> list[Assignment]:
+        """Those to train on that were given up since the last call."""
+        given_up, self._given_up = self._given_up, []
+        return given_up
 
     def owes(self, actor_id: str, assignment_id: int) -> bool:
         """Whether this actor may bring a tree of the assignment: it was granted it, and has not closed it.
@@ -103,9 +129,9 @@ class AssignmentLedger:
         if self._is_earlier(assignment_id):
             key = (actor_id, assignment_id)
             return key not in self._closed_earlier and len(self._closed_earlier) < MAX_EARLIER
-        return self.assignment(actor_id, assignment_id) is not None
+        return self.owed(actor_id, assignment_id) is not None
 
-    def assignment(self, actor_id: str, assignment_id: int) -> Assignment | None:
+    def owed(self, actor_id: str, assignment_id: int) -> Assignment | None:
         """The assignment that this actor owes a tree of; None if it owes none, or one of before a restart."""
         held = self._held.get(actor_id, {}).get(assignment_id)
         return held[0] if held is not None else self._taken_back.get((actor_id, assignment_id))
@@ -119,23 +145,36 @@ class AssignmentLedger:
     def drop(self, actor_id: str, assignment_id: int) -> bool:
         """Its tree was refused, or will never come. False if this actor did not hold the assignment."""
         self._taken_back.pop((actor_id, assignment_id), None)
-        held = self._held.get(actor_id, {})
-        if (found := held.pop(assignment_id, None)) is None:
+        held = self._held.get(actor_id)
+        if held is None or (found := held.pop(assignment_id, None)) is None:
             return False
+        self._losses.pop(assignment_id, None)
         self._count(actor_id, found[0], -found[0].group_size)
         self._outstanding[found[0].purpose] -= 1
         if not held:
             del self._held[actor_id]
         return True
 
-    def take_back(self, actor_id: str, assignment_ids: Iterable[int] | None = None) -> int:
-        """Put an actor's assignments (all, or some) back to the front, oldest first; how many they were."""
+    def take_back(
+        self, actor_id: str, assignment_ids: Iterable[int] | None = None, *, lost: bool = False
+    ) -> int:
+        """Put an actor's assignments (all, or some) back to the front, oldest first; how many they were.
+
+        `lost`: the actor is gone, and one of them may have been why.
+        """
         held = self._held.get(actor_id, {})
         taken = [i for i in (list(held) if assignment_ids is None else assignment_ids) if i in held]
         for assignment_id in reversed(taken):
-            assignment, _ = held.pop(assignment_id)
+            assignment = held.pop(assignment_id)[0]
             self._count(actor_id, assignment, -assignment.group_size)
-            self._line_of(assignment).appendleft(assignment)
+            if lost:
+                self._losses[assignment_id] += 1
+            if self._max_losses is not None and self._losses[assignment_id] >= self._max_losses:
+                self._give_up(assignment)
+            else:
+                self._line_of(assignment).appendleft(assignment)
+            # Behind the others, also if it was taken back before.
+            self._taken_back.pop((actor_id, assignment_id), None)
             self._taken_back[actor_id, assignment_id] = assignment
         while len(self._taken_back) > MAX_TAKEN_BACK:
             del self._taken_back[next(iter(self._taken_back))]
@@ -147,6 +186,12 @@ class AssignmentLedger:
         """Ids granted before that time which the actor does not list as its own: lost on the way."""
         held = self._held.get(actor_id, {})
         return [i for i, (_, granted_at) in held.items() if granted_at < granted_before and i not in listed]
+
+    def _give_up(self, assignment: Assignment) -> None:
+        del self._losses[assignment.assignment_id]
+        self._outstanding[assignment.purpose] -= 1
+        if assignment.purpose == "train":
+            self._given_up.append(assignment)
 
     def _count(self, actor_id: str, assignment: Assignment, episodes: int) -> None:
         self._episodes[actor_id] += episodes

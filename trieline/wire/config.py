@@ -1,6 +1,6 @@
 """What both ends of a wire must agree on: addresses, limits, the model's name, the tasks."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -10,12 +10,12 @@ from trieline.common.numbers import Positive, Seconds
 class LinksConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where the sockets are. Loopback TCP or `ipc://`; `trieline train` picks free ones itself.
 
-    The learner binds `trajectories` and the two weight sockets, the policy server binds `generate`.
+    The learner binds `trajectories` and `weights_fetch`, the policy server binds `generate`.
     """
 
     trajectories: str = "tcp://127.0.0.1:7701"
-    generate: str = "tcp://127.0.0.1:7702"
-    weights_announce: str = "tcp://127.0.0.1:7703"
+    generate: str | tuple[str, ...] = "tcp://127.0.0.1:7702"
+    """One address, or those of several policy servers: a server binds the first that is free."""
     weights_fetch: str = "tcp://127.0.0.1:7704"
     heartbeat_s: Seconds = 2.0
     """An actor or policy server says that it lives this often."""
@@ -24,9 +24,29 @@ class LinksConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     max_message_bytes: Positive = 64 * 1024 * 1024
     max_tree_tokens: Positive = 1_000_000
 
+    def __post_init__(self) -> None:
+        if not self.generate_addresses:
+            msg = "generate: expected at least one address, got none"
+            raise ValueError(msg)
 
-ADDRESSES = ("trajectories", "generate", "weights_announce", "weights_fetch")
+    @property
+    def generate_addresses(self) -> tuple[str, ...]:
+        """Of all policy servers."""
+        return (self.generate,) if isinstance(self.generate, str) else self.generate
+
+    def addresses(self) -> list[tuple[str, str]]:
+        """(field, address) of every socket."""
+        generate = [("generate", address) for address in self.generate_addresses]
+        return [("trajectories", self.trajectories), *generate, ("weights_fetch", self.weights_fetch)]
+
+
+ADDRESSES = ("trajectories", "generate", "weights_fetch")
 """The fields of `LinksConfig` that are addresses."""
+
+
+TemplateArgument = str | int | float | bool | list[Any] | dict[str, Any]
+RENDERED = {"messages", "tools", "documents", "add_generation_prompt"}
+"""What a chat template is given with every rendering."""
 
 
 class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -36,6 +56,13 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """A Hugging Face folder, a hub name, or `builtin:smollm2-135m-instruct` / `builtin:tiny`."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Compute precision. `auto`: bfloat16 where this machine's CPU has instructions for it."""
+    template_kwargs: dict[str, TemplateArgument] = {}
+    """Arguments to the model's chat template, such as `enable_thinking = false`."""
+
+    def __post_init__(self) -> None:
+        if taken := sorted(self.template_kwargs.keys() & RENDERED):
+            msg = f"expected template_kwargs without what every rendering sets itself, got {', '.join(taken)}"
+            raise ValueError(msg)
 
 
 class EpisodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

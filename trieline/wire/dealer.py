@@ -14,6 +14,7 @@ import zmq
 import zmq.asyncio
 from zmq.utils.monitor import recv_monitor_message
 
+from trieline.common.complaints import Complaints
 from trieline.wire import sockets
 from trieline.wire.addresses import check_address
 from trieline.wire.codec import InFrame, OutFrame
@@ -59,6 +60,7 @@ class Dealer:
         self._on_connect = on_connect
         self._on_failure = on_failure
         self._routing_id = routing_id
+        self._complaints = Complaints(address)
         self._wake = asyncio.Event()
         self._context: zmq.asyncio.Context | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -139,7 +141,7 @@ class Dealer:
                 self._wake.set()
             elif event == zmq.Event.DISCONNECTED:
                 self.connected = False
-                logger.warning("%s lost its connection to %s and tries again", self._name, self.address)
+                self._complaints.add("connections lost that are tried again", self._name)
 
     async def _write(self) -> None:
         while True:

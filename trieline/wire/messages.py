@@ -14,14 +14,15 @@ from trieline.common.arrays import Float32, Int32
 from trieline.common.numbers import Count
 from trieline.wire.tree import TrajectoryTree
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 
 Name = Annotated[str, msgspec.Meta(max_length=256)]
-Purpose = Literal["train", "evaluate", "demonstrate"]
-"""What an assignment's tree is for. Only those to train on are journalled, and trained on."""
 # Characters of a note.
 MAX_TEXT = 4096
 Text = Annotated[str, msgspec.Meta(max_length=MAX_TEXT)]
+StopString = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+Purpose = Literal["train", "evaluate", "demonstrate"]
+"""What an assignment's tree is for. Only those to train on are journalled, and trained on."""
 
 
 # ---- trajectories: actor (DEALER) to learner (ROUTER) ------------------------------------------------------
@@ -144,6 +145,9 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     stop_ids: Annotated[tuple[Count, ...], msgspec.Meta(max_length=64)] = ()
     """Sampling ends after one of these, which is part of the completion."""
     seed: Count = 0
+    stop: Annotated[tuple[StopString, ...], msgspec.Meta(max_length=16)] = ()
+    """Sampling ends with the token by which the completion's text first holds one of these, which stays part
+    of the completion. Special tokens are spelled by their names in that text."""
 
 
 class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, tag="generate"):
@@ -163,10 +167,12 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True, tag="completion"):
     logprobs: Float32
     """[K] nats, under the distribution really sampled from."""
     entropies: Float32
-    """[K] nats, of that distribution."""
+    """[K] nats, of that distribution; all NaN: not known to this server."""
     policy_versions: Int32
     """[K]"""
     finish_reason: Literal["stop", "length"]
+    stop: Annotated[str, msgspec.Meta(max_length=256)] = ""
+    """The one of `Sampling.stop` that ended it; "": a stop id did, or the length."""
 
 
 class GenerateRefusal(msgspec.Struct, frozen=True, kw_only=True, tag="generate_refusal"):
@@ -175,6 +181,12 @@ class GenerateRefusal(msgspec.Struct, frozen=True, kw_only=True, tag="generate_r
     request_id: Count
     kind: Literal["invalid", "overloaded", "stopping", "failed"]
     reason: Text
+
+
+class Cancel(msgspec.Struct, frozen=True, kw_only=True, tag="cancel"):
+    """Nobody waits for this request any more. There is no reply to it, and none is due to the request."""
+
+    request_id: Count
 
 
 class StatusRequest(msgspec.Struct, frozen=True, kw_only=True, tag="status_request"):
@@ -198,11 +210,17 @@ class ServerStatus(msgspec.Struct, frozen=True, kw_only=True, tag="server_status
     protocol: int = PROTOCOL_VERSION
 
 
-ActorToServer = GenerateRequest | StatusRequest
-ServerToActor = Completion | GenerateRefusal | ServerStatus
+ActorToServer = GenerateRequest | StatusRequest | Cancel
 
 
-# ---- weights: learner (PUB and ROUTER) to policy server (SUB and DEALER) -----------------------------------
+class ServerAlive(msgspec.Struct, frozen=True, kw_only=True, tag="server_alive"):
+    """The server works on requests of this peer. Sent to find out, too, whether the peer is still there."""
+
+
+ServerToActor = Completion | GenerateRefusal | ServerStatus | ServerAlive
+
+
+# ---- weights: learner (ROUTER) to policy server (DEALER) ---------------------------------------------------
 
 
 class WeightsAnnouncement(msgspec.Struct, frozen=True, kw_only=True, tag="weights"):

@@ -6,16 +6,11 @@ Any program on this machine can send a tree, and one absurd number in one of the
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from trieline.wire.errors import TreeError
 from trieline.wire.messages import Assignment
-from trieline.wire.tree import TrajectoryTree
-
-# Bounds far above any search, far below a bomb.
-MAX_TREE_NODES = 100_000
-MAX_TREE_LEAVES = 16_384
-# Of all sequences together, into which the learner takes a tree apart.
-MAX_SEQUENCE_TOKENS = 32_000_000
+from trieline.wire.tree import MAX_LEAVES, NumberBounds, TrajectoryTree
 
 # Nats. A token of this probability comes up once in 10^43 draws, so none that was sampled ever has it.
 LEAST_LOGPROB = -100.0
@@ -66,29 +61,26 @@ def expect_admissible(
         expectation: of the run.
         newest_version: the highest version of the policy that can have sampled; None: unknown.
     """
-    _expect_bounded(tree, expectation.max_tree_tokens)
-    tree.validate(vocab_size=expectation.vocab_size)
+    tree.validate(
+        vocab_size=expectation.vocab_size,
+        max_tokens=expectation.max_tree_tokens,
+        bounds=_number_bounds(expectation.vocab_size),
+    )
     if tree.sampled[0]:
         msg = "expected a root of context (a prompt), got one that the policy sampled"
         raise TreeError(msg)
     _expect_asked_for(tree, assignment, expectation)
     _expect_short(tree, expectation)
-    _expect_sane(tree, expectation.vocab_size)
     newest = int(tree.policy_versions.max())
     if newest_version is not None and newest > newest_version:
         msg = f"expected tokens of policy versions up to {newest_version}, the newest, got version {newest}"
         raise TreeError(msg)
 
 
-def _expect_bounded(tree: TrajectoryTree, max_tree_tokens: int) -> None:
-    for what, count, most in (
-        ("tokens", tree.num_tokens, max_tree_tokens),
-        ("nodes", tree.num_nodes, MAX_TREE_NODES),
-        ("leaves", tree.num_leaves, MAX_TREE_LEAVES),
-    ):
-        if count > most:
-            msg = f"expected at most {most} {what}, got {count}"
-            raise TreeError(msg)
+@lru_cache(maxsize=16)
+def _number_bounds(vocab_size: int | None) -> NumberBounds:
+    most_entropy = math.log(vocab_size or LARGEST_VOCABULARY) + ENTROPY_ROUNDING
+    return NumberBounds(least_logprob=LEAST_LOGPROB, most_entropy=most_entropy, most_reward=MAX_REWARD)
 
 
 def _expect_asked_for(tree: TrajectoryTree, assignment: Assignment | None, expectation: Expectation) -> None:
@@ -110,7 +102,7 @@ def _expect_asked_for(tree: TrajectoryTree, assignment: Assignment | None, expec
         msg = f"expected level {assignment.level or 0} as assigned, got {tree.level}"
         raise TreeError(msg)
     least = assignment.group_size
-    most = MAX_TREE_LEAVES if expectation.max_forks is None else least + expectation.max_forks
+    most = MAX_LEAVES if expectation.max_forks is None else least + expectation.max_forks
     if not least <= tree.num_leaves <= most:
         expected = f"{least} leaves" if least == most else f"{least} to {most} leaves"
         msg = f"expected {expected}, the group assigned and its forks, got {tree.num_leaves}"
@@ -118,11 +110,7 @@ def _expect_asked_for(tree: TrajectoryTree, assignment: Assignment | None, expec
 
 
 def _expect_short(tree: TrajectoryTree, expectation: Expectation) -> None:
-    lengths = sequence_lengths(tree)
-    if (total := sum(lengths)) > MAX_SEQUENCE_TOKENS:
-        msg = f"expected sequences of at most {MAX_SEQUENCE_TOKENS} tokens together, got {total}"
-        raise TreeError(msg)
-    longest = max(lengths)
+    longest = max(tree.sequence_lengths)
     if expectation.max_positions is not None and longest > expectation.max_positions:
         msg = f"expected sequences of at most {expectation.max_positions} tokens, the model's positions, "
         raise TreeError(msg + f"got {longest}")
@@ -130,28 +118,3 @@ def _expect_short(tree: TrajectoryTree, expectation: Expectation) -> None:
     if env is not None and longest > env.max_context:
         msg = f"expected sequences of at most {env.max_context} tokens, max_context of {tree.env_id}, "
         raise TreeError(msg + f"got {longest}")
-
-
-def sequence_lengths(tree: TrajectoryTree) -> list[int]:
-    """Tokens from the root to each leaf. Of a valid tree."""
-    offsets = tree.node_offsets.tolist()
-    ends: list[int] = []
-    for node, parent in enumerate(tree.parents.tolist()):
-        before = ends[parent] if parent >= 0 else 0
-        ends.append(before + offsets[node + 1] - offsets[node])
-    return [ends[leaf] for leaf in tree.leaf_nodes.tolist()]
-
-
-def _expect_sane(tree: TrajectoryTree, vocab_size: int | None) -> None:
-    """Finite, and yet no number that sampling or scoring gives."""
-    most_entropy = math.log(vocab_size or LARGEST_VOCABULARY) + ENTROPY_ROUNDING
-    if (lowest := float(tree.behavior_logprobs.min())) < LEAST_LOGPROB:
-        msg = f"expected behavior_logprobs of at least {LEAST_LOGPROB:g}, got {lowest:g}"
-        raise TreeError(msg)
-    if (highest := float(tree.entropies.max())) > most_entropy:
-        msg = f"expected entropies of at most {most_entropy:.2f} (all tokens alike), got {highest:g}"
-        raise TreeError(msg)
-    for reward in (float(tree.rewards.min()), float(tree.rewards.max())):
-        if abs(reward) > MAX_REWARD:
-            msg = f"expected rewards from {-MAX_REWARD:g} to {MAX_REWARD:g}, got {reward:g}"
-            raise TreeError(msg)

@@ -7,11 +7,9 @@ the actor that holds it is lost, it is granted again before all others.
 """
 
 import math
-import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import get_args
 
 import msgspec
 import zmq
@@ -19,6 +17,7 @@ import zmq
 from trieline.common.complaints import Complaints
 from trieline.common.text import shortened
 from trieline.wire import sockets
+from trieline.wire.accepted_trees import AcceptedTrees
 from trieline.wire.acknowledgements import WITHIN_S, Acknowledgements
 from trieline.wire.actor_register import ActorRegister, ActorStatus
 from trieline.wire.assignment_ledger import AssignmentLedger
@@ -72,6 +71,7 @@ class TreeReceiver:
         expectation: Expectation | None = None,
         already_accepted: Iterable[tuple[str, int]] = (),
         evaluation_share: float = 1.0,
+        max_losses: int | None = None,
     ) -> None:
         """`accept` gets each tree with the frames that it came in, in the receiver's thread.
 
@@ -81,6 +81,7 @@ class TreeReceiver:
         `expectation`: what all trees are held against, beside their assignments.
         `already_accepted`: (actor id, sequence number) of the trees that are safe since before a restart.
         Assignment ids must only grow, over restarts too: an actor may still work on an old one.
+        `max_losses`: an assignment that so many actors held when they were lost is given up. None: never.
         `evaluation_share`: of the actors' episodes, for evaluations while something else waits.
         """
         self.duplicates = 0
@@ -100,11 +101,10 @@ class TreeReceiver:
             self._seen.setdefault(actor_id, SeenNumbers()).add(sequence_number)
         self._complaints = Complaints("trajectories")
         self._lock = threading.Lock()
-        self._ledger = AssignmentLedger()
+        self.max_losses = max_losses
+        self._ledger = AssignmentLedger(max_losses=max_losses)
         self._register = ActorRegister(self._ledger, self._complaints, peer_timeout_s=links.peer_timeout_s)
-        self._trees: dict[Purpose, queue.SimpleQueue[TreeDelivery | None]] = {
-            purpose: queue.SimpleQueue() for purpose in get_args(Purpose)
-        }
+        self._accepted = AcceptedTrees()
         self._evaluation_share = evaluation_share
         self._inbox = Inbox(
             most_bytes=INBOX_MESSAGES * links.max_message_bytes,
@@ -138,12 +138,10 @@ class TreeReceiver:
     def get(self, timeout_s: float, purpose: Purpose = "train") -> TreeDelivery:
         """The next accepted tree of that purpose, or PeerTimeoutError."""
         try:
-            delivery = self._trees[purpose].get(timeout=timeout_s)
-        except queue.Empty:
+            delivery = self._accepted.get(timeout_s, purpose)
+        except TimeoutError:
             raise PeerTimeoutError(self._nothing_came(timeout_s)) from None
         if delivery is None:
-            # For the next one who asks, too.
-            self._trees[purpose].put(None)
             self._thread.expect_running()
             msg = "the tree receiver is closed"
             raise WireError(msg)
@@ -152,7 +150,21 @@ class TreeReceiver:
     def outstanding(self, purpose: Purpose = "train") -> int:
         """Assignments offered or granted whose tree has not come (nor been refused or given up)."""
         with self._lock:
-            return self._ledger.outstanding(purpose)
+            return self._ledger.outstanding(purpose) + self._accepted.added(purpose)
+
+    def take_given_up(self) -> list[Assignment]:
+        """Tasks to train on that were given up since the last call: too many actors were lost over them."""
+        with self._lock:
+            return self._ledger.take_given_up()
+
+    def set_aside(self, actor_id: str) -> None:
+        """Grant this actor nothing more; what it holds it may still bring."""
+        with self._lock:
+            self._register.set_aside.add(actor_id)
+
+    def is_set_aside(self, actor_id: str) -> bool:
+        """Whether this actor is granted nothing more."""
+        return actor_id in self._register.set_aside
 
     def actors(self) -> dict[str, ActorStatus]:
         """The actors that live, by id."""
@@ -196,6 +208,7 @@ class TreeReceiver:
             if not self._inbox:
                 break
             self._handle(*self._inbox.take())
+        self._accepted.hand_over()
         self._acknowledgements.send_due()
         all_handled = all_read and not self._inbox
         with self._lock:
@@ -215,8 +228,7 @@ class TreeReceiver:
     def _end(self) -> None:
         if self._thread.failure is None:
             self._acknowledgements.send_all()
-        for trees in self._trees.values():
-            trees.put(None)
+        self._accepted.end()
 
     def _read(self) -> bool:
         """Move what has come to the inbox; True if nothing more waits."""
@@ -283,7 +295,7 @@ class TreeReceiver:
                 self._reject(identity, delivery, "rejected trees", str(error))
                 return
             self._seen.setdefault(delivery.actor_id, SeenNumbers()).add(delivery.sequence_number)
-            self._trees[delivery.purpose].put(delivery)
+            self._accepted.add(delivery)
         with self._lock:
             self._ledger.close(delivery.actor_id, delivery.assignment_id)
             self._register.note_delivery(delivery.actor_id)
@@ -294,19 +306,18 @@ class TreeReceiver:
         if delivery.run_id != self._run_id:
             return f"expected a tree of run {self._run_id!r}, got one of run {delivery.run_id!r}"
         with self._lock:
-            asked = self._ledger.assignment(delivery.actor_id, delivery.assignment_id)
-            owed = self._ledger.owes(delivery.actor_id, delivery.assignment_id)
-        if asked is not None and asked.purpose != delivery.purpose:
-            return f"expected a tree to {asked.purpose}, as assigned, got one to {delivery.purpose}"
-        if owed:
-            return None
+            owed = self._ledger.owed(delivery.actor_id, delivery.assignment_id)
+            if owed is not None and owed.purpose != delivery.purpose:
+                return f"expected a tree to {owed.purpose}, as assigned, got one to {delivery.purpose}"
+            if self._ledger.owes(delivery.actor_id, delivery.assignment_id):
+                return None
         return (
             f"expected one tree of each assignment granted to its actor, got one of {delivery.assignment_id}"
         )
 
     def _expect_admissible(self, delivery: TreeDelivery) -> None:
         with self._lock:
-            assignment = self._ledger.assignment(delivery.actor_id, delivery.assignment_id)
+            assignment = self._ledger.owed(delivery.actor_id, delivery.assignment_id)
         expect_admissible(delivery.tree, assignment, self._expectation, newest_version=self.newest_version)
 
     def _reject(self, identity: bytes, delivery: TreeDelivery, kind: str, reason: str) -> None:
@@ -329,8 +340,7 @@ class TreeReceiver:
             self._complaints.add("actors of another protocol", f"{hello.actor_id}: {reason}")
             self._send(identity, Stop(reason=reason))
             return
-        if (actor := self._register.hear(identity, hello.actor_id, hello.capacity)) is not None:
-            actor.episodes = hello.episodes
+        self._register.hear(identity, hello.actor_id, hello.capacity, hello.episodes)
 
     def _tell_to_stop(self, reason: str) -> None:
         for actor in self._register.actors.values():
@@ -340,8 +350,9 @@ class TreeReceiver:
 
     def _grant(self) -> None:
         actors = self._register.actors
-        seats = math.ceil(self._evaluation_share * self._register.episodes)
-        granted = self._ledger.grant(self._register.free(), time.monotonic(), evaluation_seats=seats)
+        seats = math.ceil(self._evaluation_share * self._register.episodes())
+        hands = self._register.hands()
+        granted = self._ledger.grant(hands, time.monotonic(), evaluation_seats=seats)
         for actor_id, assignments in granted.items():
             actor = actors[actor_id]
             grant = Grant(

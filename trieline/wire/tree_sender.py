@@ -14,11 +14,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from trieline.common.complaints import Complaints
+from trieline.common.text import shortened
 from trieline.wire.codec import MAX_HEADER_BYTES, InFrame, OutFrame, decode, encode, num_bytes
 from trieline.wire.config import LinksConfig
 from trieline.wire.dealer import Dealer
 from trieline.wire.errors import MessageError, PeerTimeoutError
 from trieline.wire.messages import (
+    MAX_TEXT,
     Acknowledge,
     ActorGoodbye,
     ActorHeartbeat,
@@ -33,8 +35,6 @@ from trieline.wire.messages import (
     TreeDelivery,
 )
 from trieline.wire.tree import TrajectoryTree
-
-logger = logging.getLogger(__name__)
 
 # More open assignments than any capacity: a learner that grants beyond it is wrong.
 MAX_GRANTED = 100_000
@@ -102,13 +102,13 @@ class TreeSender:
             raise Stopped(self._stop_reason)
         return self._granted.popleft()
 
-    async def send(self, assignment_id: int, tree: TrajectoryTree) -> int:
+    async def send(self, assignment_id: int, tree: TrajectoryTree) -> int | None:
         """Take over a finished tree, which must not change any more; its sequence number.
 
-        A tree too large for the link is counted in `rejected`, and the learner is told that none will come.
+        None: it is too large for the link. It is counted in `rejected`, and the learner is told that none
+        will come.
         """
         number = self._next_sequence_number
-        self._next_sequence_number += 1
         run_id, purpose = self._open.get(assignment_id, ("", "train"))
         delivery = TreeDelivery(
             actor_id=self._actor_id,
@@ -122,7 +122,8 @@ class TreeSender:
         if (problem := self._too_large(frames, tree)) is not None:
             self.rejected += 1
             self.give_up(assignment_id, problem)
-            return number
+            return None
+        self._next_sequence_number += 1
         self._unacknowledged[number] = _Parcel(assignment_id, frames)
         self._to_send.append(number)
         self._dealer.wake()
@@ -130,9 +131,10 @@ class TreeSender:
 
     def give_up(self, assignment_id: int, reason: str) -> None:
         """Say that no tree will ever come of an assignment, not even a broken one."""
-        logger.error("assignment %d gives no tree: %s", assignment_id, reason)
+        self._complaints.add("assignments that give no tree", reason, level=logging.ERROR)
         self._open.pop(assignment_id, None)
-        note = AssignmentFailed(actor_id=self._actor_id, assignment_id=assignment_id, reason=reason[:4096])
+        reason = shortened(reason, MAX_TEXT)
+        note = AssignmentFailed(actor_id=self._actor_id, assignment_id=assignment_id, reason=reason)
         self._notes.append(note)
         self._dealer.wake()
 
@@ -154,6 +156,8 @@ class TreeSender:
         await self._dealer.close(encode(ActorGoodbye(actor_id=self._actor_id)))
 
     async def _until(self, condition: Callable[[], bool], timeout_s: float | None, what: str) -> None:
+        if condition():
+            return
         try:
             async with asyncio.timeout(timeout_s):
                 while not condition():

@@ -1,4 +1,4 @@
-"""Both ends of the weights link, learner (PUB and ROUTER) to policy servers (SUB and DEALER).
+"""Both ends of the weights link, learner (ROUTER) to policy servers (DEALER).
 
 A policy server always serves one whole version, the newest that it has completely.
 """

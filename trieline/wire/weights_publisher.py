@@ -1,5 +1,8 @@
 """The learner's end of the weights link: announces versions, serves their files in chunks, knows who loaded.
 
+An announcement goes to each server that has said a word, over the connection by which it came: nobody's
+subscriptions are kept. A server that did not hear it asks for the latest with its next heartbeat.
+
 The files of the last two versions stay open, so a fetch that is under way ends even when the file is unlinked
 after that; the owner may delete a version's file once two newer ones are published.
 """
@@ -21,6 +24,7 @@ import numpy as np
 import zmq
 
 from trieline.common.complaints import Complaints
+from trieline.common.regular_file import open_regular
 from trieline.wire import sockets
 from trieline.wire.codec import InFrame, decode, encode
 from trieline.wire.config import LinksConfig
@@ -32,18 +36,22 @@ from trieline.wire.messages import (
     LearnerToServer,
     ServerToLearner,
     WeightsAnnouncement,
-    WeightsLoaded,
 )
 from trieline.wire.sockets import Waker
+from trieline.wire.weights_chunks import ChunkTraffic
+from trieline.wire.weights_roll import ServerRoll
 
 logger = logging.getLogger(__name__)
 
-# Announcements: a full queue to a server drops the new one; the server asks for the latest every heartbeat.
-ANNOUNCE_QUEUE = 100
-# Chunks for each server. Full: the chunk is dropped, and asked for again.
-CHUNK_QUEUE = 16
+# Chunks and announcements for each server. Full: what is sent is dropped, and asked for again.
+SEND_QUEUE = 4
+# Of a server's request.
+REQUEST_BYTES = 16 * 1024
+# Whoever asks for more gets as much.
+CHUNK_BYTES = 2 * 1024 * 1024
 KEPT_VERSIONS = 2
-MAX_SERVERS = 1_024
+# A server that was silent for this many heartbeats is asked, so to speak, whether it is still there.
+SILENT_HEARTBEATS = 2
 CRC_BLOCK_BYTES = 4 * 1024 * 1024
 
 
@@ -62,17 +70,8 @@ class _Version:
     file: BinaryIO
 
 
-@dataclass(slots=True)
-class _Server:
-    """What one policy server last said."""
-
-    heard_at: float
-    policy_version: int = -1
-    publisher_start: int = 0
-
-
 class WeightsPublisher:
-    """One thread owns both sockets; public methods may be called from any thread."""
+    """One thread owns the socket; public methods may be called from any thread."""
 
     def __init__(self, links: LinksConfig) -> None:
         self.malformed = 0
@@ -81,9 +80,10 @@ class WeightsPublisher:
         self._to_publish: queue.SimpleQueue[tuple[int, Path, BinaryIO, int | None]] = queue.SimpleQueue()
         self._versions: deque[_Version] = deque()
         self._last_version = -1
-        self._servers: dict[str, _Server] = {}
-        self._changed = threading.Condition()
         self._complaints = Complaints("weights")
+        self._roll = ServerRoll(self._start, peer_timeout_s=links.peer_timeout_s, complaints=self._complaints)
+        self._chunks = ChunkTraffic(repeat_s=links.heartbeat_s, timeout_s=links.peer_timeout_s)
+        self._next_look = 0.0
         self._failure: Exception | None = None
         self._closing = False
         self._waker = Waker()
@@ -91,14 +91,12 @@ class WeightsPublisher:
         self._thread = threading.Thread(target=self._run, name="weights-publisher", daemon=True)
 
     def start(self) -> None:
-        """Bind both sockets and begin to serve. Raises AddressError."""
+        """Bind the socket and begin to serve. Raises AddressError."""
         context = zmq.Context()
         try:
-            self._announce = context.socket(zmq.PUB)
-            sockets.limit(self._announce, self._links, send_queue=ANNOUNCE_QUEUE)
-            sockets.bind(self._announce, self._links.weights_announce)
             self._router = context.socket(zmq.ROUTER)
-            sockets.limit(self._router, self._links, send_queue=CHUNK_QUEUE)
+            sockets.limit(self._router, self._links, send_queue=SEND_QUEUE)
+            self._router.maxmsgsize = REQUEST_BYTES
             self._router.router_mandatory = True
             sockets.bind(self._router, self._links.weights_fetch)
         except WireError:
@@ -118,7 +116,7 @@ class WeightsPublisher:
             msg = f"expected a policy version above {self._last_version}, got {policy_version}"
             raise WireError(msg)
         try:
-            file = path.open("rb", buffering=0)
+            file = os.fdopen(open_regular(path), "rb", buffering=0)
         except OSError as error:
             msg = f"can't publish version {policy_version} from {path}: {error}"
             raise WireError(msg) from error
@@ -129,32 +127,34 @@ class WeightsPublisher:
             msg = f"can't publish version {policy_version} from {path}: expected weights, got an empty file"
             raise WireError(msg)
         self._last_version = policy_version
+        self._roll.published(policy_version)
         self._to_publish.put((policy_version, path.absolute(), file, crc32))
         self._waker.wake()
 
     def loaded(self) -> dict[str, int]:
         """The version that each live policy server serves, -1 before its first."""
-        with self._changed:
-            return {server_id: server.policy_version for server_id, server in self._live().items()}
+        return self._roll.loaded()
 
     def wait_loaded(self, policy_version: int, timeout_s: float) -> None:
-        """Wait until every live policy server, and at least one, serves this version or a newer one.
+        """Wait until a live policy server serves this version or a newer one, and all that are waited for do.
 
-        A server that started with the file of this very version counts. Raises PeerTimeoutError that names
-        the late ones.
+        A server that started with the file of this very version counts. Who is waited for: see `ServerRoll`.
+        Raises PeerTimeoutError that names the late ones.
         """
-        with self._changed:
-            if self._changed.wait_for(lambda: self._failure or self._is_loaded(policy_version), timeout_s):
+        deadline = time.monotonic() + timeout_s
+        with self._roll.changed:
+            while not self._failure and not self._roll.is_loaded(policy_version):
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    break
+                # Looked at again without news, too: who lives and who is late is a matter of time.
+                self._roll.changed.wait(min(left, self._links.heartbeat_s))
+            else:
                 self._expect_running()
                 return
-            late = [
-                f"{server_id} serves {server.policy_version}"
-                for server_id, server in self._live().items()
-                if not self._serves(server, policy_version)
-            ]
         msg = (
             f"waited {timeout_s:g} s for the policy servers at {self._links.weights_fetch} to load version "
-            f"{policy_version}: {', '.join(late) or 'no policy server lives'}"
+            f"{policy_version}: {self._roll.late(policy_version)}"
         )
         raise PeerTimeoutError(msg)
 
@@ -177,22 +177,6 @@ class WeightsPublisher:
             msg = f"the weights publisher at {self._links.weights_fetch} failed: {self._failure}"
             raise WireError(msg) from self._failure
 
-    def _live(self) -> dict[str, _Server]:
-        long_ago = time.monotonic() - self._links.peer_timeout_s
-        return {
-            server_id: server for server_id, server in self._servers.items() if server.heard_at >= long_ago
-        }
-
-    def _is_loaded(self, policy_version: int) -> bool:
-        live = self._live().values()
-        return bool(live) and all(self._serves(server, policy_version) for server in live)
-
-    def _serves(self, server: _Server, policy_version: int) -> bool:
-        # Versions of another start of the learner say nothing: it may have resumed from an older one.
-        if server.publisher_start == self._start:
-            return server.policy_version >= policy_version
-        return server.publisher_start == 0 and server.policy_version == policy_version
-
     # ---- in the thread -------------------------------------------------------------------------------------
 
     def _run(self) -> None:
@@ -206,11 +190,16 @@ class WeightsPublisher:
                 while not self._to_publish.empty():
                     self._make_public(*self._to_publish.get())
                 self._answer_all()
+                if time.monotonic() >= self._next_look:
+                    self._next_look = time.monotonic() + self._links.heartbeat_s
+                    self._look_for_silent()
+                for peer, request in self._chunks.next_turns():
+                    self._send_chunk(peer, request)
         except Exception as error:
             logger.exception("The weights publisher at %s failed", self._links.weights_fetch)
-            with self._changed:
+            with self._roll.changed:
                 self._failure = error
-                self._changed.notify_all()
+                self._roll.changed.notify_all()
 
     def _make_public(self, policy_version: int, path: Path, file: BinaryIO, crc32: int | None) -> None:
         status = os.fstat(file.fileno())
@@ -225,7 +214,13 @@ class WeightsPublisher:
         self._versions.append(_Version(announcement, file))
         while len(self._versions) > KEPT_VERSIONS:
             self._versions.popleft().file.close()
-        self._announce.send_multipart(encode(announcement), zmq.NOBLOCK)
+        for peer in self._roll.peers():
+            self._send(peer, announcement)
+
+    def _look_for_silent(self) -> None:
+        if self._versions:
+            for peer in self._roll.peers(silent_s=SILENT_HEARTBEATS * self._links.heartbeat_s):
+                self._send(peer, self._versions[-1].announcement)
 
     def _answer_all(self) -> None:
         while not self._closing:
@@ -242,28 +237,20 @@ class WeightsPublisher:
             self.malformed += 1
             self._complaints.add("malformed messages from policy servers", error)
             return
-        self._hear(message)
-        match message:
-            case LatestRequest() if self._versions:
-                self._send(identity, self._versions[-1].announcement)
-            case ChunkRequest():
-                self._send(identity, self._chunk(message))
+        self._roll.hear(identity, message)
+        if isinstance(message, ChunkRequest):
+            self._send_chunk(identity, message)
+            return
+        self._chunks.heard(identity)
+        if isinstance(message, LatestRequest) and self._versions:
+            self._send(identity, self._versions[-1].announcement)
 
-    def _hear(self, message: LatestRequest | ChunkRequest | WeightsLoaded) -> None:
-        with self._changed:
-            server = self._servers.get(message.server_id)
-            if server is None:
-                self._servers = self._live()
-                if len(self._servers) >= MAX_SERVERS:
-                    self._complaints.add("policy servers beyond the most that are served", message.server_id)
-                    return
-                server = self._servers[message.server_id] = _Server(heard_at=0)
-                logger.info("policy server %s joined", message.server_id)
-            server.heard_at = time.monotonic()
-            if isinstance(message, WeightsLoaded):
-                server.policy_version = message.policy_version
-                server.publisher_start = message.publisher_start
-            self._changed.notify_all()
+    def _send_chunk(self, peer: bytes, request: ChunkRequest) -> None:
+        sizes = {one.announcement.policy_version: one.announcement.num_bytes for one in self._versions}
+        is_last = request.offset + request.num_bytes >= sizes.get(request.policy_version, 0)
+        joined = self._roll.has_joined(request.server_id)
+        if self._chunks.may_send(peer, request, is_last=is_last, joined=joined):
+            self._send(peer, self._chunk(request))
 
     def _chunk(self, request: ChunkRequest) -> Chunk:
         data = b""
@@ -271,7 +258,7 @@ class WeightsPublisher:
             if version.announcement.policy_version == request.policy_version:
                 # The offset comes from a peer, and pread takes no more than a signed 64-bit one.
                 offset = min(request.offset, version.announcement.num_bytes)
-                data = os.pread(version.file.fileno(), request.num_bytes, offset)
+                data = os.pread(version.file.fileno(), min(request.num_bytes, CHUNK_BYTES), offset)
         return Chunk(
             policy_version=request.policy_version, offset=request.offset, data=np.frombuffer(data, np.uint8)
         )
@@ -280,6 +267,8 @@ class WeightsPublisher:
         try:
             self._router.send_multipart([identity, *encode(message)], zmq.NOBLOCK, copy=False)
         except zmq.ZMQError as error:
-            # Gone, or it does not read: it asks again.
-            if error.errno not in (zmq.EAGAIN, zmq.EHOSTUNREACH):
+            if error.errno == zmq.EHOSTUNREACH:
+                self._roll.forget(identity)
+                self._chunks.forget(identity)
+            elif error.errno != zmq.EAGAIN:
                 raise

@@ -11,7 +11,6 @@ import os
 import shutil
 import threading
 import time
-import zlib
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from pathlib import Path
 import zmq
 
 from trieline.common.complaints import Complaints
+from trieline.common.regular_file import open_regular
 from trieline.wire import sockets
 from trieline.wire.codec import InFrame, decode, encode
 from trieline.wire.config import LinksConfig
@@ -33,25 +33,26 @@ from trieline.wire.messages import (
     WeightsLoaded,
 )
 from trieline.wire.sockets import Waker
-from trieline.wire.weights_publisher import file_crc32
+from trieline.wire.weights_fetch import Fetch
+from trieline.wire.weights_publisher import CHUNK_BYTES, file_crc32
 
 logger = logging.getLogger(__name__)
 
 # Requests, while the learner does not read: the new one is dropped, and made again with the next heartbeat.
 REQUEST_QUEUE = 64
-CHUNKS_AHEAD = 4
-CHUNK_BYTES = 4 * 1024 * 1024
 # A fetch in which nothing came for this many heartbeats asks again for what is missing.
 STALLED_HEARTBEATS = 3
 KEPT_FILES = 2
 # How often a learner that is away is tried.
 AWAY_S = 0.1
+# After so many heartbeats without one there is no learner.
+ALONE_HEARTBEATS = 3
 # (publisher_start, policy_version)
 Key = tuple[int, int]
 
 
 class WeightsSubscriber:
-    """One thread owns both sockets; public methods may be called from any thread."""
+    """One thread owns the socket; public methods may be called from any thread."""
 
     def __init__(self, links: LinksConfig, *, server_id: str, fetch_folder: Path) -> None:
         """`fetch_folder` belongs to this server alone; it is made if a version has to be fetched."""
@@ -69,7 +70,8 @@ class WeightsSubscriber:
         self._latest: WeightsAnnouncement | None = None
         self._complete: Key | None = None
         self._unusable_local: Key | None = None
-        self._fetch: _Fetch | None = None
+        self._fetch: Fetch | None = None
+        self._reached_at = time.monotonic()
         self._fetched: deque[Path] = deque()
         self._complaints = Complaints("weights")
         self._failure: Exception | None = None
@@ -82,10 +84,6 @@ class WeightsSubscriber:
         """Begin to connect; a learner that is not there yet is tried again and again. Raises AddressError."""
         context = zmq.Context()
         try:
-            self._announced = context.socket(zmq.SUB)
-            sockets.limit(self._announced, self._links, send_queue=REQUEST_QUEUE)
-            self._announced.subscribe(b"")
-            sockets.connect(self._announced, self._links.weights_announce)
             self._dealer = context.socket(zmq.DEALER)
             sockets.limit(self._dealer, self._links, send_queue=REQUEST_QUEUE)
             # Nothing is queued for a learner that is away.
@@ -95,6 +93,7 @@ class WeightsSubscriber:
             context.destroy(linger=0)
             raise
         self._context = context
+        self._reached_at = time.monotonic()
         self._thread.start()
 
     def poll(self) -> tuple[int, Path] | None:
@@ -105,6 +104,10 @@ class WeightsSubscriber:
         with self._lock:
             ready, self._ready = self._ready, None
             return ready
+
+    def is_alone(self) -> bool:
+        """No learner was there for some heartbeats. One that is there will announce its weights."""
+        return time.monotonic() - self._reached_at > ALONE_HEARTBEATS * self._links.heartbeat_s
 
     def report_loaded(self, version: int, seconds: float) -> None:
         """Tell the learner, now and with every heartbeat, that this version is being served."""
@@ -119,7 +122,7 @@ class WeightsSubscriber:
         self._waker.wake()
 
     def close(self) -> None:
-        """End the thread and close the sockets; what was fetched stays. Idempotent."""
+        """End the thread and close the socket; what was fetched stays. Idempotent."""
         if self._context is not None:
             context, self._context = self._context, None
             self._closing = True
@@ -133,14 +136,13 @@ class WeightsSubscriber:
     def _run(self) -> None:
         try:
             poller = zmq.Poller()
-            for source in (self._announced, self._dealer, self._waker.fileno()):
+            for source in (self._dealer, self._waker.fileno()):
                 poller.register(source, zmq.POLLIN)
             next_heartbeat = time.monotonic()
             while not self._closing:
                 poller.poll(max(0, round((next_heartbeat - time.monotonic()) * 1000)))
                 self._waker.drain()
-                self._read_all(self._announced)
-                self._read_all(self._dealer)
+                self._read_all()
                 if time.monotonic() >= next_heartbeat:
                     reached = self._beat()
                     pause_s = self._links.heartbeat_s if reached else min(self._links.heartbeat_s, AWAY_S)
@@ -156,6 +158,8 @@ class WeightsSubscriber:
     def _beat(self) -> bool:
         """Ask for the latest and report; False if the learner is away."""
         reached = self._send(LatestRequest(server_id=self._server_id))
+        if reached:
+            self._reached_at = time.monotonic()
         with self._lock:
             self._report_due = self._loaded is not None
         fetch = self._fetch
@@ -163,8 +167,7 @@ class WeightsSubscriber:
             self._complaints.add(
                 "fetches that stalled", f"version {fetch.announcement.policy_version}, {fetch.state()}"
             )
-            fetch.ask_again()
-            self._ask_for_chunks(fetch)
+            self._ask_for_chunk(fetch)
         return reached
 
     def _report(self) -> None:
@@ -174,10 +177,10 @@ class WeightsSubscriber:
         if loaded is not None:
             self._send(loaded)
 
-    def _read_all(self, zmq_socket: zmq.Socket[bytes]) -> None:
+    def _read_all(self) -> None:
         while not self._closing:
             try:
-                frames = zmq_socket.recv_multipart(zmq.NOBLOCK, copy=False)
+                frames = self._dealer.recv_multipart(zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 return
             self._handle(frames)
@@ -208,7 +211,7 @@ class WeightsSubscriber:
 
     def _is_whole(self, path: Path, announcement: WeightsAnnouncement) -> bool:
         try:
-            with path.open("rb", buffering=0) as file:
+            with os.fdopen(open_regular(path), "rb", buffering=0) as file:
                 status = os.fstat(file.fileno())
                 if status.st_size != announcement.num_bytes:
                     return False
@@ -235,18 +238,18 @@ class WeightsSubscriber:
             self._latest = None
             return
         chunk_bytes = min(CHUNK_BYTES, self._links.max_message_bytes // 2)
-        self._fetch = _Fetch(announcement, self._folder, chunk_bytes)
-        self._ask_for_chunks(self._fetch)
+        self._fetch = Fetch(announcement, self._folder, chunk_bytes)
+        self._ask_for_chunk(self._fetch)
 
-    def _ask_for_chunks(self, fetch: "_Fetch") -> None:
-        for offset, num_bytes in fetch.requests():
-            request = ChunkRequest(
-                server_id=self._server_id,
-                policy_version=fetch.announcement.policy_version,
-                offset=offset,
-                num_bytes=num_bytes,
-            )
-            self._send(request)
+    def _ask_for_chunk(self, fetch: Fetch) -> None:
+        offset, num_bytes = fetch.wanted()
+        request = ChunkRequest(
+            server_id=self._server_id,
+            policy_version=fetch.announcement.policy_version,
+            offset=offset,
+            num_bytes=num_bytes,
+        )
+        self._send(request)
 
     def _take_chunk(self, chunk: Chunk) -> None:
         fetch = self._fetch
@@ -257,9 +260,10 @@ class WeightsSubscriber:
             logger.info("version %d is gone before it was fetched", chunk.policy_version)
             self._drop_fetch()
             return
-        fetch.take(chunk)
+        if not fetch.take(chunk):
+            return
         if fetch.written < fetch.announcement.num_bytes:
-            self._ask_for_chunks(fetch)
+            self._ask_for_chunk(fetch)
         elif fetch.crc == fetch.announcement.crc32:
             self._fetch = None
             self._keep(fetch.announcement, fetch.finish())
@@ -299,61 +303,6 @@ class WeightsSubscriber:
         except zmq.Again:
             return False
         return True
-
-
-class _Fetch:
-    """One version's file on its way, written in order beside its final name."""
-
-    def __init__(self, announcement: WeightsAnnouncement, folder: Path, chunk_bytes: int) -> None:
-        self.announcement = announcement
-        self.written = 0
-        self.crc = 0
-        self._chunk_bytes = chunk_bytes
-        self._asked = 0
-        self._came_at = time.monotonic()
-        name = f"weights-{announcement.publisher_start}-{announcement.policy_version}.safetensors"
-        self._path = folder / name
-        self._partial = folder / f"{name}.partial"
-        self._file = self._partial.open("wb", buffering=0)
-
-    def requests(self) -> list[tuple[int, int]]:
-        """(offset, bytes) of the chunks to ask for now."""
-        found = []
-        ahead = self.written + CHUNKS_AHEAD * self._chunk_bytes
-        while self._asked < min(ahead, self.announcement.num_bytes):
-            size = min(self._chunk_bytes, self.announcement.num_bytes - self._asked)
-            found.append((self._asked, size))
-            self._asked += size
-        return found
-
-    def ask_again(self) -> None:
-        """Forget what was asked for and has not come."""
-        self._asked = self.written
-        self._came_at = time.monotonic()
-
-    def silent_s(self) -> float:
-        return time.monotonic() - self._came_at
-
-    def state(self) -> str:
-        return f"{self.written} of {self.announcement.num_bytes} bytes are here"
-
-    def take(self, chunk: Chunk) -> None:
-        """Append a chunk; one that is not the next is left out (it was asked for twice)."""
-        if chunk.offset != self.written or len(chunk.data) > self.announcement.num_bytes - self.written:
-            return
-        self._came_at = time.monotonic()
-        self._file.write(chunk.data.data)
-        self.crc = zlib.crc32(chunk.data.data, self.crc)
-        self.written += len(chunk.data)
-
-    def finish(self) -> Path:
-        self._file.close()
-        self._partial.replace(self._path)
-        return self._path
-
-    def discard(self) -> None:
-        self._file.close()
-        self._partial.unlink(missing_ok=True)
 
 
 def _key(announcement: WeightsAnnouncement) -> Key:

@@ -191,6 +191,64 @@ for _ in range(1500): os.mkdir("deep"); os.chdir("deep")
     assert said(sandbox, "import os; print(os.listdir('.'))") == "[]"
 
 
+def test_reset_leaves_no_mark_on_the_folder_itself(sandbox: Sandbox) -> None:
+    marks = """
+import array, fcntl, os, struct
+entries = [(1, 0), (4, 0), (32, 0)]  # user, group and others: nothing at all
+nothing = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry, 0xffffffff) for entry in entries)
+left = []
+for name in ("system.posix_acl_default", "user.mark"):
+    try: os.setxattr(".", name, nothing)
+    except OSError: continue  # not of this file system
+    left.append(name)
+folder = os.open(".", os.O_RDONLY)
+flags = array.array("l", [0])
+try:
+    fcntl.ioctl(folder, 0x80086601, flags)
+    flags[0] |= 0x40  # FS_NODUMP_FL, which everybody may set
+    fcntl.ioctl(folder, 0x40086602, flags)
+except OSError: pass
+os.utime(".", (1, 1))
+print(sorted(left))
+"""
+    look = """
+import array, fcntl, os
+flags = array.array("l", [0])
+try: fcntl.ioctl(os.open(".", os.O_RDONLY), 0x80086601, flags)
+except OSError: pass
+open("mine", "w").write("x")
+print(os.listxattr("."), flags[0], os.stat(".").st_atime > 1, open("mine").read(), os.listxattr("mine"))
+"""
+    before = said(sandbox, look)
+    sandbox.reset()
+    assert "system.posix_acl_default" in said(sandbox, marks)
+    sandbox.reset()
+    assert said(sandbox, look) == before
+
+
+def test_ordinary_programs_find_what_they_need(sandbox: Sandbox) -> None:
+    code = """
+import asyncio, concurrent.futures, multiprocessing, os, socket, subprocess, sys, tempfile, threading
+async def run():
+    done = await asyncio.create_subprocess_exec("echo", "a", stdout=subprocess.PIPE)
+    return (await done.communicate())[0]
+assert asyncio.run(run()) == b"a\\n"
+here, there = socket.socketpair()
+here.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+here.sendall(b"x" * 100_000)
+there.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+server = socket.socket(socket.AF_UNIX); server.bind("socket"); server.listen()
+client = socket.socket(socket.AF_UNIX); client.connect("socket")
+pipe, other = multiprocessing.get_context("fork").Pipe()
+process = multiprocessing.get_context("fork").Process(target=other.send, args=(1,))
+process.start(); assert pipe.recv() == 1; process.join()
+with concurrent.futures.ThreadPoolExecutor(8) as threads: assert sum(threads.map(len, ["ab"] * 100)) == 200
+files = [tempfile.TemporaryFile() for _ in range(100)]
+print(socket.gethostname() != "", len(files))
+"""
+    assert said(sandbox, code) == "True 100"
+
+
 def test_a_snapshot_starts_independent_copies(sandbox: Sandbox) -> None:
     said(sandbox, "import os; os.makedirs('a/b'); open('a/b/c', 'w').write('x'); os.symlink('a', 'link')")
     sandbox.write("run", b"#!/bin/sh\necho ran")

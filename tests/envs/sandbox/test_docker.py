@@ -123,6 +123,65 @@ def test_an_unknown_image_is_named(engine: Engine) -> None:
     assert "trieline/absent:9" in str(docker.reason_against("trieline/absent:9"))
 
 
+@pytest.fixture
+def open_root(engine: Engine) -> Iterator[DockerSandbox]:
+    spec = SandboxSpec(image=docker.IMAGE, workdir="/work", writable_root=True, user=0)
+    with DockerSandbox(LIMITS, spec) as started:
+        yield started
+
+
+def test_a_writable_root_is_thrown_away_by_a_reset(open_root: DockerSandbox) -> None:
+    assert said(open_root, "open('/usr/x', 'w').write('1'); open('here', 'w').write('2')") == ""
+    assert said(open_root, "import os; print(open('/usr/x').read(), os.environ['HOME'])") == "1 /tmp"
+    assert open_root.read("/work/here") == b"2"
+    open_root.reset()
+    assert said(open_root, "import os; print(os.path.exists('/usr/x'), os.listdir('/work'))") == "False []"
+
+
+def test_a_writable_root_is_committed_and_its_image_removed(engine: Engine, open_root: DockerSandbox) -> None:
+    said(open_root, "open('/usr/x', 'w').write('1'); open('here', 'w').write('2')")
+    snapshot = open_root.snapshot()
+    said(open_root, "open('/usr/x', 'w').write('later')")
+    copy = snapshot.start()
+    assert snapshots(engine) == 1
+    snapshot.close()
+    try:
+        assert said(copy, "print(open('/usr/x').read(), open('here').read())") == "1 2"
+        assert said(open_root, "print(open('/usr/x').read())") == "later"
+        copy.reset()  # to the clean state, not to that of the snapshot
+        assert said(copy, "import os; print(os.path.exists('/usr/x'), os.listdir('.'))") == "False []"
+    finally:
+        copy.close()
+    assert snapshots(engine) == 0
+
+
+def snapshots(engine: Engine) -> int:
+    return len(engine.api.images(docker.SNAPSHOTS))
+
+
+def test_a_writable_root_that_grows_too_large_ends(open_root: DockerSandbox) -> None:
+    code = """
+import os, time
+for n in range(4): open(f"/usr/{n}", "wb").write(os.urandom(8 << 20))
+time.sleep(60)
+"""
+    result = run_python(open_root, code)
+    assert (result.exit_code, result.oom, result.timed_out) == (137, True, False)
+    open_root.reset()
+    assert said(open_root, "import os; print(os.path.exists('/usr/0'))") == "False"
+
+
+def test_snapshots_of_a_process_that_is_gone_are_swept(engine: Engine, open_root: DockerSandbox) -> None:
+    machine, boot, namespace, pid, _ = owner.this_process().split("/")
+    gone = f"LABEL {docker.OWNER_LABEL}={machine}/{boot}/{namespace}/{pid}/1"
+    engine.api.commit(open_root._name, docker.SNAPSHOTS, "gone", changes=[gone])
+    snapshot = open_root.snapshot()
+    assert snapshots(engine) == 2
+    assert engine.sweep() == 1
+    assert snapshots(engine) == 1
+    snapshot.close()
+
+
 def _own_one(pipe: Connection) -> None:
     sandbox = DockerSandbox(LIMITS)
     sandbox.start()

@@ -3,6 +3,7 @@
 import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import PurePosixPath
 
 import pytest
@@ -61,12 +62,14 @@ class Maker:
 
     def __init__(self) -> None:
         self.made: list[FakeSandbox] = []
+        self.specs: list[SandboxSpec] = []
         self.failure: Exception | None = None
 
     def __call__(self, backend: Backend, limits: SandboxLimits, spec: SandboxSpec) -> Sandbox:
         if self.failure:
             raise self.failure
         self.made.append(FakeSandbox())
+        self.specs.append(spec)
         return self.made[-1]
 
 
@@ -232,3 +235,85 @@ def test_a_pool_in_a_forked_worker_works_and_ends_with_it(backend: Backend) -> N
     started = time.monotonic()
     shared_pool(backend, limits).close()
     assert time.monotonic() - started < 60
+
+
+def _wait_until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < deadline, "it did not come to that within 30 s"
+        time.sleep(0.001)
+
+
+def test_those_who_wait_are_served_in_their_order_and_before_those_who_come_later(maker: Maker) -> None:
+    pool = SandboxPool("none", LIMITS, size=1, open_one=maker)
+    sandbox = pool.acquire()
+    served: list[int] = []
+
+    def wait(number: int) -> None:
+        with pool.lease(timeout_s=60):
+            served.append(number)
+
+    threads = [threading.Thread(target=wait, args=(number,)) for number in range(5)]
+    for number, thread in enumerate(threads):
+        thread.start()
+        _wait_until(lambda number=number: len(pool._line._waiting) > number)  # type: ignore[misc]
+    pool.release(sandbox)
+    with pytest.raises(SandboxError, match="waited"):
+        pool.acquire(timeout_s=0)
+    for thread in threads:
+        thread.join(30)
+    assert served == list(range(5))
+    assert pool.acquire(timeout_s=0) is sandbox
+
+
+def test_one_who_gives_up_waiting_does_not_hold_up_the_next(pool: SandboxPool, maker: Maker) -> None:
+    held = [pool.acquire(), pool.acquire()]
+    with pytest.raises(SandboxError, match="waited"):
+        pool.acquire(timeout_s=0.01)
+    pool.release(held[0])
+    assert pool.acquire(timeout_s=0) is held[0]
+
+
+def test_an_episode_keeps_its_sandbox_and_hands_it_back_clean(pool: SandboxPool, maker: Maker) -> None:
+    with pool.lend() as sandbox:
+        for _ in range(3):
+            sandbox.exec(["true"])
+        assert maker.made[0].resets == 0
+    assert maker.made[0].resets == 1
+    loan = pool.lend()
+    assert loan.sandbox is sandbox
+    for _ in range(2):
+        loan.close()
+    loan.discard()
+    assert (maker.made[0].resets, maker.made[0].closed) == (2, False)
+
+
+def test_a_discarded_sandbox_is_not_lent_again(pool: SandboxPool, maker: Maker) -> None:
+    loan = pool.lend()
+    loan.discard()
+    loan.close()
+    assert (maker.made[0].resets, maker.made[0].closed) == (0, True)
+    assert pool.acquire() is not loan.sandbox
+
+
+def test_a_writable_root_is_not_reset_for_another_but_replaced(maker: Maker) -> None:
+    pool = SandboxPool("docker", LIMITS, SandboxSpec(writable_root=True), size=1, open_one=maker)
+    pool.warm()
+    first = pool.acquire()
+    assert [first] == maker.made  # what was only warmed is as good as new
+    pool.release(first)
+    assert (maker.made[0].resets, maker.made[0].closed) == (0, True)
+    assert pool.acquire() is not first
+
+
+def test_a_pool_is_of_one_spec(maker: Maker) -> None:
+    spec = SandboxSpec(environment=(("A", "1"),))
+    SandboxPool("none", LIMITS, spec, open_one=maker).acquire()
+    assert maker.specs == [spec]
+    limits = SandboxLimits(wall_seconds=1.75)
+    pool = shared_pool("none", limits, spec)
+    assert pool is shared_pool("none", limits, SandboxSpec(environment=(("A", "1"),)))
+    assert pool is not shared_pool("none", limits)
+    with pool.lend() as sandbox:
+        assert said(sandbox, "import os; print(os.environ['A'])") == "1"
+    pool.close()

@@ -4,7 +4,7 @@ from unittest import mock
 
 import numpy as np
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.kernels.test_tree_attention import forest
@@ -13,6 +13,7 @@ from trieline.kernels.cpu.tree_parts import MAX_BLOCK, plan_tree_parts
 from trieline.kernels.tree_attention import visible_pairs
 
 
+@settings(deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), shortest_trunk=st.sampled_from([1, 4, 40, 256]))
 def test_every_visible_pair_is_in_one_part_and_no_other_is(seed: int, shortest_trunk: int) -> None:
     rng = np.random.default_rng(seed)

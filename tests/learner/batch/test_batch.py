@@ -61,7 +61,6 @@ def two_groups(returns: list[float]) -> list[ScoredSequence]:
             policy_versions=np.array([-1, 0], np.int32),
             rewards=np.array([0, earned], np.float32),
             terminated=True,
-            nodes=np.array([0, leaf + 1], np.int32),
             leaf_group=leaf // 2,
         )
         for leaf, earned in enumerate(returns)
@@ -90,6 +89,7 @@ def test_sequences_carry_masks_and_nodes_along() -> None:
         index = tree.sequence_index(sequence.leaf)
         assert sequence.mask_index is not None
         assert np.array_equal(sequence.mask_index, tree.mask_index[index])
+        assert sequence.nodes is not None
         assert np.array_equal(np.unique(sequence.nodes), tree.path(int(tree.leaf_nodes[sequence.leaf])))
 
 

@@ -32,7 +32,6 @@ def sequence(
         policy_versions=np.zeros(length, np.int32),
         rewards=np.array(rewards if rewards is not None else [0.0] * length, np.float32),
         terminated=terminated,
-        nodes=np.zeros(length, np.int32),
     )
 
 

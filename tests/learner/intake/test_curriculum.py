@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from msgspec.structs import replace
 
@@ -67,6 +68,13 @@ def test_levels_open_when_the_hardest_one_is_mastered() -> None:
     assert levels.count(2) == pytest.approx(80, abs=1)
     tasks.record("math", 3, [1.0] * 8)
     assert tasks.levels() == {"math": 3}, "there is no harder one"
+
+
+def test_a_mean_that_rounding_keeps_below_the_mark_opens_the_next_level() -> None:
+    config = CurriculumConfig(levels=[1, 2], promote_at=0.7)
+    tasks = curriculum(envs=(EnvConfig(id="steady", curriculum=config),))
+    tasks.record("steady", 1, [float(np.float32(0.7)) - 1e-9] * 100)
+    assert tasks.levels() == {"steady": 2}
 
 
 def test_environments_without_levels_are_asked_for_none() -> None:

@@ -1,4 +1,5 @@
 import json
+import shutil
 import threading
 from contextlib import closing
 from pathlib import Path
@@ -9,7 +10,7 @@ import torch
 from trieline.learner.config import LearnerConfig
 from trieline.learner.errors import CheckpointError
 from trieline.learner.intake.curriculum import Curriculum
-from trieline.learner.intake.tree_source import ReplaySource
+from trieline.learner.intake.tree_source import ReplaySource, StepSize
 from trieline.learner.keeping.checkpoint import (
     TrainerState,
     latest_checkpoint,
@@ -17,9 +18,10 @@ from trieline.learner.keeping.checkpoint import (
     read_state,
     read_trainer_tensors,
     save_checkpoint,
+    sweep_checkpoints,
 )
 from trieline.learner.keeping.metrics import MetricsLog
-from trieline.learner.training import Training
+from trieline.learner.training import Parts, Training
 from trieline.learner.update.learner import Learner
 from trieline.wire.config import EnvConfig
 
@@ -81,6 +83,20 @@ def test_a_crash_while_saving_leaves_no_checkpoint(tiny_folder: Path, tmp_path: 
     assert not list(tmp_path.iterdir())
 
 
+def test_what_killed_learners_left_is_swept(tiny_folder: Path, tmp_path: Path) -> None:
+    kept = save(tmp_path, tiny_folder, 1)
+    shutil.copytree(kept, tmp_path / ".step_2-unfinished")
+    (tmp_path / ".step_3-empty").mkdir()
+    # Put aside for another of its step; the first was replaced already, the second never was.
+    shutil.copytree(kept, tmp_path / ".step_1-retired-99")
+    shutil.copytree(kept, tmp_path / ".step_0-retired-99")
+    sweep_checkpoints(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step_0", "step_1"]
+    assert latest_checkpoint(tmp_path) == kept
+    read_everything(tmp_path / "step_0")
+    sweep_checkpoints(tmp_path / "none")
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -123,16 +139,18 @@ def test_a_warm_start_that_went_on_is_saved_again(tiny_folder: Path, tmp_path: P
     """Its steps count as versions: the step stays 0."""
     learner = Learner(LearnerConfig(threads=1), tiny_folder, dtype=torch.float32)
     with closing(MetricsLog(tmp_path, step=0)) as metrics:
+        stop = threading.Event()
+        size = StepSize(trees_per_step=1, most=1, teaches=lambda tree: True)
         training = Training(
-            learner,
-            ReplaySource(tmp_path, trees_per_step=1, start=0, stop=threading.Event()),
-            Curriculum([EnvConfig(id="test/Even-v0")], seed=0, group_size=1),
-            run_dir=tmp_path,
-            model_folder=tiny_folder,
-            metrics=metrics,
-            live=None,
-            state=None,
-            stop=threading.Event(),
+            Parts(
+                learner=learner,
+                source=ReplaySource(tmp_path, size, start=0, stop=stop),
+                curriculum=Curriculum([EnvConfig(id="test/Even-v0")], seed=0, group_size=1),
+                run_dir=tmp_path,
+                model_folder=tiny_folder,
+                metrics=metrics,
+                stop=stop,
+            )
         )
         training.checkpoint()
         learner.policy_version += 1

@@ -1,4 +1,5 @@
-import shutil
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -12,6 +13,8 @@ from safetensors.torch import load, load_file
 
 from tests.learner.live_parts import free_links
 from trieline.common.file_lock import reading, try_lock
+from trieline.common.owned_folder import claim_folder
+from trieline.learner.keeping import weights
 from trieline.learner.keeping.weights import SHARED_MEMORY, WeightsOutbox, outbox_folder
 from trieline.wire.config import LinksConfig
 from trieline.wire.errors import PeerTimeoutError
@@ -33,7 +36,8 @@ def publisher(links: LinksConfig) -> Iterator[WeightsPublisher]:
 def test_versions_reach_a_server_and_old_files_go(
     links: LinksConfig, publisher: WeightsPublisher, tmp_path: Path
 ) -> None:
-    outbox = WeightsOutbox(publisher, tmp_path)
+    folder = tmp_path / "weights"
+    outbox = WeightsOutbox(publisher, claim_folder(folder))
     with closing(WeightsSubscriber(links, server_id="s", fetch_folder=tmp_path / "fetched")) as server:
         server.start()
         for version in range(4):
@@ -42,7 +46,7 @@ def test_versions_reach_a_server_and_old_files_go(
             assert load_file(path)["w"].tolist() == [version] * 5
             server.report_loaded(version, 0.0)
             outbox.wait_loaded(version, 10)
-    assert [p.name for p in sorted(tmp_path.glob("*.safetensors"))] == [
+    assert [p.name for p in sorted(folder.glob("*.safetensors"))] == [
         "policy_00000001.safetensors",
         "policy_00000002.safetensors",
         "policy_00000003.safetensors",
@@ -51,13 +55,13 @@ def test_versions_reach_a_server_and_old_files_go(
         outbox.wait_loaded(4, 0.05)
     outbox.close()
     outbox.close()
-    assert not list(tmp_path.glob("*.safetensors"))
+    assert not folder.exists()
 
 
 def test_memory_of_a_version_that_nobody_reads_is_used_again(
     publisher: WeightsPublisher, tmp_path: Path
 ) -> None:
-    outbox = WeightsOutbox(publisher, tmp_path)
+    outbox = WeightsOutbox(publisher, claim_folder(tmp_path / "weights"))
     paths = [
         outbox.publish(version, {"w": torch.full((9 - version,), float(version))}) for version in (0, 1, 2)
     ]
@@ -97,28 +101,52 @@ def wait_for(server: WeightsSubscriber, version: int) -> Path:
     raise AssertionError(message)
 
 
-def dead_process_id() -> int:
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    return process.pid
-
-
-def test_what_an_earlier_start_left_is_cleared(publisher: WeightsPublisher, tmp_path: Path) -> None:
-    (tmp_path / "policy_00000009.safetensors").write_bytes(b"old")
-    WeightsOutbox(publisher, tmp_path)
-    assert not list(tmp_path.iterdir())
-
-
 def test_weights_go_to_memory_where_there_is_room(tmp_path: Path) -> None:
-    folder = outbox_folder(tmp_path, 1000)
-    assert folder == outbox_folder(tmp_path, 1000)
-    assert folder.is_dir()
-    if folder.parent == SHARED_MEMORY:
-        assert folder.stat().st_mode & 0o077 == 0, "nobody else may write there"
-        (folder / "owner").write_text(str(dead_process_id()))
-        other = outbox_folder(tmp_path / "other", 1000)
-        assert not folder.exists(), "its learner is gone, and the memory is free again"
-        shutil.rmtree(other)
-    too_much = outbox_folder(tmp_path, 1 << 60)
-    assert too_much == tmp_path / "weights"
-    assert too_much.is_dir()
+    with closing(outbox_folder(tmp_path, 1000)) as folder:
+        assert folder.path.parent in (SHARED_MEMORY, tmp_path)
+        assert folder.path.stat().st_mode & 0o077 == 0, "nobody else may write there"
+        with closing(outbox_folder(tmp_path / "other", 1000)) as other:
+            assert other.path != folder.path
+    assert not folder.path.exists()
+    with closing(outbox_folder(tmp_path, 1 << 60)) as too_much:
+        assert too_much.path == tmp_path / "weights"
+
+
+def test_memory_of_a_learner_that_was_killed_is_free_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = tmp_path / "memory"
+    memory.mkdir()
+    monkeypatch.setattr(weights, "SHARED_MEMORY", memory)
+    left = memory / f"trieline-{os.getuid()}-0123456789abcdef"
+    killed = subprocess.run(
+        [sys.executable, "-c", LEARNER, str(left)], check=False, stdout=subprocess.PIPE, text=True
+    )
+    assert killed.returncode == -signal.SIGKILL
+    assert (left / "weights").exists()
+    with closing(outbox_folder(tmp_path / "run", 1000)) as folder:
+        assert list(memory.iterdir()) == [folder.path]
+
+
+LEARNER = """
+import os, signal, sys
+from pathlib import Path
+from trieline.common.owned_folder import claim_folder
+(claim_folder(Path(sys.argv[1])).path / "weights").write_bytes(b"x")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_pipe_of_somebody_else_in_shared_memory_hangs_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = tmp_path / "memory"
+    memory.mkdir()
+    monkeypatch.setattr(weights, "SHARED_MEMORY", memory)
+    with closing(outbox_folder(tmp_path / "run", 1000)) as folder:
+        name = folder.path.name
+    for folder_name in (name, f"trieline-{os.getuid()}-other"):
+        (memory / folder_name).mkdir()
+        os.mkfifo(memory / folder_name / "owner")
+    with closing(outbox_folder(tmp_path / "run", 1000)) as folder:
+        assert folder.path == tmp_path / "run" / "weights"

@@ -35,6 +35,23 @@ def test_auto_is_what_the_cpu_has_instructions_for(
     assert choose_dtype("auto") == dtype
 
 
+@pytest.mark.parametrize(("capability", "dtype"), [((7, 5), torch.float32), ((9, 0), torch.bfloat16)])
+@pytest.mark.parametrize("flag", ["", " avx512_bf16"])
+def test_auto_on_a_gpu_is_what_the_gpu_multiplies(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    flag: str,
+    capability: tuple[int, int],
+    dtype: torch.dtype,
+) -> None:
+    (tmp_path / "cpuinfo").write_text(X86.format(flag))
+    monkeypatch.setattr(flags, "CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
+    assert choose_dtype("auto", torch.device("cuda")) == dtype
+    assert choose_dtype("auto") == (torch.bfloat16 if flag else torch.float32)
+
+
 def test_a_dtype_by_name() -> None:
     assert choose_dtype("bfloat16") == torch.bfloat16
     assert dtype_name(torch.float32) == "float32"

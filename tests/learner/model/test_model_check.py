@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import Ernie4_5Config, Ernie4_5ForCausalLM
 
 from tests.learner.tiny_models import ARCHITECTURES, tiny_hf_model
 from trieline.learner.errors import ModelRefusedError
-from trieline.learner.model.model_check import GRADIENT_TOLERANCE, check_model
+from trieline.learner.model.model_check import GRADIENT_TOLERANCE, ROUNDED_GRADIENT_TOLERANCE, check_model
 
 
 @pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
@@ -16,6 +17,24 @@ def test_every_family_is_exact_in_float64(architecture: str, tmp_path: Path) -> 
     result = check_model(tmp_path)
     assert result.exact, result.lines
     assert f"(limit {GRADIENT_TOLERANCE:.0e})" in result.lines[3], "not compared to float32's precision only"
+
+
+def test_a_model_that_rotates_in_float32_is_compared_to_its_precision(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = Ernie4_5Config(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        pad_token_id=0,
+    )
+    Ernie4_5ForCausalLM(config).save_pretrained(tmp_path)
+    result = check_model(tmp_path)
+    assert result.exact, result.lines
+    assert f"(limit {ROUNDED_GRADIENT_TOLERANCE:.0e})" in result.lines[3]
 
 
 def test_a_refusal_says_why(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from trieline.common.errors import LockError
 from trieline.common.file_lock import file_lock
 from trieline.learner.errors import ModelSourceError
 from trieline.learner.model_folder import smollm2
-from trieline.learner.model_folder.model_source import BUILD_RECORD, check_model_folder, prepare_model
+from trieline.learner.model_folder.folder_checks import check_model_folder
+from trieline.learner.model_folder.model_source import BUILD_RECORD, prepare_model
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ WITHOUT_EFFECT = [
     {"icepop_high": 3.0},
     {"loss": "vtrace_pg", "clip_low": 0.1},
     {"loss": "tis", "clip_high": 0.1},
+    {"loss": "tis", "dual_clip": 3.0},
     {"advantage": "vtrace", "scale_rewards": "group"},
     {"advantage": "vtrace", "skip_zero_std": False},
     {"loss": "sft", "advantage": "tree"},
@@ -58,6 +59,20 @@ def test_limits_that_cross_are_refused() -> None:
     config = ObjectiveConfig(entropy_scaling="token", entropy_scale_min=3.0)
     with pytest.raises(ObjectiveError, match="entropy_scale_min <= entropy_scale_max"):
         config.validate()
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"loss": "tis", "tis_cap": 101.0}, "expected tis_cap <= 100"),
+        ({"clip_high": 1000.0}, "expected clip_high <= 100"),
+        ({"advantage": "vtrace", "loss": "vtrace_pg", "rho_bar": float("inf")}, "expected rho_bar <= 100"),
+        ({"dual_clip": 1.2}, r"expected dual_clip > 1 \+ clip_high = 1.28, got 1.2"),
+    ],
+)
+def test_limits_of_ratios_that_mean_nothing_are_refused(settings: dict[str, object], said: str) -> None:
+    with pytest.raises(ObjectiveError, match=said):
+        msgspec.convert(settings, ObjectiveConfig).validate()
 
 
 def test_importable_without_torch() -> None:

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from trieline.learner.config import OptimizerConfig
-from trieline.learner.errors import CheckpointError
-from trieline.learner.update.optimizer import NORM_ROW, MasterOptimizer, flat_norm, learning_rate
+from trieline.learner.errors import CheckpointError, TrainingError
+from trieline.learner.update.optimizer import NORM_ROW, MasterOptimizer, Optimizer, flat_norm, learning_rate
 
 
 def small_model() -> nn.Module:
@@ -83,6 +83,23 @@ def test_a_gradient_that_is_not_finite_changes_nothing() -> None:
     assert optimizer.updates == 0
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), before, strict=True))
     assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
+
+
+def test_frozen_parameters_are_left_alone() -> None:
+    model = small_model()
+    name, frozen = next(iter(model.named_parameters()))
+    frozen.requires_grad_(False)
+    before, memory = frozen.detach().clone(), frozen.data_ptr()
+    optimizer: Optimizer = MasterOptimizer(
+        model.named_parameters(), OptimizerConfig(lr=0.1), total_steps=5, compute_dtype=torch.bfloat16
+    )
+    assert set(optimizer.masters()) == {n for n, _ in model.named_parameters()} - {name}
+    assert set(optimizer.weights()) == set(optimizer.masters())
+    assert (frozen.data_ptr(), frozen.grad) == (memory, None)
+    assert torch.equal(frozen, before)
+    model.requires_grad_(False)
+    with pytest.raises(TrainingError, match="expected parameters that can be trained, got none"):
+        MasterOptimizer(model.named_parameters(), OptimizerConfig(), total_steps=5)
 
 
 def test_tied_parameters_stay_tied() -> None:

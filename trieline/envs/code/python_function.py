@@ -21,7 +21,7 @@ from trieline.envs.code.extraction import extract_source
 from trieline.envs.code.hidden_tests import Case, Report, judge, make_case
 from trieline.envs.code.templates import LEVELS, TEMPLATES, Constant, Template
 from trieline.envs.errors import TaskError
-from trieline.envs.sandbox import Backend, SandboxLimits, shared_pool
+from trieline.envs.sandbox import Backend, SandboxLimits, SandboxSpec, shared_pool
 from trieline.envs.sandbox.backends import resolve_backend
 from trieline.envs.text_env import ListedTextEnv, Split, Turn
 
@@ -37,6 +37,8 @@ WALL_SECONDS = 4.0
 LIMITS = SandboxLimits(
     wall_seconds=WALL_SECONDS, memory_bytes=256 * 1024 * 1024, pids=16, output_bytes=64 * 1024
 )
+SPEC = SandboxSpec()
+"""A bare interpreter in an empty folder is all that a function needs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -185,7 +187,7 @@ def run_tests(source: str, cases: tuple[Case, ...], *, backend: Backend = "auto"
     """Run a function on the inputs of the cases in a sandbox and compare here. SandboxError if that fails."""
     request = {"source": source, "calls": [case.arguments for case in cases]}
     stdin = json.dumps(request).encode()
-    with shared_pool(backend, LIMITS).lease() as sandbox:
+    with shared_pool(backend, LIMITS, SPEC).lease() as sandbox:
         result = sandbox.exec(["python3", "-I", "-S", "-c", _runner_source()], stdin=stdin)
     return judge(cases, result)
 

@@ -3,8 +3,10 @@
 There is no control group, so the bounds are made of other things than Docker's, and are looser:
 - memory: RLIMIT_DATA of `memory_bytes` for each process, and the keeper adds up all of them every 50 ms and
   ends a program that is over. Between two looks, `pids` processes can in theory hold `pids * memory_bytes`.
-  Memory that is in no process is refused: see the last door of `inside.syscall_filter`, and ZEROS. What the
-  kernel buffers in pipes and sockets is not counted: it is bounded by OPEN_FILES a process, and sysctls;
+  Memory that is in no process is refused: see the last doors of `inside.syscall_filter`, and ZEROS. Of what
+  the kernel holds for programs, page tables are added as they are, mappings and sockets with the most that
+  one can take (for TCP that would be too much, so there are Unix sockets only). Pipes and epolls are bounded
+  by OPEN_FILES a process: in the worst case 64 processes hold 135 and 56 MiB by them, beside `memory_bytes`;
 - the writable folder: a tmpfs of `disk_bytes`, on top of `memory_bytes`;
 - pids: RLIMIT_NPROC, which Linux counts per user namespace, that is per sandbox, from 5.14 on; before, only
   the keeper looks at their number, when it looks at memory;

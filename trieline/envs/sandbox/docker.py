@@ -8,7 +8,6 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -194,6 +193,15 @@ class DockerSandbox(KeptSandbox):
     def _another(self) -> "DockerSandbox":
         return DockerSandbox(self.limits, self.spec)
 
+    def start_from(self, image: str) -> None:
+        """Start in the state of a snapshot. A reset goes back to the image of the spec."""
+        self.image = image
+        try:
+            self.start()
+            self._pristine = False
+        finally:
+            self.image = self.spec.image or IMAGE
+
     def _launch(self, deadline: float) -> Channel:
         eng = engine()
         close_at_exit(self)
@@ -312,20 +320,18 @@ class CommittedSnapshot:
     """A sandbox with a writable root at one moment, as an image that shares all but what was changed."""
 
     def __init__(self, origin: DockerSandbox) -> None:
-        self._limits, self._spec = (
-            origin.limits,
-            replace(origin.spec, image=f"{SNAPSHOTS}:{uuid.uuid4().hex}"),
-        )
+        self._new_sandbox = origin._another
+        self._image = f"{SNAPSHOTS}:{uuid.uuid4().hex}"
         eng = engine()
         close_at_exit(self)
         # The container's labels, and so its owner, become those of the image.
-        eng.call("commit the container", eng.api.commit, origin._name, *str(self._spec.image).split(":"))
+        eng.call("commit the container", eng.api.commit, origin._name, *self._image.split(":"))
 
     def start(self) -> DockerSandbox:
-        sandbox = DockerSandbox(self._limits, self._spec)
-        sandbox.start()
+        sandbox = self._new_sandbox()
+        sandbox.start_from(self._image)
         return sandbox
 
     def close(self) -> None:
         forget(self)
-        engine().remove_image(str(self._spec.image))
+        engine().remove_image(self._image)

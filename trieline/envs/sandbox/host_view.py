@@ -13,11 +13,14 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
+SYSTEM_PREFIXES = (Path("/usr"), Path("/usr/local"))
 USR_FOLDERS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32", "libexec", "include", "share")
 TOP_FOLDERS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 PREFIX_LIBRARIES = ("lib", "lib64")
-PACKAGES = ("python*/*-packages", "pypy*/*-packages")
-"""In a folder of libraries: site-packages, and Debian's dist-packages."""
+PACKAGES = ("python*/*-packages", "pypy*/*-packages", "*/lib/python*/*-packages")
+"""In a folder of libraries: site-packages, Debian's dist-packages, and those of a program with a Python of
+its own. Deeper ones are not looked for, which takes a second: they are covered if this process imports from
+them."""
 MADE_BY_BUBBLEWRAP = ("proc", "dev", "sys")
 OLDEST_PYTHON = (3, 9)
 PACKAGE = Path(__file__).resolve().parents[2]
@@ -26,7 +29,7 @@ PACKAGE = Path(__file__).resolve().parents[2]
 @cache
 def interpreter() -> tuple[Path, Path | None]:
     """A Python for the sandbox, and the prefix to show there for it (None: /usr, shown anyway)."""
-    for prefix in (Path("/usr"), Path("/usr/local")):
+    for prefix in SYSTEM_PREFIXES:
         python = (prefix / "bin" / "python3").resolve()
         if python.parent == prefix / "bin" and python.exists() and _version(python) >= OLDEST_PYTHON:
             return python, None if prefix == Path("/usr") else prefix

@@ -141,13 +141,16 @@ class SandboxPool:
         except SandboxError as error:
             logger.warning("a sandbox of the pool could not be reset and is dropped: %s", error)
         finally:
-            with self._line.change():
-                self._lent.pop(id(sandbox), None)
-                keep = clean and not self._closed
-                if keep:
-                    self._idle.append(sandbox)
-            if not keep:
-                sandbox.close()
+            self._take_back(sandbox, clean=clean)
+
+    def _take_back(self, sandbox: Sandbox, *, clean: bool) -> None:
+        with self._line.change():
+            self._lent.pop(id(sandbox), None)
+            keep = clean and not self._closed
+            if keep:
+                self._idle.append(sandbox)
+        if not keep:
+            sandbox.close()
 
     @contextmanager
     def lease(self, timeout_s: float = ACQUIRE_SECONDS) -> Iterator[Sandbox]:
@@ -168,7 +171,7 @@ class SandboxPool:
                 lent.append(self.acquire())
         finally:
             for sandbox in lent:
-                self.release(sandbox)
+                self._take_back(sandbox, clean=True)
 
     def close(self) -> None:
         """Close all sandboxes, lent ones too. Idempotent."""

@@ -21,7 +21,7 @@ from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
-# Work for another thread, in nanoseconds: it is of another pool than torch's, whose threads still spin then.
+# Work that is worth waking another thread, in nanoseconds.
 GRAIN_NS = 100_000
 # The first of these goes best with torch's threads.
 THREADS = ["omp", "tbb", "workqueue"]
@@ -72,10 +72,13 @@ def _say_once(message: str) -> None:
 
 def share_threads(work_ns: float) -> int:
     """Let the next kernel run on as many of torch's number of threads as its work is worth; how many."""
+    threads = torch.get_num_threads()
     numba.config.THREADING_LAYER_PRIORITY = THREADS
-    most: int = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
-    count = max(1, min(most, int(work_ns / GRAIN_NS)))
+    count: int = max(1, min(threads, numba.config.NUMBA_NUM_THREADS, int(work_ns / GRAIN_NS)))
     numba.set_num_threads(count)
+    if torch.get_num_threads() != threads:
+        # numba's pool starts at the first call, and asks OpenMP, which is torch's too, for all cores.
+        torch.set_num_threads(threads)
     return count
 
 

@@ -82,13 +82,10 @@ class Backward:
         count = stop - start
         slices = 1 if is_causal else num_slices(k.shape[1], count, torch.get_num_threads())
         even = count - count % slices
-        grad_k, grad_v = self._slices(
-            k, v, slice(start, start + even), slices, None if mask is None else mask[:even], is_causal
-        )
+        masks = (None, None) if mask is None else (mask[:even], mask[even:])
+        grad_k, grad_v = self._slices(k, v, slice(start, start + even), slices, masks[0], is_causal)
         if even < count:
-            rest = self._slices(
-                k, v, slice(start + even, stop), 1, None if mask is None else mask[even:], is_causal
-            )
+            rest = self._slices(k, v, slice(start + even, stop), 1, masks[1], is_causal)
             grad_k += rest[0]
             grad_v += rest[1]
         return grad_k, grad_v

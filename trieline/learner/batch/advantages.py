@@ -12,6 +12,7 @@ Both may be divided by the (population) standard deviation of the returns of the
 import numpy as np
 
 from trieline.common.arrays import Float64, Int32, Int64
+from trieline.common.numbers import REWARD_ROUNDING
 from trieline.learner.batch.trie import Trie
 
 STD_FLOOR = 1e-6
@@ -51,5 +52,10 @@ def tree_advantages(trie: Trie, returns: Float64) -> Float64:
 
 
 def return_scale(returns: Float64) -> float:
-    """What advantages are multiplied with to divide them by the standard deviation of `returns`."""
+    """What advantages are multiplied with to divide them by the standard deviation of `returns`.
+
+    0 where rounding alone makes that deviation: it would be blown up to advantages of its own.
+    """
+    if len(returns) == 0 or np.ptp(returns) <= REWARD_ROUNDING * np.abs(returns).max():
+        return 0.0
     return float(1.0 / (returns.std() + STD_FLOOR))

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from trieline.common.arrays import Float64
-from trieline.learner.batch.batch_metrics import packing_metrics, scale_metrics, tree_shape_metrics
+from trieline.common.tally import Tally
+from trieline.learner.batch.batch_metrics import add_packing, add_scales, add_tree_shapes
 from trieline.learner.batch.entropy_scaling import entropy_scales
 from trieline.learner.batch.groups import Group, trained_groups
 from trieline.learner.batch.pack import Pack, make_pack
@@ -28,7 +29,7 @@ class Batch:
     packs: tuple[Pack, ...]
     max_tokens: int
     """Tokens that may have activations at one time: a pack with a larger trie is run depth-first."""
-    metrics: dict[str, float]
+    metrics: Tally
     """Those known before the model runs."""
 
     @property
@@ -58,18 +59,18 @@ def prepare_batch(trees: Sequence[TrajectoryTree], config: ObjectiveConfig, *, m
         packs.append(
             make_pack([groups[g] for g in members], [scales[b] for b in index], weights[index], config)
         )
-    metrics = tree_shape_metrics(trees, scored) | {
-        "frac_reward_zero_std": num_equal / max(1, sum(len(group) > 0 for group in scored)),
-        "batch/trees": float(len(groups)),
-        "batch/sequences": float(len(sequences)),
-        "batch/sampled_tokens": float(sum(s.num_trained for s in sequences)),
-        "batch/packs": float(len(packs)),
-        "batch/depth_first_tries": float(sum(size > max_tokens for size in sizes)),
-    }
+    metrics = Tally()
+    add_tree_shapes(metrics, trees, scored)
+    metrics.add_mean("frac_reward_zero_std", num_equal, sum(len(group) > 0 for group in scored))
+    metrics.add_total("batch/trees", len(groups))
+    metrics.add_total("batch/sequences", len(sequences))
+    metrics.add_total("batch/sampled_tokens", sum(s.num_trained for s in sequences))
+    metrics.add_total("batch/packs", len(packs))
+    metrics.add_total("batch/depth_first_tries", sum(size > max_tokens for size in sizes))
     if packs:
-        metrics |= packing_metrics([pack.trie for pack in packs], max_tokens)
+        add_packing(metrics, [pack.trie for pack in packs], max_tokens)
         if config.entropy_scaling != "off":
-            metrics |= scale_metrics(np.concatenate(scales), config)
+            add_scales(metrics, np.concatenate(scales), config)
     return Batch(packs=tuple(packs), max_tokens=max_tokens, metrics=metrics)
 
 

@@ -1,19 +1,22 @@
 """The groups of a batch: which trees teach something, and the advantages that need no model."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from trieline.common.arrays import Float64
+from trieline.common.arrays import Bool, Float64, Int64
+from trieline.common.numbers import REWARD_ROUNDING
 from trieline.learner.batch.advantages import (
     compared_with_each_other,
     group_advantages,
     return_scale,
     tree_advantages,
 )
-from trieline.learner.batch.sequences import ScoredSequence
+from trieline.learner.batch.sequences import ScoredSequence, tree_sequences
 from trieline.learner.batch.trie import Trie, build_trie
 from trieline.learner.objective_config import ObjectiveConfig
+from trieline.wire.tree import TrajectoryTree
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -31,16 +34,14 @@ def trained_groups(scored: list[list[ScoredSequence]], config: ObjectiveConfig) 
 
     Of a tree whose leaves are compared in several groups, those of equal returns are left out.
     """
-    returns = [np.array([s.sequence_return for s in group]) for group in scored]
+    returns = [_returns(group) for group in scored]
     all_returns = np.concatenate([np.empty(0), *returns])
     groups, num_equal = [], 0
-    for sequences, group_returns in zip(scored, returns, strict=True):
+    for sequences, own_returns in zip(scored, returns, strict=True):
         if not sequences:
             continue
-        compared = compared_with_each_other(np.array([s.leaf_group for s in sequences], np.int32))
-        equal = np.zeros(len(sequences), np.bool_)
-        for members in compared:
-            equal[members] = np.ptp(group_returns[members]) == 0
+        compared = _compared(sequences)
+        equal = _equal(compared, own_returns)
         num_equal += bool(equal.all())
         # A sequence without sampled tokens counts for the others' baseline, and teaches nothing.
         trained = np.array([s.num_trained > 0 for s in sequences])
@@ -53,12 +54,43 @@ def trained_groups(scored: list[list[ScoredSequence]], config: ObjectiveConfig) 
         whole = trie if trained.all() and len(compared) == 1 else None
         advantages: dict[int, Float64] = {}
         for members in compared:
-            own = _advantages([sequences[b] for b in members], group_returns[members], whole, config)
-            scale = _scale(group_returns[members], all_returns, config)
+            own = _advantages([sequences[b] for b in members], own_returns[members], whole, config)
+            scale = _scale(own_returns[members], all_returns, config)
             advantages |= {b: a * scale for b, a in zip(members.tolist(), own, strict=True)}
         kept_advantages = [advantages[b] for b in np.flatnonzero(trained).tolist()]
         groups.append(Group(sequences=kept, trie=trie, advantages=kept_advantages))
     return groups, num_equal
+
+
+def teaches(tree: TrajectoryTree, config: ObjectiveConfig) -> bool:
+    """Whether a step has anything of this tree: something sampled, and returns that differ if they must."""
+    sequences = tree_sequences(tree, tree_index=0, leaves=tree.scored_leaves())
+    trained = np.array([s.num_trained > 0 for s in sequences], np.bool_)
+    if config.skips_equal_returns and sequences:
+        trained &= ~_equal(_compared(sequences), _returns(sequences))
+    return bool(trained.any())
+
+
+def _compared(sequences: Sequence[ScoredSequence]) -> list[Int64]:
+    return compared_with_each_other(np.array([s.leaf_group for s in sequences], np.int32))
+
+
+def _equal(compared: Sequence[Int64], returns: Float64) -> Bool:
+    """[B] True where all sequences that one is compared with have the same return."""
+    equal = np.zeros(len(returns), np.bool_)
+    for members in compared:
+        equal[members] = np.ptp(returns[members]) == 0
+    return equal
+
+
+def _returns(sequences: Sequence[ScoredSequence]) -> Float64:
+    """Returns [B]; the same number for sequences that are compared where they differ by rounding alone."""
+    returns = np.array([s.sequence_return for s in sequences])
+    sizes = np.array([np.abs(s.rewards).sum(dtype=np.float64) for s in sequences])
+    for members in _compared(sequences) if sequences else ():
+        if np.ptp(returns[members]) <= REWARD_ROUNDING * sizes[members].max():
+            returns[members] = returns[members[0]]
+    return returns
 
 
 def _advantages(

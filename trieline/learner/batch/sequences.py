@@ -38,8 +38,8 @@ class ScoredSequence:
     """[T] reward received after each token."""
     terminated: bool
     """False: truncated, so that its value bootstraps."""
-    nodes: Int32
-    """[T] the node of its tree that each token is from; the tree's edges speak of nodes."""
+    nodes: Int32 | None = None
+    """[T] the node of its tree that each token is from, of which the tree's edges speak; None: of no tree."""
     leaf_group: int = 0
     """Sequences of a tree are compared with each other if this is the same."""
     mask_index: Int32 | None = None

@@ -26,6 +26,7 @@ import numpy as np
 from trieline.common.arrays import Bool, Float64, Int32, Int64
 from trieline.learner.batch.sequences import GOES_ON, TRUNCATED, ScoredSequence
 from trieline.learner.batch.trie import Trie
+from trieline.learner.objective_config import MAX_LOG_RATIO
 
 
 def reference_vtrace(
@@ -148,7 +149,7 @@ class VTraceSweep:
         episodes, before = self._episodes, self._before
         self._values[states] = np.where(self._only_context_follows[states], 0.0, values)
         logs = np.where(episodes.is_action[tokens], target_logprobs - episodes.behavior_logprobs[tokens], 0.0)
-        self._ratios[tokens] = np.exp(logs)
+        self._ratios[tokens] = np.exp(np.minimum(logs, MAX_LOG_RATIO))
         for level in _levels(tokens, episodes.trie.position):
             parents, is_action = before[level], episodes.is_action[level]
             rhos = np.where(is_action, np.minimum(self._rho_bar, self._ratios[level]), 1.0)

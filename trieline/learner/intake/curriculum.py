@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
+from trieline.common.numbers import REWARD_ROUNDING
 from trieline.learner.errors import CheckpointError, LearnerError
 from trieline.wire.config import CurriculumConfig, EnvConfig
 from trieline.wire.messages import Assignment
@@ -178,7 +179,7 @@ class _EnvCourse:
         if (
             full
             and self._num_open < len(self._levels)
-            and sum(self._newest) / len(self._newest) >= self._promote_at
+            and sum(self._newest) / len(self._newest) >= self._promote_at * (1 - REWARD_ROUNDING)
         ):
             self._open_next()
 

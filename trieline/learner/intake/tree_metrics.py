@@ -1,39 +1,42 @@
 """The figures of one step that only its trees can tell: rewards, failures, ages, lengths, a sample."""
 
-from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from trieline.common.tally import Tally
 from trieline.learner.intake.staleness import staleness
+from trieline.wire.messages import Assignment
 from trieline.wire.tree import SCORED, TrajectoryTree
 
 SAMPLE_CHARACTERS = 500
+LOST_WORKER = "lost_worker"
+"""The cause of the rollouts of tasks that took their workers down."""
 
 
-def batch_metrics(trees: Sequence[TrajectoryTree], *, policy_version: int) -> dict[str, float]:
-    """Metrics of the trees that a step trains on."""
-    ages = [staleness(tree, policy_version) for tree in trees]
-    metrics = _reward_metrics(trees)
-    metrics |= _completion_metrics(trees)
-    if ages:
-        metrics |= {
-            "off_policy/staleness/mean": float(np.mean(ages)),
-            "off_policy/staleness/max": float(max(ages)),
-        }
+def batch_metrics(trees: Sequence[TrajectoryTree], *, policy_version: int) -> Tally:
+    """Figures of the trees that a step trains on."""
+    metrics = Tally()
+    for tree in trees:
+        age = staleness(tree, policy_version)
+        metrics.add_mean("off_policy/staleness/mean", age, 1)
+        metrics.add_maximum("off_policy/staleness/max", age)
+        _add_rewards(metrics, tree)
+        _add_completions(metrics, tree)
     return metrics
 
 
-def failure_metrics(trees: Sequence[TrajectoryTree]) -> dict[str, float]:
-    """`errored_rollouts/{env}/{cause}` over all trees that came, those without a scored leaf included."""
-    counts = Counter(
-        f"errored_rollouts/{tree.env_id}/{cause}"
-        for tree in trees
-        for cause in tree.leaf_causes
-        if cause != SCORED
-    )
-    return {name: float(count) for name, count in counts.items()}
+def failure_metrics(trees: Sequence[TrajectoryTree], given_up: Sequence[Assignment] = ()) -> Tally:
+    """`errored_rollouts/{env}/{cause}` over all trees that came, and over the tasks that will bring none."""
+    metrics = Tally()
+    for tree in trees:
+        for cause in tree.leaf_causes:
+            if cause != SCORED:
+                metrics.add_total(f"errored_rollouts/{tree.env_id}/{cause}", 1)
+    for task in given_up:
+        metrics.add_total(f"errored_rollouts/{task.env_id}/{LOST_WORKER}", task.group_size)
+    return metrics
 
 
 def scored_returns(tree: TrajectoryTree) -> list[float]:
@@ -61,31 +64,19 @@ def num_sampled_tokens(trees: Sequence[TrajectoryTree]) -> int:
     return sum(int(np.diff(tree.node_offsets)[tree.sampled].sum()) for tree in trees)
 
 
-def _reward_metrics(trees: Sequence[TrajectoryTree]) -> dict[str, float]:
-    by_env: dict[str, list[float]] = defaultdict(list)
-    for tree in trees:
-        by_env[tree.env_id] += scored_returns(tree)
-    every = [value for values in by_env.values() for value in values]
-    metrics = {
-        f"reward/{env}/mean": float(np.mean(values)) for env, values in sorted(by_env.items()) if values
-    }
-    if every:
-        metrics |= {"reward/mean": float(np.mean(every)), "reward/std": float(np.std(every))}
-    return metrics
+def _add_rewards(metrics: Tally, tree: TrajectoryTree) -> None:
+    returns = scored_returns(tree)
+    total, count = sum(returns), len(returns)
+    metrics.add_mean(f"reward/{tree.env_id}/mean", total, count)
+    metrics.add_mean("reward/mean", total, count)
+    metrics.add_deviation("reward/std", count, total, sum(value * value for value in returns))
 
 
-def _completion_metrics(trees: Sequence[TrajectoryTree]) -> dict[str, float]:
+def _add_completions(metrics: Tally, tree: TrajectoryTree) -> None:
     """Of scored sequences: sampled tokens, and the share that was cut off instead of ending by itself."""
-    lengths, cut_off = [], []
-    for tree in trees:
-        sampled = np.where(tree.sampled, np.diff(tree.node_offsets), 0)
-        for leaf in tree.scored_leaves():
-            lengths.append(int(sampled[tree.path(int(tree.leaf_nodes[leaf]))].sum()))
-            cut_off.append(not tree.leaf_terminated[leaf])
-    if not lengths:
-        return {}
-    return {
-        "completions/mean_length": float(np.mean(lengths)),
-        "completions/max_length": float(max(lengths)),
-        "completions/clipped_ratio": float(np.mean(cut_off)),
-    }
+    sampled = np.where(tree.sampled, np.diff(tree.node_offsets), 0)
+    for leaf in tree.scored_leaves():
+        length = int(sampled[tree.path(int(tree.leaf_nodes[leaf]))].sum())
+        metrics.add_mean("completions/mean_length", length, 1)
+        metrics.add_maximum("completions/max_length", length)
+        metrics.add_mean("completions/clipped_ratio", not tree.leaf_terminated[leaf], 1)

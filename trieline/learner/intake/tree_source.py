@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -17,7 +17,7 @@ from trieline.learner.intake.curriculum import Curriculum
 from trieline.learner.intake.staleness import Pacing
 from trieline.wire.errors import PeerTimeoutError
 from trieline.wire.journal import read_journal
-from trieline.wire.messages import TreeDelivery
+from trieline.wire.messages import Assignment, TreeDelivery
 from trieline.wire.trajectory_link import TreeReceiver
 from trieline.wire.tree import TrajectoryTree
 
@@ -25,7 +25,8 @@ log = logging.getLogger(__name__)
 
 # How long a wait goes on before it looks whether somebody asked to stop.
 GLANCE_S = 0.25
-# Trees without a single scored rollout, for each one that a step needs: then something is broken for good.
+# Trees without a single scored rollout that one actor sends in a row, for each one that a step needs: then it
+# is broken for good. Its tasks in flight may all fail at once when a policy server or a sandbox restarts.
 MAX_BROKEN_RATIO = 8
 
 
@@ -41,6 +42,10 @@ class StepTrees:
     """To train on."""
     taken: list[TrajectoryTree] = field(default_factory=list)
     """All that were taken from the journal, those that were too old or broken included, in its order."""
+    idle: list[TrajectoryTree] = field(default_factory=list)
+    """Of `trees`: those that teach nothing, in place of which others were waited for."""
+    given_up: list[Assignment] = field(default_factory=list)
+    """Tasks that took down their actors, and will bring no tree."""
     preloaded: int = 0
     """Of `taken`: accepted by an earlier start of the process."""
     too_old: int = 0
@@ -50,6 +55,33 @@ class StepTrees:
     @property
     def num_records(self) -> int:
         return len(self.taken)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepSize:
+    """How many trees make a step."""
+
+    trees_per_step: int
+    most: int
+    """Trees that are taken into a step at most, while too few of them teach anything."""
+    teaches: Callable[[TrajectoryTree], bool]
+
+    def take(self, step: StepTrees, tree: TrajectoryTree, *, too_old: bool = False) -> None:
+        """The next tree of the journal goes into `step`, or is counted there."""
+        step.taken.append(tree)
+        if not _is_scored(tree):
+            step.broken += 1
+        elif too_old:
+            step.too_old += 1
+        else:
+            step.trees.append(tree)
+            if self.most > self.trees_per_step and not self.teaches(tree):
+                step.idle.append(tree)
+
+    def missing(self, step: StepTrees) -> int:
+        """How many more trees the step may still take."""
+        teaching = len(step.trees) - len(step.idle)
+        return min(self.trees_per_step - teaching, self.most - len(step.trees))
 
 
 class TreeSource(Protocol):
@@ -72,22 +104,26 @@ class ReplaySource:
     """Steps from a recorded journal. Nothing is dropped for its age: the versions are another run's."""
 
     def __init__(
-        self, folder: Path, *, trees_per_step: int, start: int, stop: threading.Event, epochs: int = 1
+        self, folder: Path, size: StepSize, *, start: int, stop: threading.Event, epochs: int = 1
     ) -> None:
+        """`start`: records that earlier steps have used up."""
         self._deliveries = _replayed(folder, start, epochs)
-        self._trees_per_step = trees_per_step
+        self._size = size
         self._stop = stop
 
     def collect(self, policy_version: int) -> StepTrees:
-        """As in `TreeSource`. A last step of fewer trees is not made."""
+        """As in `TreeSource`. The last step has what is left."""
         step = StepTrees()
-        while len(step.trees) < self._trees_per_step:
+        while missing := self._size.missing(step):
             if self._stop.is_set():
                 raise StopRequested
             delivery = next(self._deliveries, None)
             if delivery is None:
-                raise OutOfTrees
-            _take(step, delivery.tree, too_old=False)
+                if not step.trees:
+                    raise OutOfTrees
+                log.info("the recorded journal ends: the last step lacks %d trees", missing)
+                break
+            self._size.take(step, delivery.tree)
         return step
 
     def buffered(self) -> int:
@@ -112,17 +148,22 @@ class LiveSource:
         receiver: TreeReceiver,
         curriculum: Curriculum,
         pacing: Pacing,
+        size: StepSize,
         *,
         batch_timeout_s: float,
         stop: threading.Event,
     ) -> None:
+        """`batch_timeout_s`: for the next tree that can be trained on."""
         self._receiver = receiver
         self._curriculum = curriculum
         self._pacing = pacing
+        self._size = size
         self._timeout_s = batch_timeout_s
         self._stop = stop
         self._buffer: deque[TreeDelivery] = deque()
         self._preloaded = 0
+        self._broken_in_a_row: Counter[str] = Counter()
+        """By actor."""
 
     def preload(self, deliveries: Iterable[TreeDelivery]) -> int:
         """Trees that an earlier start accepted and did not train on. Returns how many there are."""
@@ -132,14 +173,20 @@ class LiveSource:
 
     def collect(self, policy_version: int) -> StepTrees:
         """As in `TreeSource`."""
-        step, deadline = StepTrees(), time.monotonic() + self._timeout_s
-        while len(step.trees) < self._pacing.trees_per_step:
+        step, since = StepTrees(), time.monotonic()
+        while self._size.missing(step):
             self._drain()
+            self._set_tasks_aside(step)
             self._top_up(step, policy_version)
-            if self._buffer or self._wait(step, deadline):
-                tree = self._buffer.popleft().tree
-                _take(step, tree, too_old=self._pacing.is_too_old(tree, policy_version))
-                self._check_broken(step)
+            if not self._buffer and not self._wait(step, since):
+                continue
+            delivery, enough = self._buffer.popleft(), len(step.trees)
+            too_old = self._pacing.is_too_old(delivery.tree, policy_version)
+            self._size.take(step, delivery.tree, too_old=too_old)
+            if len(step.trees) > enough:
+                since = time.monotonic()
+            if step.num_records > self._preloaded:
+                self._judge(delivery, step)
         step.preloaded = min(self._preloaded, step.num_records)
         self._preloaded -= step.preloaded
         return step
@@ -152,9 +199,9 @@ class LiveSource:
         usable = sum(
             _is_scored(d.tree) and not self._pacing.is_too_old(d.tree, policy_version) for d in self._buffer
         )
-        missing = self._pacing.allowance(
-            outstanding=self._receiver.outstanding(), buffered=usable + len(step.trees)
-        )
+        # What this step has no more room for must not be asked for: it would get too old.
+        in_step = self._pacing.trees_per_step - self._size.missing(step)
+        missing = self._pacing.allowance(outstanding=self._receiver.outstanding(), buffered=usable + in_step)
         if missing:
             self._receiver.offer([self._curriculum.next_assignment() for _ in range(missing)])
 
@@ -166,12 +213,12 @@ class LiveSource:
         except PeerTimeoutError:
             pass
 
-    def _wait(self, step: StepTrees, deadline: float) -> bool:
+    def _wait(self, step: StepTrees, since: float) -> bool:
         """Wait a moment for one tree.
 
         Raises:
             StopRequested: somebody asked to stop.
-            TrainingError: the deadline of the step has passed.
+            TrainingError: nothing to train on has come since then for too long.
         """
         if self._stop.is_set():
             # What was taken so far is still in the journal.
@@ -179,42 +226,58 @@ class LiveSource:
         try:
             self._buffer.append(self._receiver.get(GLANCE_S))
         except PeerTimeoutError as error:
-            if time.monotonic() < deadline:
+            if time.monotonic() < since + self._timeout_s:
                 return False
             msg = (
-                f"waited {self._timeout_s:g} s for the {self._pacing.trees_per_step} trees of a step and got "
-                f"{len(step.trees)} ({step.broken} more were broken, {step.too_old} too old): {error}"
+                f"waited {self._timeout_s:g} s for the next of the {self._pacing.trees_per_step} trees of a "
+                f"step and got {len(step.trees)} ({step.broken} more were broken, {step.too_old} too old): "
+                f"{error}"
             )
             raise TrainingError(msg) from error
         return True
 
-    def _check_broken(self, step: StepTrees) -> None:
-        limit = MAX_BROKEN_RATIO * self._pacing.trees_per_step
-        if step.broken <= limit:
+    def _set_tasks_aside(self, step: StepTrees) -> None:
+        for task in self._receiver.take_given_up():
+            log.error(
+                "%s: the task of seed %d and level %s was held by %d workers when they were lost: it is set "
+                "aside as broken",
+                task.env_id,
+                task.seed,
+                task.level,
+                self._receiver.max_losses,
+            )
+            step.given_up.append(task)
+
+    def _judge(self, delivery: TreeDelivery, step: StepTrees) -> None:
+        """An actor that sends broken trees alone is given no more tasks.
+
+        Raises:
+            TrainingError: no other actor lives.
+        """
+        actor_id = delivery.actor_id
+        if _is_scored(delivery.tree):
+            self._broken_in_a_row.pop(actor_id, None)
             return
-        causes = Counter(
-            f"{tree.env_id}: {cause}" for tree in step.taken for cause in tree.leaf_causes if cause
-        )
-        most = ", ".join(f"{count} x {cause}" for cause, count in causes.most_common(4))
-        why = next(
-            (tree.info["broken"] for tree in reversed(step.taken) if "broken" in tree.info), "no reason given"
-        )
+        self._broken_in_a_row[actor_id] += 1
+        limit = MAX_BROKEN_RATIO * self._pacing.trees_per_step
+        if self._broken_in_a_row[actor_id] <= limit or self._receiver.is_set_aside(actor_id):
+            return
+        why = delivery.tree.info.get("broken", "no reason given")
         msg = (
-            f"{step.broken} trees came without a single scored rollout while {self._pacing.trees_per_step} "
-            f"were needed for a step ({most}); the last: {why}"
+            f"{self._broken_in_a_row.pop(actor_id)} trees in a row came from actor {actor_id} without a "
+            f"single scored rollout, expected at most {limit} ({_causes(step)}); the last: {why}"
         )
-        raise TrainingError(msg)
+        self._receiver.set_aside(actor_id)
+        if all(self._receiver.is_set_aside(other) for other in self._receiver.actors()):
+            msg += ". No other actor lives"
+            raise TrainingError(msg)
+        log.error("%s. It is given no more tasks", msg)
+
+
+def _causes(step: StepTrees) -> str:
+    causes = Counter(f"{tree.env_id}: {cause}" for tree in step.taken for cause in tree.leaf_causes if cause)
+    return ", ".join(f"{count} x {cause}" for cause, count in causes.most_common(4))
 
 
 def _is_scored(tree: TrajectoryTree) -> bool:
     return any(True for _ in tree.scored_leaves())
-
-
-def _take(step: StepTrees, tree: TrajectoryTree, *, too_old: bool) -> None:
-    step.taken.append(tree)
-    if not _is_scored(tree):
-        step.broken += 1
-    elif too_old:
-        step.too_old += 1
-    else:
-        step.trees.append(tree)

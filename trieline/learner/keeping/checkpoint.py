@@ -66,9 +66,35 @@ def save_checkpoint(
         weights: float32, by the names of the Hugging Face model.
         trainer: everything else that is a tensor.
         keep: how many checkpoints stay.
+
+    Raises:
+        CheckpointError: the disk is full, or does not take it otherwise.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"step_{state.step}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(folder, target, state, source_model, weights, trainer)
+    except FileNotFoundError:
+        # Of the model's folder, which was there at the start: nothing that the disk could not take.
+        raise
+    except OSError as error:
+        msg = f"can't write the checkpoint {target}: {error.strerror}{_of(error)}"
+        raise CheckpointError(msg) from error
+    for _, old in _checkpoints(folder)[:-keep]:
+        if old != target:
+            shutil.rmtree(old, ignore_errors=True)
+    log.info("checkpoint %s", target)
+    return target
+
+
+def _write(
+    folder: Path,
+    target: Path,
+    state: TrainerState,
+    source_model: Path,
+    weights: Mapping[str, torch.Tensor],
+    trainer: Mapping[str, torch.Tensor],
+) -> None:
     with scratch_folder(folder, prefix=f".{target.name}-") as scratch:
         _copy_model_files(source_model, scratch / "model")
         (scratch / "trainer").mkdir()
@@ -79,11 +105,24 @@ def save_checkpoint(
         written = msgspec.structs.replace(state, crc32=crc32)
         (scratch / STATE_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(written), indent=1))
         replace_folder(scratch, target)
-    for _, old in _checkpoints(folder)[:-keep]:
-        if old != target:
-            shutil.rmtree(old, ignore_errors=True)
-    log.info("checkpoint %s", target)
-    return target
+
+
+def _of(error: OSError) -> str:
+    return f" ({error.filename})" if error.filename else ""
+
+
+def sweep_checkpoints(folder: Path) -> None:
+    """Remove what killed learners left unfinished; the caller holds the run's lock, so that none is at work.
+
+    A checkpoint that was put aside for one of the same step, and killed before that took its place, returns.
+    """
+    for left in folder.glob(".step_*"):
+        name, _, what = left.name.removeprefix(".").partition("-")
+        if what.startswith("retired") and not (folder / name).exists():
+            left.rename(folder / name)
+            log.warning("%s was being replaced when the learner ended; it is back", folder / name)
+        else:
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def latest_checkpoint(folder: Path) -> Path | None:

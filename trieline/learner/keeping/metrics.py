@@ -4,14 +4,16 @@ Every line is flushed, so that whoever follows the file sees a step as soon as i
 the records of steps that are made again are dropped first.
 """
 
+import contextlib
 import json
 import logging
 import math
-import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from trieline.learner.errors import MetricsError
 
 log = logging.getLogger(__name__)
 
@@ -20,35 +22,55 @@ class MetricsLog:
     """Writes the metrics of one run."""
 
     def __init__(self, run_dir: Path, *, step: int) -> None:
-        """Go on after `step`."""
+        """Go on after `step`.
+
+        Raises:
+            MetricsError: the files can't be written.
+        """
         from torch.utils.tensorboard import SummaryWriter
 
-        path = run_dir / "metrics.jsonl"
-        _drop_after(path, step)
-        self._file = path.open("a", encoding="utf-8")
+        self._path, boards = run_dir / "metrics.jsonl", run_dir / "tensorboard"
+        with _written_to(self._path):
+            _drop_after(self._path, step)
+            self._file = self._path.open("a", encoding="utf-8")
         try:
-            self._tensorboard = SummaryWriter(
-                str(run_dir / "tensorboard"), purge_step=step + 1 if step else None
-            )
-        except OSError:
+            with _written_to(boards):
+                self._tensorboard = SummaryWriter(str(boards), purge_step=step + 1 if step else None)
+        except MetricsError:
             self._file.close()
             raise
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
-        """Add one record. Figures that are not finite are written as null, which JSON has."""
+        """Add one record. Figures that are not finite are written as null, which JSON has.
+
+        Raises:
+            MetricsError: the disk is full, or does not take it otherwise.
+        """
         record = {"step": step, "time": time.time(), **values}
         plain = {name: _finite(value) for name, value in record.items()}
-        self._file.write(json.dumps(plain, ensure_ascii=False, allow_nan=False) + "\n")
-        self._file.flush()
-        for name, value in values.items():
-            if isinstance(value, int | float):
-                self._tensorboard.add_scalar(name, value, step)
-        self._tensorboard.flush()
+        with _written_to(self._path):
+            self._file.write(json.dumps(plain, ensure_ascii=False, allow_nan=False) + "\n")
+            self._file.flush()
+        with _written_to(self._path.parent / "tensorboard"):
+            for name, value in values.items():
+                if isinstance(value, int | float):
+                    self._tensorboard.add_scalar(name, value, step)
+            self._tensorboard.flush()
 
     def close(self) -> None:
-        """Idempotent."""
-        self._file.close()
-        self._tensorboard.close()
+        """Idempotent. What a full disk did not take is lost, and was said when it was written."""
+        for file in (self._file, self._tensorboard):
+            with contextlib.suppress(OSError):
+                file.close()
+
+
+@contextlib.contextmanager
+def _written_to(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        msg = f"can't write {path}: {error.strerror or error}"
+        raise MetricsError(msg) from error
 
 
 def _finite(value: Any) -> Any:
@@ -71,6 +93,7 @@ def _drop_after(path: Path, step: int) -> None:
             continue
         if isinstance(record, dict) and record.get("step", 0) <= step:
             kept.append(line)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    # The same name at every start: what a killed one left is written over.
+    scratch = path.with_name(f".{path.name}.new")
     scratch.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
     scratch.rename(path)

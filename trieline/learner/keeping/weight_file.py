@@ -8,14 +8,14 @@ import json
 import os
 import struct
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 
 from trieline.common.file_lock import try_lock
 from trieline.learner.errors import CheckpointError
@@ -74,24 +74,80 @@ def _open_scratch(scratch: Path, write_over: Path | None) -> FileIO:
     return scratch.open("wb", buffering=0)
 
 
-def read_weights(path: Path, *, crc32: int | None = None) -> dict[str, torch.Tensor]:
-    """The tensors of `path`, on the CPU.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExpectedWeights:
+    """Name and shape of every weight of a model."""
+
+    shapes: Mapping[str, torch.Size]
+    tied: Mapping[str, str]
+    """Further names of some of them (a head that is the embedding). A file may repeat them under those."""
+
+
+def expected_weights(model: torch.nn.Module) -> ExpectedWeights:
+    """Those of a loaded model, tied where it really shares them, whatever its config says."""
+    shapes: dict[str, torch.Size] = {}
+    tied: dict[str, str] = {}
+    first_name: dict[int, str] = {}
+    for name, tensor in model.state_dict().items():
+        first = first_name.setdefault(tensor.data_ptr(), name) if tensor.numel() else name
+        if first == name:
+            shapes[name] = tensor.shape
+        else:
+            tied[name] = first
+    return ExpectedWeights(shapes=shapes, tied=tied)
+
+
+def read_weights(
+    path: Path, *, expected: ExpectedWeights | None = None, crc32: int | None = None
+) -> dict[str, torch.Tensor]:
+    """The tensors of `path`, on the CPU, mapped into memory rather than read; all of them, or the `expected`.
 
     Raises:
-        CheckpointError: there is no such file, or it is not the one that was written.
+        CheckpointError: there is no such file, it is not the one that was written, or a tensor is missing,
+            unknown, misshaped, no floating point, or tied to another in the model and not equal to it.
     """
     if not path.is_file():
         msg = f"expected the weights in {path}, found no such file"
         raise CheckpointError(msg)
     if crc32 is not None and (found := file_crc32(path)) != crc32:
-        msg = f"corrupt checkpoint: expected {path} with CRC-32 {crc32:08x}, got {found:08x}"
+        msg = f"corrupt file: expected {path} with CRC-32 {crc32:08x}, got {found:08x}"
         raise CheckpointError(msg)
     try:
-        tensors: dict[str, torch.Tensor] = load_file(path)
+        with safe_open(path, framework="pt") as file:
+            tensors: dict[str, torch.Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         msg = f"expected a safetensors file in {path}, got: {error}"
         raise CheckpointError(msg) from error
-    return tensors
+    if expected is None:
+        return tensors
+    _check_names(path, tensors.keys(), expected)
+    _check_values(path, tensors, expected)
+    return {name: tensors[name] for name in expected.shapes}
+
+
+def _check_names(path: Path, names: Collection[str], expected: ExpectedWeights) -> None:
+    missing = sorted(expected.shapes.keys() - names)
+    unknown = sorted(set(names) - expected.shapes.keys() - expected.tied.keys())
+    for kind, wrong in (("lacks", missing), ("has unknown", unknown)):
+        if wrong:
+            more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+            msg = f"{path} {kind} tensors: {', '.join(wrong[:3])}{more}"
+            raise CheckpointError(msg)
+
+
+def _check_values(path: Path, tensors: Mapping[str, torch.Tensor], expected: ExpectedWeights) -> None:
+    for name, shape in expected.shapes.items():
+        tensor = tensors[name]
+        if tensor.shape != shape or not tensor.is_floating_point():
+            msg = (
+                f"{path}: expected {name} as floating point {list(shape)}, "
+                f"got {tensor.dtype} {list(tensor.shape)}"
+            )
+            raise CheckpointError(msg)
+    for name, first in expected.tied.items():
+        if name in tensors and not torch.equal(tensors[name], tensors[first]):
+            msg = f"{path}: expected {name} to equal {first}, to which the model ties it, got another one"
+            raise CheckpointError(msg)
 
 
 def file_crc32(path: Path) -> int:

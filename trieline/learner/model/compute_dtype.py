@@ -1,4 +1,4 @@
-"""Which precision to compute in: bfloat16 only where this machine has instructions that multiply it."""
+"""Which precision to compute in: bfloat16 only where the device has instructions that multiply it."""
 
 import logging
 import time
@@ -12,6 +12,8 @@ from trieline.kernels.cpu.flags import BFLOAT16_FLAGS, has_bfloat16
 log = logging.getLogger(__name__)
 
 CPU = torch.device("cpu")
+BFLOAT16_CAPABILITY = (8, 0)
+"""Ampere: older GPUs imitate bfloat16 in float32."""
 NAMED_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 # Rows, outputs and inputs of the measured product: a layer of a small model under a decode batch.
@@ -19,18 +21,27 @@ PROBE_SHAPE = (64, 1536, 576)
 PROBE_REPEATS = 12
 
 
-def choose_dtype(name: str) -> torch.dtype:
-    """The compute precision that `name` (`auto`, `float32` or `bfloat16`) stands for on this machine."""
+def choose_dtype(name: str, device: torch.device = CPU) -> torch.dtype:
+    """The precision that `name` (`auto`, `float32` or `bfloat16`) stands for where `device` computes."""
     if name == "auto":
-        # Read, not measured: programs that start on a busy machine at the same time would come to different
-        # results.
-        found = has_bfloat16()
-        log.info("this CPU has %s %s", "one of" if found else "none of", ", ".join(sorted(BFLOAT16_FLAGS)))
-        return torch.bfloat16 if found else torch.float32
+        return torch.bfloat16 if _multiplies_bfloat16(device) else torch.float32
     if name not in NAMED_DTYPES:
         msg = f"expected a dtype out of auto, {', '.join(NAMED_DTYPES)}; got {name!r}"
         raise ValueError(msg)
     return NAMED_DTYPES[name]
+
+
+def _multiplies_bfloat16(device: torch.device) -> bool:
+    # Read, not measured: programs that start on a busy machine at the same time would come to different
+    # results.
+    if device.type == "cuda":
+        found = torch.cuda.get_device_capability(device) >= BFLOAT16_CAPABILITY
+        what = f"{torch.cuda.get_device_name(device)} multiplies bfloat16"
+        log.info("%s: %s", what, "yes" if found else "no")
+        return found
+    found = has_bfloat16()
+    log.info("this CPU has %s %s", "one of" if found else "none of", ", ".join(sorted(BFLOAT16_FLAGS)))
+    return found
 
 
 def dtype_name(dtype: torch.dtype) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 from transformers import AttentionInterface
 
 from trieline.kernels.tree_attention import attend_visible
@@ -62,9 +63,27 @@ def use_plain_attention(hf_model: Any) -> None:
     hf_model.set_attn_implementation("sdpa" if hf_model._supports_sdpa and not caps else PLAIN_ATTENTION)
 
 
-def use_float64(model: Any) -> bool:
-    """Replace the parts of a float64 model that round; False if one is of a kind that is not known here."""
-    known = True
+class Roundings(TorchFunctionMode):
+    """Whether what a float64 model computes goes through fewer digits on the way, inside the block.
+
+    What needs no gradient (tables of rotary angles) is a constant, the same in every way of computing.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = False
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, Tensor) and out.requires_grad and out.is_floating_point():
+            self.seen |= out.dtype != torch.float64
+        return out
+
+
+def use_float64(model: Any) -> None:
+    """Replace the parts of a float64 model that round, where they are of a kind that is known here."""
     if getattr(model.config, "_experts_implementation", None) is not None:
         # The grouped products take no float64.
         model.set_experts_implementation("eager")
@@ -76,9 +95,6 @@ def use_float64(model: Any) -> bool:
             exact = _exact_part(child)
             if exact is not None:
                 setattr(module, name, exact)
-            else:
-                known &= isinstance(child, nn.LayerNorm)  # computes in the precision of its input
-    return known
 
 
 @torch.no_grad()

@@ -2,8 +2,8 @@
 
 The reference is transformers' own forward with its own attention, one sequence at a time, in float64; the
 loss is a random weighting of all predicted tokens, so that no error can cancel. Parts that round to float32
-whatever the model computes in are replaced (`use_float64`); one of a kind that is not known keeps its
-rounding, and the gradients are then only compared to float32's precision.
+whatever the model computes in are replaced (`use_float64`) where they are known; where the model rounds all
+the same (`Roundings`), the gradients are only compared to float32's precision.
 """
 
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM
 
 from trieline.common.arrays import Int32
 from trieline.learner.batch.trie import build_trie
-from trieline.learner.model.float64_parts import use_float64, use_plain_attention
+from trieline.learner.model.float64_parts import Roundings, use_float64, use_plain_attention
 from trieline.learner.model.tree_forward import TreeModel, model_name
+from trieline.learner.model_folder.loading import load_causal_lm
 
 # Rounding in float64 is 1e-16; sums over a model's depth and width leave this much (DESIGN, section 5).
 LOSS_TOLERANCE = 1e-12
@@ -40,15 +40,19 @@ def check_model(folder: Path, *, seed: int = 0) -> ModelCheck:
 
     Raises:
         ModelRefusedError: the model's layers can't be made exact on tries; the message names why.
+        ModelSourceError: it can't be loaded whole.
     """
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64, local_files_only=True)
-    model.eval()  # type: ignore[no-untyped-call]
-    limit = GRADIENT_TOLERANCE if use_float64(model) else ROUNDED_GRADIENT_TOLERANCE
+    model = load_causal_lm(folder, torch.float64)
+    use_float64(model)
     sequences = _random_sequences(model.config.get_text_config().vocab_size, seed)
     rng = np.random.default_rng(seed)
     weights = [torch.from_numpy(rng.normal(size=len(s) - 1)) for s in sequences]
     use_plain_attention(model)
-    loss = sum((_loss_alone(model, s, w) for s, w in zip(sequences, weights, strict=True)), torch.zeros(()))
+    with Roundings() as roundings:
+        loss = sum(
+            (_loss_alone(model, s, w) for s, w in zip(sequences, weights, strict=True)), torch.zeros(())
+        )
+    limit = ROUNDED_GRADIENT_TOLERANCE if roundings.seen else GRADIENT_TOLERANCE
     expected_loss, expected = _backward(model, loss)
     tree_model = TreeModel(model)
     got_loss, got = _backward(model, _loss_on_trie(tree_model, sequences, weights))

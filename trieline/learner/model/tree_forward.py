@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AttentionInterface, AutoModelForCausalLM
+from transformers import AttentionInterface
 
 from trieline.common.arrays import Int32
 from trieline.kernels.token_logprob import DEFAULT_LOGITS_BUDGET, cap_logits, token_logprob
@@ -22,6 +22,7 @@ from trieline.kernels.tree_plan import TreeAttentionPlan, plan_tree_attention
 from trieline.learner.batch.trie import Trie, build_trie
 from trieline.learner.errors import ModelRefusedError
 from trieline.learner.model.value_head import ValueHead
+from trieline.learner.model_folder.loading import load_causal_lm
 
 logger = logging.getLogger(__name__)
 
@@ -179,12 +180,22 @@ class TreeModel(nn.Module):
 
 
 def load_tree_model(
-    folder: Path, dtype: torch.dtype, with_value_head: bool, *, reproducible: bool = True
+    folder: Path,
+    dtype: torch.dtype,
+    with_value_head: bool,
+    *,
+    reproducible: bool = True,
+    device: torch.device | None = None,
 ) -> TreeModel:
-    """Load a Hugging Face folder. Raises ModelRefusedError if it can't be trained exactly on tries."""
-    hf_model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
+    """Load a Hugging Face folder. `device`: where it is to compute, and where that is seen; None: the CPU.
+
+    Raises:
+        ModelRefusedError: it can't be trained exactly on tries.
+        ModelSourceError: it can't be loaded whole.
+    """
+    hf_model = load_causal_lm(folder, dtype).to(device)
     hidden_size = hf_model.config.get_text_config().hidden_size
-    value_head = ValueHead(hidden_size, dtype=dtype) if with_value_head else None
+    value_head = ValueHead(hidden_size, dtype=dtype).to(device) if with_value_head else None
     return TreeModel(hf_model, value_head, reproducible=reproducible)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from trieline.learner.errors import ModelSourceError
+from trieline.learner.model_folder.folder_checks import check_model_folder
 from trieline.wire.model_folder import BUILTIN_PREFIX, builtin_folder
 
 log = logging.getLogger(__name__)
@@ -42,40 +43,6 @@ def prepare_model(path: str, *, progress: Progress = log.info) -> Path:
         raise ModelSourceError(msg)
     check_model_folder(folder)
     return folder
-
-
-def check_model_folder(folder: Path) -> None:
-    """Raise ModelSourceError, naming everything that `folder` lacks to be trained and served."""
-    lacks = [name for name in ("config.json", "tokenizer.json") if not (folder / name).is_file()]
-    lacks += _missing_weights(folder)
-    if not _has_chat_template(folder):
-        lacks.append("a chat template (chat_template.jinja, or chat_template in tokenizer_config.json)")
-    if lacks:
-        msg = f"the model folder {folder} lacks {'; '.join(lacks)}"
-        raise ModelSourceError(msg)
-
-
-def _missing_weights(folder: Path) -> list[str]:
-    if (folder / "model.safetensors").is_file():
-        return []
-    index = folder / "model.safetensors.index.json"
-    if not index.is_file():
-        hint = " (.bin files are not read: save it as safetensors)" if any(folder.glob("*.bin")) else ""
-        return [f"model.safetensors or model.safetensors.index.json{hint}"]
-    try:
-        shards = set(json.loads(index.read_text())["weight_map"].values())
-    except (ValueError, KeyError, AttributeError) as error:
-        return [f"a readable model.safetensors.index.json ({error})"]
-    return sorted(shard for shard in shards if not (folder / str(shard)).is_file())
-
-
-def _has_chat_template(folder: Path) -> bool:
-    if (folder / "chat_template.jinja").is_file():
-        return True
-    try:
-        return bool(json.loads((folder / "tokenizer_config.json").read_text()).get("chat_template"))
-    except (OSError, ValueError, AttributeError):
-        return False
 
 
 def _builders() -> dict[str, Callable[[Path, Progress], None]]:

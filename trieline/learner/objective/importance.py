@@ -21,7 +21,7 @@ def pg(columns: TokenColumns, config: ObjectiveConfig) -> TokenLosses:
 
 def tis(columns: TokenColumns, config: ObjectiveConfig) -> TokenLosses:
     """Truncate the weight."""
-    ratios = (columns.logprobs.detach() - columns.behavior_logprobs).exp()
+    ratios = columns.ratios().detach()
     weights = ratios.clamp(max=config.tis_cap)
     return TokenLosses(
         losses=-weights * columns.advantages * columns.logprobs,
@@ -31,7 +31,7 @@ def tis(columns: TokenColumns, config: ObjectiveConfig) -> TokenLosses:
 
 def icepop(columns: TokenColumns, config: ObjectiveConfig) -> TokenLosses:
     """Drop the tokens whose weight is out of bounds."""
-    ratios = (columns.logprobs.detach() - columns.behavior_logprobs).exp()
+    ratios = columns.ratios().detach()
     too_low, too_high = ratios < config.icepop_low, ratios > config.icepop_high
     weights = torch.where(too_low | too_high, 0.0, ratios)
     return TokenLosses(

@@ -1,11 +1,11 @@
-"""What every policy loss takes and gives, and the table of them."""
+"""What every policy loss takes and gives."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from trieline.learner.objective_config import ObjectiveConfig
+from trieline.learner.objective_config import MAX_LOG_RATIO, ObjectiveConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -18,6 +18,10 @@ class TokenColumns:
     """[M] recorded."""
     advantages: Tensor
     """[M] scaled, without gradient."""
+
+    def ratios(self) -> Tensor:
+        """[M] pi/mu, at most MAX_RATIO, with gradient below it."""
+        return (self.logprobs - self.behavior_logprobs).clamp(max=MAX_LOG_RATIO).exp()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -5,6 +5,9 @@
 The old policy is the one that sampled, by its recorded log-probabilities: so the correction for staleness and
 the clip are one ratio. (With one gradient pass over a sample a decoupled proximal policy would equal the
 current one; the losses `tis` and `icepop` are that case with their weights.)
+
+Where A_t < 0 nothing above bounds r_t: r_t never exceeds MAX_RATIO, and with `dual_clip` = c (dual-clip PPO,
+arXiv 1912.09729, eq. 5) the loss of such a token is at most - c A_t.
 """
 
 import torch
@@ -15,14 +18,16 @@ from trieline.learner.objective_config import ObjectiveConfig
 
 def ppo_clip(columns: TokenColumns, config: ObjectiveConfig) -> TokenLosses:
     """The pessimistic one of the plain and the clipped surrogate."""
-    ratios = (columns.logprobs - columns.behavior_logprobs).exp()
+    ratios, advantages = columns.ratios(), columns.advantages
     low, high = 1 - config.clip_low, 1 + config.clip_high
-    surrogate = torch.minimum(ratios * columns.advantages, ratios.clamp(low, high) * columns.advantages)
-    return TokenLosses(
-        losses=-surrogate,
-        # Tokens whose gradient the clip takes away.
-        metrics={
-            "clip_ratio/low": (ratios < low) & (columns.advantages < 0),
-            "clip_ratio/high": (ratios > high) & (columns.advantages > 0),
-        },
-    )
+    surrogate = torch.minimum(ratios * advantages, ratios.clamp(low, high) * advantages)
+    # Tokens whose gradient a clip takes away.
+    metrics = {
+        "clip_ratio/low": (ratios < low) & (advantages < 0),
+        "clip_ratio/high": (ratios > high) & (advantages > 0),
+    }
+    if config.dual_clip is not None:
+        negative = advantages < 0
+        surrogate = torch.where(negative, surrogate.maximum(config.dual_clip * advantages), surrogate)
+        metrics["clip_ratio/dual"] = (ratios > config.dual_clip) & negative
+    return TokenLosses(losses=-surrogate, metrics=metrics)

@@ -11,7 +11,7 @@ from trieline.learner.objective_config import ObjectiveConfig
 
 def vtrace_pg(columns: TokenColumns, config: ObjectiveConfig) -> TokenLosses:
     """Truncated importance weight times advantage times log-likelihood."""
-    ratios = (columns.logprobs.detach() - columns.behavior_logprobs).exp()
+    ratios = columns.ratios().detach()
     rhos = ratios.clamp(max=config.rho_pg_bar)
     return TokenLosses(
         losses=-rhos * columns.advantages * columns.logprobs,

@@ -15,9 +15,5 @@ class OverloadedError(PolicyServerError):
     """Too many requests wait already; ask again later."""
 
 
-class WeightsError(PolicyServerError):
-    """A file of weights does not fit the model. The message names the tensor; the old weights stay."""
-
-
 class NonFiniteLogitsError(PolicyServerError):
     """The model gave NaN or infinity: nothing can be sampled from that."""

@@ -1,9 +1,7 @@
-"""The policy server's process: sockets on one side, the engine on the other, one loop over both."""
+"""The policy server's process: sockets on one side, an engine on the other, one loop over both."""
 
 import logging
-import os
 import signal
-import tempfile
 import time
 import types
 from collections.abc import Iterator
@@ -11,20 +9,17 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Literal
 
-import torch
-
-from trieline.common.file_lock import reading
-from trieline.learner.model.compute_dtype import choose_dtype
-from trieline.learner.model_folder.model_source import prepare_model
+from trieline.common.owned_folder import new_folder
+from trieline.common.process_name import new_process_name
+from trieline.learner.errors import CheckpointError
+from trieline.learner.policy_server.choose_engine import load_engine
 from trieline.learner.policy_server.config import PolicyServerConfig
-from trieline.learner.policy_server.cpu.decoder import load_decoder
-from trieline.learner.policy_server.cpu.engine import Engine
-from trieline.learner.policy_server.cpu.sequence import Ticket
-from trieline.learner.policy_server.cpu.weights_file import expected_shapes, read_weights
-from trieline.learner.policy_server.errors import InvalidRequestError, OverloadedError, WeightsError
+from trieline.learner.policy_server.engine import Engine, Ticket
+from trieline.learner.policy_server.errors import InvalidRequestError, OverloadedError
+from trieline.learner.policy_server.waiting import WaitingRequests
 from trieline.wire.config import LinksConfig, ModelConfig
 from trieline.wire.generate_link import GenerateServer
-from trieline.wire.messages import GenerateRefusal, GenerateRequest, ServerStatus, StatusRequest
+from trieline.wire.messages import Cancel, GenerateRefusal, GenerateRequest, ServerStatus, StatusRequest
 from trieline.wire.weights_link import WeightsSubscriber
 
 log = logging.getLogger(__name__)
@@ -33,6 +28,9 @@ RefusalKind = Literal["invalid", "overloaded", "stopping", "failed"]
 
 # How long an idle server sleeps on its socket: the delay of new weights and of a signal.
 IDLE_POLL_S = 0.05
+# Requests that wait in the engine itself, in rows: enough to fill them all at once, and to find prompts that
+# several of them share.
+ROWS_AHEAD = 2
 MAX_REASON = 4000
 
 
@@ -51,28 +49,20 @@ def run_policy_server(
     Raises:
         LearnerError, WireError: the model, the weights or an address can't be used.
     """
-    torch.set_num_threads(config.threads or len(os.sched_getaffinity(0)))
     with ExitStack() as resources:
         stop = resources.enter_context(_stop_signals())
         # Bound before the model is loaded: an address in use is told at once, and early requests wait.
         sockets = GenerateServer(links)
         resources.callback(sockets.close)
         sockets.bind()
-        folder = prepare_model(model.path)
-        engine = Engine(
-            load_decoder(folder, choose_dtype(model.dtype)), config, policy_version=policy_version
-        )
-        expected = expected_shapes(folder)
-        if weights is not None:
-            engine.load(read_weights(weights, expected), policy_version)
-        engine.warm_up()
-        fetch_folder = resources.enter_context(tempfile.TemporaryDirectory(prefix="trieline-weights-"))
-        server_id = f"policy-server-{os.getpid()}"
-        subscriber = WeightsSubscriber(links, server_id=server_id, fetch_folder=Path(fetch_folder))
+        engine = load_engine(config, model, weights=weights, policy_version=policy_version)
+        fetched = new_folder("trieline-weights-")
+        resources.callback(fetched.close)
+        subscriber = WeightsSubscriber(links, server_id=new_process_name(), fetch_folder=fetched.path)
         resources.callback(subscriber.close)
         subscriber.start()
-        log.info("serving version %d at %s in %s", policy_version, links.generate, engine.decoder.dtype)
-        return PolicyServer(config, engine, sockets, subscriber, expected).serve(stop)
+        log.info("ready at %s with version %d in %s", sockets.address, policy_version, engine.dtype)
+        return PolicyServer(config, engine, sockets, subscriber).serve(stop)
 
 
 class StopFlag:
@@ -97,7 +87,11 @@ def _stop_signals() -> Iterator[StopFlag]:
 
 
 class PolicyServer:
-    """The loop. Every request gets exactly one reply: a completion, a status or a refusal."""
+    """The loop. Every request gets exactly one reply, a completion, a status or a refusal, or is cancelled.
+
+    Nothing is sampled before the first weights of the learner are here: those that the server started with
+    may be many steps old. Where there is no learner, they are served.
+    """
 
     def __init__(
         self,
@@ -105,45 +99,71 @@ class PolicyServer:
         engine: Engine,
         sockets: GenerateServer,
         subscriber: WeightsSubscriber,
-        expected: dict[str, torch.Size],
     ) -> None:
         self._config = config
         self._engine = engine
         self._sockets = sockets
         self._subscriber = subscriber
-        self._expected = expected
+        self._waiting = WaitingRequests(config.max_waiting)
+        self._began = False
         self._failures = 0
 
     def serve(self, stop: StopFlag) -> int:
         """The exit status."""
         while not stop.reason:
-            self._receive(0.0 if self._engine.busy else IDLE_POLL_S)
+            self._receive(0.0 if self._began and self._busy() else IDLE_POLL_S)
             self._swap_weights()
+            if not self._may_begin():
+                continue
+            self._feed()
             self._step()
             if self._failures >= self._config.max_failures:
                 log.critical(
                     "giving up: %d steps failed and none of their requests was answered", self._failures
                 )
+                self._refuse_all("failed", "the policy server gives up")
                 return 1
         log.info("stopping on %s", stop.reason)
         self._refuse_all("stopping", f"the policy server stops on {stop.reason}")
         self._refuse_late()
         return 0
 
+    def _busy(self) -> bool:
+        return len(self._waiting) + self._engine.waiting + self._engine.running > 0
+
+    def _may_begin(self) -> bool:
+        if not self._began and self._subscriber.is_alone():
+            log.info("no learner is there: serving version %d", self._engine.policy_version)
+            self._began = True
+        return self._began
+
     def _receive(self, timeout_s: float) -> None:
         for peer, message in self._sockets.poll(timeout_s):
-            if isinstance(message, StatusRequest):
-                self._sockets.reply(peer, self._status(message.request_id))
-            else:
-                self._submit(peer, message)
+            match message:
+                case GenerateRequest():
+                    self._take_in(peer, message)
+                case Cancel():
+                    ticket = (peer, message.request_id)
+                    if not self._waiting.cancel(ticket):
+                        self._engine.cancel(ticket)
+                case StatusRequest():
+                    self._sockets.reply(peer, self._status(message.request_id))
 
-    def _submit(self, peer: bytes, request: GenerateRequest) -> None:
+    def _take_in(self, peer: bytes, request: GenerateRequest) -> None:
         try:
-            self._engine.submit(peer, request)
+            self._engine.check(request)
+            displaced = self._waiting.add(peer, request)
         except InvalidRequestError as error:
             self._refuse((peer, request.request_id), "invalid", str(error))
         except OverloadedError as error:
             self._refuse((peer, request.request_id), "overloaded", str(error))
+        else:
+            if displaced is not None:
+                self._refuse(displaced, "overloaded", "others who asked for less come first")
+
+    def _feed(self) -> None:
+        while self._waiting and self._engine.waiting < ROWS_AHEAD * self._config.max_rows:
+            self._engine.submit(*self._waiting.take())
 
     def _step(self) -> None:
         try:
@@ -151,7 +171,8 @@ class PolicyServer:
         except Exception as error:
             self._failures += 1
             log.exception("step failed (failure %d of %d)", self._failures, self._config.max_failures)
-            self._refuse_all("failed", f"{type(error).__name__}: {error}")
+            for ticket in self._engine.drain():
+                self._refuse(ticket, "failed", f"{type(error).__name__}: {error}")
             return
         if finished:
             self._failures = 0
@@ -163,13 +184,16 @@ class PolicyServer:
         if announced is None:
             return
         version, path = announced
+        self._began = True
         began = time.perf_counter()
         try:
-            with reading(path):
-                self._engine.load(read_weights(path, self._expected), version)
-        except (WeightsError, OSError):
-            log.exception(
-                "weights of version %d refused, still serving %d", version, self._engine.policy_version
+            self._engine.load(path, version)
+        except (CheckpointError, OSError) as error:
+            log.error(
+                "weights of version %d refused, still serving %d: %s",
+                version,
+                self._engine.policy_version,
+                error,
             )
             return
         seconds = time.perf_counter() - began
@@ -182,15 +206,15 @@ class PolicyServer:
             request_id=request_id,
             policy_version=engine.policy_version,
             running=engine.running,
-            waiting=engine.waiting,
-            vocab_size=engine.decoder.vocab_size,
+            waiting=len(self._waiting) + engine.waiting,
+            vocab_size=engine.vocab_size,
             max_context=engine.max_context,
-            tokens_generated=engine.counters.generated,
-            dtype=str(engine.decoder.dtype).removeprefix("torch."),
+            tokens_generated=engine.tokens_generated,
+            dtype=engine.dtype,
         )
 
     def _refuse_all(self, kind: RefusalKind, reason: str) -> None:
-        for ticket in self._engine.drop_all():
+        for ticket in (*self._engine.drain(), *self._waiting.drain()):
             self._refuse(ticket, kind, reason)
 
     def _refuse_late(self) -> None:
@@ -198,7 +222,8 @@ class PolicyServer:
         deadline = time.monotonic() + self._config.stop_grace_s
         while time.monotonic() < deadline and (late := self._sockets.poll(0.0)):
             for peer, message in late:
-                self._refuse((peer, message.request_id), "stopping", "the policy server stops")
+                if not isinstance(message, Cancel):
+                    self._refuse((peer, message.request_id), "stopping", "the policy server stops")
 
     def _refuse(self, ticket: Ticket, kind: RefusalKind, reason: str) -> None:
         peer, request_id = ticket

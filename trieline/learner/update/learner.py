@@ -1,6 +1,7 @@
 """The learner proper: a model, its optimizer, and what one step does to them."""
 
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from trieline.common.tally import Tally
 from trieline.learner.batch.batch import prepare_batch
 from trieline.learner.config import LearnerConfig
 from trieline.learner.errors import CheckpointError, TrainingError
@@ -15,7 +17,7 @@ from trieline.learner.model.compute_device import choose_device
 from trieline.learner.model.flops import peak_flops, step_flops
 from trieline.learner.model.tree_forward import TreeModel, load_tree_model
 from trieline.learner.objective_config import ObjectiveConfig
-from trieline.learner.update.optimizer import MasterOptimizer
+from trieline.learner.update.optimizer import MasterOptimizer, Optimizer, OptimizerFactory
 from trieline.learner.update.train_step import accumulate_gradients
 from trieline.wire.tree import TrajectoryTree
 
@@ -24,6 +26,9 @@ log = logging.getLogger(__name__)
 # Mean k3 of behaviour against recomputed log-probabilities at equal weights. Rounding alone gives some 1e-10
 # in float32 and some 6e-4 in bfloat16 (SmolLM2); these limits are far above what it could become.
 MISMATCH_LIMITS = {torch.float32: 1e-3, torch.bfloat16: 0.02}
+
+MIN_COMPARED = 32
+"""Tokens below which a mean is no ground for an alarm: in bfloat16, single ones are up to 0.3 nats apart."""
 
 VALUE_HEAD = "value_head."
 RNG_STATE = "torch_rng_state"
@@ -35,7 +40,7 @@ class StepReport:
 
     applied: bool
     """False: there was nothing to learn from, or the loss or gradient was not finite."""
-    metrics: dict[str, float]
+    metrics: Tally
 
 
 class Learner:
@@ -48,10 +53,12 @@ class Learner:
         *,
         dtype: torch.dtype,
         reference_folder: Path | None = None,
+        make_optimizer: OptimizerFactory = MasterOptimizer,
     ) -> None:
         """Load the model in float32 and take its weights as masters; `dtype` is what it computes in.
 
         `reference_folder`: of the model that the KL term compares with. Loaded only if there is such a term.
+        `make_optimizer`: gets the parameters of the policy, then those of the value head.
 
         Raises:
             LearnerError: the device that the config asks for is not there.
@@ -61,17 +68,19 @@ class Learner:
         self.dtype = dtype
         self.policy_version = 0
         self.skipped_in_a_row = 0
+        self.is_whole = True
+        """False: an error cut an update off."""
         device = choose_device(config.device)
         with_value_head = config.objective.needs_value_head
         reproducible = config.reproducible_attention
         self.model: TreeModel = load_tree_model(
-            model_folder, torch.float32, with_value_head, reproducible=reproducible
-        ).to(device)
+            model_folder, torch.float32, with_value_head, reproducible=reproducible, device=device
+        )
         self._policy_names = [name for name, _ in self.model.hf_model.named_parameters()]
         named = list(self.model.hf_model.named_parameters())
         head = [] if self.model.value_head is None else list(self.model.value_head.named_parameters())
         value_names = [VALUE_HEAD + name for name, _ in head]
-        self.optimizer = MasterOptimizer(
+        self.optimizer: Optimizer = make_optimizer(
             # The policy first: its weights are published as one run of bytes.
             [*named, *zip(value_names, (p for _, p in head), strict=True)],
             config.optimizer,
@@ -83,8 +92,8 @@ class Learner:
         self.reference: TreeModel | None = None
         if config.objective.kl_coef > 0:
             self.reference = load_tree_model(
-                reference_folder or model_folder, dtype, False, reproducible=reproducible
-            ).to(device)
+                reference_folder or model_folder, dtype, False, reproducible=reproducible, device=device
+            )
             self.reference.requires_grad_(False)
 
     @property
@@ -94,7 +103,7 @@ class Learner:
 
     @property
     def max_positions(self) -> int | None:
-        """Tokens of one sequence that the model has positions for; None if it does not say."""
+        """Tokens of the longest sequence that the model has positions for; None if it does not say."""
         found = getattr(self.model.hf_model.config.get_text_config(), "max_position_embeddings", None)
         return None if found is None else int(found)
 
@@ -110,11 +119,16 @@ class Learner:
         *,
         objective: ObjectiveConfig | None = None,
         lr: float | None = None,
+        expect_agreement: bool = False,
     ) -> StepReport:
         """One gradient over `trees` and one update. `objective` and `lr` override those of the config.
 
+        `expect_agreement`: the trees came from the policy servers of this run, and say whether these compute
+        the same.
+
         Raises:
-            TrainingError: too many steps in a row were not finite.
+            TrainingError: too many steps in a row were not finite, or the servers compute something else;
+                nothing was changed.
         """
         objective = objective or self.config.objective
         began = time.monotonic()
@@ -127,36 +141,36 @@ class Learner:
             # A warm start's objective has no KL term, whatever the run's has.
             reference=self.reference if objective.kl_coef > 0 else None,
         )
+        if expect_agreement:
+            self.check_mismatch(metrics)
         computed = time.monotonic()
         applied = bool(batch.packs) and self._update(metrics, lr)
         now = time.monotonic()
-        tokens = metrics.get("batch/trie_tokens", 0.0)
-        metrics |= {
-            "time/forward_backward": computed - began,
-            "time/optimizer": now - computed,
-            "perf/throughput": tokens / (now - began),
-            "perf/mfu": step_flops(self.model, batch) / (now - began) / self._peak_flops,
-        }
-        if "tree/token_ratio" in metrics:
-            metrics["perf/sequence_throughput"] = metrics["perf/throughput"] / metrics["tree/token_ratio"]
+        metrics.add_maximum("time/forward_backward", computed - began)
+        metrics.add_maximum("time/optimizer", now - computed)
+        metrics.add_total("perf/throughput", metrics.get("batch/trie_tokens", 0.0) / (now - began))
+        metrics.add_mean("perf/mfu", step_flops(self.model, batch) / (now - began) / self._peak_flops, 1)
+        if "batch/sequence_tokens" in metrics:
+            metrics.add_total("perf/sequence_throughput", metrics["batch/sequence_tokens"] / (now - began))
         return StepReport(applied=applied, metrics=metrics)
 
-    def _update(self, metrics: dict[str, float], lr: float | None) -> bool:
-        finite_loss = all(
-            torch.isfinite(torch.tensor(v)) for name, v in metrics.items() if name.startswith("loss/")
-        )
+    def _update(self, metrics: Tally, lr: float | None) -> bool:
+        finite_loss = all(math.isfinite(v) for name, v in metrics.items() if name.startswith("loss/"))
         if not finite_loss:
             self.optimizer.zero_grad()
         else:
+            self.is_whole = False
             update = self.optimizer.step(lr=lr)
-            metrics |= {"optim/lr": update.lr, "optim/grad_norm": update.grad_norm}
+            self.is_whole = True
+            metrics.add_maximum("optim/lr", update.lr)
+            metrics.add_maximum("optim/grad_norm", update.grad_norm)
         if finite_loss and update.applied:
             self.policy_version += 1
             self.skipped_in_a_row = 0
-            metrics["optim/skipped"] = 0.0
+            metrics.add_maximum("optim/skipped", 0.0)
             return True
         self.skipped_in_a_row += 1
-        metrics["optim/skipped"] = 1.0
+        metrics.add_maximum("optim/skipped", 1.0)
         what = "gradient" if finite_loss else "loss"
         log.warning(
             "the %s is not finite: the step is skipped, the %d. in a row", what, self.skipped_in_a_row
@@ -170,16 +184,25 @@ class Learner:
             raise TrainingError(msg)
         return False
 
-    def check_mismatch(self, metrics: dict[str, float]) -> None:
-        """Raise TrainingError if recorded and recomputed log-probabilities have parted."""
-        mismatch = metrics.get("mismatch_kl/mean", 0.0)
-        if not mismatch <= self.max_mismatch_kl:
-            msg = (
-                f"mismatch_kl/mean is {mismatch:.3g}, expected at most {self.max_mismatch_kl:g}: the policy "
-                "server does not sample from what the learner trains (other weights, temperature or "
-                "precision?). learner.max_mismatch_kl sets the limit"
-            )
-            raise TrainingError(msg)
+    def check_mismatch(self, figures: Tally, prefix: str = "mismatch_kl") -> bool:
+        """Whether enough tokens were compared to tell.
+
+        Raises:
+            TrainingError: recorded and recomputed log-probabilities have parted.
+        """
+        name = f"{prefix}/mean"
+        _, compared = figures.means.get(name, (0.0, 0.0))
+        if compared < MIN_COMPARED:
+            return False
+        if figures[name] <= self.max_mismatch_kl:
+            return True
+        self.optimizer.zero_grad()
+        msg = (
+            f"{name} is {figures[name]:.3g}, expected at most {self.max_mismatch_kl:g}: the policy "
+            "server does not sample from what the learner trains (other weights, temperature or "
+            "precision?). learner.max_mismatch_kl sets the limit"
+        )
+        raise TrainingError(msg)
 
     def weights(self) -> dict[str, torch.Tensor]:
         """The policy in the compute dtype, by the names of the Hugging Face model, as views."""

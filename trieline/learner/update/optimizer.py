@@ -9,12 +9,13 @@ the one run of bytes that they are.
 import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import nn
 
 from trieline.learner.config import OptimizerConfig
-from trieline.learner.errors import CheckpointError
+from trieline.learner.errors import CheckpointError, TrainingError
 
 NORM_ROW = 1 << 12
 """Elements whose squares are summed in float32. Of 135 million at once, on a CPU, `torch.linalg.vector_norm`
@@ -32,6 +33,53 @@ class Update:
     lr: float
 
 
+class Optimizer(Protocol):
+    """What the learner knows of its optimizer, which may be one process or many.
+
+    It owns the trainable parameters: gradients are added into their `.grad`, and what a step makes of them is
+    seen by the model, and comes out by name.
+    """
+
+    def step(self, *, lr: float | None = None) -> Update:
+        """Update from the gradients, and zero them. `lr` overrides the schedule."""
+
+    def zero_grad(self) -> None:
+        """Drop the gradients."""
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """Trainable weights as the model computes with them, by name."""
+
+    def masters(self) -> dict[str, torch.Tensor]:
+        """Trainable weights in float32, by name."""
+
+    def load_masters(self, masters: Mapping[str, torch.Tensor]) -> None:
+        """Take over what `masters` gave. Raises CheckpointError."""
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """All else that it needs to go on."""
+
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Take over what `state_dict` gave. Raises CheckpointError."""
+
+    def forget(self) -> None:
+        """Begin anew, with the weights as they are."""
+
+
+class OptimizerFactory(Protocol):
+    """Makes the optimizer of a model."""
+
+    def __call__(
+        self,
+        named_parameters: Iterable[tuple[str, nn.Parameter]],
+        config: OptimizerConfig,
+        *,
+        total_steps: int,
+        compute_dtype: torch.dtype | None,
+        full_precision: Collection[str],
+    ) -> Optimizer:
+        """As the constructor of `MasterOptimizer`."""
+
+
 class MasterOptimizer:
     """Owns the parameters of one model: float32 masters, gradients, moments, and the compute copies."""
 
@@ -47,13 +95,17 @@ class MasterOptimizer:
         """Take over the parameters, whose values become the masters.
 
         Args:
-            named_parameters: each once (tied ones under one name). Their `.data` and `.grad` are replaced.
+            named_parameters: each once (tied ones under one name). The `.data` and `.grad` of the trainable
+                ones are replaced; frozen ones are left alone.
             config: rates and clipping.
             total_steps: at which the schedule ends.
             compute_dtype: of the parameters from now on. None: float32, without copies.
             full_precision: names of the parameters that stay float32 all the same.
         """
-        named = list(named_parameters)
+        named = [(name, parameter) for name, parameter in named_parameters if parameter.requires_grad]
+        if not named:
+            msg = "expected parameters that can be trained, got none: all are frozen"
+            raise TrainingError(msg)
         self.config = config
         self.updates = 0
         self._total_steps = total_steps

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from trieline.common.arrays import Float32
+from trieline.common.tally import Tally
 from trieline.learner.batch.batch import Batch
 from trieline.learner.batch.pack import Pack
 from trieline.learner.batch.pack_parts import divide_pack
@@ -35,7 +36,7 @@ def accumulate_gradients(
     *,
     policy_version: int,
     reference: TreeModel | None = None,
-) -> dict[str, float]:
+) -> Tally:
     """Add the gradient of the batch's loss to `.grad` of the model's parameters; return the step's metrics.
 
     `.grad` of parameters below float32 is float32. `policy_version` is that of the model's weights: where a
@@ -52,7 +53,10 @@ def accumulate_gradients(
         result = pack_loss(pack, outputs, config)
         result.loss.backward()  # type: ignore[no-untyped-call]
         metrics.add_pack(pack, outputs, result)
-    return batch.metrics | metrics.result()
+    tally = Tally()
+    tally.add(batch.metrics)
+    tally.add(metrics.tally)
+    return tally
 
 
 def forward_pack(

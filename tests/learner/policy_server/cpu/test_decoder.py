@@ -23,14 +23,14 @@ from tests.learner.policy_server.cpu.tiny import (
 from trieline.learner.errors import ModelRefusedError
 from trieline.learner.policy_server.config import PolicyServerConfig
 from trieline.learner.policy_server.cpu.decoder import load_decoder
-from trieline.learner.policy_server.cpu.engine import Engine
+from trieline.learner.policy_server.cpu.engine import CpuEngine
 from trieline.learner.policy_server.cpu.hf_decoder import HFDecoder
 from trieline.learner.policy_server.cpu.llama_decoder import LlamaDecoder
 from trieline.learner.policy_server.cpu.packed_linear import PackedLinear, is_packable
 
 
 def served(folder: Path, **settings: bool) -> list[np.ndarray]:
-    engine = Engine(load_decoder(folder, torch.float32, **settings), PolicyServerConfig())
+    engine = CpuEngine(load_decoder(folder, torch.float32, **settings), PolicyServerConfig())
     requests = [request(i, random_prompt(i, 10 + i), max_tokens=8, seed=i) for i in range(5)]
     return [one.logprobs for one in generate(engine, *requests)]
 
@@ -54,7 +54,7 @@ def test_another_family_is_served_by_its_own_layers(tmp_path: Path) -> None:
     assert isinstance(decoder, HFDecoder)
     assert (decoder.kv_shape.heads, decoder.kv_shape.key_width) == (4, 8)
     prompt = random_prompt(0, 20)
-    engine = Engine(decoder, PolicyServerConfig())
+    engine = CpuEngine(decoder, PolicyServerConfig())
     for completion in generate(engine, *(request(i, prompt, max_tokens=6, seed=i) for i in range(3))):
         expect_plain(tmp_path, prompt, completion)
 

@@ -19,7 +19,8 @@ from transformers import (
 from trieline.common.arrays import Int32
 from trieline.learner.policy_server.config import PolicyServerConfig
 from trieline.learner.policy_server.cpu.decoder import load_decoder
-from trieline.learner.policy_server.cpu.engine import Engine
+from trieline.learner.policy_server.cpu.engine import CpuEngine
+from trieline.learner.policy_server.cpu.stop_text import Decode
 from trieline.wire.messages import Completion, GenerateRequest, Sampling
 
 VOCAB = 300
@@ -54,9 +55,12 @@ def save_model(folder: Path, family: str = "qwen3", *, seed: int = 0) -> Path:
     return folder
 
 
-def tiny_engine(folder: Path, *, fused: bool = True, version: int = 0, **limits: Any) -> Engine:
+def tiny_engine(
+    folder: Path, *, fused: bool = True, version: int = 0, decode: Decode | None = None, **limits: Any
+) -> CpuEngine:
     config = PolicyServerConfig(**limits)
-    return Engine(load_decoder(folder, torch.float32, fused=fused), config, policy_version=version)
+    decoder = load_decoder(folder, torch.float32, fused=fused)
+    return CpuEngine(decoder, config, policy_version=version, decode=decode)
 
 
 def random_prompt(seed: int, length: int) -> Int32:
@@ -67,7 +71,7 @@ def request(number: int, prompt: Int32, **sampling: Any) -> GenerateRequest:
     return GenerateRequest(request_id=number, prompt=prompt, sampling=Sampling(**sampling))
 
 
-def drain(engine: Engine) -> dict[int, Completion]:
+def drain(engine: CpuEngine) -> dict[int, Completion]:
     """Step until all is answered."""
     answers = {}
     while engine.busy:
@@ -76,7 +80,7 @@ def drain(engine: Engine) -> dict[int, Completion]:
     return answers
 
 
-def generate(engine: Engine, *requests: GenerateRequest) -> list[Completion]:
+def generate(engine: CpuEngine, *requests: GenerateRequest) -> list[Completion]:
     """All of them at once, answers in the order of the requests."""
     for one in requests:
         engine.submit(b"peer", one)

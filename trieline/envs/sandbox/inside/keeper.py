@@ -39,7 +39,7 @@ SHARES = (b"Pss:", b"SwapPss:")
 PAGES = (b"VmRSS:", b"VmSwap:")
 UNSHARED = (b"VmPTE:", b"HugetlbPages:")
 ADDRESS_SPACE = b"VmSize:"
-MAPPING_BYTES = 400
+MAPPING_BYTES = 256
 """What the kernel holds for one mapping (struct vm_area_struct, its lock, its place in the tree), at most."""
 
 

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from trieline.learner.errors import ModelRefusedError
+from trieline.learner.keeping.weight_file import ExpectedWeights
+from trieline.learner.model_folder.loading import load_causal_lm
 from trieline.learner.policy_server.cpu.kv_cache import KVCache
 from trieline.learner.policy_server.cpu.kv_store import KVShape
 from trieline.learner.policy_server.cpu.step import Step
@@ -21,6 +23,8 @@ class Decoder(Protocol):
     vocab_size: int
     max_positions: int
     """Longest sequence that the model was made for."""
+    weights: ExpectedWeights
+    """What `load` takes."""
 
     def forward(self, step: Step, cache: KVCache) -> Tensor:
         """Logits [S, V] in the compute precision, after the tokens of `step.sample_at`."""
@@ -35,19 +39,14 @@ def load_decoder(folder: Path, dtype: torch.dtype, *, fused: bool = True) -> Dec
     """The decoder of a Hugging Face folder: the lean one where the architecture is known to it, if `fused`.
 
     Raises:
+        ModelSourceError: it can't be loaded whole.
         ModelRefusedError: the model's layers keep something else than keys and values of all tokens.
     """
-    from transformers import AutoModelForCausalLM
-
     from trieline.learner.policy_server.cpu.hf_decoder import ATTENTION_NAME, HFDecoder
     from trieline.learner.policy_server.cpu.llama_decoder import LlamaDecoder, is_supported
 
-    # What comes from a folder is data: no code of it is run, and nothing is unpickled.
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype, attn_implementation=ATTENTION_NAME, trust_remote_code=False, use_safetensors=True
-    )
+    model = load_causal_lm(folder, dtype, attn_implementation=ATTENTION_NAME)
     model.requires_grad_(False)
-    model.train(False)
     _refuse_partial_layers(model.config, folder)
     if fused and is_supported(model.config):
         return LlamaDecoder(model, dtype)

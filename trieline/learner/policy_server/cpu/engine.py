@@ -7,40 +7,34 @@ prefix cache was computed by the current weights alone.
 """
 
 import functools
-import logging
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from trieline.common.file_lock import reading
 from trieline.common.prefix import common_prefix
+from trieline.learner.keeping.weight_file import read_weights
 from trieline.learner.policy_server.config import PolicyServerConfig
 from trieline.learner.policy_server.cpu.decoder import Decoder
 from trieline.learner.policy_server.cpu.kv_cache import KVCache
 from trieline.learner.policy_server.cpu.prefix_cache import PrefixCache
 from trieline.learner.policy_server.cpu.rows import Rows
 from trieline.learner.policy_server.cpu.sampling import RowSampling, Sampled, sample
-from trieline.learner.policy_server.cpu.sequence import Sequence, Ticket
+from trieline.learner.policy_server.cpu.sequence import Sequence
 from trieline.learner.policy_server.cpu.step import Chunk, Step
-from trieline.learner.policy_server.errors import InvalidRequestError, OverloadedError
-from trieline.wire.messages import Completion, GenerateRequest, Sampling
-
-log = logging.getLogger(__name__)
+from trieline.learner.policy_server.cpu.stop_text import Decode, StopText
+from trieline.learner.policy_server.engine import Finished, Ticket
+from trieline.learner.policy_server.errors import InvalidRequestError
+from trieline.wire.messages import GenerateRequest, Sampling
 
 # A request waits for another that is reading the same prompt if that saves it at least so many tokens.
 WORTH_WAITING = 8
 SEED_MASK = (1 << 64) - 1
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Finished:
-    """A request's answer."""
-
-    ticket: Ticket
-    completion: Completion
 
 
 @dataclass(slots=True)
@@ -53,15 +47,24 @@ class EngineCounters:
     """Prompt tokens whose keys and values came from the prefix cache."""
 
 
-class Engine:
+class CpuEngine:
     """Owns the requests, the rows and the prefix cache; `step` moves all of them on by one token."""
 
-    def __init__(self, decoder: Decoder, config: PolicyServerConfig, *, policy_version: int = 0) -> None:
+    def __init__(
+        self,
+        decoder: Decoder,
+        config: PolicyServerConfig,
+        *,
+        policy_version: int = 0,
+        decode: Decode | None = None,
+    ) -> None:
+        """`decode`: the tokenizer's, for stop strings; None: requests with some are refused."""
         self.decoder = decoder
         self.policy_version = policy_version
         self.max_context = min(config.max_context, config.kv_tokens, decoder.max_positions)
         self.counters = EngineCounters()
         self._config = config
+        self._decode = decode
         self._waiting: deque[Sequence] = deque()
         self._prefixes = PrefixCache(config.prefix_tokens)
         self._rows = Rows(
@@ -70,6 +73,20 @@ class Engine:
             max_context=self.max_context,
             kv_tokens=config.kv_tokens,
         )
+
+    @property
+    def vocab_size(self) -> int:
+        return self.decoder.vocab_size
+
+    @property
+    def dtype(self) -> str:
+        """Compute precision."""
+        return str(self.decoder.dtype).removeprefix("torch.")
+
+    @property
+    def tokens_generated(self) -> int:
+        """Since the start."""
+        return self.counters.generated
 
     @property
     def running(self) -> int:
@@ -86,17 +103,21 @@ class Engine:
         return bool(self._waiting) or len(self._rows) > 0
 
     def submit(self, peer: bytes, request: GenerateRequest) -> None:
-        """Take a request in.
+        """Take a request in that `check` has let pass."""
+        stop = request.sampling.stop
+        stop_text = StopText(stop, self._decode) if stop and self._decode else None
+        self._waiting.append(Sequence.start((peer, request.request_id), request, stop_text))
 
-        Raises:
-            InvalidRequestError: it can never be answered.
-            OverloadedError: too many wait.
-        """
-        self._check(request)
-        if len(self._waiting) >= self._config.max_waiting:
-            msg = f"{len(self._waiting)} requests wait already, of at most {self._config.max_waiting}"
-            raise OverloadedError(msg)
-        self._waiting.append(Sequence.start((peer, request.request_id), request))
+    def cancel(self, ticket: Ticket) -> None:
+        """Forget one request; its row is free at once."""
+        for sequence in self._waiting:
+            if sequence.ticket == ticket:
+                self._waiting.remove(sequence)
+                return
+        for sequence in self._rows:
+            if sequence.ticket == ticket:
+                self._rows.remove(sequence)
+                return
 
     def warm_up(self) -> None:
         """Answer a request of nobody's: kernels are compiled at their first call, in some seconds."""
@@ -106,16 +127,33 @@ class Engine:
         self.submit(b"", request)
         while self.busy:
             self.step()
-        self.drop_all()
+        self.drain()
         self.counters = EngineCounters()
 
-    def load(self, tensors: Mapping[str, Tensor], policy_version: int) -> None:
-        """Change the weights. Running requests go on with the keys and values that they have."""
+    def load(self, weights: Path, policy_version: int) -> None:
+        """Change the weights to those of a safetensors file.
+
+        Raises:
+            CheckpointError: the file does not fit the model; the old weights stay.
+        """
+        with reading(weights):
+            self.take_weights(read_weights(weights, expected=self.decoder.weights), policy_version)
+
+    def take_weights(self, tensors: Mapping[str, Tensor], policy_version: int) -> None:
+        """Change the weights to these, which fit the model.
+
+        Requests that have sampled go on with the keys and values that they have; the others read their
+        prompts anew, since their first token would carry a version that has not read the prompt.
+        """
         self.decoder.load(tensors)
         self.policy_version = policy_version
         self._prefixes.clear()
+        for sequence in reversed([one for one in self._rows if one.length == one.prompt_length]):
+            self._rows.remove(sequence)
+            sequence.restart()
+            self._waiting.appendleft(sequence)
 
-    def drop_all(self) -> list[Ticket]:
+    def drain(self) -> list[Ticket]:
         """Forget every request and every cached token; whose requests those were."""
         # Once each: a step that failed while it gave a request a row may have left it in both.
         dropped = [sequence.ticket for sequence in dict.fromkeys((*self._rows, *self._waiting))]
@@ -134,7 +172,8 @@ class Engine:
         logits = self.decoder.forward(_packed(planned), self._rows.cache)
         return self._advance(planned, logits)
 
-    def _check(self, request: GenerateRequest) -> None:
+    def check(self, request: GenerateRequest) -> None:
+        """Raise InvalidRequestError if it can never be answered."""
         prompt, sampling = request.prompt, request.sampling
         if len(prompt) == 0:
             msg = "expected a prompt of at least one token, got none"
@@ -151,6 +190,9 @@ class Engine:
             raise InvalidRequestError(msg)
         if not np.isfinite(sampling.temperature):
             msg = f"expected a finite temperature, got {sampling.temperature}"
+            raise InvalidRequestError(msg)
+        if sampling.stop and self._decode is None:
+            msg = f"expected no stop strings (the model's folder has no tokenizer.json), got {sampling.stop}"
             raise InvalidRequestError(msg)
 
     def _admit(self) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from trieline.learner.errors import ModelRefusedError
+from trieline.learner.keeping.weight_file import expected_weights
 from trieline.learner.policy_server.cpu.kv_cache import KVCache
 from trieline.learner.policy_server.cpu.kv_store import KVShape
 from trieline.learner.policy_server.cpu.step import Step
@@ -27,6 +28,7 @@ class HFDecoder:
         self.dtype = dtype
         self.vocab_size = int(model.get_output_embeddings().weight.shape[0])
         self.max_positions = int(getattr(model.config, "max_position_embeddings", 1 << 30))
+        self.weights = expected_weights(model)
         self.kv_shape = _probe(model)
 
     @torch.inference_mode()

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from trieline.learner.keeping.weight_file import expected_weights
 from trieline.learner.policy_server.cpu.kv_cache import KVCache
 from trieline.learner.policy_server.cpu.kv_store import KVShape
 from trieline.learner.policy_server.cpu.packed_linear import PackedLinear
@@ -75,6 +76,7 @@ class LlamaDecoder:
         self._scale = width**-0.5
         self._eps = float(config.rms_norm_eps)
         self._cos, self._sin = _rotary_table(model, self.max_positions, dtype)
+        self.weights = expected_weights(model)
         self._weights = self._pack(model.state_dict())
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:

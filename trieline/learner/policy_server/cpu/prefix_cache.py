@@ -2,7 +2,8 @@
 
 A radix tree: each node owns a run of tokens and their keys and values, children differ in their first token.
 What is common to several sequences is stored once. All entries are of one version of the weights: the owner
-clears the cache when it changes them.
+clears the cache when it changes them. No node knows its parent: without cycles, the memory of what is cleared
+or evicted is free at once, and not when the garbage collector comes by.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,7 +27,6 @@ class _Node:
     keys: Tensor | None
     """[N, H, len(tokens), D]; None for the root, which has no tokens."""
     values: Tensor | None
-    parent: "_Node | None"
     last_used: int = 0
     children: dict[int, "_Node"] = field(default_factory=dict)
 
@@ -48,7 +48,7 @@ class PrefixCache:
 
     def clear(self) -> None:
         """Forget everything."""
-        self._root = _Node(np.empty(0, np.int32), None, None, None)
+        self._root = _Node(np.empty(0, np.int32), None, None)
         self._clock = 0
         self.num_tokens = 0
 
@@ -56,7 +56,7 @@ class PrefixCache:
         """The longest cached prefix of `tokens`: its length and its pieces in order."""
         self._clock += 1
         length, runs = 0, []
-        for node, common in self._walk(tokens):
+        for _, node, common in self._walk(tokens):
             node.last_used = self._clock
             assert node.keys is not None
             assert node.values is not None
@@ -70,62 +70,61 @@ class PrefixCache:
             return
         self._clock += 1
         node, length = self._root, 0
-        for reached, common in self._walk(tokens):
+        for parent, reached, common in self._walk(tokens):
             node, length = reached, length + common
             if common < len(reached.tokens):
-                node = self._split(reached, common)
+                node = self._split(parent, reached, common)
             node.last_used = self._clock
         if length == len(tokens):
             return
         keys, values = read(length, len(tokens))
-        child = _Node(tokens[length:].copy(), keys, values, node, self._clock)
+        child = _Node(tokens[length:].copy(), keys, values, self._clock)
         node.children[int(tokens[length])] = child
         self.num_tokens += len(child.tokens)
         if self.num_tokens > self.max_tokens:
             self._evict()
 
-    def _walk(self, tokens: Tokens) -> Iterator[tuple[_Node, int]]:
-        """The nodes along `tokens`, each with how many of its tokens agree: all, but perhaps in the last."""
+    def _walk(self, tokens: Tokens) -> Iterator[tuple[_Node, _Node, int]]:
+        """The nodes along `tokens`, each after its parent, with how many of its tokens agree.
+
+        All agree, but perhaps in the last.
+        """
         node, length = self._root, 0
         while length < len(tokens) and (child := node.children.get(int(tokens[length]))) is not None:
             common = common_prefix(child.tokens, tokens[length:])
             whole = common == len(child.tokens)  # before the caller may split the child
-            yield child, common
+            yield node, child, common
             if not whole:
                 return
             node, length = child, length + common
 
-    def _split(self, node: _Node, at: int) -> _Node:
-        """Put the first `at` tokens of `node` into a new parent of it, and give that back."""
-        assert node.parent is not None
+    def _split(self, parent: _Node, node: _Node, at: int) -> _Node:
+        """Put the first `at` tokens of `node` into a node between it and its parent, and give that back."""
         assert node.keys is not None
         assert node.values is not None
         # Copies: a view would keep the memory of both halves alive until both are evicted.
-        upper = _Node(
-            node.tokens[:at], node.keys[:, :, :at].clone(), node.values[:, :, :at].clone(), node.parent
-        )
-        upper.parent = node.parent
+        upper = _Node(node.tokens[:at], node.keys[:, :, :at].clone(), node.values[:, :, :at].clone())
         upper.children[int(node.tokens[at])] = node
-        node.parent.children[int(node.tokens[0])] = upper
+        parent.children[int(node.tokens[0])] = upper
         node.tokens = node.tokens[at:]
         node.keys, node.values = node.keys[:, :, at:].clone(), node.values[:, :, at:].clone()
-        node.parent = upper
         return upper
 
     def _evict(self) -> None:
         while self.num_tokens > self.max_tokens * KEEP_SHARE:
-            leaves = sorted(self._leaves(), key=lambda node: node.last_used)
-            for leaf in leaves:
+            for parent, leaf in sorted(self._leaves(), key=lambda pair: pair[1].last_used):
                 if self.num_tokens <= self.max_tokens * KEEP_SHARE:
                     return
-                assert leaf.parent is not None
-                del leaf.parent.children[int(leaf.tokens[0])]
+                del parent.children[int(leaf.tokens[0])]
                 self.num_tokens -= len(leaf.tokens)
 
-    def _leaves(self) -> Iterator[_Node]:
+    def _leaves(self) -> Iterator[tuple[_Node, _Node]]:
+        """Each with its parent."""
         stack = [self._root]
         while stack:
-            node = stack.pop()
-            stack.extend(node.children.values())
-            if not node.children and node is not self._root:
-                yield node
+            parent = stack.pop()
+            for node in parent.children.values():
+                if node.children:
+                    stack.append(node)
+                else:
+                    yield parent, node

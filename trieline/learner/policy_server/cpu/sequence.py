@@ -5,11 +5,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from trieline.learner.policy_server.cpu.stop_text import StopText
 from trieline.learner.policy_server.cpu.trunks import Trunk
+from trieline.learner.policy_server.engine import Ticket
 from trieline.wire.messages import Completion, GenerateRequest
-
-Ticket = tuple[bytes, int]
-"""Who asked (the peer's address) and the request's number there."""
 
 
 @dataclass(slots=True, eq=False)
@@ -29,18 +28,28 @@ class Sequence:
     first_version: int = -1
     """Version of the weights that its oldest keys and values come from; -1 while it waits."""
     stop_ids: frozenset[int] = frozenset()
+    stop_text: StopText | None = None
+    stopped_by: str = ""
+    """The stop string that its text has come to."""
     logprobs: list[float] = field(default_factory=list)
     entropies: list[float] = field(default_factory=list)
     policy_versions: list[int] = field(default_factory=list)
 
     @classmethod
-    def start(cls, ticket: Ticket, request: GenerateRequest) -> "Sequence":
+    def start(cls, ticket: Ticket, request: GenerateRequest, stop_text: StopText | None) -> "Sequence":
         """A request that has just come in."""
         length = len(request.prompt)
         tokens = np.empty(length + request.sampling.max_tokens, np.int32)
         tokens[:length] = request.prompt
         stop_ids = frozenset(request.sampling.stop_ids)
-        return cls(ticket=ticket, request=request, tokens=tokens, length=length, stop_ids=stop_ids)
+        return cls(
+            ticket=ticket,
+            request=request,
+            tokens=tokens,
+            length=length,
+            stop_ids=stop_ids,
+            stop_text=stop_text,
+        )
 
     @property
     def prompt_length(self) -> int:
@@ -68,7 +77,14 @@ class Sequence:
         self.logprobs.append(logprob)
         self.entropies.append(entropy)
         self.policy_versions.append(version)
-        return self.length == self.need or token_id in self.stop_ids
+        if self.stop_text is not None:
+            self.stopped_by = self.stop_text.found(self.tokens[self.prompt_length : self.length])
+        return self.length == self.need or token_id in self.stop_ids or self.stopped_by != ""
+
+    def restart(self) -> None:
+        """Forget what of it is in the cache. It has lost its row, and has sampled nothing yet."""
+        assert self.length == self.prompt_length, "what has been sampled would be sampled anew"
+        self.filled, self.first_version = 0, -1
 
     def completion(self) -> Completion:
         """The answer, once `append` said that it is finished."""
@@ -79,5 +95,6 @@ class Sequence:
             logprobs=np.array(self.logprobs, np.float32),
             entropies=np.array(self.entropies, np.float32),
             policy_versions=np.array(self.policy_versions, np.int32),
-            finish_reason="stop" if int(token_ids[-1]) in self.stop_ids else "length",
+            finish_reason="stop" if self.stopped_by or int(token_ids[-1]) in self.stop_ids else "length",
+            stop=self.stopped_by,
         )

@@ -1,0 +1,89 @@
+"""The contract between the policy server and whatever samples for it: tokens in, tokens out.
+
+Ours on the CPU is one engine; another may stand in another process or on another machine.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from trieline.wire.messages import Completion, GenerateRequest
+
+Ticket = tuple[bytes, int]
+"""Who asked (the peer's address) and the request's number there."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finished:
+    """A request's answer."""
+
+    ticket: Ticket
+    completion: Completion
+    """With log-probability and version of every token; entropies that the engine does not know are NaN."""
+
+
+class Engine(Protocol):
+    """Works on many requests at once; `step` moves all of them on. Called from one thread."""
+
+    @property
+    def policy_version(self) -> int:
+        """Of the weights that the next token is sampled with."""
+        ...
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    @property
+    def max_context(self) -> int:
+        """Tokens of prompt and completion together."""
+        ...
+
+    @property
+    def dtype(self) -> str:
+        """Compute precision."""
+        ...
+
+    @property
+    def running(self) -> int:
+        """Requests that tokens are sampled for."""
+        ...
+
+    @property
+    def waiting(self) -> int:
+        """Requests that were submitted and don't run yet."""
+        ...
+
+    @property
+    def tokens_generated(self) -> int:
+        """Since the start."""
+        ...
+
+    def check(self, request: GenerateRequest) -> None:
+        """Raise InvalidRequestError, which says the bound that it breaks, if it can never be answered."""
+        ...
+
+    def submit(self, peer: bytes, request: GenerateRequest) -> None:
+        """Take a request in that `check` has let pass. It is answered by `step`, or given back by `drain`."""
+        ...
+
+    def cancel(self, ticket: Ticket) -> None:
+        """Nobody waits for this answer any more: its place is free at once. Unknown: does nothing."""
+        ...
+
+    def step(self) -> list[Finished]:
+        """Sample some tokens; the requests that are finished by them. Nothing to do: does nothing."""
+        ...
+
+    def load(self, weights: Path, policy_version: int) -> None:
+        """Change the weights to those of a safetensors file, between two steps; none is lost.
+
+        What has been sampled stays. A request that has sampled nothing is answered by the new weights alone.
+
+        Raises:
+            CheckpointError: the file does not fit the model; the message names the tensor. The old ones stay.
+        """
+        ...
+
+    def drain(self) -> list[Ticket]:
+        """Forget every request; whose those were."""
+        ...
