@@ -333,6 +333,14 @@ def test_an_assignment_for_an_unknown_environment_gives_a_broken_tree(
     assert "got 'no/Such-v0'" in tree.info["broken"]
 
 
+def test_the_reason_of_a_broken_episode_is_there_beside_what_was_said(renderer: ChatRenderer) -> None:
+    env = EnvConfig(id=FAULTY, kwargs={"fault": "raise", "at": 2})
+    tree = play(ScriptedPolicy(renderer, always("good")), renderer, env)
+    assert set(tree.leaf_causes) == {"environment"}
+    assert tree.info["reply"] == "good"
+    assert "ZeroDivisionError: no luck" in tree.info["broken"]
+
+
 # ---- what an assignment asks for
 
 

@@ -2,6 +2,8 @@
 
 SHOWN_CHARACTERS = 500
 """Of one text in a log line or an error message."""
+LINES = "\n\t"
+"""What a text of several lines keeps."""
 
 
 def visible(text: str, *, keep: str = "") -> str:

@@ -3,8 +3,6 @@
 import math
 import random
 import shlex
-import signal
-import threading
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -21,15 +19,9 @@ from trieline.actors.conversations import (
     select_sequences,
 )
 from trieline.config import Config, ConfigError
+from trieline.launcher.progress import say
 from trieline.launcher.run_folder import RunFolder
-from trieline.launcher.supervisor import Supervisor
-from trieline.launcher.training_run import (
-    STOP_OTHERS_S,
-    learner_spec,
-    prepare_model,
-    set_on_signal,
-    watch_learner,
-)
+from trieline.launcher.training_run import learner_spec, prepare_model, supervise
 from trieline.wire.errors import TreeError
 from trieline.wire.journal import Journal, read_journal
 from trieline.wire.journal_header import JournalHeader, expect_tokenizer, header_of
@@ -113,27 +105,13 @@ def run_sft(config: Config, folder: RunFolder, *, resume: bool) -> int:
         ChildError: the learner failed.
     """
     console = Console(stderr=False)
-    console.print(f"run folder: {folder.path}", highlight=False, markup=False, soft_wrap=True)
-    stopping = threading.Event()
-    previous = {s: signal.signal(s, set_on_signal(stopping)) for s in (signal.SIGINT, signal.SIGTERM)}
-    supervisor = Supervisor([learner_spec(folder, resume=resume)])
-    try:
-        supervisor.start()
-        finished = watch_learner(config, folder, supervisor, console, stopping)
-    finally:
-        supervisor.close(STOP_OTHERS_S)
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    say(console, f"run folder: {folder.path}")
+    finished = supervise(config, folder, [learner_spec(folder, resume=resume)], console)
     if not finished:
-        console.print(
-            f"stopped. Go on with: trieline sft --resume {shlex.quote(str(folder.path))}",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
+        say(console, f"stopped. Go on with: trieline sft --resume {shlex.quote(str(folder.path))}")
         return 130
     losses = [float(r["loss/policy"]) for r in folder.read_metrics() if "loss/policy" in r]
-    console.print(f"loss {losses[0]:.4f} at the first step, {losses[-1]:.4f} at the last", highlight=False)
+    say(console, f"loss {losses[0]:.4f} at the first step, {losses[-1]:.4f} at the last")
     return 0
 
 
