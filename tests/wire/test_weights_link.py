@@ -10,6 +10,7 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from tests.wire.weights_ends import NUM_BYTES, WAIT_S, load, publisher, subscriber, wait_for, weights
+from trieline.common.checksum import file_crc32
 from trieline.wire.codec import decode, encode
 from trieline.wire.config import LinksConfig
 from trieline.wire.errors import AddressError, WireError
@@ -23,7 +24,7 @@ from trieline.wire.messages import (
     WeightsLoaded,
 )
 from trieline.wire.weights_link import WeightsSubscriber
-from trieline.wire.weights_publisher import CHUNK_BYTES, file_crc32
+from trieline.wire.weights_publisher import CHUNK_BYTES
 
 
 def test_the_file_itself_is_taken_where_it_is_visible(

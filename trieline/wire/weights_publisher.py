@@ -12,7 +12,6 @@ import logging
 import os
 import queue
 import time
-import zlib
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from typing import BinaryIO
 import numpy as np
 import zmq
 
+from trieline.common.checksum import file_crc32
 from trieline.common.complaints import Complaints
 from trieline.common.regular_file import open_regular
 from trieline.wire import sockets
@@ -54,16 +54,6 @@ CHUNK_BYTES = 2 * 1024 * 1024
 KEPT_VERSIONS = 2
 # A server that was silent for this many heartbeats is asked, so to speak, whether it is still there.
 SILENT_HEARTBEATS = 2
-CRC_BLOCK_BYTES = 4 * 1024 * 1024
-
-
-def file_crc32(file: BinaryIO) -> int:
-    """CRC-32 of a whole unbuffered file from its start: 270 MB in about 0.15 s, with the GIL released."""
-    crc, offset = 0, 0
-    while block := os.pread(file.fileno(), CRC_BLOCK_BYTES, offset):
-        crc = zlib.crc32(block, crc)
-        offset += len(block)
-    return crc
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import zmq
 
+from trieline.common.checksum import file_crc32
 from trieline.common.complaints import Complaints
 from trieline.common.regular_file import open_regular
 from trieline.wire import sockets
@@ -34,7 +35,7 @@ from trieline.wire.messages import (
 )
 from trieline.wire.socket_thread import Context, SocketThread
 from trieline.wire.weights_fetch import Fetch
-from trieline.wire.weights_publisher import CHUNK_BYTES, file_crc32
+from trieline.wire.weights_publisher import CHUNK_BYTES
 
 logger = logging.getLogger(__name__)
 
