@@ -280,6 +280,31 @@ def test_requests_of_a_peer_that_has_gone_are_dropped(
     _poll_until(server, lambda polled: open_requests(polled) == [7])
 
 
+def test_a_flood_of_one_peer_is_cut_off_and_others_are_heard(
+    links: LinksConfig, closing: contextlib.ExitStack
+) -> None:
+    server = GenerateServer(links)
+    closing.callback(server.close)
+    server.bind()
+    context = closing.enter_context(zmq.Context())
+    flood, modest = (closing.enter_context(context.socket(zmq.DEALER)) for _ in range(2))
+    monitor = closing.enter_context(flood.get_monitor_socket(zmq.Event.DISCONNECTED))
+    for dealer in (flood, modest):
+        dealer.linger = 0
+        dealer.sndhwm = 0
+        dealer.connect(links.generate_addresses[0])
+    # 40 MB, of which nobody has read anything: far beyond the share of 8 MB.
+    for number in range(1_000):
+        long = GenerateRequest(request_id=number, prompt=np.zeros(10_000, np.int32), sampling=Sampling())
+        flood.send_multipart(encode(long))
+    assert monitor.poll(int(WAIT_S * 1000)), "it was not cut off"
+    modest.send_multipart(encode(GenerateRequest(request_id=7, prompt=prompt(1), sampling=Sampling())))
+    _poll_until(
+        server,
+        lambda polled: any(isinstance(m, GenerateRequest) and len(m.prompt) == 1 for _, m in polled),
+    )
+
+
 def open_requests(polled: list[tuple[bytes, object]]) -> list[int]:
     """What was asked for and not cancelled."""
     counted: Counter[tuple[bytes, int]] = Counter()
