@@ -53,6 +53,10 @@ folder = "runs"
 [model]
 path = "builtin:tiny"
 dtype = "float32"
+[actor]
+turn_timeout_s = 20
+generate_timeout_s = 30
+episode_timeout_s = 30
 [learner]
 steps = 2
 trees_per_step = 2

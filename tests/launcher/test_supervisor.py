@@ -104,16 +104,20 @@ def test_the_pause_before_a_restart_holds_up_nobody(tmp_path: Path) -> None:
     supervisor.close()
 
 
-def test_one_that_a_signal_killed_goes_on_with_other_arguments(tmp_path: Path) -> None:
+def test_one_that_a_signal_killed_goes_on_with_other_arguments_and_it_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     code = "import sys, time; print('with', sys.argv[1:], flush=True); time.sleep(0 if sys.argv[1:] else 600)"
     supervisor = Supervisor([spec(tmp_path, code, restart="after a signal", restart_arguments=("--resume",))])
     supervisor.start()
     log = tmp_path / "child.log"
     wait_for_log(supervisor, log, "with []")
-    os.kill(supervisor.pids()["child"], signal.SIGKILL)
+    pid = supervisor.pids()["child"]
+    os.kill(pid, signal.SIGKILL)
     wait_until(supervisor, "child")
     supervisor.close()
     assert log.read_text() == "with []\nwith ['--resume']\n"
+    assert caplog.messages == [f"child (pid {pid}) ended with signal SIGKILL; another starts in 0.05 s"]
 
 
 def test_an_error_of_its_own_is_no_signal(tmp_path: Path) -> None:

@@ -153,6 +153,12 @@ def supervise(config: Config, folder: RunFolder, specs: Sequence[ProcessSpec], c
                 # The start stands inside the `try`, so that what did start is stopped when the rest does not.
                 supervisor.start()
                 return watch_learner(config, folder, supervisor, console, stopping)
+            except ChildError:
+                if not stopping.is_set():
+                    # What the learner has come to is kept, whoever failed.
+                    supervisor.terminate("learner")
+                    supervisor.wait("learner", STOP_LEARNER_S)
+                raise
             finally:
                 supervisor.close(STOP_OTHERS_S)
     finally:
