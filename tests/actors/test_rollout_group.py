@@ -234,6 +234,8 @@ def test_a_fault_breaks_its_leaf_and_keeps_what_was_played(
     assert not tree.leaf_terminated.any()
     assert tree.leaf_nodes.tolist() == [3, 6]
     assert tree.rewards.tolist() == pytest.approx([0, 1 / 3, 0, 0, 1 / 3, 0, 0])
+    assert tree.info["broken"].startswith(f"{FAULTY}: ")
+    assert tree.info["reply"] == "good"
 
 
 @pytest.mark.parametrize(
