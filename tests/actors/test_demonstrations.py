@@ -76,6 +76,10 @@ def test_an_expert_who_does_not_think_where_the_template_opens_the_thinking_is_t
             EnvConfig(id=FAULTY, kwargs={"fault": "raise"}),
             "its demonstration raised ZeroDivisionError: no luck",
         ),
+        (
+            EnvConfig(id=FAULTY, kwargs={"fault": "sandbox"}),
+            "its demonstration failed: the container is gone",
+        ),
     ],
 )
 def test_what_can_not_be_shown_is_said(renderer: ChatRenderer, env: EnvConfig, said: str) -> None:

@@ -12,6 +12,7 @@ from trieline.actors.errors import ChatTemplateError, DemonstrationError, EnvFai
 from trieline.actors.rollout import Rollout, Turn
 from trieline.actors.tree_builder import build_tree
 from trieline.common.arrays import Int32
+from trieline.envs.errors import EnvError
 from trieline.wire.config import EnvConfig
 from trieline.wire.messages import Completion
 from trieline.wire.tree import TrajectoryTree
@@ -44,6 +45,9 @@ def demonstration_tree(
         rollout = call_with_deadline(f"{env_config.id}: its demonstration", play, timeout_s)
     except EnvFailure as failure:
         raise DemonstrationError(failure.reason) from failure
+    except (EnvError, ChatTemplateError) as error:
+        msg = f"{env_config.id}: its demonstration failed: {error}"
+        raise DemonstrationError(msg) from error
     reply = rollout.turns[0].reply
     info = {"prompt": rollout.observations[0][:500], "reply": reply[:500]}
     return build_tree([rollout], env_id=env_config.id, level=level, group_size=1, info=info)
