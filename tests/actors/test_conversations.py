@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +179,10 @@ def test_sequences_are_selected_by_their_return(tmp_path: Path, renderer: ChatRe
     kept.validate(vocab_size=renderer.vocab_size)
     assert kept.leaf_nodes.tolist() == [int(tree.leaf_nodes[1])]
     assert select_sequences(tree, min_return=2.0) is None
+    kept = select_sequences(replace(tree, leaf_groups=np.array([0, 3], np.int32)), min_return=0.5)
+    assert kept is not None
+    kept.validate(vocab_size=renderer.vocab_size)
+    assert kept.leaf_groups.tolist() == [3]
 
 
 @pytest.mark.parametrize("untrained", [{"weight": 0}, {"train": False}, {"weight": 0, "train": None}])

@@ -254,4 +254,5 @@ def select_sequences(tree: TrajectoryTree, *, min_return: float) -> TrajectoryTr
         leaf_nodes=tree.leaf_nodes[index],
         leaf_terminated=tree.leaf_terminated[index],
         leaf_causes=tuple(tree.leaf_causes[leaf] for leaf in kept),
+        leaf_groups=tree.leaf_groups[index] if len(tree.leaf_groups) else tree.leaf_groups,
     )
