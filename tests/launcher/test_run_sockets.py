@@ -104,7 +104,7 @@ def test_an_address_of_ones_own_that_can_not_be_bound_is_told_before_the_start()
             expect_free(LinksConfig(generate=("ipc:///tmp/a", address)))
     with pytest.raises(AddressError, match="expected an address like"):
         expect_free(LinksConfig(weights_fetch="http://127.0.0.1:7704"))
-    with pytest.raises(AddressError, match="links.generate: can't bind ipc:///tmp/a: it is there twice"):
+    with pytest.raises(AddressError, match=r"links.generate: can't bind ipc:///tmp/a: it is there twice"):
         expect_free(LinksConfig(trajectories="ipc:///tmp/a", generate="ipc:///tmp/a"))
 
 
