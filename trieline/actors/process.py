@@ -23,6 +23,7 @@ from trieline.actors.actor import EXIT_STOPPED, run_worker
 from trieline.actors.chat import ChatRenderer
 from trieline.actors.config import ActorConfig
 from trieline.actors.env_session import check_env
+from trieline.common.program_log import file_handler
 from trieline.common.restarts import Deaths
 from trieline.common.signals import default_stop_signals, on_stop_signal, stop_signals_held
 from trieline.wire.addresses import check_address
@@ -34,7 +35,6 @@ EXIT_GAVE_UP = 1
 POLL_S = 0.25
 # Beyond its own limits (flush, environments' close) a worker gets this long before it is killed.
 STOP_S = 20.0
-LOG_FORMAT = "%(asctime)s %(levelname)s %(process)d %(name)s: %(message)s"
 
 
 def run_actor(
@@ -218,8 +218,7 @@ def _shared_log(log_file: Path | None) -> Iterator[None]:
     own: logging.Handler | None = None
     if log_file is not None:
         log_file.parent.mkdir(parents=True, exist_ok=True)
-        own = logging.FileHandler(log_file, encoding="utf-8")
-        own.setFormatter(logging.Formatter(LOG_FORMAT))
+        own = file_handler(log_file)
         root.addHandler(own)
         if root.getEffectiveLevel() > logging.INFO:
             root.setLevel(logging.INFO)

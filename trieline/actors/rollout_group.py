@@ -15,6 +15,7 @@ from trieline.actors.rollout import Origin, Rollout
 from trieline.actors.tree_builder import build_tree
 from trieline.common.prefix import common_prefix
 from trieline.common.seeds import derived_seed
+from trieline.common.text import encodable
 from trieline.wire.config import EnvConfig
 from trieline.wire.messages import Assignment
 from trieline.wire.tree import SCORED, TrajectoryTree
@@ -176,17 +177,13 @@ def transcript(rollout: Rollout, system_prompt: str) -> str:
 
 
 def _notes(rollouts: list[Rollout]) -> dict[str, str]:
-    """For people: the text of the first rollout that said anything, and why the first broken one broke."""
+    """For people: a sample of the text, of the first rollout that said anything, and why one is broken."""
     notes = {"broken": next((r.reason for r in rollouts if r.reason), "")}
-    for rollout in rollouts:
-        if rollout.turns and rollout.observations:
-            notes["prompt"] = rollout.observations[0]
-            notes["reply"] = rollout.turns[0].reply
-            notes["score"] = rollout.score
-            break
+    sample = next((r for r in rollouts if r.turns and r.observations), None)
+    if sample is not None:
+        notes |= {"prompt": sample.observations[0], "reply": sample.turns[0].reply, "score": sample.score}
     return {key: _shortened(text) for key, text in notes.items() if text}
 
 
 def _shortened(text: str, length: int = MAX_SAMPLE_CHARACTERS) -> str:
-    text = text.encode("utf-8", "replace").decode("utf-8")
-    return text if len(text) <= length else f"{text[: length - 3]}..."
+    return encodable(text, length) if len(text) <= length else f"{encodable(text, length - 3)}..."

@@ -52,13 +52,14 @@ def add_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
 def _sft(options: argparse.Namespace) -> int:
     from pathlib import Path
 
-    from trieline.command_line.options import log_to, read_config
+    from trieline.command_line.options import read_config
+    from trieline.common.program_log import start_log
     from trieline.config import ConfigError
     from trieline.launcher.core_sharing import spin_briefly
     from trieline.launcher.run_folder import RunFolder
     from trieline.launcher.sft_run import resume_sft, run_sft, start_sft
 
-    log_to(None)
+    start_log()
     spin_briefly()
     if options.resume:
         if options.files or options.journal or options.config or options.settings:
