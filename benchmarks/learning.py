@@ -121,7 +121,9 @@ class LocalPolicy:
         self._numbers = count()
         self._asked: asyncio.Event
 
-    async def generate(self, prompt: Int32, sampling: Sampling, *, timeout_s: float) -> Completion:
+    async def generate(
+        self, prompt: Int32, sampling: Sampling, *, timeout_s: float, task: str = ""
+    ) -> Completion:
         number = next(self._numbers)
         reply = self._replies[number] = asyncio.get_running_loop().create_future()
         self.engine.submit(b"", GenerateRequest(request_id=number, prompt=prompt, sampling=sampling))
@@ -164,7 +166,9 @@ class Loop:
         self.config = config
         self.learner = Learner(config.learner, model, dtype=torch.float32)
         self.policy = LocalPolicy(CpuEngine(load_decoder(model, torch.float32), PolicyServerConfig()))
-        self.renderer = ChatRenderer(model, system_prompt=config.actor.system_prompt)
+        self.renderer = ChatRenderer(
+            model, system_prompt=config.actor.system_prompt, template_kwargs=config.model.template_kwargs
+        )
         self.actor = msgspec.structs.replace(config.actor, seed=seed, **setting.actor)
         self.curriculum = Curriculum(config.envs, seed=seed, group_size=setting.rollouts)
         self._versions: deque[tuple[int, dict[str, torch.Tensor]]] = deque(maxlen=setting.lag + 1)

@@ -20,9 +20,10 @@ TEXT = (
     "turn 1 of 3: say good or bad.\ngood\nbad\n",
 )
 
-Kind = Literal["byte_level", "metaspace", "prepend"]
-KINDS: tuple[Kind, ...] = ("byte_level", "metaspace", "prepend")
-"""GPT-2's, and two of SentencePiece: a word boundary before a text, or after every special token too."""
+Kind = Literal["byte_level", "metaspace", "prepend", "unigram"]
+KINDS: tuple[Kind, ...] = ("byte_level", "metaspace", "prepend", "unigram")
+"""GPT-2's, and those of SentencePiece: a word boundary before a text, or after every special token too, and
+one whose pieces have scores."""
 
 
 def write_chat_folder(
@@ -36,7 +37,8 @@ def write_chat_folder(
 ) -> Path:
     """Write tokenizer, template and the configs around them. Tokens of `strips` swallow space after them."""
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = _byte_level(special) if kind == "byte_level" else _sentence_piece(special, kind)
+    makers = {"byte_level": _byte_level, "unigram": _unigram}
+    tokenizer = makers[kind](special) if kind in makers else _sentence_piece(special, kind)
     tokenizer.add_special_tokens([AddedToken(t, rstrip=t in strips, normalized=False) for t in special])
     tokenizer.save(str(folder / "tokenizer.json"))
     config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": special[1]}
@@ -58,6 +60,16 @@ def _byte_level(special: Sequence[str]) -> Tokenizer:
         show_progress=False,
     )
     tokenizer.train_from_iterator(TEXT * 4, trainer)
+    return tokenizer
+
+
+def _unigram(special: Sequence[str]) -> Tokenizer:
+    """With special tokens among its pieces, at the best score: their letters would become them."""
+    letters = ["▁", "\n", *(chr(c) for c in range(33, 127)), "é"]
+    pieces = [*((word, 0.0) for word in special), ("<unk>", 0.0), *((letter, -5.0) for letter in letters)]
+    tokenizer = Tokenizer(models.Unigram([*pieces, ("▁t", -4.0), ("\n\n", -4.0)], unk_id=len(special)))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
     return tokenizer
 
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +179,10 @@ def test_sequences_are_selected_by_their_return(tmp_path: Path, renderer: ChatRe
     kept.validate(vocab_size=renderer.vocab_size)
     assert kept.leaf_nodes.tolist() == [int(tree.leaf_nodes[1])]
     assert select_sequences(tree, min_return=2.0) is None
+    kept = select_sequences(replace(tree, leaf_groups=np.array([0, 3], np.int32)), min_return=0.5)
+    assert kept is not None
+    kept.validate(vocab_size=renderer.vocab_size)
+    assert kept.leaf_groups.tolist() == [3]
 
 
 @pytest.mark.parametrize("untrained", [{"weight": 0}, {"train": False}, {"weight": 0, "train": None}])
@@ -275,7 +280,7 @@ def test_unusable_lines_are_left_out_and_listed(
     path = write(tmp_path / "a.jsonl", chat("one", "42"), chat("two", ""), "no", chat("three", "good"), "no")
     with caplog.at_level(logging.WARNING, logger="trieline.actors"):
         assert len(read_conversations(path, renderer, max_unusable=3)) == 2
-    assert "lines left out (3): line 2: expected a reply with text" in caplog.text
+    assert "a.jsonl: 2 conversations; lines left out (3): line 2: expected a reply with text" in caplog.text
     assert "; line 3: Input data was truncated" in caplog.text
     with pytest.raises(ConversationError, match=r"a\.jsonl, line 2: .*; line 3: .*; line 5: "):
         read_conversations(path, renderer, max_unusable=2)

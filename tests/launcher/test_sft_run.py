@@ -24,6 +24,7 @@ from trieline.learner.config import OptimizerConfig
 from trieline.learner.model.tree_forward import load_tree_model
 from trieline.learner.model_folder.model_source import prepare_model
 from trieline.learner.update.train_step import accumulate_gradients
+from trieline.wire.errors import JournalError
 from trieline.wire.journal import Journal, read_journal
 
 
@@ -132,6 +133,18 @@ def test_a_journal_of_another_model_s_tokens_is_refused(tmp_path: Path, data: Pa
         start_sft(config_for(tmp_path), files=[], journals=[other], min_return=0.0, epochs=1)
 
 
+def test_a_journal_of_another_tokenizer_is_refused(tmp_path: Path, data: Path) -> None:
+    _, folder = start_sft(config_for(tmp_path), files=[data], journals=[], min_return=0.0, epochs=1)
+    model = tmp_path / "model"
+    shutil.copytree(prepare_model("builtin:tiny"), model)
+    text = (model / "tokenizer.json").read_text(encoding="utf-8")
+    (model / "tokenizer.json").write_text(text.replace("<pad>", "<gap>"), encoding="utf-8")
+    config = config_for(tmp_path)
+    config = msgspec.structs.replace(config, model=msgspec.structs.replace(config.model, path=str(model)))
+    with pytest.raises(JournalError, match="expected a journal of the model's own tokenizer"):
+        start_sft(config, files=[], journals=[folder.path], min_return=0.0, epochs=1)
+
+
 @pytest.mark.parametrize("copied", [False, True])
 def test_a_run_that_was_moved_goes_on_with_its_data(tmp_path: Path, data: Path, copied: bool) -> None:
     config, folder = start_sft(
@@ -177,7 +190,10 @@ def test_what_is_odd_in_a_file_is_said_and_the_rest_trained(
     arguments: dict[str, Any] = {"files": [data], "journals": [], "min_return": -np.inf, "epochs": 1}
     with caplog.at_level(logging.WARNING, logger="trieline"):
         start_sft(config, **arguments, max_unusable=1)
-    assert "chats.jsonl: lines left out (1): line 21: Object missing required field `messages`" in caplog.text
+    assert (
+        "chats.jsonl: 48 conversations; lines left out (1): line 21: Object missing required field `messages`"
+        in caplog.text
+    )
     assert "longer than the 30 tokens that the model was made for (32): line 1: 37 tokens" in caplog.text
     with pytest.raises(ConversationError, match="line 21"):
         start_sft(config, **arguments, max_unusable=0)

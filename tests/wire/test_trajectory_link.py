@@ -690,6 +690,17 @@ def test_stop_reaches_actors_of_now_and_later(links: LinksConfig, closing: conte
     assert learner.get(WAIT_S).actor_id == "early"
 
 
+def test_an_actor_that_connects_again_is_told_to_stop_again(
+    links: LinksConfig, closing: contextlib.ExitStack
+) -> None:
+    learner = receiver(closing, links)
+    learner.stop_actors("enough learned")
+    for _ in range(2):
+        actor = RawActor(closing, links)
+        actor.say(ActorHello(actor_id="raw", capacity=1))
+        assert actor.hear() == Stop(reason="enough learned")
+
+
 def test_another_protocol_is_told_to_stop(links: LinksConfig, closing: contextlib.ExitStack) -> None:
     learner = receiver(closing, links)
     actor = RawActor(closing, links)

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.trees import long_tree, random_tree
+from trieline.common.numbers import MAX_REWARD
 from trieline.wire.errors import TreeError
 from trieline.wire.messages import Assignment
 from trieline.wire.tree import CAUSES, MAX_NODES, UNKNOWN_ENTROPY, TrajectoryTree
 from trieline.wire.tree_admission import (
     LEAST_LOGPROB,
-    MAX_REWARD,
     EnvExpectation,
     Expectation,
     expect_admissible,

@@ -19,6 +19,7 @@ from tokenizers import Tokenizer
 
 from trieline.actors.errors import ChatTemplateError
 from trieline.common.arrays import Int32, Int64
+from trieline.common.text import encodable
 
 # The first of Unicode's planes for private use has a character for every special token.
 _NUMBERS = 0xF0000
@@ -88,7 +89,7 @@ class ChatTokenizer:
 
     def guarded(self, text: str, *, keep: Collection[str] = ()) -> str:
         """Foreign text for a template: special tokens but `keep` are letters, lone surrogates `?`."""
-        text = text.encode("utf-8", "replace").decode("utf-8")
+        text = encodable(text, len(text))
         return self._any_special.sub(lambda m: m[0] if m[0] in keep else self._guards[m[0]], text)
 
     def is_guarded(self, text: str) -> bool:

@@ -97,7 +97,13 @@ def read_conversations(
         if max_tokens is not None and longest > max_tokens:
             too_long.append(f"line {number}: {longest:,} tokens")
     if unusable:
-        log.warning("%s: lines left out (%d): %s", path, len(unusable), _listed(unusable))
+        log.warning(
+            "%s: %d conversations; lines left out (%d): %s",
+            path,
+            len(found),
+            len(unusable),
+            _listed(unusable),
+        )
     if too_long:
         log.warning(
             "%s: longer than the %s tokens that the model was made for (%d): %s",
@@ -248,4 +254,5 @@ def select_sequences(tree: TrajectoryTree, *, min_return: float) -> TrajectoryTr
         leaf_nodes=tree.leaf_nodes[index],
         leaf_terminated=tree.leaf_terminated[index],
         leaf_causes=tuple(tree.leaf_causes[leaf] for leaf in kept),
+        leaf_groups=tree.leaf_groups[index] if len(tree.leaf_groups) else tree.leaf_groups,
     )

@@ -15,6 +15,7 @@ from trieline.actors.rollout import Origin, Rollout
 from trieline.actors.tree_builder import build_tree
 from trieline.common.prefix import common_prefix
 from trieline.common.seeds import derived_seed
+from trieline.common.text import encodable
 from trieline.wire.config import EnvConfig
 from trieline.wire.messages import Assignment
 from trieline.wire.tree import SCORED, TrajectoryTree
@@ -185,5 +186,4 @@ def _notes(rollouts: list[Rollout]) -> dict[str, str]:
 
 
 def _shortened(text: str, length: int = MAX_SAMPLE_CHARACTERS) -> str:
-    text = text.encode("utf-8", "replace").decode("utf-8")
-    return text if len(text) <= length else f"{text[: length - 3]}..."
+    return encodable(text, length) if len(text) <= length else f"{encodable(text, length - 3)}..."

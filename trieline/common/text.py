@@ -6,6 +6,11 @@ LINES = "\n\t"
 """What a text of several lines keeps."""
 
 
+def encodable(text: str, most: int) -> str:
+    """The first `most` characters of `text`, lone surrogates replaced: it can be sent and written."""
+    return text[:most].encode("utf-8", "replace").decode("utf-8")
+
+
 def visible(text: str, *, keep: str = "") -> str:
     """`text` with every character that prints nothing written as its escape, those in `keep` excepted.
 

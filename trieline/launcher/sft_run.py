@@ -24,6 +24,7 @@ from trieline.launcher.run_folder import RunFolder
 from trieline.launcher.training_run import learner_spec, prepare_model, supervise
 from trieline.wire.errors import TreeError
 from trieline.wire.journal import Journal, read_journal
+from trieline.wire.journal_header import JournalHeader, expect_tokenizer, header_of
 from trieline.wire.messages import TreeDelivery
 from trieline.wire.model_folder import tokenizer_folder
 from trieline.wire.tree import TrajectoryTree
@@ -45,12 +46,18 @@ def start_sft(
     Raises:
         ConversationError: more than `max_unusable` lines of a file are no conversation.
         ConfigError: the configuration is not one of supervised fine-tuning, the data are too few for it, or
-            a journal holds the tokens of another model.
+            a journal holds tokens that the model does not have.
+        JournalError: a journal is of another tokenizer, or can't be read.
     """
     if config.learner.objective.loss != "sft":
         msg = f"expected learner.objective.loss = 'sft', got {config.learner.objective.loss!r}"
         raise ConfigError(msg)
-    trees = _read_trees(config, files, journals, min_return, max_unusable)
+    prepare_model(config.model, Console(stderr=False))
+    model = tokenizer_folder(config.model.path)
+    renderer = ChatRenderer(model, system_prompt="", template_kwargs=config.model.template_kwargs)
+    header = header_of(model, renderer.vocab_size)
+    trees = _read_files(files, renderer, max_unusable=max_unusable, max_tokens=_positions(model))
+    trees += _read_journals(journals, header, renderer.vocab_size, min_return)
     random.Random(config.run.seed).shuffle(trees)
     per_step = config.learner.trees_per_step
     steps = math.ceil(epochs * len(trees) / per_step)
@@ -66,7 +73,7 @@ def start_sft(
         config.learner, steps=steps, replay=str(data), replay_epochs=epochs, warm_start=None
     )
     config = msgspec.structs.replace(config, learner=learner)
-    with closing(Journal(data)) as journal:
+    with closing(Journal(data, header=header)) as journal:
         for number, tree in enumerate(trees):
             journal.append(
                 TreeDelivery(actor_id="sft", sequence_number=number, assignment_id=number, tree=tree)
@@ -108,22 +115,26 @@ def run_sft(config: Config, folder: RunFolder, *, resume: bool) -> int:
     return 0
 
 
-def _read_trees(
-    config: Config, files: Sequence[Path], journals: Sequence[Path], min_return: float, max_unusable: int
+def _read_files(
+    files: Sequence[Path], renderer: ChatRenderer, *, max_unusable: int, max_tokens: int | None
 ) -> list[TrajectoryTree]:
-    prepare_model(config.model, Console(stderr=False))
-    folder = tokenizer_folder(config.model.path)
-    renderer = ChatRenderer(folder, system_prompt="", template_kwargs=config.model.template_kwargs)
-    positions = _positions(folder)
     conversations: list[Conversation] = []
     for path in files:
-        conversations += read_conversations(path, renderer, max_unusable=max_unusable, max_tokens=positions)
-    trees = conversation_trees(conversations, renderer)
+        conversations += read_conversations(path, renderer, max_unusable=max_unusable, max_tokens=max_tokens)
+    return conversation_trees(conversations, renderer)
+
+
+def _read_journals(
+    journals: Sequence[Path], header: JournalHeader | None, vocab_size: int, min_return: float
+) -> list[TrajectoryTree]:
+    trees: list[TrajectoryTree] = []
     for path in journals:
         inside = [path / name for name in ("journal", DATA_FOLDER) if (path / name).is_dir()]
         journal = inside[0] if inside else path
+        if header is not None:
+            expect_tokenizer(journal, header)
         for delivery in read_journal(journal):
-            _expect_own_tokens(journal, delivery.tree, renderer.vocab_size)
+            _expect_own_tokens(journal, delivery.tree, vocab_size)
             selected = select_sequences(delivery.tree, min_return=min_return)
             trees += [selected] if selected is not None else []
     return trees

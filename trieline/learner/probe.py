@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 from transformers import AutoTokenizer
@@ -24,7 +25,7 @@ from trieline.learner.update.learner import Learner
 from trieline.learner.update.step_metrics import add_disagreement
 from trieline.learner.update.train_step import recompute_logprobs
 from trieline.wire.config import EnvConfig, LinksConfig
-from trieline.wire.errors import WireError
+from trieline.wire.errors import PeerTimeoutError, WireError
 from trieline.wire.generate_link import PolicyClient
 from trieline.wire.messages import Completion, Sampling, ServerStatus
 from trieline.wire.tree import SCORED, TrajectoryTree
@@ -72,9 +73,9 @@ class AgreementProbe:
     ) -> None:
         """`template_kwargs`: arguments of the chat template, as the actors pass them."""
         self._learner = learner
-        self._template_kwargs = template_kwargs or {}
         self._links = links
         self._model_folder = model_folder
+        self._template_kwargs = template_kwargs or {}
 
     @cached_property
     def _prompts(self) -> list[Int32]:
@@ -127,10 +128,12 @@ class AgreementProbe:
 
     async def _ask(self, timeout_s: float) -> tuple[ServerStatus, list[Completion]]:
         version, temperature = self._learner.policy_version, self._learner.config.objective.temperature
-        client = PolicyClient(self._links)
+        clients = [
+            PolicyClient(msgspec.structs.replace(self._links, generate=address))
+            for address in self._links.generate_addresses
+        ]
         try:
-            await client.start()
-            status = await client.status(timeout_s)
+            status, client = await _first_at(version, clients, timeout_s)
             requests = [
                 client.generate(
                     prompt,
@@ -141,7 +144,41 @@ class AgreementProbe:
             ]
             return status, list(await asyncio.gather(*requests))
         finally:
-            await client.close()
+            for client in clients:
+                await client.close()
+
+
+async def _first_at(
+    version: int, clients: list[PolicyClient], timeout_s: float
+) -> tuple[ServerStatus, PolicyClient]:
+    """The first server that serves `version`; of several, one that still starts or is late is passed over.
+
+    Raises:
+        PeerTimeoutError: none said how it is in time.
+    """
+
+    async def ask(client: PolicyClient) -> tuple[ServerStatus, PolicyClient]:
+        await client.start()
+        return await client.status(timeout_s), client
+
+    asked = [asyncio.create_task(ask(client)) for client in clients]
+    found: tuple[ServerStatus, PolicyClient] | None = None
+    try:
+        for answer in asyncio.as_completed(asked):
+            try:
+                found = await answer
+            except PeerTimeoutError:
+                if found is None and all(one.done() for one in asked):
+                    raise
+                continue
+            if found[0].policy_version == version:
+                break
+    finally:
+        for one in asked:
+            one.cancel()
+        await asyncio.gather(*asked, return_exceptions=True)
+    assert found is not None
+    return found
 
 
 class MismatchWatch:

@@ -8,14 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
+from trieline.common.numbers import MAX_REWARD
 from trieline.wire.errors import TreeError
 from trieline.wire.messages import Assignment
 from trieline.wire.tree import MAX_LEAVES, NumberBounds, TrajectoryTree
 
 # Nats. A token of this probability comes up once in 10^43 draws, so none that was sampled ever has it.
 LEAST_LOGPROB = -100.0
-# Beyond it float32 does not tell apart two returns that differ by a twentieth.
-MAX_REWARD = 1e6
 # Nats. No distribution over V tokens has more than ln V; the rest is rounding in bfloat16, and where V is
 # unknown it is that of the largest token id there can be.
 ENTROPY_ROUNDING = 0.1

@@ -340,13 +340,14 @@ class TreeReceiver:
             self._complaints.add("actors of another protocol", f"{hello.actor_id}: {reason}")
             self._send(identity, Stop(reason=reason))
             return
-        self._register.hear(identity, hello.actor_id, hello.capacity, hello.episodes)
+        actor = self._register.hear(identity, hello.actor_id, hello.capacity, hello.episodes)
+        if actor is not None:
+            actor.told_to_stop = False
 
     def _tell_to_stop(self, reason: str) -> None:
         for actor in self._register.actors.values():
             if not actor.told_to_stop:
-                actor.told_to_stop = True
-                self._send(actor.identity, Stop(reason=reason))
+                actor.told_to_stop = self._send(actor.identity, Stop(reason=reason))
 
     def _grant(self) -> None:
         actors = self._register.actors
