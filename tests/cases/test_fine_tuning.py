@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import AutoTokenizer
@@ -68,7 +69,7 @@ def expect_tokens_of_the_template(file: Path, model: Path) -> None:
 
 def shown_by_transformers(file: Path, model: Path) -> list[list[str]]:
     """The tokens of each conversation of `file` by transformers' own rendering."""
-    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer: Any = AutoTokenizer.from_pretrained(model)
     return [
         tokenizer.convert_ids_to_tokens(
             tokenizer.apply_chat_template(json.loads(line)["messages"], tokenize=True, return_dict=False)

@@ -21,7 +21,7 @@ from trieline.wire.messages import Completion, Sampling
 
 # Kernels are compiled first.
 ANSWER_S = 120.0
-NOWHERE = {"HOME": "/nonexistent", "XDG_CACHE_HOME": "", "NUMBA_CACHE_DIR": "", "TRIELINE_CACHE": ""}
+CACHES = ("XDG_CACHE_HOME", "NUMBA_CACHE_DIR", "TRIELINE_CACHE")
 GROUPS = Path("/sys/fs/cgroup")
 
 
@@ -30,8 +30,9 @@ def read_only_but(writable: Path) -> list[str]:
     if which("bwrap") is None:
         not_here("bubblewrap (scripts/ensure_sandbox.sh installs it)")
     return [
-        *("bwrap", "--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc"),
+        *("bwrap", "--die-with-parent", "--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc"),
         *("--bind", str(writable), str(writable), "--setenv", "TMPDIR", str(writable)),
+        *("--setenv", "HOME", "/nonexistent", *(word for name in CACHES for word in ("--unsetenv", name))),
         *("--chdir", str(writable), "--"),
     ]
 
@@ -49,7 +50,7 @@ def test_27_readonly_kernels(trims: Path, tmp_path: Path) -> None:
     )
     command = [*read_only_but(tmp_path), sys.executable, "-m", "trieline"]
     command += ["policy-server", "--config", str(ONE_ENV), *chosen]
-    variables = {**os.environ, "PYTHONPATH": str(ROOT), **NOWHERE}
+    variables = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, env=variables, stderr=subprocess.PIPE, text=True) as server:
         try:
             completion = asyncio.run(complete(links))
@@ -74,10 +75,10 @@ async def complete(links: LinksConfig) -> Completion:
 def test_28_readonly_run_folder(trims: Path, tmp_path: Path) -> None:
     within = read_only_but(tmp_path)
     runs = settings(run__folder="/etc/runs")
-    ran = trieline("check", "--config", "tiny", *runs, cwd=tmp_path, within=within, **NOWHERE).expect(1)
+    ran = trieline("check", "--config", "tiny", *runs, cwd=tmp_path, within=within).expect(1)
     assert "/etc/runs can't be written" in ran.said
     command = ["sft", str(INPUTS / "12_sft_remainder.jsonl"), *settings(model__path=trims), *runs]
-    ran = trieline(*command, cwd=tmp_path, within=within, **NOWHERE).expect(2)
+    ran = trieline(*command, cwd=tmp_path, within=within).expect(2)
     assert ran.err.splitlines()[-1].startswith(
         "trieline sft: run.folder: /etc/runs can't be written: Read-only"
     )
@@ -117,8 +118,8 @@ def test_30_check_control_group(tmp_path: Path) -> None:
     }
     with control_group(**limits) as within:
         ran = trieline("check", "--config", "tiny", cwd=tmp_path, within=within).expect(0)
-    assert f"WARN  cores: 0.5 (of {os.cpu_count()})" in ran.said
-    assert "WARN  memory: 2.0 GiB (of " in ran.said
+    assert f"WARN cores: 0.5 (of {os.cpu_count()})" in ran.said
+    assert "WARN memory: 2.0 GiB (of " in ran.said
 
 
 def test_31_markup_in_path(tmp_path: Path) -> None:
@@ -144,7 +145,7 @@ def test_31_markup_in_path(tmp_path: Path) -> None:
 def test_36_check_addresses(address: str, reason: str, tmp_path: Path) -> None:
     chosen = ["--config", "tiny", *settings(links__weights_fetch=address)]
     ran = trieline("check", *chosen, cwd=tmp_path).expect(1)
-    assert f"FAIL  links.weights_fetch: can't bind {address}: " in ran.said
+    assert f"FAIL links.weights_fetch: can't bind {address}: " in ran.said
     assert reason in ran.said
     ended = trieline("train", *chosen, cwd=tmp_path).expect(2)
     assert reason in ended.said

@@ -14,6 +14,8 @@ from trieline.learner.batch.advantages import group_advantages, return_scale
 
 CHATS = str(INPUTS / "12_sft_remainder.jsonl")
 TRIES = 20
+# Of each of two processes.
+start: Barrier
 
 
 def test_14_sft_moved_run(tmp_path: Path) -> None:
@@ -37,8 +39,7 @@ def test_14_sft_moved_run(tmp_path: Path) -> None:
 def test_34_run_folder_race(tmp_path: Path) -> None:
     # Spawned, as programs that have nothing of each other start.
     context = multiprocessing.get_context("spawn")
-    together = context.Barrier(2)
-    with context.Pool(2, initializer=meet_at, initargs=(together,)) as pool:
+    with context.Pool(2, initializer=meet_at, initargs=(context.Barrier(2),)) as pool:
         for number in range(TRIES):
             made = pool.map(make_run_folder, [tmp_path / str(number)] * 2, chunksize=1)
             assert len(set(made)) == 2
@@ -46,13 +47,13 @@ def test_34_run_folder_race(tmp_path: Path) -> None:
 
 
 def meet_at(barrier: Barrier) -> None:
-    global together
-    together = barrier
+    global start
+    start = barrier
 
 
 def make_run_folder(runs: Path) -> Path:
     config = load_config(["tiny"], [f"run.folder={runs}"])
-    together.wait(timeout=60)
+    start.wait(timeout=60)
     return RunFolder.create(config).path
 
 

@@ -29,7 +29,9 @@ def nodes_of(file: Path, model: Path) -> list[Node]:
             text = tokenizer.decode(ids.tolist(), skip_special_tokens=False)
             nodes.append(
                 Node(
-                    trained=bool(sampled), text=text, tokens=[tokenizer.id_to_token(i) for i in ids.tolist()]
+                    trained=bool(sampled),
+                    text=text,
+                    tokens=[str(tokenizer.id_to_token(i)) for i in ids.tolist()],
                 )
             )
     return nodes

@@ -5,6 +5,7 @@ import operator
 import os
 import signal
 import tempfile
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -25,7 +26,7 @@ class Base(gymnasium.Env[str, str]):
     ) -> tuple[str, dict[str, Any]]:
         super().reset(seed=seed)
         drawn = str(self.np_random.choice(WORDS))
-        self.word = (options or {}).get("task_id", drawn)
+        self.word = str((options or {}).get("task_id", drawn))
         return f"Say {self.word}.", {"task_id": self.word}
 
     def solution(self) -> str:
@@ -51,7 +52,7 @@ class Moves(Base):
     """Works in a folder of its own, as environments around a repository or a simulator do."""
 
     def __init__(self) -> None:
-        os.chdir(tempfile.mkdtemp())
+        os.chdir(tempfile.mkdtemp(dir=Path(__file__).parent))
 
 
 class Alarmed(Base):
@@ -70,6 +71,5 @@ class Alarmed(Base):
             signal.signal(signal.SIGALRM, before)
 
 
-gymnasium.register(id="case/Pooled-v0", entry_point=Pooled)
-gymnasium.register(id="case/Moves-v0", entry_point=Moves)
-gymnasium.register(id="case/Alarmed-v0", entry_point=Alarmed)
+for kind in (Pooled, Moves, Alarmed):
+    gymnasium.register(id=f"case/{kind.__name__}-v0", entry_point=kind)  # type: ignore[arg-type]
