@@ -182,7 +182,7 @@ def test_a_broken_demonstration_is_replaced_and_many_are_an_error_with_the_reaso
 def test_a_demonstration_that_will_never_come_is_replaced_and_many_are_an_error() -> None:
     source = demonstrations(Expert(lost={1, 2}))
     assert [tree.sequence_return(0) for tree in source.collect(4, ())] == [0, 3, 4, 5]
-    with pytest.raises(TrainingError, match="5 demonstrations failed where 4 .*it never came"):
+    with pytest.raises(TrainingError, match=r"5 demonstrations failed where 4 .*it never came"):
         demonstrations(Expert(lost=set(range(100)))).collect(4, ())
 
 
