@@ -44,7 +44,7 @@ def expectation_of(
         envs={
             env.id: EnvExpectation(
                 max_context=env.episode.max_context,
-                levels=frozenset([*env.curriculum.levels, *env.curriculum.eval_levels] or [0]),
+                levels=frozenset([*(env.curriculum.levels or [0]), *env.curriculum.eval_levels]),
             )
             for env in envs
         },
