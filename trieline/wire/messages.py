@@ -22,7 +22,8 @@ MAX_TEXT = 4096
 Text = Annotated[str, msgspec.Meta(max_length=MAX_TEXT)]
 StopString = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 Purpose = Literal["train", "evaluate", "demonstrate"]
-"""What an assignment's tree is for. Only those to train on are journalled, and trained on."""
+"""What an assignment's tree is for. Only those to train on are journalled; demonstrations are a warm start's,
+and evaluations are never trained on."""
 
 
 # ---- trajectories: actor (DEALER) to learner (ROUTER) ------------------------------------------------------
