@@ -159,8 +159,8 @@ def _env_contradictions(config: Config, number: int) -> Iterator[str]:
         if largest > most:
             yield (
                 f"expected trees of {rollouts} rollouts ({named}) with {at}.max_context = "
-                f"{episode.max_context} to stay within {most} tokens (links.{name}), got up to {largest}: the "
-                "learner would reject them"
+                f"{episode.max_context} to stay within {most} tokens (links.{name}), got up to {largest}: "
+                "the learner would reject them"
             )
     whole, limits = _episode_limits(config, number)
     for name, seconds in limits.items():

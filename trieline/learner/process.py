@@ -5,7 +5,7 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -69,7 +69,7 @@ class LearnerRun:
     """Of the tasks and of torch."""
     resume: bool
     """Go on from the latest checkpoint in `run_dir`."""
-    evaluation: EvaluationConfig = EvaluationConfig()
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     """How held-out success is measured."""
     max_forks: int | None = None
     """Of the rollouts of one tree, as the actors branch. None: unknown."""

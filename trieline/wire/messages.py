@@ -110,7 +110,7 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True, tag="grant"):
 
 
 class Acknowledge(msgspec.Struct, frozen=True, kw_only=True, tag="acknowledge"):
-    """These trees are in the journal (or were already): the actor may forget them."""
+    """These trees are safe, those to train on in the journal: the actor may forget them."""
 
     sequence_numbers: Annotated[list[Count], msgspec.Meta(max_length=10_000)]
 
