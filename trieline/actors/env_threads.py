@@ -88,7 +88,7 @@ class EnvThreads:
             self._idle.pop().calls.put(None)
 
     def _run_late(self, late: Callable[[], object]) -> None:
-        """In a thread of its own. No call hangs here, so that it is not counted: many episodes end at once."""
+        """In a thread of its own. Not counted: no call hangs here, and many episodes may end at once."""
         nothing = _Call(lambda: None, late, asyncio.get_running_loop(), lambda: None)
         nothing.leave()
         _Thread().calls.put(nothing)
