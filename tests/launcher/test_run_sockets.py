@@ -1,5 +1,6 @@
 """The sockets of a run: for this user alone, and gone with the run."""
 
+import contextlib
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,9 +8,10 @@ from pathlib import Path
 import pytest
 import zmq
 
-from trieline.launcher.run_sockets import PREFIX, run_sockets, with_free_addresses
+from trieline.launcher.run_sockets import PREFIX, expect_free, run_sockets, with_free_addresses
 from trieline.wire.addresses import IN_USE
 from trieline.wire.config import ADDRESSES, LinksConfig
+from trieline.wire.errors import AddressError
 from trieline.wire.sockets import bind
 
 
@@ -91,3 +93,24 @@ def test_an_address_of_ones_own_that_was_taken_is_replaced() -> None:
     told = [line for line in said if line.startswith("links.generate: ")]
     assert told[0] == f"links.generate: {one.generate} now ({address}: {IN_USE})"
     assert len(told) == 2
+
+
+def test_an_address_of_ones_own_that_can_not_be_bound_is_told_before_the_start() -> None:
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as taken:
+        address = f"tcp://127.0.0.1:{taken.bind_to_random_port('tcp://127.0.0.1')}"
+        with pytest.raises(AddressError, match=f"links.trajectories: can't bind {address}: another process"):
+            expect_free(LinksConfig(trajectories=address))
+        with pytest.raises(AddressError, match=f"links.generate: can't bind {address}: another process"):
+            expect_free(LinksConfig(generate=("ipc:///tmp/a", address)))
+    with pytest.raises(AddressError, match="expected an address like"):
+        expect_free(LinksConfig(weights_fetch="http://127.0.0.1:7704"))
+    with pytest.raises(AddressError, match="it is there twice"):
+        expect_free(LinksConfig(trajectories="ipc:///tmp/a", generate="ipc:///tmp/a"))
+
+
+def test_addresses_that_nobody_chose_are_not_looked_at() -> None:
+    default = LinksConfig()
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as taken:
+        with contextlib.suppress(zmq.ZMQError):  # by another program, then
+            taken.bind(default.trajectories)
+        expect_free(default)

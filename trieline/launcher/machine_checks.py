@@ -130,7 +130,7 @@ def _check_addresses(config: Config) -> Iterator[Finding]:
     for name, address in config.links.addresses():
         if (reason := reason_against(address)) is None:
             yield Finding("OK", f"links.{name}", f"{address} is free")
-        elif address == getattr(default, name):
+        elif getattr(config.links, name) == getattr(default, name):
             step = "`trieline train` picks free addresses itself in place of the default ones"
             yield Finding("WARN", f"links.{name}", f"can't bind {address}: {reason}", step)
         else:

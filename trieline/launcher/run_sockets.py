@@ -35,6 +35,19 @@ def run_sockets(links: LinksConfig) -> Iterator[LinksConfig]:
         yield msgspec.structs.replace(links, **ours)
 
 
+def expect_free(links: LinksConfig) -> None:
+    """Before anything else is done for a run, raise AddressError if an address of its own can't be bound."""
+    default, seen = LinksConfig(), set[str]()
+    for name, address in links.addresses():
+        if getattr(links, name) == getattr(default, name):
+            continue
+        reason = "it is there twice" if address in seen else reason_against(address)
+        if reason is not None:
+            msg = f"links.{name}: can't bind {address}: {reason}"
+            raise AddressError(msg)
+        seen.add(address)
+
+
 def with_free_addresses(links: LinksConfig, say: Callable[[str], None]) -> LinksConfig:
     """A run that goes on has the addresses of its last start; others may have taken the user's own since."""
     for name, address in links.addresses():

@@ -21,7 +21,7 @@ from trieline.config import Config
 from trieline.launcher.environment_checks import check_environments
 from trieline.launcher.progress import Progress, say
 from trieline.launcher.run_folder import MetricsTail, RunFolder
-from trieline.launcher.run_sockets import run_sockets, with_free_addresses
+from trieline.launcher.run_sockets import expect_free, run_sockets, with_free_addresses
 from trieline.launcher.supervisor import PYTHON_OPTIONS, ChildError, ProcessSpec, Supervisor
 from trieline.wire.config import ModelConfig
 from trieline.wire.journal import expect_no_writer
@@ -44,6 +44,7 @@ def run_training(config: Config, *, folder: RunFolder | None, resume: bool) -> i
     """Run to the end, to a failure, or to Ctrl-C. Returns the exit status.
 
     Raises:
+        AddressError: an address that the configuration names can't be bound.
         ChildError: a program failed in a way that ends the run.
         JournalError: the run in `folder` is still going.
     """
@@ -54,6 +55,7 @@ def run_training(config: Config, *, folder: RunFolder | None, resume: bool) -> i
         config = msgspec.structs.replace(config, links=links)
     else:
         RunFolder.expect_place(config)
+        expect_free(config.links)
     config = _with_absolute_paths(config)
     config = msgspec.structs.replace(config, model=prepare_model(config.model, console))
     check_environments(config)
