@@ -201,6 +201,15 @@ def test_another_kind_of_run_is_not_resumed(tmp_path: Path) -> None:
         resume_sft(folder)
 
 
+def test_training_does_not_go_on_with_a_run_of_fine_tuning(
+    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, folder = start_sft(config_for(tmp_path), files=[data], journals=[], min_return=-np.inf, epochs=1)
+    capsys.readouterr()
+    assert main(["train", "--resume", str(folder.path)]) == 2
+    assert f"got one of: trieline sft --resume {folder.path}" in capsys.readouterr().err
+
+
 def test_what_is_odd_in_a_file_is_said_and_the_rest_trained(
     tmp_path: Path, data: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
