@@ -56,7 +56,7 @@ def run_training(config: Config, *, folder: RunFolder | None, resume: bool) -> i
     else:
         RunFolder.expect_place(config)
         expect_free(config.links)
-    config = _with_absolute_paths(config)
+    config = with_absolute_paths(config)
     config = msgspec.structs.replace(config, model=prepare_model(config.model, console))
     check_environments(config)
     with run_sockets(config.links) as links:
@@ -200,7 +200,7 @@ def watch_learner(
     return True
 
 
-def _with_absolute_paths(config: Config) -> Config:
+def with_absolute_paths(config: Config) -> Config:
     """Paths that are meant from where the command was given mean the same when the run goes on elsewhere."""
     learner, model, run = config.learner, config.model, config.run
     if learner.replay is not None:
