@@ -131,7 +131,7 @@ def over_run(of: dict[str, Any]) -> float:
 
 
 def table(found: dict[str, Any], recipe: Recipe) -> str:
-    """Of everything that is there; with a baseline also who is outside its range."""
+    """Of everything that is there; with a baseline also whose seeds' range is apart from its."""
     lines = [
         "| study | setting | success at the end | mean over the run | seeds |",
         "|---|---|---:|---:|---:|",
@@ -146,13 +146,30 @@ def table(found: dict[str, Any], recipe: Recipe) -> str:
         for what, measure in {"at the end": at_end, "over the run": over_run}.items():
             values = [measure(of) for of in runs]
             cells.append(f"{statistics.fmean(values):.3f} ({min(values):.2f} to {max(values):.2f})")
-            if base and (setting.study, setting.name) != recipe.baseline:
+            # One seed has no range.
+            if len(runs) > 1 and len(base) > 1 and (setting.study, setting.name) != recipe.baseline:
                 verdict = apart(values, [measure(of) for of in base])
                 verdicts.append(f"{setting.study}, {setting.name}, {what}: {verdict}")
         lines.append(f"| {setting.study} | {setting.name} | {' | '.join(cells)} | {len(runs)} |")
     if verdicts:
         lines += ["", "Against the recipe as it is:", *verdicts]
     return "\n".join(lines)
+
+
+def table_by_environment(found: dict[str, Any], recipe: Recipe) -> str:
+    """Mean success at the end, of the settings whose runs say it."""
+    ends = {
+        (setting.study, setting.name): [of["curve"][-1]["envs"] for of in runs if "envs" in of["curve"][-1]]
+        for setting in recipe.settings
+        if (runs := runs_of(found, setting.study, setting.name))
+    }
+    envs = list(dict.fromkeys(env for seeds in ends.values() for end in seeds for env in end))
+    lines = [f"| study | setting | {' | '.join(envs)} |", f"|---|---|{'---:|' * len(envs)}"]
+    for (study, name), seeds in ends.items():
+        if seeds:
+            means = [f"{statistics.fmean(end[env] for end in seeds):.3f}" for env in envs]
+            lines.append(f"| {study} | {name} | {' | '.join(means)} |")
+    return "\n".join(lines) if envs else ""
 
 
 def apart(values: Sequence[float], base: Sequence[float]) -> str:
@@ -168,8 +185,8 @@ def plot(found: dict[str, Any], recipe: Recipe, path: Path) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot
 
-    count = len(recipe.panels)
-    figure, axes = pyplot.subplots(1, count, figsize=(4 * count, 3.6), sharey=True)
+    width = len(recipe.panels)
+    figure, axes = pyplot.subplots(1, width, figsize=(4 * width, 3.6), sharey=True)
     for axis, (title, lines) in zip(axes, recipe.panels.items(), strict=True):
         for label, (study, name) in lines.items():
             curves = [of["curve"] for of in runs_of(found, study, name)]
@@ -306,7 +323,7 @@ def main() -> None:
             print(f"{setting.study:10} {setting.name:20} seed {seed}: lag {setting.lag}", *setting.settings)
         return
     failed = run_all(waiting, found, path, options) if waiting and not options.report else 0
-    print(table(found, recipe))
+    print(table(found, recipe), table_by_environment(found, recipe), sep="\n\n")
     plot(found, recipe, path.with_suffix(".png"))
     if failed:
         sys.exit(f"{failed} runs failed; the same command runs them again")

@@ -40,7 +40,7 @@ class Recipe:
     results: Path
     tokens: int
     run_seconds: float
-    """What a run took on two cores that nothing else used, two runs at once."""
+    """Expected of a run, two at once on two cores that nothing else uses, until there is one to go by."""
     settings: tuple[Setting, ...]
     panels: dict[str, dict[str, tuple[str, str]]]
     """Of the picture: title to the lines' labels, each a study and a name."""
