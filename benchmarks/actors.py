@@ -66,7 +66,9 @@ class ScriptedPolicy:
         self.most_running = 0
         self.turns = 0
 
-    async def generate(self, prompt: Int32, sampling: Sampling, *, timeout_s: float) -> Completion:
+    async def generate(
+        self, prompt: Int32, sampling: Sampling, *, timeout_s: float, task: str = ""
+    ) -> Completion:
         self.running += 1
         self.most_running = max(self.most_running, self.running)
         await asyncio.sleep(self._latency_s)

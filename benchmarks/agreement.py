@@ -43,7 +43,9 @@ Pairs = list[tuple[Int32, Int32]]
 def prompts_of(folder: Path, rows: int) -> list[Int32]:
     """First messages of the recipe's environments, eight rollouts a task."""
     config = load_config(["smollm2"])
-    renderer = ChatRenderer(folder, system_prompt=config.actor.system_prompt)
+    renderer = ChatRenderer(
+        folder, system_prompt=config.actor.system_prompt, template_kwargs=config.model.template_kwargs
+    )
     prompts = []
     for number in range(rows):
         task, env_config = number // 8, config.envs[number // 8 % len(config.envs)]

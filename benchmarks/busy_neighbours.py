@@ -136,7 +136,7 @@ def sample(folder: str, dtype: str, threads: int, rows: int, tokens: int) -> Non
     from trieline.kernels.cpu.threads import LeftCores
     from trieline.learner.allocator import keep_freed_memory
     from trieline.learner.model.compute_dtype import choose_dtype
-    from trieline.learner.policy_server.cpu.engine import Finished
+    from trieline.learner.policy_server.engine import Finished
 
     keep_freed_memory()
     cores = LeftCores(threads if "LEFT_CORES" in os.environ else 1)

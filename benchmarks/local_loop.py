@@ -50,7 +50,9 @@ class LocalPolicy:
         self._numbers = count()
         self._asked: asyncio.Event
 
-    async def generate(self, prompt: Int32, sampling: Sampling, *, timeout_s: float) -> Completion:
+    async def generate(
+        self, prompt: Int32, sampling: Sampling, *, timeout_s: float, task: str = ""
+    ) -> Completion:
         number = next(self._numbers)
         reply = self._replies[number] = asyncio.get_running_loop().create_future()
         self.engine.submit(b"", GenerateRequest(request_id=number, prompt=prompt, sampling=sampling))
@@ -98,7 +100,9 @@ class Loop:
         self.config = msgspec.structs.replace(config, actor=patient)
         self.learner = Learner(config.learner, model, dtype=dtype)
         self.policy = LocalPolicy(CpuEngine(load_decoder(model, dtype), PolicyServerConfig()))
-        self.renderer = ChatRenderer(model, system_prompt=config.actor.system_prompt)
+        self.renderer = ChatRenderer(
+            model, system_prompt=config.actor.system_prompt, template_kwargs=config.model.template_kwargs
+        )
         self.actor = msgspec.structs.replace(patient, seed=seed)
         self.broken = 0
         """Sequences of the training that do not count."""

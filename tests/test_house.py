@@ -55,6 +55,8 @@ LEARNER_SETTINGS = {
     "trieline.learner.policy_server.engine",
     "trieline.learner.policy_server.errors",
 }
+MOST_LINES = 400
+MOST_FUNCTION_LINES = 60
 WITHOUT_TORCH = ("trieline.learner.intake", "trieline.learner.batch", *LEARNER_SETTINGS)
 TORCH_ROOMS = ("trieline.learner", "trieline.kernels")
 ONLY_HERE = {
@@ -157,6 +159,21 @@ def test_the_rooms_open_from_the_top(room: str) -> None:
     link = ROOT / room
     assert link.is_symlink()
     assert link.resolve() == PACKAGE / room
+
+
+def test_no_room_is_too_large_to_be_seen_at_a_glance() -> None:
+    long = []
+    for name, path in modules():
+        text = path.read_text()
+        if len(text.splitlines()) > MOST_LINES:
+            long.append(f"{name}: {len(text.splitlines())} lines")
+        for node in ast.walk(ast.parse(text)):
+            is_kernel = name.startswith("trieline.kernels.gpu")
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not is_kernel:
+                lines = (node.end_lineno or node.lineno) - node.lineno + 1
+                if lines > MOST_FUNCTION_LINES:
+                    long.append(f"{name}.{node.name}: {lines} lines")
+    assert long == []
 
 
 def test_kernels_is_no_regular_package() -> None:

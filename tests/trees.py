@@ -24,6 +24,7 @@ def random_tree(
     env_id: str = "test/Random-v0",
     task_id: str | None = None,
     level: int = 0,
+    max_entropy: float = np.inf,
     later_columns: bool = False,
 ) -> TrajectoryTree:
     """A valid tree whose prompt (the root) is context and whose every sequence has sampled tokens.
@@ -57,7 +58,7 @@ def random_tree(
         fork_causes=("", *(str(rng.choice(FORK_CAUSES)) for _ in range(num_nodes - 1))),
         token_ids=np.concatenate(runs),
         behavior_logprobs=_on(by_policy, -rng.exponential(1.5, num_tokens)),
-        entropies=_on(by_policy, np.minimum(rng.exponential(1.0, num_tokens), np.log(vocab_size))),
+        entropies=_on(by_policy, np.minimum(rng.exponential(1.0, num_tokens), max_entropy)),
         policy_versions=np.where(by_policy, rng.integers(0, max_policy_version + 1, num_tokens), -1).astype(
             np.int32
         ),

@@ -192,12 +192,12 @@ def config_to_dict(config: Config) -> dict[str, Any]:
 
 def write_config(config: Config, path: Path) -> None:
     """Write the resolved configuration as TOML; `load_config([path])` gives it back."""
-    path.write_text(tomli_w.dumps(config_to_dict(config)))
+    path.write_text(tomli_w.dumps(config_to_dict(config)), encoding="utf-8")
 
 
 def _read(source: str) -> dict[str, Any]:
     if source in recipe_names():
-        return tomllib.loads((files("trieline.recipes") / f"{source}.toml").read_text())
+        return tomllib.loads((files("trieline.recipes") / f"{source}.toml").read_text(encoding="utf-8"))
     path = Path(source)
     if not path.is_file():
         near = difflib.get_close_matches(source, recipe_names(), 1)
@@ -205,7 +205,7 @@ def _read(source: str) -> dict[str, Any]:
         msg = f"expected a recipe or a TOML file, got {source!r}, which is neither.{hint}"
         raise ConfigError(msg)
     try:
-        return tomllib.loads(path.read_text())
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         msg = f"{source}: expected TOML, got: {error}"
         raise ConfigError(msg) from None

@@ -31,7 +31,9 @@ class ScriptedPolicy:
         self.running = 0
         self.most_running = 0
 
-    async def generate(self, prompt: Int32, sampling: Sampling, *, timeout_s: float) -> Completion:
+    async def generate(
+        self, prompt: Int32, sampling: Sampling, *, timeout_s: float, task: str = ""
+    ) -> Completion:
         self.prompts.append(prompt)
         self.samplings.append(sampling)
         self.running += 1

@@ -1,13 +1,17 @@
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.actors import fake_envs
+from tests.actors.chat_folder import KINDS, Kind, write_chat_folder
+from tests.actors.chat_styles import PREFILLED
 from tests.actors.fake_envs import COUNTING, FAULTY
 from trieline.actors.chat import ChatRenderer
 from trieline.actors.demonstrations import demonstration_tree
 from trieline.actors.errors import DemonstrationError
+from trieline.common.message import Message, Role
 from trieline.wire.config import EnvConfig, EpisodeConfig
 
 
@@ -35,6 +39,26 @@ def test_the_tokens_are_those_of_a_rollout_that_says_the_same(renderer: ChatRend
     assert not short.leaf_terminated.any()
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_expert_s_episode_is_the_template_s_whole_text_at_once(tmp_path: Path, kind: Kind) -> None:
+    renderer = ChatRenderer(write_chat_folder(tmp_path, kind=kind), system_prompt="")
+    tree = demonstration_tree(EnvConfig(id=COUNTING), renderer, 7)
+    said = ["task train-7-0", "good", "turn 1 after good", "good", "turn 2 after good/good", "good"]
+    roles: tuple[Role, Role] = ("user", "assistant")
+    (runs,) = renderer.conversation_paths(
+        [Message(role=roles[i % 2], content=text) for i, text in enumerate(said)]
+    )
+    assert tree.token_ids.tolist() == np.concatenate([tokens for tokens, _ in runs]).tolist()
+
+
+def test_an_expert_who_does_not_think_where_the_template_opens_the_thinking_is_told(tmp_path: Path) -> None:
+    folder = write_chat_folder(
+        tmp_path, template=PREFILLED.template, special=PREFILLED.special, eos=PREFILLED.eos
+    )
+    with pytest.raises(DemonstrationError, match="can't be a reply: expected a reply with its thinking"):
+        demonstration_tree(EnvConfig(id=COUNTING), ChatRenderer(folder), 7)
+
+
 @pytest.mark.parametrize(
     ("env", "said"),
     [
@@ -51,6 +75,10 @@ def test_the_tokens_are_those_of_a_rollout_that_says_the_same(renderer: ChatRend
         (
             EnvConfig(id=FAULTY, kwargs={"fault": "raise"}),
             "its demonstration raised ZeroDivisionError: no luck",
+        ),
+        (
+            EnvConfig(id=FAULTY, kwargs={"fault": "sandbox"}),
+            "its demonstration failed: the container is gone",
         ),
     ],
 )

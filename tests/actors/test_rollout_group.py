@@ -18,12 +18,14 @@ from trieline.actors.gymnasium_player import play_environments
 from trieline.actors.player import Stage
 from trieline.actors.policy import Policy
 from trieline.common.arrays import Int32
+from trieline.common.message import Message, Role
 from trieline.wire.config import EnvConfig, EpisodeConfig
 from trieline.wire.errors import PeerTimeoutError
 from trieline.wire.messages import Assignment, Completion, Purpose, Sampling
 from trieline.wire.tree import TrajectoryTree
+from trieline.wire.tree_admission import EnvExpectation, Expectation, expect_admissible
 
-SYSTEM = {"role": "system", "content": "You are a helpful assistant."}
+SYSTEM = Message(role="system", content="You are a helpful assistant.")
 
 
 @pytest.fixture(autouse=True)
@@ -44,10 +46,13 @@ def play(
     asked: dict[str, Any] | None = None,
     **settings: Any,
 ) -> TrajectoryTree:
-    """Play one assignment (`times` times, and give the last tree)."""
+    """Play one assignment (`times` times, and give the last tree, which a learner takes)."""
+    config = ActorConfig(**settings)
+    assignment = Assignment(
+        assignment_id=1, env_id=env.id, seed=11, level=level, group_size=group_size, **(asked or {})
+    )
 
     async def run() -> TrajectoryTree:
-        config = ActorConfig(**settings)
         host = EnvHost(
             threads=config.env_threads,
             max_stuck=config.max_stuck_threads,
@@ -63,16 +68,18 @@ def play(
                 slots=EpisodeSlots(config.episodes),
             )
         )
-        assignment = Assignment(
-            assignment_id=1, env_id=env.id, seed=11, level=level, group_size=group_size, **(asked or {})
-        )
         trees = [await player.play(assignment) for _ in range(times)]
         fake_envs.released.set()
         await host.close()
         return trees[-1]
 
     tree = asyncio.run(run())
-    tree.validate(vocab_size=renderer.vocab_size)
+    expectation = Expectation(
+        envs={env.id: EnvExpectation(max_context=env.episode.max_context, levels=frozenset((level or 0,)))},
+        vocab_size=renderer.vocab_size,
+        max_forks=config.branches,
+    )
+    expect_admissible(tree, assignment, expectation, newest_version=VERSION)
     return tree
 
 
@@ -112,26 +119,23 @@ def test_rollouts_share_the_prompt_and_rewards_stand_on_their_replies(renderer: 
 def test_a_sequence_is_what_the_template_makes_of_the_chat(renderer: ChatRenderer) -> None:
     tree = play(ScriptedPolicy(renderer, always("bad")), renderer, EnvConfig(id=COUNTING), group_size=1)
     tokens = tree.token_ids[tree.sequence_index(0)]
-    chat = renderer._template.render(
-        [
-            SYSTEM,
-            *({"role": r, "content": c} for r, c in (("user", "task train-11-0"), ("assistant", "bad"))),
-            *({"role": r, "content": c} for r, c in (("user", "turn 1 after bad"), ("assistant", "bad"))),
-            *({"role": r, "content": c} for r, c in (("user", "turn 2 after bad/bad"), ("assistant", "bad"))),
-        ],
-        add_generation_prompt=False,
-    )
-    assert tokens.tolist() == renderer._encode(chat.removesuffix("\n")).tolist()
+    said = ["task train-11-0", "bad", "turn 1 after bad", "bad", "turn 2 after bad/bad", "bad"]
+    roles: tuple[Role, Role] = ("user", "assistant")
+    chat = [SYSTEM, *(Message(role=roles[i % 2], content=text) for i, text in enumerate(said))]
+    (runs,) = renderer.conversation_paths(chat)
+    assert tokens.tolist() == np.concatenate([run for run, _ in runs]).tolist()
 
 
 def test_the_policy_sees_the_sequence_so_far_verbatim(renderer: ChatRenderer) -> None:
     class Odd(ScriptedPolicy):
         """Samples "good" letter by letter, as no tokenizer would write it."""
 
-        async def generate(self, prompt: Int32, sampling: Sampling, *, timeout_s: float) -> Completion:
+        async def generate(
+            self, prompt: Int32, sampling: Sampling, *, timeout_s: float, task: str = ""
+        ) -> Completion:
             self.prompts.append(prompt)
             whole = await super().generate(prompt, sampling, timeout_s=timeout_s)
-            letters = np.concatenate([renderer._encode(letter) for letter in "good"])
+            letters = np.concatenate([renderer.reply_tokens(letter)[:-1] for letter in "good"])
             assert len(letters) > len(whole.token_ids) - 1
             k = len(letters)
             return Completion(
@@ -230,6 +234,8 @@ def test_a_fault_breaks_its_leaf_and_keeps_what_was_played(
     assert not tree.leaf_terminated.any()
     assert tree.leaf_nodes.tolist() == [3, 6]
     assert tree.rewards.tolist() == pytest.approx([0, 1 / 3, 0, 0, 1 / 3, 0, 0])
+    assert tree.info["broken"].startswith(f"{FAULTY}: ")
+    assert tree.info["reply"] == "good"
 
 
 @pytest.mark.parametrize(
@@ -246,7 +252,9 @@ def test_a_reset_that_fails_still_gives_a_tree(renderer: ChatRenderer, fault: st
 
 def test_a_policy_server_that_is_gone_breaks_the_leaves(renderer: ChatRenderer) -> None:
     class Gone:
-        async def generate(self, prompt: Int32, sampling: Sampling, *, timeout_s: float) -> Completion:
+        async def generate(
+            self, prompt: Int32, sampling: Sampling, *, timeout_s: float, task: str = ""
+        ) -> Completion:
             raise PeerTimeoutError("waited for the policy server")
 
     tree = play(Gone(), renderer, EnvConfig(id=COUNTING), group_size=2, branching="random", branches=2)
@@ -257,7 +265,9 @@ def test_a_policy_server_that_is_gone_breaks_the_leaves(renderer: ChatRenderer) 
 
 def test_a_policy_that_is_silent_ends_with_the_episode_s_deadline(renderer: ChatRenderer) -> None:
     class Silent:
-        async def generate(self, prompt: Int32, sampling: Sampling, *, timeout_s: float) -> Completion:
+        async def generate(
+            self, prompt: Int32, sampling: Sampling, *, timeout_s: float, task: str = ""
+        ) -> Completion:
             await asyncio.sleep(100)
             raise AssertionError
 
@@ -323,6 +333,14 @@ def test_an_assignment_for_an_unknown_environment_gives_a_broken_tree(
     tree.validate()
     assert set(tree.leaf_causes) == {"environment"}
     assert "got 'no/Such-v0'" in tree.info["broken"]
+
+
+def test_the_reason_of_a_broken_episode_is_there_beside_what_was_said(renderer: ChatRenderer) -> None:
+    env = EnvConfig(id=FAULTY, kwargs={"fault": "raise", "at": 2})
+    tree = play(ScriptedPolicy(renderer, always("good")), renderer, env)
+    assert set(tree.leaf_causes) == {"environment"}
+    assert tree.info["reply"] == "good"
+    assert "ZeroDivisionError: no luck" in tree.info["broken"]
 
 
 # ---- what an assignment asks for
@@ -463,7 +481,9 @@ def test_random_forks_do_not_depend_on_who_was_faster(renderer: ChatRenderer) ->
             super().__init__(renderer, by_seed("good", "bad"))
             self._delay = delay
 
-        async def generate(self, prompt: Int32, sampling: Sampling, *, timeout_s: float) -> Completion:
+        async def generate(
+            self, prompt: Int32, sampling: Sampling, *, timeout_s: float, task: str = ""
+        ) -> Completion:
             await asyncio.sleep(self._delay(sampling.seed))
             return await super().generate(prompt, sampling, timeout_s=timeout_s)
 
@@ -512,7 +532,9 @@ def test_episodes_of_one_turn_are_branched_at_their_start(renderer: ChatRenderer
 
 def test_a_fork_that_breaks_is_a_broken_leaf_where_it_started(renderer: ChatRenderer) -> None:
     class FailsForks(ScriptedPolicy):
-        async def generate(self, prompt: Int32, sampling: Sampling, *, timeout_s: float) -> Completion:
+        async def generate(
+            self, prompt: Int32, sampling: Sampling, *, timeout_s: float, task: str = ""
+        ) -> Completion:
             if len(self.prompts) >= 6:
                 raise PeerTimeoutError("gone")
             return await super().generate(prompt, sampling, timeout_s=timeout_s)

@@ -1,6 +1,6 @@
 import pytest
 
-from trieline.common.text import shortened, visible
+from trieline.common.text import LINES, shortened, visible
 
 
 @pytest.mark.parametrize(
@@ -20,6 +20,8 @@ def test_what_a_terminal_would_obey_is_written_out(text: str, shown: str) -> Non
 
 def test_what_is_kept_stays() -> None:
     assert visible("two\nlines\x1b", keep="\n") == "two\nlines\\x1b"
+    indented = "plain text, ß 日本語 🙂\n\tindented"
+    assert visible(indented, keep=LINES) == indented
 
 
 @pytest.mark.parametrize(

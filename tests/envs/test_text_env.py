@@ -133,3 +133,12 @@ def test_a_fork_is_independent() -> None:
 def test_a_fork_before_the_first_reset_can_be_reset(env_id: str) -> None:
     env: Any = make_env(env_id).unwrapped
     assert env.fork().reset(seed=3) == env.reset(seed=3)
+
+
+def test_a_rendered_episode_can_be_looked_at() -> None:
+    env = make_env("trieline/GuessNumber-v0", render_mode="ansi")
+    env.reset(seed=0)
+    env.step("\x1b[2J\ud800")
+    script = env.render()
+    assert isinstance(script, str)
+    assert "> \\x1b[2J\\ud800\n" in script

@@ -1,5 +1,8 @@
 """Configuration: what is composed, and what a mistake is told."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -117,3 +120,32 @@ def test_broken_toml_names_the_file(tmp_path: Path) -> None:
     path.write_text("[run\nseed = 1")
     with pytest.raises(ConfigError, match=r"broken\.toml: expected TOML"):
         load_config([str(path)])
+
+
+def test_arguments_of_the_chat_template_are_a_table_of_any_values(base: str, tmp_path: Path) -> None:
+    later = tmp_path / "later.toml"
+    later.write_text("[model.template_kwargs]\nenable_thinking = false\nhints = ['a', 2]\n")
+    config = load_config([base, str(later)], ["model.template_kwargs.effort=high"])
+    expected = {"enable_thinking": False, "hints": ["a", 2], "effort": "high"}
+    assert config.model.template_kwargs == expected
+    write_config(config, tmp_path / "copy.toml")
+    assert load_config([str(tmp_path / "copy.toml")]) == config
+    with pytest.raises(ConfigError, match=r"model: expected template_kwargs without .*, got messages, tools"):
+        load_config([base], ["model.template_kwargs.tools=[]", "model.template_kwargs.messages=1"])
+
+
+@pytest.mark.parametrize("coded", ["utf-8", "utf-8-sig"])
+def test_files_are_utf_8_whatever_the_locale(tmp_path: Path, coded: str) -> None:
+    path, copy = tmp_path / "own.toml", tmp_path / "copy.toml"
+    path.write_text(BASE + "[run]\nname = 'größer'\n", encoding=coded)
+    program = (
+        "import sys; from pathlib import Path; from trieline.config import load_config, write_config\n"
+        "config = load_config([sys.argv[1]]); write_config(config, Path(sys.argv[2]))\n"
+        "assert config.run.name == 'gr\\u00f6\\u00dfer', ascii(config.run.name)\n"
+        "assert load_config([sys.argv[2]]) == config"
+    )
+    # Without its guesses about locales, Python takes this one for ASCII.
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    subprocess.run(
+        [sys.executable, "-c", program, str(path), str(copy)], env={**os.environ, **locale}, check=True
+    )

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pyarrow.parquet import read_table
 
 from tests.trees import random_tree
 from tests.wire.test_tree import two_rollouts, with_later_columns
@@ -87,8 +88,7 @@ def test_what_can_not_be_written_says_why(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_parquet_holds_the_same_rows(tmp_path: Path) -> None:
-    parquet = pytest.importorskip("pyarrow.parquet")
     trees = [random_tree(np.random.default_rng(s), later_columns=True) for s in range(5)]
     deliveries = [delivery(tree, n) for n, tree in enumerate(trees)]
     export(deliveries, tmp_path / "trees.parquet")
-    assert parquet.read_table(tmp_path / "trees.parquet").to_pylist() == list(rows(deliveries))
+    assert read_table(tmp_path / "trees.parquet").to_pylist() == list(rows(deliveries))

@@ -1,10 +1,13 @@
 """`trieline check` sees what would stop a run."""
 
+import os
 import socket
+from pathlib import Path
 
 import pytest
 
 from trieline.config import load_config
+from trieline.launcher import machine_checks as module
 from trieline.launcher.machine_checks import Finding, check_machine
 
 
@@ -53,6 +56,24 @@ def test_an_address_that_can_not_be_bound_fails(address: str, reason: str) -> No
     assert found["links.weights_fetch"].verdict == "FAIL"
     assert reason in found["links.weights_fetch"].text
     assert found["links.generate"].verdict in ("OK", "WARN")
+
+
+def test_what_a_control_group_leaves_is_told_beside_what_the_machine_has(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "cpu_quota", lambda: 0.5)
+    monkeypatch.setattr(module, "usable_memory", lambda: 2 * 2**30)
+    found = findings()
+    assert (found["cores"].verdict, found["cores"].text) == ("WARN", f"0.5 (of {os.cpu_count()})")
+    assert found["memory"].verdict == "WARN"
+    assert found["memory"].text.startswith("2.0 GiB (of ")
+
+
+def test_a_run_folder_that_can_not_be_written_fails(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    found = findings(f"run.folder={tmp_path / 'file' / 'runs'}")["disk"]
+    assert found.verdict == "FAIL"
+    assert found.text == f"{tmp_path}/file/runs can't be written"
 
 
 @pytest.mark.parametrize("name", ["trieline/NoSuch-v0", "no_such_module:me/Echo-v0"])

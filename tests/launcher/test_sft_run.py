@@ -1,24 +1,31 @@
 """`trieline sft` on the tiny model: its data, and a run that learns and goes on where it stopped."""
 
 import json
+import logging
+import shutil
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
 import torch
 
+from trieline.actors.errors import ConversationError
 from trieline.command_line import main
 from trieline.config import Config, ConfigError, load_config
 from trieline.launcher.learner_program import run_learner_program
 from trieline.launcher.run_folder import RunFolder
-from trieline.launcher.sft_run import DATA_FOLDER, start_sft
+from trieline.launcher.sft_run import DATA_FOLDER, resume_sft, start_sft
 from trieline.learner.batch.batch import prepare_batch
 from trieline.learner.config import OptimizerConfig
 from trieline.learner.model.tree_forward import load_tree_model
 from trieline.learner.model_folder.model_source import prepare_model
 from trieline.learner.update.train_step import accumulate_gradients
-from trieline.wire.journal import read_journal
+from trieline.wire.errors import JournalError
+from trieline.wire.journal import Journal, read_journal
 
 
 @pytest.fixture
@@ -104,14 +111,108 @@ def test_data_that_fill_no_step_are_refused(tmp_path: Path, data: Path) -> None:
         )
 
 
-def test_a_journal_is_data_too(tmp_path: Path, data: Path) -> None:
+@pytest.mark.parametrize("inside", ["", DATA_FOLDER])
+def test_a_journal_is_data_too(tmp_path: Path, data: Path, inside: str) -> None:
     first, folder = start_sft(config_for(tmp_path), files=[data], journals=[], min_return=0.0, epochs=1)
     _, again = start_sft(
-        config_for(tmp_path), files=[], journals=[folder.path / DATA_FOLDER], min_return=0.0, epochs=2
+        config_for(tmp_path), files=[], journals=[folder.path / inside], min_return=0.0, epochs=2
     )
     assert again.load_config().learner.steps == 2 * first.learner.steps
     assert again.path != folder.path
     assert len(list(read_journal(again.path / DATA_FOLDER))) == 16
+
+
+def test_a_journal_of_another_model_s_tokens_is_refused(tmp_path: Path, data: Path) -> None:
+    _, folder = start_sft(config_for(tmp_path), files=[data], journals=[], min_return=0.0, epochs=1)
+    other = tmp_path / "other"
+    with closing(Journal(other)) as journal:
+        for delivery in read_journal(folder.path / DATA_FOLDER):
+            tree = replace(delivery.tree, token_ids=delivery.tree.token_ids + 49_000)
+            journal.append(msgspec.structs.replace(delivery, tree=tree))
+    with pytest.raises(ConfigError, match=r"got another's in .*other: expected token_ids in \[0, 260\), got"):
+        start_sft(config_for(tmp_path), files=[], journals=[other], min_return=0.0, epochs=1)
+
+
+def test_a_journal_of_another_tokenizer_is_refused(tmp_path: Path, data: Path) -> None:
+    _, folder = start_sft(config_for(tmp_path), files=[data], journals=[], min_return=0.0, epochs=1)
+    model = tmp_path / "model"
+    shutil.copytree(prepare_model("builtin:tiny"), model)
+    text = (model / "tokenizer.json").read_text(encoding="utf-8")
+    (model / "tokenizer.json").write_text(text.replace("<pad>", "<gap>"), encoding="utf-8")
+    config = config_for(tmp_path)
+    config = msgspec.structs.replace(config, model=msgspec.structs.replace(config.model, path=str(model)))
+    with pytest.raises(JournalError, match="expected a journal of the model's own tokenizer"):
+        start_sft(config, files=[], journals=[folder.path], min_return=0.0, epochs=1)
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_a_run_that_was_moved_goes_on_with_its_data(tmp_path: Path, data: Path, copied: bool) -> None:
+    config, folder = start_sft(
+        config_for(tmp_path, checkpoint_every=1), files=[data], journals=[], min_return=-np.inf, epochs=1
+    )
+    half = msgspec.structs.replace(config, learner=msgspec.structs.replace(config.learner, steps=2))
+    assert run_learner_program(half, folder, resume=False) == 0
+    place = tmp_path / "elsewhere [2]"
+    if copied:
+        shutil.copytree(folder.path, place)
+        shutil.rmtree(folder.path / DATA_FOLDER)
+    else:
+        shutil.move(folder.path, place)
+    moved = RunFolder.open(str(place))
+    config = resume_sft(moved)
+    assert config.learner.replay == str(place / DATA_FOLDER)
+    assert moved.load_config() == config
+    assert run_learner_program(config, moved, resume=True) == 0
+    assert [r["step"] for r in moved.read_metrics()] == [1, 2, 3, 4]
+
+
+def test_another_kind_of_run_is_not_resumed(tmp_path: Path) -> None:
+    folder = RunFolder.create(load_config(["tiny"], [f"run.folder={tmp_path}"]))
+    with pytest.raises(
+        ConfigError, match=r"expected a run of trieline sft, got .*, which has no folder data"
+    ):
+        resume_sft(folder)
+
+
+def test_what_is_odd_in_a_file_is_said_and_the_rest_trained(
+    tmp_path: Path, data: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(prepare_model("builtin:tiny"), model)
+    settings = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**settings, "max_position_embeddings": 30}))
+    config = config_for(tmp_path)
+    config = msgspec.structs.replace(
+        config, model=msgspec.structs.replace(config.model, path=str(model), template_kwargs={"quiet": True})
+    )
+    lines = data.read_bytes().splitlines(keepends=True)
+    data.write_bytes(b"\xef\xbb\xbf" + b"".join([*lines[:20], b"{}\n", *lines[20:]]))
+    arguments: dict[str, Any] = {"files": [data], "journals": [], "min_return": -np.inf, "epochs": 1}
+    with caplog.at_level(logging.WARNING, logger="trieline"):
+        start_sft(config, **arguments, max_unusable=1)
+    assert (
+        "chats.jsonl: 48 conversations; lines left out (1): line 21: Object missing required field `messages`"
+        in caplog.text
+    )
+    assert "longer than the 30 tokens that the model was made for (32): line 1: 37 tokens" in caplog.text
+    with pytest.raises(ConversationError, match="line 21"):
+        start_sft(config, **arguments, max_unusable=0)
+
+
+@pytest.mark.end_to_end
+def test_paths_are_printed_as_they_are(
+    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = [
+        f"--set={s}"
+        for s in (
+            "model.path=builtin:tiny",
+            f"run.folder={tmp_path / 'runs [old]'}",
+            "learner.trees_per_step=16",
+        )
+    ]
+    assert main(["sft", str(data), *settings]) == 0
+    assert f"run folder: {tmp_path / 'runs [old]'}/sft-" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -120,6 +221,7 @@ def test_a_journal_is_data_too(tmp_path: Path, data: Path) -> None:
         (["sft"], "expected conversations to train on"),
         (["sft", "x.jsonl", "--min-return", "1"], "--min-return has no effect without --journal"),
         (["sft", "x.jsonl", "--epochs", "0"], "--epochs of at least 1, got 0"),
+        (["sft", "x.jsonl", "--max-unusable", "-1"], "--max-unusable of at least 0, got -1"),
         (["sft", "x.jsonl", "--resume", "y"], "expected nothing else with it"),
         (["sft", "x.jsonl", "--config", "tiny"], "expected learner.objective.loss = 'sft', got 'ppo_clip'"),
     ],

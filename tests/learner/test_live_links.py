@@ -12,7 +12,7 @@ from tests.learner.live_parts import free_links
 from tests.trees import random_tree
 from trieline.learner.errors import TrainingError
 from trieline.learner.intake.accepted import read_accepted, run_id_of
-from trieline.learner.live_links import LiveLinks
+from trieline.learner.live_links import Admitted, LiveLinks
 from trieline.wire.config import LinksConfig
 from trieline.wire.errors import JournalError
 from trieline.wire.journal import Journal, read_journal
@@ -31,11 +31,13 @@ def open_links(links: LinksConfig, run_dir: Path) -> Iterator[LiveLinks]:
             links,
             run_dir,
             journal=journal,
-            expectation=Expectation(vocab_size=1000),
-            newest_version=3,
-            accepted=read_accepted(run_dir / "journal", 0),
+            admitted=Admitted(
+                expectation=Expectation(vocab_size=1000),
+                newest_version=3,
+                accepted=read_accepted(run_dir / "journal", 0),
+                max_task_losses=3,
+            ),
             weights_bytes=0,
-            max_task_losses=3,
             stop=threading.Event(),
         )
         with contextlib.closing(live):

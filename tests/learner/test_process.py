@@ -128,6 +128,18 @@ def test_a_second_learner_in_a_run_folder_is_refused(
     assert not (tmp_path / "metrics.jsonl").exists()
 
 
+def test_a_folder_that_can_not_be_made_is_one_line(
+    tiny_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert run(CONFIG, free_links(), tiny_folder, tmp_path / "file") == 1
+    assert run(CONFIG, free_links(), tiny_folder, tmp_path / "file" / "run") == 1
+    assert [record.message for record in caplog.records] == [
+        f"{tmp_path}/file: File exists",
+        f"{tmp_path}/file/run: Not a directory",
+    ]
+
+
 def test_a_killed_learner_goes_on_and_loses_no_tree(
     links: LinksConfig, tiny_folder: Path, tmp_path: Path
 ) -> None:
@@ -204,7 +216,7 @@ def test_a_canary_compares_what_the_server_samples_now(
 def test_actors_that_stay_away_end_a_run_that_can_go_on(
     links: LinksConfig, tiny_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    config = msgspec.structs.replace(CONFIG, steps=1_000, batch_timeout_s=5.0)
+    config = msgspec.structs.replace(CONFIG, steps=1_000, batch_timeout_s=10.0)
     with EvenActor(links) as actor:
 
         def leave() -> None:
@@ -215,7 +227,7 @@ def test_actors_that_stay_away_end_a_run_that_can_go_on(
         leaving.start()
         assert run(config, links, tiny_folder, tmp_path) == 1
         leaving.join()
-    assert "waited 5 s for the next of the 3 trees" in caplog.text
+    assert "waited 10 s for the next of the 3 trees" in caplog.text
     checkpoint = latest_checkpoint(tmp_path / "checkpoints")
     assert checkpoint is not None
     state = read_state(checkpoint)

@@ -207,7 +207,7 @@ def test_what_can_not_run_says_why(
     data[-5] ^= 1
     weights.write_bytes(data)
     assert replay(GROUP, recorded, tiny_folder, tmp_path / "c", resume=True) == 1
-    assert "corrupt checkpoint: expected" in caplog.text
+    assert "corrupt file: expected" in caplog.text
     assert str(weights) in caplog.text
 
 

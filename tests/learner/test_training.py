@@ -144,6 +144,24 @@ def test_a_checkpoint_that_can_not_be_written_does_not_hide_the_error(
     assert f"can't write the checkpoint {tmp_path}/checkpoints/step_2" in caplog.text
 
 
+def test_a_step_whose_server_is_late_is_written_and_saved(
+    tiny_folder: Path, tmp_path: Path, metrics: MetricsLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner = Learner(CONFIG, tiny_folder, dtype=torch.float32)
+    run = training(learner, Source(9, OutOfTrees()), tiny_folder, tmp_path, metrics)
+
+    def publish() -> None:
+        if run.step == 2:
+            msg = "gave up after 60 s"
+            raise TrainingError(msg)
+
+    monkeypatch.setattr(run, "_publish", publish)
+    with pytest.raises(TrainingError, match="gave up"):
+        run.run()
+    assert saved_step(tmp_path) == 2
+    assert [r["step"] for r in records(tmp_path)] == [1, 2]
+
+
 def canary(*means: float | None) -> MismatchWatch:
     """One that says these, one after the other; None: no token could be compared."""
     answers = iter(means)

@@ -19,6 +19,7 @@ from trieline.wire.codec import InFrame, decode, encode
 from trieline.wire.config import LinksConfig
 from trieline.wire.errors import AddressError, PeerTimeoutError, TreeError, WireError
 from trieline.wire.messages import (
+    PROTOCOL_VERSION,
     Acknowledge,
     ActorGoodbye,
     ActorHeartbeat,
@@ -40,7 +41,8 @@ RUN_ID = "run"
 
 
 def tree(seed: int = 0) -> TrajectoryTree:
-    return random_tree(np.random.default_rng(seed))
+    """Of 40 tokens at most."""
+    return random_tree(np.random.default_rng(seed), max_entropy=np.log(40))
 
 
 def assignments(*ids: int) -> list[Assignment]:
@@ -421,7 +423,7 @@ def test_trees_that_break_an_invariant_are_rejected_by_reason(
             (foreign, "token_ids in [0, 40)"),
             (unwanted, "the journal does not want it"),
             (long, "at most 10000 tokens, got 10001"),
-            (bomb, f"sequences of at most 32000000 tokens together, got {bomb.num_sequence_tokens}"),
+            (bomb, f"at most 32000000 tokens together, got {bomb.num_sequence_tokens}"),
         ]
     ):
         actor.say(delivery(number, of=bad))
@@ -688,13 +690,24 @@ def test_stop_reaches_actors_of_now_and_later(links: LinksConfig, closing: conte
     assert learner.get(WAIT_S).actor_id == "early"
 
 
+def test_an_actor_that_connects_again_is_told_to_stop_again(
+    links: LinksConfig, closing: contextlib.ExitStack
+) -> None:
+    learner = receiver(closing, links)
+    learner.stop_actors("enough learned")
+    for _ in range(2):
+        actor = RawActor(closing, links)
+        actor.say(ActorHello(actor_id="raw", capacity=1))
+        assert actor.hear() == Stop(reason="enough learned")
+
+
 def test_another_protocol_is_told_to_stop(links: LinksConfig, closing: contextlib.ExitStack) -> None:
     learner = receiver(closing, links)
     actor = RawActor(closing, links)
     actor.say(ActorHello(actor_id="old", capacity=1, protocol=0))
     answer = actor.hear()
     assert isinstance(answer, Stop)
-    assert "expected protocol 2 as of the learner, got 0" in answer.reason
+    assert f"expected protocol {PROTOCOL_VERSION} as of the learner, got 0" in answer.reason
     assert not learner.actors()
 
 

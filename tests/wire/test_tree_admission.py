@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.trees import long_tree, random_tree
+from trieline.common.numbers import MAX_REWARD
 from trieline.wire.errors import TreeError
 from trieline.wire.messages import Assignment
-from trieline.wire.tree import CAUSES, MAX_NODES, TrajectoryTree
+from trieline.wire.tree import CAUSES, MAX_NODES, UNKNOWN_ENTROPY, TrajectoryTree
 from trieline.wire.tree_admission import (
     LEAST_LOGPROB,
-    MAX_REWARD,
     EnvExpectation,
     Expectation,
     expect_admissible,
@@ -110,13 +110,16 @@ def admit(came: TrajectoryTree, assignment: Assignment | None = ASSIGNMENT) -> N
         (with_sampled_root, "expected a root of context"),
         (lambda: with_path_of(40, 21), "at most 60 tokens, max_context of test/Long-v0, got 61"),
         (lambda: with_path_of(40, 61), "at most 100 tokens, the model's positions, got 101"),
-        (lambda: with_number("behavior_logprobs", -200), "behavior_logprobs of at least -100, got -200"),
-        (lambda: with_number("behavior_logprobs", -3e38), r"at least -100, got -3e\+38"),
-        (lambda: with_number("rewards", 1e30), r"from -1e\+06 to 1e\+06, got 1e\+30"),
-        (lambda: with_number("rewards", -1e30, at=0), r"from -1e\+06 to 1e\+06, got -1e\+30"),
+        (
+            lambda: with_number("behavior_logprobs", -200),
+            r"logprobs in \[-100, 0.0001\], got -200.0\.\.",
+        ),
+        (lambda: with_number("behavior_logprobs", -3e38), r"in \[-100, 0.0001\], got -3.0.*e\+38\.\."),
+        (lambda: with_number("rewards", 1e30), r"rewards in \[-1e\+06, 1e\+06\], got .*\.\.1.0.*e\+30"),
+        (lambda: with_number("rewards", -1e30, at=0), r"rewards in \[-1e\+06, 1e\+06\], got -1.0.*e\+30\.\."),
         (
             lambda: with_number("entropies", 3e38),
-            r"at most 3.79 \(all tokens alike\), got 3e\+38",
+            r"entropies in \[-0.0001, 3.78888\], got .*\.\.3.0.*e\+38",
         ),
         (lambda: with_number("token_ids", VOCAB_SIZE), r"token_ids in \[0, 40\), got"),
         (lambda: with_path_of(40, 961), "at most 1000 tokens, got 1001"),
@@ -151,6 +154,15 @@ def test_at_the_bounds_it_is_taken() -> None:
     admit(with_path_of(59, 1))
 
 
+def test_an_absurd_entropy_hides_behind_no_unknown_one() -> None:
+    entropies = tree().entropies.copy()
+    entropies[-2:] = UNKNOWN_ENTROPY
+    admit(tree(entropies=entropies))
+    entropies[50] = 3e38
+    with pytest.raises(TreeError, match="expected entropies in"):
+        admit(tree(entropies=entropies))
+
+
 def test_bombs() -> None:
     nodes = MAX_NODES + 1
     many = long_tree(np.random.default_rng(0), num_tokens=10 * nodes, num_leaves=nodes - 1)
@@ -182,7 +194,11 @@ def test_no_honest_tree_is_refused(seed: int, level: int | None, spare: int) -> 
     """Truncated and broken sequences, forks, sequences that end on one node: whatever the contract allows."""
     rng = np.random.default_rng(seed)
     came = random_tree(
-        rng, vocab_size=VOCAB_SIZE, broken_leaves=float(rng.choice([0, 0.3, 1])), level=level or 0
+        rng,
+        vocab_size=VOCAB_SIZE,
+        broken_leaves=float(rng.choice([0, 0.3, 1])),
+        level=level or 0,
+        max_entropy=np.log(VOCAB_SIZE),
     )
     forks = min(spare, came.num_leaves - 1)
     expectation = Expectation(

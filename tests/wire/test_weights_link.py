@@ -7,8 +7,10 @@ import msgspec
 import numpy as np
 import pytest
 import zmq
+from zmq.utils.monitor import recv_monitor_message
 
 from tests.wire.weights_ends import NUM_BYTES, WAIT_S, load, publisher, subscriber, wait_for, weights
+from trieline.common.checksum import file_crc32
 from trieline.wire.codec import decode, encode
 from trieline.wire.config import LinksConfig
 from trieline.wire.errors import AddressError, WireError
@@ -22,7 +24,7 @@ from trieline.wire.messages import (
     WeightsLoaded,
 )
 from trieline.wire.weights_link import WeightsSubscriber
-from trieline.wire.weights_publisher import CHUNK_BYTES, file_crc32
+from trieline.wire.weights_publisher import CHUNK_BYTES
 
 
 def test_the_file_itself_is_taken_where_it_is_visible(
@@ -218,6 +220,24 @@ def test_peers_that_ask_for_chunks_and_never_read_take_little_memory(
     version, fetched = wait_for(server.poll)
     assert version == 2
     assert fetched.read_bytes() == content
+
+
+def test_a_peer_that_does_not_read_its_chunk_is_cut_off(
+    links: LinksConfig, closing: contextlib.ExitStack, tmp_path: Path
+) -> None:
+    links = msgspec.structs.replace(links, peer_timeout_s=0.5)
+    learner = publisher(closing, links)
+    learner.publish(1, weights(tmp_path, "one"))
+    context = closing.enter_context(zmq.Context())
+    dealer = closing.enter_context(context.socket(zmq.DEALER))
+    dealer.linger = 0
+    monitor = closing.enter_context(dealer.get_monitor_socket(zmq.Event.DISCONNECTED))
+    dealer.connect(links.weights_fetch)
+    request = ChunkRequest(server_id="x", policy_version=1, offset=0, num_bytes=1000)
+    dealer.send_multipart(encode(request))
+    # It neither asks for the next one, nor says anything else.
+    assert monitor.poll(int(WAIT_S * 1000))
+    assert recv_monitor_message(monitor)["event"] == zmq.Event.DISCONNECTED
 
 
 def test_a_flood_of_subscriptions_takes_no_memory(

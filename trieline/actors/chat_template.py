@@ -16,34 +16,43 @@ import jinja2.parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from trieline.actors.errors import ChatTemplateError
+from trieline.common.message import Message, Tool
 
-Message = dict[str, str]
+DEFAULT, WITH_TOOLS = "default", "tool_use"
+"""The names by which a folder with several templates tells them apart."""
 
 
 class ChatTemplate:
     """Renders messages to text."""
 
-    def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
-        self._special_tokens = dict(special_tokens)
+    def __init__(
+        self, sources: Mapping[str, str], special_tokens: Mapping[str, str], kwargs: Mapping[str, Any]
+    ) -> None:
+        """`kwargs` are the user's arguments to the template (`enable_thinking`, ...)."""
+        self.sources = dict(sources)
+        self._arguments = {**special_tokens, **kwargs}
         try:
-            self._template = _environment().from_string(source)
+            self._templates = {name: _environment().from_string(text) for name, text in sources.items()}
         except jinja2.TemplateError as error:
             msg = f"expected a chat template that compiles, got: {error}"
             raise ChatTemplateError(msg) from error
 
-    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
+    def render(
+        self, messages: Sequence[Message], tools: Sequence[Tool] = (), *, add_generation_prompt: bool
+    ) -> str:
         """The conversation as one text.
 
         Raises:
             ChatTemplateError: the template refuses these messages (some know no system role), or fails.
         """
+        name = WITH_TOOLS if tools and WITH_TOOLS in self._templates else DEFAULT
         try:
-            return self._template.render(
-                messages=messages,
-                tools=None,
+            return self._templates[name].render(
+                messages=[_for_template(message) for message in messages],
+                tools=list(tools) or None,
                 documents=None,
                 add_generation_prompt=add_generation_prompt,
-                **self._special_tokens,
+                **self._arguments,
             )
         except (
             jinja2.TemplateError,
@@ -53,29 +62,70 @@ class ChatTemplate:
             LookupError,
             AttributeError,
         ) as error:
-            msg = f"the chat template failed on the roles {[m['role'] for m in messages]}: {error}"
+            msg = f"the chat template failed on the roles {[m.role for m in messages]}: {error}"
             raise ChatTemplateError(msg) from error
 
 
-def read_chat_template(folder: Path) -> str:
-    """The folder's template: `chat_template.jinja`, else `chat_template` of its tokenizer config.
+class _Arguments(dict[str, Any]):
+    """Arguments of a call: an object for templates that look into it, JSON for those that print it.
+
+    Others would get Python's own spelling, or fail.
+    """
+
+    def __str__(self) -> str:
+        return _tojson(self)
+
+    def __add__(self, other: str) -> str:
+        return str(self) + other
+
+    def __radd__(self, other: str) -> str:
+        return other + str(self)
+
+
+def _for_template(message: Message) -> dict[str, Any]:
+    """The names that templates know, each only where it says something."""
+    fields: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.reasoning:
+        fields |= dict.fromkeys(("reasoning_content", "reasoning", "thinking"), message.reasoning)
+    if message.tool_calls:
+        fields["tool_calls"] = [
+            {
+                "type": "function",
+                "function": {"name": call.name, "arguments": _Arguments(call.arguments)},
+                **({"id": call.id} if call.id else {}),
+            }
+            for call in message.tool_calls
+        ]
+    for name in ("tool_call_id", "name"):
+        if value := getattr(message, name):
+            fields[name] = value
+    return fields
+
+
+def read_chat_templates(folder: Path) -> dict[str, str]:
+    """The folder's templates by name: `chat_template.jinja`, else `chat_template` of its tokenizer config.
 
     Raises:
-        ChatTemplateError: there is none.
+        ChatTemplateError: there is none by the name of `DEFAULT`.
     """
     path = folder / "chat_template.jinja"
     if path.is_file():
-        return path.read_text(encoding="utf-8")
-    template = read_json(folder / "tokenizer_config.json").get("chat_template")
-    if isinstance(template, list):  # several named ones
-        template = {t["name"]: t["template"] for t in template}.get("default")
-    if not isinstance(template, str):
+        found = {DEFAULT: path.read_text(encoding="utf-8")}
+    else:
+        template = read_json(folder / "tokenizer_config.json").get("chat_template")
+        if isinstance(template, str):
+            found = {DEFAULT: template}
+        else:  # several named ones, or none
+            found = {t["name"]: t["template"] for t in template or []}
+    for other in sorted((folder / "additional_chat_templates").glob("*.jinja")):
+        found.setdefault(other.stem, other.read_text(encoding="utf-8"))
+    if DEFAULT not in found:
         msg = (
             f"expected a chat template in {folder} (chat_template.jinja, tokenizer_config.json), got none: "
             "take the instruct variant of the model, or put a template there"
         )
         raise ChatTemplateError(msg)
-    return template
+    return {name: text for name, text in found.items() if name in (DEFAULT, WITH_TOOLS)}
 
 
 def read_special_tokens(folder: Path) -> dict[str, str]:
@@ -98,7 +148,7 @@ def read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         msg = f"expected JSON in {path}, got: {error}"
         raise ChatTemplateError(msg) from error

@@ -8,10 +8,11 @@ from trieline.actors.chat import ChatRenderer
 from trieline.actors.env_returns import checked_reset, checked_step
 from trieline.actors.env_session import TaskChoice, TextEnv, make_split
 from trieline.actors.env_threads import call_with_deadline
-from trieline.actors.errors import DemonstrationError, EnvFailure
+from trieline.actors.errors import ChatTemplateError, DemonstrationError, EnvFailure
 from trieline.actors.rollout import Rollout, Turn
 from trieline.actors.tree_builder import build_tree
 from trieline.common.arrays import Int32
+from trieline.envs.errors import EnvError
 from trieline.wire.config import EnvConfig
 from trieline.wire.messages import Completion
 from trieline.wire.tree import TrajectoryTree
@@ -29,8 +30,8 @@ def demonstration_tree(
 
     Raises:
         DemonstrationError: the environment has no `demonstrate`, fails, does not get there in `timeout_s`, or
-            its expert needs more tokens in a turn than `max_tokens`, which the policy could never learn to
-            write.
+            its expert needs more tokens in a turn than `max_tokens`, or says what the chat template shows
+            in no reply, which the policy could never learn to write.
     """
 
     def play() -> Rollout:
@@ -44,6 +45,9 @@ def demonstration_tree(
         rollout = call_with_deadline(f"{env_config.id}: its demonstration", play, timeout_s)
     except EnvFailure as failure:
         raise DemonstrationError(failure.reason) from failure
+    except (EnvError, ChatTemplateError) as error:
+        msg = f"{env_config.id}: its demonstration failed: {error}"
+        raise DemonstrationError(msg) from error
     reply = rollout.turns[0].reply
     info = {"prompt": rollout.observations[0][:500], "reply": reply[:500]}
     return build_tree([rollout], env_id=env_config.id, level=level, group_size=1, info=info)
@@ -89,7 +93,11 @@ def _actions(env: TextEnv, config: EnvConfig) -> Iterator[str]:
 
 
 def _reply_tokens(renderer: ChatRenderer, action: str, config: EnvConfig) -> Int32:
-    tokens = renderer.reply_tokens(action)
+    try:
+        tokens = renderer.reply_tokens(action)
+    except ChatTemplateError as error:
+        msg = f"{config.id}: its demonstration can't be a reply: {error}"
+        raise DemonstrationError(msg) from error
     limit = config.episode.max_tokens
     if not 0 < len(tokens) <= limit:
         msg = (

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from trieline.actors.errors import EnvFailure
+from trieline.common.text import encodable
 from trieline.envs import returns
 from trieline.envs.errors import BadReturnError
 
@@ -95,4 +96,4 @@ def _printable(value: object, length: int, env_id: str) -> str:
     except Exception as error:
         reason = f"{env_id}: a {type(value).__name__} in info has no text: {type(error).__name__}: {error}"
         raise EnvFailure(cause="environment", reason=reason) from error
-    return text[:length].encode("utf-8", "replace").decode("utf-8")
+    return encodable(text, length)

@@ -143,7 +143,9 @@ class EpisodePlayer:
         )
         try:
             async with asyncio.timeout(timeout_s + GENERATE_GRACE_S):
-                return await self.policy.generate(tokens, sampling, timeout_s=timeout_s)
+                # All rollouts of the task go where its prompt is in the cache.
+                task = f"{self.env.id}/{self.task.task_id}/{self.task.seed}"
+                return await self.policy.generate(tokens, sampling, timeout_s=timeout_s, task=task)
         except TimeoutError:
             reason = f"{self.env.id}: the policy gave no reply within {timeout_s:g} s"
             raise EnvFailure(cause="policy_server", reason=reason) from None

@@ -9,8 +9,10 @@ from trieline.wire.messages import Completion, Sampling
 class Policy(Protocol):
     """Writes one reply at a time."""
 
-    async def generate(self, prompt: Int32, sampling: Sampling, *, timeout_s: float) -> Completion:
-        """Sample a completion of `prompt` [P].
+    async def generate(
+        self, prompt: Int32, sampling: Sampling, *, timeout_s: float, task: str = ""
+    ) -> Completion:
+        """Sample a completion of `prompt` [P]. Requests of one `task` begin alike.
 
         Raises:
             WireError: there was no reply within `timeout_s`, or the request was refused for good.

@@ -10,11 +10,12 @@ import math
 import multiprocessing
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkProcess
 from pathlib import Path
+from typing import Any
 
 import multiprocessing_logging
 
@@ -22,6 +23,7 @@ from trieline.actors.actor import EXIT_STOPPED, run_worker
 from trieline.actors.chat import ChatRenderer
 from trieline.actors.config import ActorConfig
 from trieline.actors.env_session import check_env
+from trieline.common.program_log import file_handler
 from trieline.common.restarts import Deaths
 from trieline.common.signals import default_stop_signals, on_stop_signal, stop_signals_held
 from trieline.wire.addresses import check_address
@@ -33,7 +35,6 @@ EXIT_GAVE_UP = 1
 POLL_S = 0.25
 # Beyond its own limits (flush, environments' close) a worker gets this long before it is killed.
 STOP_S = 20.0
-LOG_FORMAT = "%(asctime)s %(levelname)s %(process)d %(name)s: %(message)s"
 
 
 def run_actor(
@@ -43,6 +44,7 @@ def run_actor(
     envs: Sequence[EnvConfig],
     links: LinksConfig,
     log_file: Path | None,
+    template_kwargs: Mapping[str, Any] | None = None,
 ) -> int:
     """Run the actor program to its end. Call it from the main thread of a process without an event loop.
 
@@ -52,7 +54,7 @@ def run_actor(
         ChatTemplateError, EnvironmentSetupError, AddressError: the configuration can't be played; nothing was
             started.
     """
-    renderer = ChatRenderer(model_folder, system_prompt=config.system_prompt)
+    renderer = ChatRenderer(model_folder, system_prompt=config.system_prompt, template_kwargs=template_kwargs)
     for env in envs:
         check_env(env)
     for address in (links.trajectories, *links.generate_addresses):
@@ -216,8 +218,7 @@ def _shared_log(log_file: Path | None) -> Iterator[None]:
     own: logging.Handler | None = None
     if log_file is not None:
         log_file.parent.mkdir(parents=True, exist_ok=True)
-        own = logging.FileHandler(log_file, encoding="utf-8")
-        own.setFormatter(logging.Formatter(LOG_FORMAT))
+        own = file_handler(log_file)
         root.addHandler(own)
         if root.getEffectiveLevel() > logging.INFO:
             root.setLevel(logging.INFO)

@@ -15,6 +15,7 @@ from trieline.actors.rollout import Origin, Rollout
 from trieline.actors.tree_builder import build_tree
 from trieline.common.prefix import common_prefix
 from trieline.common.seeds import derived_seed
+from trieline.common.text import encodable
 from trieline.wire.config import EnvConfig
 from trieline.wire.messages import Assignment
 from trieline.wire.tree import SCORED, TrajectoryTree
@@ -176,19 +177,13 @@ def transcript(rollout: Rollout, system_prompt: str) -> str:
 
 
 def _notes(rollouts: list[Rollout]) -> dict[str, str]:
-    """A sample of the text for people: the first rollout that said anything."""
-    for rollout in rollouts:
-        if rollout.turns and rollout.observations:
-            notes = {
-                "prompt": rollout.observations[0],
-                "reply": rollout.turns[0].reply,
-                "score": rollout.score,
-            }
-            return {key: _shortened(text) for key, text in notes.items() if text}
-    reasons = [r.reason for r in rollouts if r.reason]
-    return {"broken": _shortened(reasons[0])} if reasons else {}
+    """For people: a sample of the text, of the first rollout that said anything, and why one is broken."""
+    notes = {"broken": next((r.reason for r in rollouts if r.reason), "")}
+    sample = next((r for r in rollouts if r.turns and r.observations), None)
+    if sample is not None:
+        notes |= {"prompt": sample.observations[0], "reply": sample.turns[0].reply, "score": sample.score}
+    return {key: _shortened(text) for key, text in notes.items() if text}
 
 
 def _shortened(text: str, length: int = MAX_SAMPLE_CHARACTERS) -> str:
-    text = text.encode("utf-8", "replace").decode("utf-8")
-    return text if len(text) <= length else f"{text[: length - 3]}..."
+    return encodable(text, length) if len(text) <= length else f"{encodable(text, length - 3)}..."

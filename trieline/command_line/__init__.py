@@ -1,13 +1,15 @@
 """The `trieline` command: one binary with verbs. Parses first; imports what is heavy when a verb runs."""
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from trieline import __version__
 from trieline.command_line import checks, environments, fine_tuning, inspection, processes, training
-from trieline.common.errors import TrielineError
+from trieline.common.errors import in_one_line
+from trieline.common.text import LINES, visible
 from trieline.launcher.machine import missing_extra
 
 VERBS = (training, fine_tuning, processes, environments, inspection, checks)
@@ -15,19 +17,23 @@ VERBS = (training, fine_tuning, processes, environments, inspection, checks)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit status. An error that a user can cause is one line, not a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        # A locale that lacks a character, or half a character in a path, ends no run.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     options = build_parser().parse_args(arguments)
     if (here := str(Path.cwd())) not in sys.path:
-        # As with `python -m trieline`, but last: `module:namespace/Name-v0` may name a module that is here.
+        # Last, so that nothing here passes for an installed module: `module:namespace/Name-v0` may name one.
         sys.path.append(here)
     try:
         status: int = options.run(options)
     except KeyboardInterrupt:
         return 130
     except Exception as error:
-        message = missing_extra(error) or (str(error) if isinstance(error, TrielineError) else None)
+        message = missing_extra(error) or in_one_line(error)
         if message is None:
             raise
-        sys.stderr.write(f"trieline {options.verb}: {message}\n")
+        sys.stderr.write(f"trieline {options.verb}: {visible(message, keep=LINES)}\n")
         return 2
     return status
 

@@ -34,15 +34,16 @@ def _check(options: argparse.Namespace) -> int:
 
     from trieline.command_line.options import read_config
     from trieline.launcher.machine_checks import check_machine
+    from trieline.launcher.progress import say
 
     console = Console()
     failed = False
     for finding in check_machine(read_config(options)):
         failed |= finding.verdict == "FAIL"
         console.print(f"[{COLORS[finding.verdict]}]{finding.verdict:<4}[/]  ", end="")
-        console.print(f"{finding.subject}: {finding.text}", markup=False, highlight=False)
+        say(console, f"{finding.subject}: {finding.text}")
         if finding.next_step:
-            console.print(f"      next: {finding.next_step}", markup=False, highlight=False)
+            say(console, f"      next: {finding.next_step}")
     return 1 if failed else 0
 
 

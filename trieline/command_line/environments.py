@@ -47,19 +47,19 @@ def _check(options: argparse.Namespace) -> int:
 
 def check_one(env_id: str) -> int:
     """Print a line a check; 1 if one failed."""
+    from trieline.common.text import LINES, visible
     from trieline.envs.check import check_environment
-    from trieline.envs.shown_text import shown
 
     results = check_environment(env_id)
     for result in results:
-        detail = f": {shown(result.detail)}" if result.detail else ""
+        detail = f": {visible(result.detail, keep=LINES)}" if result.detail else ""
         print(f"{'OK  ' if result.passed else 'FAIL'}  {result.name}{detail}")
     return 0 if all(result.passed for result in results) else 1
 
 
 def _play(options: argparse.Namespace) -> int:
+    from trieline.common.text import LINES, visible
     from trieline.envs import make_env
-    from trieline.envs.shown_text import shown
 
     env: Any = make_env(options.id)
     try:
@@ -68,7 +68,7 @@ def _play(options: argparse.Namespace) -> int:
         expert = iter(env.unwrapped.demonstrate()) if options.solution else iter(())
         over = False
         while not over:
-            print(shown(observation))
+            print(visible(observation, keep=LINES))
             hint = next(expert, None)
             if hint is not None:
                 print(f"(an expert would answer: {hint!r})")
@@ -78,8 +78,8 @@ def _play(options: argparse.Namespace) -> int:
                 return 1
             observation, reward, terminated, truncated, info = env.step(line.rstrip("\n"))
             over = terminated or truncated
-        print(shown(observation))
-        score = shown(str(info.get("score")))
+        print(visible(observation, keep=LINES))
+        score = visible(str(info.get("score")), keep=LINES)
         print(f"reward {reward:g}, {'terminated' if terminated else 'truncated'}; score: {score}")
     finally:
         env.close()

@@ -3,6 +3,9 @@
 import argparse
 import math
 
+# Enough for what is odd in a file of many conversations; a file in another format is refused soon.
+MAX_UNUSABLE = 100
+
 
 def add_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the verbs of this module to the command."""
@@ -12,7 +15,8 @@ def add_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         "sft",
         help="supervised fine-tuning on conversations that share prefixes, and on journals",
         description="Trains on the replies (role assistant) of conversations, one a line: "
-        '{"messages": [{"role": ..., "content": ...}, ...]}. What conversations share is computed once.',
+        '{"messages": [{"role": ..., "content": ...}, ...], "tools": [...]}; weight 0 makes context. '
+        "What conversations share is computed once.",
     )
     parser.add_argument("files", nargs="*", metavar="FILE.jsonl", help="conversations")
     parser.add_argument(
@@ -31,6 +35,14 @@ def add_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     )
     parser.add_argument("--epochs", type=int, default=1, help="times that the data are gone through")
     parser.add_argument(
+        "--max-unusable",
+        type=int,
+        default=MAX_UNUSABLE,
+        metavar="N",
+        help="lines of a file that may be no conversation for this model; they are left out and listed "
+        f"(default {MAX_UNUSABLE})",
+    )
+    parser.add_argument(
         "--resume", metavar="RUN", help="go on with the run in this folder, from its latest checkpoint"
     )
     add_config_options(parser, default="sft")
@@ -40,20 +52,21 @@ def add_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
 def _sft(options: argparse.Namespace) -> int:
     from pathlib import Path
 
-    from trieline.command_line.options import log_to, read_config
+    from trieline.command_line.options import read_config
+    from trieline.common.program_log import start_log
     from trieline.config import ConfigError
     from trieline.launcher.core_sharing import spin_briefly
     from trieline.launcher.run_folder import RunFolder
-    from trieline.launcher.sft_run import run_sft, start_sft
+    from trieline.launcher.sft_run import resume_sft, run_sft, start_sft
 
-    log_to(None)
+    start_log()
     spin_briefly()
     if options.resume:
         if options.files or options.journal or options.config or options.settings:
             msg = "--resume goes on with the run's own data and config.toml: expected nothing else with it"
             raise ConfigError(msg)
         folder = RunFolder.open(options.resume)
-        return run_sft(folder.load_config(), folder, resume=True)
+        return run_sft(resume_sft(folder), folder, resume=True)
     if not options.files and not options.journal:
         msg = "expected conversations to train on (FILE.jsonl, or --journal RUN), got none"
         raise ConfigError(msg)
@@ -63,11 +76,15 @@ def _sft(options: argparse.Namespace) -> int:
     if options.epochs < 1:
         msg = f"expected --epochs of at least 1, got {options.epochs}"
         raise ConfigError(msg)
+    if options.max_unusable < 0:
+        msg = f"expected --max-unusable of at least 0, got {options.max_unusable}"
+        raise ConfigError(msg)
     config, folder = start_sft(
         read_config(options),
         files=[Path(f) for f in options.files],
         journals=[Path(j) for j in options.journal],
         min_return=options.min_return,
         epochs=options.epochs,
+        max_unusable=options.max_unusable,
     )
     return run_sft(config, folder, resume=False)

@@ -3,7 +3,9 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from trieline.command_line.options import add_config_options, log_to, read_config
+from trieline.command_line.options import add_config_options, read_config
+from trieline.common.errors import about_file
+from trieline.common.program_log import start_log
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,11 +46,13 @@ def _eval(options: argparse.Namespace) -> int:
 
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
+    from trieline.common.text import visible
     from trieline.launcher.evaluation import evaluate
     from trieline.wire.model_folder import tokenizer_folder
 
-    log_to(None)
+    start_log()
     config = read_config(options)
     console = Console()
     with console.status("waiting for the policy server") as status:
@@ -65,11 +69,17 @@ def _eval(options: argparse.Namespace) -> int:
         levels = ", ".join(f"{level.level}: {_figure(level.mean_return)}" for level in env.levels)
         broken = ", ".join(f"{cause} {count}" for cause, count in env.broken.items())
         table.add_row(
-            env.env_id, str(env.episodes), _figure(env.mean_return), _figure(env.pass_at_k), levels, broken
+            Text(visible(env.env_id)),
+            str(env.episodes),
+            _figure(env.mean_return),
+            _figure(env.pass_at_k),
+            levels,
+            Text(visible(broken)),
         )
     console.print(table)
     if options.json:
-        Path(options.json).write_text(json.dumps(report.to_dict(), indent=1))
+        with about_file(Path(options.json)):
+            Path(options.json).write_text(json.dumps(report.to_dict(), indent=1), encoding="utf-8")
     return 0
 
 

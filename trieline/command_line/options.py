@@ -1,9 +1,6 @@
 """Options that several verbs share."""
 
 import argparse
-import logging
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -34,16 +31,3 @@ def read_config(options: argparse.Namespace) -> "Config":
     from trieline.config import load_config
 
     return load_config(options.config or [options.default_config], options.settings)
-
-
-def log_to(path: Path | None, *, level: int = logging.INFO) -> None:
-    """Configure logging, which only entry points do: to a file, or to stderr."""
-    handler: logging.Handler = (
-        logging.StreamHandler(sys.stderr) if path is None else logging.FileHandler(path)
-    )
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(level)
-    for chatty in ("httpx", "urllib3", "filelock", "matplotlib"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)

@@ -5,7 +5,8 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from trieline.command_line.options import add_config_options, log_to, read_config
+from trieline.command_line.options import add_config_options, read_config
+from trieline.common.program_log import start_log
 
 if TYPE_CHECKING:
     from trieline.config import Config
@@ -67,7 +68,14 @@ def _actor(options: argparse.Namespace) -> int:
     from trieline.wire.model_folder import tokenizer_folder
 
     folder = tokenizer_folder(config.model.path)
-    return run_actor(config.actor, model_folder=folder, envs=config.envs, links=config.links, log_file=None)
+    return run_actor(
+        config.actor,
+        model_folder=folder,
+        envs=config.envs,
+        links=config.links,
+        log_file=None,
+        template_kwargs=config.model.template_kwargs,
+    )
 
 
 def _model(options: argparse.Namespace) -> int:
@@ -87,7 +95,7 @@ def _say(text: str) -> None:
 
 def _begin_program(options: argparse.Namespace) -> "Config":
     """Log to stderr (the launcher sends it to the program's log file), and end with the launcher."""
-    log_to(None)
+    start_log()
     if launcher := os.environ.get("TRIELINE_LAUNCHER_PID"):
         _end_with(int(launcher))
     from trieline.launcher.core_sharing import share_cores, spin_briefly

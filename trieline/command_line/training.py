@@ -21,7 +21,8 @@ def add_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
 def _train(options: argparse.Namespace) -> int:
     import sys
 
-    from trieline.command_line.options import log_to, read_config
+    from trieline.command_line.options import read_config
+    from trieline.common.program_log import start_log
     from trieline.config import ConfigError
 
     if options.resume:
@@ -43,5 +44,5 @@ def _train(options: argparse.Namespace) -> int:
         return 0
     from trieline.launcher.training_run import run_training
 
-    log_to(None)
+    start_log()
     return run_training(config, folder=folder, resume=resume)

@@ -1,7 +1,10 @@
 """Folders that are whole or not there: written under another name, then renamed."""
 
+import contextlib
+import errno
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +35,26 @@ def replace_folder(source: Path, target: Path) -> None:
     else:
         source.rename(target)
     _sync(target.parent)
+
+
+def can_be_written(folder: Path) -> bool:
+    """Whether files can be made in `folder`, which is made itself if it is not there."""
+    there = next((p for p in (folder, *folder.absolute().parents) if os.path.lexists(p)), Path("/"))
+    return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+
+
+def make_private(folder: Path) -> None:
+    """Make `folder`, or see that it is one of this user's that nobody else can write to or look into.
+
+    Raises:
+        OSError: it can't be made, or is a link, somebody else's or open to others.
+    """
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+        expected = f"expected a folder of user {os.geteuid()} and mode 700"
+        raise OSError(errno.EPERM, expected, str(folder))
 
 
 def _sync(path: Path) -> None:

@@ -2,6 +2,13 @@
 
 SHOWN_CHARACTERS = 500
 """Of one text in a log line or an error message."""
+LINES = "\n\t"
+"""What a text of several lines keeps."""
+
+
+def encodable(text: str, most: int) -> str:
+    """The first `most` characters of `text`, lone surrogates replaced: it can be sent and written."""
+    return text[:most].encode("utf-8", "replace").decode("utf-8")
 
 
 def visible(text: str, *, keep: str = "") -> str:

@@ -15,6 +15,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import ForkProcess
 from typing import Any
 
+from trieline.common.errors import TrielineError
 from trieline.envs.contract import CHECKS, NotOffered, Remark, Subject
 from trieline.envs.errors import EnvError
 from trieline.envs.registry import load_env
@@ -44,28 +45,25 @@ def check_environment(env_id: str, *, limit_s: float = CHECK_SECONDS, **kwargs: 
         EnvError: the environment can't be made at all.
     """
     load_env(env_id)
-    made = _run_apart("it can be made", lambda: _make(env_id, kwargs), limit_s)
+    made = run_apart("it can be made", lambda: _make(env_id, kwargs), limit_s)
     if not made.passed:
         msg = made.detail if env_id in made.detail else f"{env_id} could not be made: {made.detail}"
         raise EnvError(msg)
     return [
-        _run_apart(name, lambda check=check: check(Subject(env_id, kwargs)), limit_s)  # type: ignore[misc]
+        run_apart(name, lambda check=check: check(Subject(env_id, kwargs)), limit_s)  # type: ignore[misc]
         for name, check in CHECKS.items()
     ]
 
 
 def _make(env_id: str, kwargs: dict[str, Any]) -> None:
-    try:
-        Subject(env_id, kwargs)
-    except EnvError as error:
-        raise _Said(str(error)) from error
+    Subject(env_id, kwargs)
 
 
-class _Said(Exception):
-    """Its message speaks for itself."""
+def run_apart(name: str, check: Callable[[], None], limit_s: float) -> CheckResult:
+    """One check in a thread of a process forked for it, which is ended after `limit_s` with all it started.
 
-
-def _run_apart(name: str, check: Callable[[], None], limit_s: float) -> CheckResult:
+    `check` may raise a `Remark` or `NotOffered`, which have passed; every other error has failed.
+    """
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
     # Not daemonic, as the workers of training: environments may have processes of their own.
@@ -127,7 +125,7 @@ def _outcome(check: Callable[[], None]) -> tuple[bool, str]:
         return True, f"not offered: {missing}"
     except Remark as remark:
         return True, str(remark)
-    except _Said as error:
+    except TrielineError as error:
         return False, str(error)
     except BaseException as error:  # noqa: BLE001  # a boundary: code of others, and the error is the result
         return False, f"{type(error).__name__}: {error}{_consequence(error)}"

@@ -9,10 +9,9 @@ from typing import Any, SupportsFloat
 
 import numpy as np
 
+from trieline.common.numbers import MAX_REWARD
 from trieline.envs.errors import BadReturnError
 
-MAX_REWARD = 1e30
-"""Rewards travel as float32, of which this is far from the end."""
 SHOWN_LENGTH = 80
 """Characters of a wrong value that an error repeats."""
 

@@ -15,8 +15,8 @@ from typing import Any, ClassVar, Generic, Literal, Self, TypeVar, get_args
 import gymnasium
 from gymnasium.error import ResetNeeded
 
+from trieline.common.text import LINES, visible
 from trieline.envs.errors import TaskError
-from trieline.envs.shown_text import shown
 from trieline.envs.text_space import Text
 
 Split = Literal["train", "test"]
@@ -144,7 +144,7 @@ class TextEnv(gymnasium.Env[str, str], Generic[TaskT]):
 
     def render(self) -> str | None:
         """The episode so far, as a script."""
-        return shown("\n".join(self._transcript)) if self.render_mode == "ansi" else None
+        return visible("\n".join(self._transcript), keep=LINES) if self.render_mode == "ansi" else None
 
     def _record(self, *lines: str) -> None:
         """Only for who will look: replies may be long, and every fork copies them."""

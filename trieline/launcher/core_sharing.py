@@ -14,6 +14,7 @@ import os
 
 import msgspec
 
+from trieline.common.machine_limits import chosen_threads, usable_cores
 from trieline.config import Config
 
 SPIN_COUNT = 10_000
@@ -22,21 +23,24 @@ of a millisecond, which covers what a forward pass does between two products. It
 
 
 def share_cores(config: Config, cores: int | None = None) -> Config:
-    """Fill in the numbers of threads that were left open, where both programs compute at the same time.
+    """Fill in the numbers of threads that were left open.
 
     Args:
         config: its links stay on this machine.
-        cores: how many there are. None: those that this process may use.
+        cores: how many there are. None: those that this process may use; or OMP_NUM_THREADS for each program.
     """
     learner, server = config.learner, config.policy_server
-    if learner.max_staleness == 0 or learner.replay is not None:
-        return config
-    cores = cores or len(os.sched_getaffinity(0))
-    half = max(1, cores // 2)
+    if cores is None and (chosen := chosen_threads()) is not None:
+        ours = theirs = chosen
+    else:
+        ours = theirs = cores or usable_cores()
+        if learner.max_staleness > 0 and learner.replay is None:
+            ours = max(1, ours // 2)
+            theirs = max(1, theirs - ours)
     return msgspec.structs.replace(
         config,
-        learner=msgspec.structs.replace(learner, threads=learner.threads or half),
-        policy_server=msgspec.structs.replace(server, threads=server.threads or max(1, cores - half)),
+        learner=msgspec.structs.replace(learner, threads=learner.threads or ours),
+        policy_server=msgspec.structs.replace(server, threads=server.threads or theirs),
     )
 
 

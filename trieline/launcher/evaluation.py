@@ -28,7 +28,9 @@ def evaluate(
         EnvironmentSetupError: an environment is not registered.
         PeerTimeoutError: no policy server answers.
     """
-    renderer = ChatRenderer(model_folder, system_prompt=config.actor.system_prompt)
+    renderer = ChatRenderer(
+        model_folder, system_prompt=config.actor.system_prompt, template_kwargs=config.model.template_kwargs
+    )
     return asyncio.run(_evaluate(config, renderer, progress))
 
 

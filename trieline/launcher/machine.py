@@ -5,6 +5,7 @@ import platform
 from importlib import metadata
 from typing import Any
 
+from trieline.common.machine_limits import cpu_quota, machine_memory, usable_cores, usable_memory
 from trieline.kernels.cpu.flags import cpu_field, cpu_flags
 
 PACKAGES = (
@@ -36,8 +37,10 @@ def describe_machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "cpu": cpu_field("model name") or platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
-        "usable_cores": len(os.sched_getaffinity(0)),
-        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "usable_cores": usable_cores(),
+        "cpu_quota": cpu_quota(),
+        "memory_gib": round(machine_memory() / 2**30, 1),
+        "usable_memory_gib": round(usable_memory() / 2**30, 1),
         "cpu_flags": [flag for flag in CPU_FLAGS if flag in flags],
         "packages": {name: version for name in PACKAGES if (version := _version(name))},
     }

@@ -8,15 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from trieline.actors.env_session import first_task
 from trieline.actors.errors import EnvironmentSetupError
+from trieline.common.folders import can_be_written
+from trieline.common.machine_limits import cpu_quota, machine_memory, usable_memory
 from trieline.config import Config
+from trieline.launcher.environment_checks import first_line
 from trieline.launcher.machine import INSTALL_LEARNER, LEARNER_MODULES
 from trieline.wire.addresses import reason_against
 from trieline.wire.config import LinksConfig
 
 # SmolLM2-135M in training: float32 master weights, two moments, gradients, activations, the server's copy.
 MEMORY_WANTED_GIB = 6.0
+CORES_WANTED = 2
 DISK_WANTED_GIB = 5.0
 
 
@@ -40,24 +43,35 @@ def check_machine(config: Config) -> Iterator[Finding]:
 
 
 def _check_resources(config: Config) -> Iterator[Finding]:
-    cores = len(os.sched_getaffinity(0))
+    allowed = len(os.sched_getaffinity(0))
+    cores = min(allowed, cpu_quota() or allowed)
+    enough = cores >= CORES_WANTED
     yield Finding(
-        "OK" if cores >= 2 else "WARN",
-        "cores",
-        f"{cores}",
-        "" if cores >= 2 else "expect half the speed of two cores",
-    )
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+        "OK" if enough else "WARN", "cores", _part(f"{cores:g}", f"{os.cpu_count() or allowed}"),
+        "" if enough else f"expect less than the speed of {CORES_WANTED} cores",
+    )  # fmt: skip
+    memory = usable_memory() / 2**30
     enough = memory >= MEMORY_WANTED_GIB
     yield Finding(
-        "OK" if enough else "WARN", "memory", f"{memory:.1f} GiB",
+        "OK" if enough else "WARN", "memory",
+        _part(f"{memory:.1f} GiB", f"{machine_memory() / 2**30:.1f} GiB"),
         "" if enough else f"the default recipe wants {MEMORY_WANTED_GIB:.0f} GiB; use --config tiny",
     )  # fmt: skip
-    runs = Path(config.run.folder)
-    at = next(p for p in (runs, *runs.resolve().parents) if p.exists())
-    free = shutil.disk_usage(at).free / 2**30
+    yield _check_disk(Path(config.run.folder).absolute())
+
+
+def _part(usable: str, whole: str) -> str:
+    """What this process may use, beside what the machine has where that is more."""
+    return usable if usable == whole else f"{usable} (of {whole})"
+
+
+def _check_disk(runs: Path) -> Finding:
+    if not can_be_written(runs):
+        step = "set run.folder to a place that this user can write; `trieline train` would stop there"
+        return Finding("FAIL", "disk", f"{runs} can't be written", step)
+    free = shutil.disk_usage(next(p for p in (runs, *runs.parents) if p.exists())).free / 2**30
     enough = free >= DISK_WANTED_GIB
-    yield Finding(
+    return Finding(
         "OK" if enough else "WARN", "disk", f"{free:.0f} GiB free for {runs}",
         "" if enough else "set run.folder to a place with more room, or learner.checkpoint_every higher",
     )  # fmt: skip
@@ -104,12 +118,11 @@ def _check_sandboxes() -> Iterator[Finding]:
 def _check_environments(config: Config) -> Iterator[Finding]:
     for env_config in config.envs:
         try:
-            task = first_task(env_config, env_config.episode.turn_timeout_s or config.actor.turn_timeout_s)
+            seen = first_line(env_config, config)
         except EnvironmentSetupError as error:
             yield Finding("FAIL", env_config.id, str(error), "trieline envs list")
         else:
-            first_line = next(iter(task.observation.strip().splitlines()), "")
-            yield Finding("OK", env_config.id, f"first task: {first_line[:60]!r}")
+            yield Finding("OK", env_config.id, f"first task: {seen[:60]!r}")
 
 
 def _check_addresses(config: Config) -> Iterator[Finding]:
@@ -117,7 +130,7 @@ def _check_addresses(config: Config) -> Iterator[Finding]:
     for name, address in config.links.addresses():
         if (reason := reason_against(address)) is None:
             yield Finding("OK", f"links.{name}", f"{address} is free")
-        elif address == getattr(default, name):
+        elif getattr(config.links, name) == getattr(default, name):
             step = "`trieline train` picks free addresses itself in place of the default ones"
             yield Finding("WARN", f"links.{name}", f"can't bind {address}: {reason}", step)
         else:

@@ -15,6 +15,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from trieline.common.text import LINES, visible
+
 BARS = "▁▂▃▄▅▆▇█"
 REWARD_PREFIX, REWARD_SUFFIX = "reward/", "/mean"
 
@@ -27,6 +29,11 @@ class _State:
     evaluations: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     phase: str = "starting"
     step_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=10))
+
+
+def say(console: Console, text: str) -> None:
+    """A line for people that may hold paths and names: nothing in it is markup, and none is broken."""
+    console.print(visible(text, keep=LINES), highlight=False, markup=False, soft_wrap=True)
 
 
 class Progress:
@@ -65,7 +72,7 @@ class Progress:
             return
         self._state.phase = text
         if not self._live:
-            self._console.print(f"[{self._elapsed()}] {text}", highlight=False, markup=False)
+            say(self._console, f"[{self._elapsed()}] {text}")
 
     def update(self, record: Mapping[str, Any]) -> None:
         """Take one record of `metrics.jsonl`."""
@@ -85,7 +92,7 @@ class Progress:
             if env:
                 state.rewards.setdefault(env, []).append(float(value))
         if not self._live:
-            self._console.print(self._line(), highlight=False, markup=False)
+            say(self._console, self._line())
 
     def render(self) -> RenderableType:
         """The whole view."""
@@ -94,7 +101,8 @@ class Progress:
         head.add_column(ratio=1)
         head.add_column(justify="right")
         head.add_row(
-            Text(self._title, style="bold"), Text(f"{state.phase}   {self._elapsed()}   ETA {self._eta()}")
+            Text(visible(self._title), style="bold"),
+            Text(f"{state.phase}   {self._elapsed()}   ETA {self._eta()}"),
         )
         parts: list[RenderableType] = [head, ProgressBar(total=max(1, self._steps), completed=state.step)]
         if state.rewards:
@@ -103,12 +111,11 @@ class Progress:
             parts.append(Text(self._rates(), style="dim"))
         sample = state.record.get("sample")
         if isinstance(sample, Mapping):
-            body = Text(str(sample.get("prompt", ""))[-300:].strip() + "\n", style="dim")
-            body.append(str(sample.get("reply", ""))[:300].strip(), style="cyan")
-            reward = sample.get("reward")
-            parts.append(
-                Panel(body, title=f"{sample.get('env', 'a sample')}, reward {reward}", title_align="left")
-            )
+            prompt, reply = str(sample.get("prompt", ""))[-300:], str(sample.get("reply", ""))[:300]
+            body = Text(visible(prompt.strip(), keep=LINES) + "\n", style="dim")
+            body.append(visible(reply.strip(), keep=LINES), style="cyan")
+            title = Text(visible(f"{sample.get('env', 'a sample')}, reward {sample.get('reward')}"))
+            parts.append(Panel(body, title=title, title_align="left"))
         return Panel(Group(*parts), title=f"step {state.step}/{self._steps}", title_align="left")
 
     def _rewards(self) -> Table:
@@ -126,7 +133,7 @@ class Progress:
             held_out = " → ".join(f"{value:.2f}" for _, value in self._state.evaluations.get(env, [])[-3:])
             level = self._state.record.get(f"curriculum/{env}/level")
             table.add_row(
-                env,
+                Text(visible(env)),
                 f"{sum(recent) / len(recent):.2f}",
                 held_out,
                 "" if level is None else f"{level:.0f}",

@@ -1,9 +1,12 @@
 """`report.md`: what a run learned, for a person: a picture, a table, and answers before and after."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from trieline.common.errors import about_file
+from trieline.common.text import visible
 from trieline.config import Config
 from trieline.launcher.evaluation import read_reports
 from trieline.launcher.progress import environment_of
@@ -14,6 +17,12 @@ CAPTION = "Lines: reward in training, which drops where a harder level opens. Do
 # Steps over which the picture's line is averaged: enough to see the trend through groups of a few tasks.
 SMOOTHING = 5
 MAX_ANSWER_CHARACTERS = 600
+# What means something in Markdown as GitHub reads it: within a line, in addresses that become links, and at
+# the beginning of a line.
+SPECIAL = re.compile(
+    r"[\\`*\[\]<>|~$@]|&(?=[#\w])|(?<![^\W_])_|_(?![^\W_])|:(?=//)|(?<=www)\.", re.IGNORECASE
+)
+LINE_BEGIN = re.compile(r"^([ \t]*\d*)([-+=#.)])", re.MULTILINE)
 
 
 def write_report(folder: RunFolder) -> None:
@@ -24,7 +33,7 @@ def write_report(folder: RunFolder) -> None:
     if records:
         draw_rewards(records, evaluations, folder.path / PICTURE)
     sections = [
-        f"# {config.run.name}: {config.model.path}",
+        f"# {_markdown(config.run.name)}: {_markdown(config.model.path)}",
         _summary(records, config),
         _table(evaluations, config),
         f"![Reward per environment]({PICTURE})\n\n{CAPTION}" if records else "No step was made.",
@@ -32,7 +41,9 @@ def write_report(folder: RunFolder) -> None:
         *_answers(evaluations),
         _timing(records),
     ]
-    folder.report.write_text("\n\n".join(section for section in sections if section) + "\n")
+    with about_file(folder.report):
+        text = "\n\n".join(section for section in sections if section) + "\n"
+        folder.report.write_text(text, encoding="utf-8")
 
 
 def draw_rewards(
@@ -55,7 +66,7 @@ def draw_rewards(
         ]
         times, values = [t for t, _ in points], [v for _, v in points]
         axes.plot(times, values, color=color, alpha=0.2, linewidth=1)
-        axes.plot(times, _smooth(values), color=color, label=env, linewidth=2)
+        axes.plot(times, _smooth(values), color=color, label=_plot_label(env), linewidth=2)
         dots = [
             (_time_of_step(step, records, minutes), _held_out(report, env)) for step, report in evaluations
         ]
@@ -67,7 +78,8 @@ def draw_rewards(
     if names:
         axes.legend(loc="upper left", fontsize=8)
     figure.tight_layout()
-    figure.savefig(path)
+    with about_file(path):
+        figure.savefig(path)
     pyplot.close(figure)
 
 
@@ -89,7 +101,7 @@ def _table(evaluations: Sequence[tuple[int, Mapping[str, Any]]], config: Config)
     (first_step, first), (last_step, last) = evaluations[0], evaluations[-1]
     how = "greedy" if first["temperature"] == 0 else f"sampled at temperature {first['temperature']:g}"
     seen = [env["env_id"] for env in last["envs"] if not env["held_out"]]
-    what = f", but for {', '.join(seen)}, which has no held-out tasks" if seen else ""
+    what = f", but for {', '.join(map(_markdown, seen))}, which has no held-out tasks" if seen else ""
     rows = [
         f"Success on tasks and templates that were never trained on{what}; {how}:",
         "",
@@ -103,7 +115,8 @@ def _table(evaluations: Sequence[tuple[int, Mapping[str, Any]]], config: Config)
             continue
         changes.append((before, after))
         rows.append(
-            f"| {env['env_id']} | {env['episodes']} | {before:.2f} | {after:.2f} | {after - before:+.2f} |"
+            f"| {_markdown(env['env_id'])} | {env['episodes']} | {before:.2f} | {after:.2f} "
+            f"| {after - before:+.2f} |"
         )
     if changes:
         before, after = (sum(column) / len(changes) for column in zip(*changes, strict=True))
@@ -118,7 +131,7 @@ def _answers(evaluations: Sequence[tuple[int, Mapping[str, Any]]]) -> list[str]:
     sections = ["## The same held-out tasks, before and after"]
     first, last = evaluations[0][1], evaluations[-1][1]
     for before_env, after_env in zip(first["envs"], last["envs"], strict=True):
-        sections.append(f"### {before_env['env_id']}")
+        sections.append(f"### {_markdown(before_env['env_id'])}")
         for before, after in zip(before_env["transcripts"], after_env["transcripts"], strict=False):
             task = next((m["content"] for m in before["messages"] if m["role"] == "user"), "")
             heads = [
@@ -150,14 +163,24 @@ def _cell(transcript: Mapping[str, Any]) -> str:
         if transcript["messages"][0]["role"] == "system"
         else transcript["messages"][1:]
     ):
-        text = message["content"].strip()[:MAX_ANSWER_CHARACTERS]
-        escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "&#124;").replace("\n", "<br>")
+        escaped = _markdown(message["content"].strip()[:MAX_ANSWER_CHARACTERS]).replace("\n", "<br>")
         parts.append(f"<code>{escaped}</code>" if message["role"] == "assistant" else f"<i>{escaped}</i>")
     return "<br>".join(parts)
 
 
 def _quote(text: str) -> str:
-    return "\n".join(f"> {line}" for line in text.strip().splitlines())
+    return "\n".join(f"> {line}" for line in _markdown(text.strip()).split("\n"))
+
+
+def _markdown(text: str) -> str:
+    """What strangers wrote, as Markdown that shows it: no HTML, links, images or headings of theirs."""
+    escaped = SPECIAL.sub(r"\\\g<0>", visible(text, keep="\n"))
+    return LINE_BEGIN.sub(r"\1\\\2", escaped)
+
+
+def _plot_label(text: str) -> str:
+    """For matplotlib, to which dollars are formulas, and which hides what begins with an underscore."""
+    return " " * text.startswith("_") + visible(text).replace("$", r"\$")
 
 
 def _held_out(report: Mapping[str, Any], env_id: str) -> float | None:

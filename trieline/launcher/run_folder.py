@@ -4,6 +4,8 @@
 `eval/`, `report.md`.
 """
 
+import contextlib
+import itertools
 import json
 import os
 import time
@@ -12,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trieline.common.errors import about_file
+from trieline.common.folders import can_be_written
 from trieline.config import Config, ConfigError, load_config, write_config
 
 
@@ -30,16 +34,32 @@ class RunFolder:
 
     @classmethod
     def reserve(cls, config: Config) -> "RunFolder":
-        """Make a new folder for a run whose configuration isn't resolved yet."""
-        base = Path(config.run.folder) / f"{config.run.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-        path, attempt = base, 1
-        while path.exists():
-            attempt += 1
-            path = base.with_name(f"{base.name}-{attempt}")
-        path.mkdir(parents=True)
-        folder = cls(path.resolve())
-        folder.logs.mkdir()
-        return folder
+        """Make a new folder for a run whose configuration isn't resolved yet.
+
+        Raises:
+            ConfigError: none can be made there.
+        """
+        runs = Path(config.run.folder).absolute()
+        base = f"{config.run.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+        try:
+            # Made, not looked for: another run may start in this very moment.
+            for attempt in itertools.count(1):
+                folder = cls(runs / (base if attempt == 1 else f"{base}-{attempt}"))
+                with contextlib.suppress(FileExistsError):
+                    folder.path.mkdir(parents=True)
+                    break
+            folder.logs.mkdir()
+        except OSError as error:
+            msg = f"run.folder: {runs} can't be written: {error.strerror}"
+            raise ConfigError(msg) from error
+        return cls(folder.path.resolve())
+
+    @classmethod
+    def expect_place(cls, config: Config) -> None:
+        """Before anything else is done for the run, raise ConfigError if its folder can't be made."""
+        if not can_be_written(runs := Path(config.run.folder)):
+            msg = f"run.folder: {runs.absolute()} can't be written"
+            raise ConfigError(msg)
 
     @classmethod
     def attach(cls, path: str, config: Config) -> "RunFolder":
@@ -47,7 +67,7 @@ class RunFolder:
         folder = cls(Path(path).resolve())
         folder.logs.mkdir(parents=True, exist_ok=True)
         if not folder.config.exists():
-            write_config(config, folder.config)
+            folder.write(config)
         return folder
 
     @classmethod
@@ -93,7 +113,8 @@ class RunFolder:
 
     def write(self, config: Config) -> None:
         """Write the resolved configuration."""
-        write_config(config, self.config)
+        with about_file(self.config):
+            write_config(config, self.config)
 
     def load_config(self) -> Config:
         return load_config([str(self.config)])

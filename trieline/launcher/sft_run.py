@@ -2,8 +2,7 @@
 
 import math
 import random
-import signal
-import threading
+import shlex
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -12,18 +11,20 @@ import msgspec
 from rich.console import Console
 
 from trieline.actors.chat import ChatRenderer
-from trieline.actors.conversations import conversation_trees, read_conversations, select_sequences
-from trieline.config import Config, ConfigError
-from trieline.launcher.run_folder import RunFolder
-from trieline.launcher.supervisor import Supervisor
-from trieline.launcher.training_run import (
-    STOP_OTHERS_S,
-    learner_spec,
-    prepare_model,
-    set_on_signal,
-    watch_learner,
+from trieline.actors.chat_template import read_json
+from trieline.actors.conversations import (
+    Conversation,
+    conversation_trees,
+    read_conversations,
+    select_sequences,
 )
+from trieline.config import Config, ConfigError
+from trieline.launcher.progress import say
+from trieline.launcher.run_folder import RunFolder
+from trieline.launcher.training_run import learner_spec, prepare_model, supervise
+from trieline.wire.errors import TreeError
 from trieline.wire.journal import Journal, read_journal
+from trieline.wire.journal_header import JournalHeader, expect_tokenizer, header_of
 from trieline.wire.messages import TreeDelivery
 from trieline.wire.model_folder import tokenizer_folder
 from trieline.wire.tree import TrajectoryTree
@@ -32,18 +33,31 @@ DATA_FOLDER = "data"
 
 
 def start_sft(
-    config: Config, *, files: Sequence[Path], journals: Sequence[Path], min_return: float, epochs: int
+    config: Config,
+    *,
+    files: Sequence[Path],
+    journals: Sequence[Path],
+    min_return: float,
+    epochs: int,
+    max_unusable: int = 0,
 ) -> tuple[Config, RunFolder]:
     """Make the run folder and write the data into it, shuffled by the run's seed.
 
     Raises:
-        ConversationError: a line of a file is no conversation.
-        ConfigError: the configuration is not one of supervised fine-tuning, or the data are too few for it.
+        ConversationError: more than `max_unusable` lines of a file are no conversation.
+        ConfigError: the configuration is not one of supervised fine-tuning, the data are too few for it, or
+            a journal holds tokens that the model does not have.
+        JournalError: a journal is of another tokenizer, or can't be read.
     """
     if config.learner.objective.loss != "sft":
         msg = f"expected learner.objective.loss = 'sft', got {config.learner.objective.loss!r}"
         raise ConfigError(msg)
-    trees = _read_trees(config, files, journals, min_return)
+    prepare_model(config.model, Console(stderr=False))
+    model = tokenizer_folder(config.model.path)
+    renderer = ChatRenderer(model, system_prompt="", template_kwargs=config.model.template_kwargs)
+    header = header_of(model, renderer.vocab_size)
+    trees = _read_files(files, renderer, max_unusable=max_unusable, max_tokens=_positions(model))
+    trees += _read_journals(journals, header, renderer.vocab_size, min_return)
     random.Random(config.run.seed).shuffle(trees)
     per_step = config.learner.trees_per_step
     steps = math.ceil(epochs * len(trees) / per_step)
@@ -59,13 +73,29 @@ def start_sft(
         config.learner, steps=steps, replay=str(data), replay_epochs=epochs, warm_start=None
     )
     config = msgspec.structs.replace(config, learner=learner)
-    with closing(Journal(data)) as journal:
+    with closing(Journal(data, header=header)) as journal:
         for number, tree in enumerate(trees):
             journal.append(
                 TreeDelivery(actor_id="sft", sequence_number=number, assignment_id=number, tree=tree)
             )
     folder.write(config)
     return config, folder
+
+
+def resume_sft(folder: RunFolder) -> Config:
+    """The configuration of a run that goes on, with its data where the run folder stands now.
+
+    Raises:
+        ConfigError: it is no run of supervised fine-tuning.
+    """
+    config = folder.load_config()
+    if not (folder.path / DATA_FOLDER).is_dir():
+        msg = f"expected a run of trieline sft, got {folder.path}, which has no folder {DATA_FOLDER}"
+        raise ConfigError(msg)
+    learner = msgspec.structs.replace(config.learner, replay=str(folder.path / DATA_FOLDER))
+    config = msgspec.structs.replace(config, learner=learner)
+    folder.write(config)
+    return config
 
 
 def run_sft(config: Config, folder: RunFolder, *, resume: bool) -> int:
@@ -75,35 +105,52 @@ def run_sft(config: Config, folder: RunFolder, *, resume: bool) -> int:
         ChildError: the learner failed.
     """
     console = Console(stderr=False)
-    console.print(f"run folder: {folder.path}", highlight=False, soft_wrap=True)
-    stopping = threading.Event()
-    previous = {s: signal.signal(s, set_on_signal(stopping)) for s in (signal.SIGINT, signal.SIGTERM)}
-    supervisor = Supervisor([learner_spec(folder, resume=resume)])
-    try:
-        supervisor.start()
-        finished = watch_learner(config, folder, supervisor, console, stopping)
-    finally:
-        supervisor.close(STOP_OTHERS_S)
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    say(console, f"run folder: {folder.path}")
+    finished = supervise(config, folder, [learner_spec(folder, resume=resume)], console)
     if not finished:
-        console.print(
-            f"stopped. Go on with: trieline sft --resume {folder.path}", highlight=False, soft_wrap=True
-        )
+        say(console, f"stopped. Go on with: trieline sft --resume {shlex.quote(str(folder.path))}")
         return 130
     losses = [float(r["loss/policy"]) for r in folder.read_metrics() if "loss/policy" in r]
-    console.print(f"loss {losses[0]:.4f} at the first step, {losses[-1]:.4f} at the last", highlight=False)
+    say(console, f"loss {losses[0]:.4f} at the first step, {losses[-1]:.4f} at the last")
     return 0
 
 
-def _read_trees(
-    config: Config, files: Sequence[Path], journals: Sequence[Path], min_return: float
+def _read_files(
+    files: Sequence[Path], renderer: ChatRenderer, *, max_unusable: int, max_tokens: int | None
 ) -> list[TrajectoryTree]:
-    prepare_model(config.model, Console(stderr=False))
-    renderer = ChatRenderer(tokenizer_folder(config.model.path), system_prompt="")
-    trees = conversation_trees([c for path in files for c in read_conversations(path, renderer)], renderer)
+    conversations: list[Conversation] = []
+    for path in files:
+        conversations += read_conversations(path, renderer, max_unusable=max_unusable, max_tokens=max_tokens)
+    return conversation_trees(conversations, renderer)
+
+
+def _read_journals(
+    journals: Sequence[Path], header: JournalHeader | None, vocab_size: int, min_return: float
+) -> list[TrajectoryTree]:
+    trees: list[TrajectoryTree] = []
     for path in journals:
-        journal = path / "journal" if (path / "journal").is_dir() else path
-        selected = (select_sequences(d.tree, min_return=min_return) for d in read_journal(journal))
-        trees += [tree for tree in selected if tree is not None]
+        inside = [path / name for name in ("journal", DATA_FOLDER) if (path / name).is_dir()]
+        journal = inside[0] if inside else path
+        if header is not None:
+            expect_tokenizer(journal, header)
+        for delivery in read_journal(journal):
+            _expect_own_tokens(journal, delivery.tree, vocab_size)
+            selected = select_sequences(delivery.tree, min_return=min_return)
+            trees += [selected] if selected is not None else []
     return trees
+
+
+def _expect_own_tokens(journal: Path, tree: TrajectoryTree, vocab_size: int) -> None:
+    """Raise ConfigError if the tokens of a recorded tree can't be those of this model's tokenizer."""
+    try:
+        tree.validate(vocab_size=vocab_size)
+    except TreeError as error:
+        msg = f"expected a journal of the model that is trained, got another's in {journal}: {error}"
+        raise ConfigError(msg) from error
+
+
+def _positions(folder: Path) -> int | None:
+    """How long a sequence the model was made for; None if its folder does not say."""
+    model = read_json(folder / "config.json")
+    length = model.get("text_config", model).get("max_position_embeddings")
+    return length if isinstance(length, int) else None

@@ -6,15 +6,23 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from trieline.common.errors import TrielineError
+from trieline.common.errors import TrielineError, about_file
+from trieline.common.restarts import Deaths, RestartPolicy
+from trieline.common.text import LINES, visible
 
 log = logging.getLogger(__name__)
 
-# A process that dies this often within one run has a fault that starting it again will not cure.
-MAX_RESTARTS = 5
+# At the end of training the learner says stop to all others, and then ends itself within this.
+FAREWELL_S = 10.0
+USUAL_RESTARTS = RestartPolicy()
+# Safe path, and UTF-8 whatever the locale: as options, since environments and what they start are to find the
+# variables of the environment as they are.
+PYTHON_OPTIONS = ("-P", "-X", "utf8")
 
 
 class ChildError(TrielineError):
@@ -29,91 +37,133 @@ class ProcessSpec:
     arguments: tuple[str, ...]
     """Arguments of the `trieline` command."""
     log_file: Path
-    restart: bool = False
-    """Start it again when it dies. Only for programs whose death loses nothing."""
-    environment: dict[str, str] = field(default_factory=dict)
+    restart: Literal["never", "after a signal", "always"] = "never"
+    """When it is started again though nobody asked it to end. `after a signal`: what killed it may not come
+    again, as an out-of-memory killer's; an error of its own would. `always`: also if it ended well."""
+    restart_arguments: tuple[str, ...] = ()
+    """Added to `arguments` when it is started again."""
+    restarts: RestartPolicy = USUAL_RESTARTS
+
+
+@dataclass(slots=True)
+class _Child:
+    """One program and its successors."""
+
+    spec: ProcessSpec
+    deaths: Deaths
+    process: subprocess.Popen[bytes] | None = None
+    ended_at: float | None = None
+    """When it was first seen to have ended well, unasked."""
+    start_at: float | None = None
+    """Of one that is dead and is to be started again."""
+    asked: bool = False
+    """To stop."""
+
+    @property
+    def code(self) -> int | None:
+        return None if self.process is None else self.process.poll()
 
 
 class Supervisor:
-    """Runs a list of process specs until it is told to stop."""
+    """Runs a list of process specs until it is told to stop. Only `wait` and `close` wait."""
 
-    def __init__(self, specs: list[ProcessSpec]) -> None:
-        self._specs = specs
-        self._running: dict[str, subprocess.Popen[bytes]] = {}
-        self._restarts: dict[str, int] = {}
+    def __init__(self, specs: Sequence[ProcessSpec]) -> None:
+        self._children = {spec.name: _Child(spec=spec, deaths=Deaths(spec.restarts)) for spec in specs}
 
     def start(self) -> None:
-        for spec in self._specs:
-            self._spawn(spec)
+        for child in self._children.values():
+            self._spawn(child)
 
-    def check(self) -> dict[str, int]:
-        """Exit codes of the programs that have ended with 0 so far; dead ones are started again.
+    def check(self) -> set[str]:
+        """Names of the programs that have ended well; dead ones are started again when their time comes.
 
         Raises:
-            ChildError: a program failed and may not be started again.
+            ChildError: a program failed and may not be started again, or died too often.
         """
-        ended = {}
-        for spec in self._specs:
-            process = self._running[spec.name]
-            code = process.poll()
-            if code is None:
-                continue
-            if code == 0:
-                ended[spec.name] = code
-            elif spec.restart and self._restarts.get(spec.name, 0) < MAX_RESTARTS:
-                self._restarts[spec.name] = self._restarts.get(spec.name, 0) + 1
-                log.warning(
-                    "%s (pid %d) ended with %s; starting it again", spec.name, process.pid, _exit_text(code)
-                )
-                self._spawn(spec)
-            else:
-                ended_with = f"{spec.name} (pid {process.pid}) ended with {_exit_text(code)}"
-                msg = f"{ended_with}; its log {spec.log_file} ends:\n{last_lines(spec.log_file)}"
-                raise ChildError(msg)
-        return ended
+        now = time.monotonic()
+        return {name for name, child in self._children.items() if self._has_ended(child, now)}
 
     def pids(self) -> dict[str, int]:
-        return {name: process.pid for name, process in self._running.items() if process.poll() is None}
+        """Of the programs that run."""
+        processes = {name: child.process for name, child in self._children.items()}
+        return {name: p.pid for name, p in processes.items() if p is not None and p.poll() is None}
 
     def wait(self, name: str, timeout_s: float) -> int | None:
         """Exit code of one program, None if it still runs after `timeout_s`."""
+        process = self._children[name].process
+        assert process is not None, "started"
         try:
-            return self._running[name].wait(timeout_s)
+            return process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             return None
 
     def terminate(self, name: str) -> None:
-        """Ask one program to stop (SIGTERM)."""
-        process = self._running.get(name)
-        if process is not None and process.poll() is None:
-            process.terminate()
+        """Ask one program to stop (SIGTERM). It is not started again."""
+        child = self._children[name]
+        child.asked, child.start_at = True, None
+        if child.process is not None and child.code is None:
+            child.process.terminate()
 
     def close(self, timeout_s: float = 15.0) -> None:
         """Stop every program that is left: SIGTERM, then SIGKILL for those that stay. Idempotent."""
-        for name in self._running:
+        for name in self._children:
             self.terminate(name)
         deadline = time.monotonic() + timeout_s
-        for name, process in self._running.items():
+        for name, child in self._children.items():
+            process = child.process
+            if process is None:
+                continue
             try:
                 process.wait(max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
                 log.warning(
                     "%s (pid %d) did not stop within %.0f s; killing it", name, process.pid, timeout_s
                 )
-                # The child leads its own process group, so its workers go with it.
+                # It leads its own process group, so its workers go with it.
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
 
-    def _spawn(self, spec: ProcessSpec) -> None:
-        # A session of its own: Ctrl-C in the terminal reaches the launcher alone, which then stops the
-        # programs in the right order.
-        with spec.log_file.open("ab") as output:
-            self._running[spec.name] = subprocess.Popen(
-                [sys.executable, "-m", "trieline", *spec.arguments],
+    def _has_ended(self, child: _Child, now: float) -> bool:
+        """Whether it ended well for good."""
+        code = child.code
+        if child.start_at is not None:
+            if now >= child.start_at:
+                self._spawn(child, child.spec.restart_arguments)
+        elif code == 0:
+            child.ended_at = now if child.ended_at is None else child.ended_at
+            if child.spec.restart != "always" or child.asked or now - child.ended_at < FAREWELL_S:
+                return True
+            self._note_death(child, code, now)
+        elif code is not None:
+            self._note_death(child, code, now)
+        return False
+
+    def _note_death(self, child: _Child, code: int, now: float) -> None:
+        process, spec = child.process, child.spec
+        assert process is not None, "it ended"
+        ended = f"{spec.name} (pid {process.pid}) ended with {_exit_text(code)}"
+        may = spec.restart == "always" or (spec.restart == "after a signal" and code < 0)
+        pause = child.deaths.note(now) if may and not child.asked else None
+        if pause is None:
+            if len(child.deaths.times) > 1:
+                ended += f", {len(child.deaths.times)} deaths within {child.deaths.policy.within_s:g} s"
+            msg = f"{ended}; its log {spec.log_file} ends:\n{last_lines(spec.log_file)}"
+            raise ChildError(msg)
+        log.warning("%s; another starts in %.2g s", ended, pause)
+        child.start_at = now + pause
+
+    def _spawn(self, child: _Child, more_arguments: tuple[str, ...] = ()) -> None:
+        spec = child.spec
+        child.start_at = child.ended_at = None
+        # -P: no module is taken from the working folder in place of an installed one. A session of its own:
+        # Ctrl-C in the terminal reaches the launcher alone, which then stops the programs in the right order.
+        with about_file(spec.log_file), spec.log_file.open("ab") as output:
+            child.process = subprocess.Popen(
+                [sys.executable, *PYTHON_OPTIONS, "-m", "trieline", *spec.arguments, *more_arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "TRIELINE_LAUNCHER_PID": str(os.getpid()), **spec.environment},
+                env={**os.environ, "TRIELINE_LAUNCHER_PID": str(os.getpid())},
                 start_new_session=True,
             )
 
@@ -124,7 +174,8 @@ def last_lines(path: Path, count: int = 20) -> str:
         return "(no log)"
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - 16_384))
-        return "\n".join(file.read().decode(errors="replace").splitlines()[-count:])
+        lines = file.read().decode(errors="replace").splitlines()[-count:]
+    return visible("\n".join(lines), keep=LINES)
 
 
 def _exit_text(code: int) -> str:

@@ -2,25 +2,30 @@
 
 import json
 import logging
-import signal
+import shlex
 import subprocess
 import sys
 import threading
 import time
-from types import FrameType
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 
 import msgspec
 from rich.console import Console
 
-from trieline.actors.env_session import first_task
-from trieline.config import Config, write_config
-from trieline.launcher.core_sharing import share_cores
-from trieline.launcher.progress import Progress
+from trieline.common.program_log import file_handler
+from trieline.common.restarts import RestartPolicy
+from trieline.common.signals import on_stop_signal
+from trieline.config import Config
+from trieline.launcher.environment_checks import check_environments
+from trieline.launcher.progress import Progress, say
 from trieline.launcher.run_folder import MetricsTail, RunFolder
-from trieline.launcher.supervisor import ChildError, ProcessSpec, Supervisor
-from trieline.wire.addresses import free_loopback_address, reason_against
-from trieline.wire.config import ADDRESSES, LinksConfig, ModelConfig
+from trieline.launcher.run_sockets import expect_free, run_sockets, with_free_addresses
+from trieline.launcher.supervisor import PYTHON_OPTIONS, ChildError, ProcessSpec, Supervisor
+from trieline.wire.config import ModelConfig
 from trieline.wire.journal import expect_no_writer
+from trieline.wire.model_folder import BUILTIN_PREFIX
 
 log = logging.getLogger(__name__)
 
@@ -31,48 +36,45 @@ PREPARE_MODEL_S = 7200.0
 STOP_LEARNER_S = 90.0
 # Actors are told by the learner that training is over; the policy server has nothing to save.
 STOP_OTHERS_S = 15.0
+# One that is out of memory again and again may take minutes to get there each time.
+LEARNER_RESTARTS = RestartPolicy(within_s=3600.0)
 
 
 def run_training(config: Config, *, folder: RunFolder | None, resume: bool) -> int:
     """Run to the end, to a failure, or to Ctrl-C. Returns the exit status.
 
     Raises:
+        AddressError: an address that the configuration names can't be bound.
         ChildError: a program failed in a way that ends the run.
         JournalError: the run in `folder` is still going.
     """
     console = Console(stderr=False)
     if folder is not None:
         expect_no_writer(folder.journal)
-    links = _own_links(config.links) if folder is None else _still_free(config.links, console)
-    config = msgspec.structs.replace(config, links=links, model=prepare_model(config.model, console))
-    config = share_cores(config)
-    check_environments(config)
-    if folder is None:
-        folder = RunFolder.create(config)
+        links = with_free_addresses(config.links, partial(say, console))
+        config = msgspec.structs.replace(config, links=links)
     else:
-        write_config(config, folder.config)  # with the addresses of this start
-    console.print(f"run folder: {folder.path}", highlight=False)
-    stopping = threading.Event()
-    previous = {s: signal.signal(s, set_on_signal(stopping)) for s in (signal.SIGINT, signal.SIGTERM)}
-    supervisor = Supervisor(process_specs(config, folder, resume=resume))
-    try:
-        # The start stands inside the `try`, so that what did start is stopped when the rest does not.
-        supervisor.start()
-        finished = watch_learner(config, folder, supervisor, console, stopping)
-    finally:
-        supervisor.close(STOP_OTHERS_S)
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        RunFolder.expect_place(config)
+        expect_free(config.links)
+    config = _with_absolute_paths(config)
+    config = msgspec.structs.replace(config, model=prepare_model(config.model, console))
+    check_environments(config)
+    with run_sockets(config.links) as links:
+        config = msgspec.structs.replace(config, links=links)
+        if folder is None:
+            folder = RunFolder.create(config)
+        else:
+            folder.write(config)  # with the addresses of this start
+        say(console, f"run folder: {folder.path}")
+        finished = supervise(config, folder, process_specs(config, folder, resume=resume), console)
     if not finished:
-        console.print(
-            f"stopped. Go on with: trieline train --resume {folder.path}", highlight=False, soft_wrap=True
-        )
+        say(console, f"stopped. Go on with: trieline train --resume {shlex.quote(str(folder.path))}")
         return 130
     from trieline.launcher.report import write_report
 
     write_report(folder)
-    console.print(folder.report.read_text().split("<!-- details -->")[0], highlight=False, markup=False)
-    console.print(f"report: {folder.report}", highlight=False, soft_wrap=True)
+    say(console, folder.report.read_text(encoding="utf-8").split("<!-- details -->")[0])
+    say(console, f"report: {folder.report}")
     return 0
 
 
@@ -81,12 +83,17 @@ def process_specs(config: Config, folder: RunFolder, *, resume: bool) -> list[Pr
     base = ("--config", str(folder.config))
     several = len(config.links.generate_addresses)
     servers = [
-        ProcessSpec(name=name, arguments=("policy-server", *base), log_file=folder.log(name), restart=True)
+        ProcessSpec(
+            name=name, arguments=("policy-server", *base), log_file=folder.log(name), restart="always"
+        )
         for name in (["policy-server"] if several == 1 else [f"policy-server-{i}" for i in range(several)])
     ]
     actors = [
         ProcessSpec(
-            name=f"actor-{i}", arguments=("actor", *base), log_file=folder.log(f"actor-{i}"), restart=True
+            name=f"actor-{i}",
+            arguments=("actor", *base),
+            log_file=folder.log(f"actor-{i}"),
+            restart="always",
         )
         for i in range(config.run.actors)
     ]
@@ -94,12 +101,15 @@ def process_specs(config: Config, folder: RunFolder, *, resume: bool) -> list[Pr
 
 
 def learner_spec(folder: RunFolder, *, resume: bool) -> ProcessSpec:
-    """The learner of a run."""
+    """The learner of a run, which goes on from its last checkpoint if a signal kills it."""
     resumed = ("--resume",) if resume else ()
     return ProcessSpec(
         name="learner",
         arguments=("learner", "--config", str(folder.config), "--run", str(folder.path), *resumed),
         log_file=folder.log("learner"),
+        restart="after a signal",
+        restart_arguments=() if resume else ("--resume",),
+        restarts=LEARNER_RESTARTS,
     )
 
 
@@ -113,7 +123,7 @@ def prepare_model(model: ModelConfig, console: Console) -> ModelConfig:
     Raises:
         ChildError: the model can't be had; the message is the child's.
     """
-    command = [sys.executable, "-m", "trieline", "model", model.path, "--dtype", model.dtype]
+    command = [sys.executable, *PYTHON_OPTIONS, "-m", "trieline", "model", model.path, "--dtype", model.dtype]
     try:
         child = subprocess.run(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=False, timeout=PREPARE_MODEL_S
@@ -125,18 +135,37 @@ def prepare_model(model: ModelConfig, console: Console) -> ModelConfig:
         msg = f"could not prepare the model {model.path!r} (see above)"
         raise ChildError(msg)
     prepared = json.loads(child.stdout)
-    console.print(f"model: {prepared['folder']} in {prepared['dtype']}", highlight=False, soft_wrap=True)
+    say(console, f"model: {prepared['folder']} in {prepared['dtype']}")
     return msgspec.structs.replace(model, dtype=prepared["dtype"])
 
 
-def check_environments(config: Config) -> None:
-    """Make and reset every environment once: a wrong id or a missing sandbox is said before the start.
+def supervise(config: Config, folder: RunFolder, specs: Sequence[ProcessSpec], console: Console) -> bool:
+    """Run the programs of a run until its learner has ended. False: somebody asked to stop.
 
     Raises:
-        EnvironmentSetupError: an environment can't be made or hangs, or its sandbox can't be had.
+        ChildError: as `watch_learner`.
     """
-    for env_config in config.envs:
-        first_task(env_config, env_config.episode.turn_timeout_s or config.actor.turn_timeout_s)
+    stopping = threading.Event()
+    supervisor = Supervisor(specs)
+    root, own_log = logging.getLogger(), file_handler(folder.log("launcher"))
+    root.addHandler(own_log)
+    try:
+        with on_stop_signal(lambda name: stopping.set()):
+            try:
+                # The start stands inside the `try`, so that what did start is stopped when the rest does not.
+                supervisor.start()
+                return watch_learner(config, folder, supervisor, console, stopping)
+            except ChildError:
+                if not stopping.is_set():
+                    # What the learner has come to is kept, whoever failed.
+                    supervisor.terminate("learner")
+                    supervisor.wait("learner", STOP_LEARNER_S)
+                raise
+            finally:
+                supervisor.close(STOP_OTHERS_S)
+    finally:
+        root.removeHandler(own_log)
+        own_log.close()
 
 
 def watch_learner(
@@ -171,31 +200,12 @@ def watch_learner(
     return True
 
 
-def _own_links(links: LinksConfig) -> LinksConfig:
-    """Free loopback addresses in place of the default ones, so that two runs on one machine don't collide."""
-    default = LinksConfig()
-    free = {
-        name: free_loopback_address() for name in ADDRESSES if getattr(links, name) == getattr(default, name)
-    }
-    return msgspec.structs.replace(links, **free)
-
-
-def _still_free(links: LinksConfig, console: Console) -> LinksConfig:
-    """A run that goes on has the addresses of its last start; others may have taken them since."""
-    for name, address in links.addresses():
-        if (reason := reason_against(address)) is not None:
-            free = free_loopback_address()
-            several = tuple(free if one == address else one for one in links.generate_addresses)
-            one_of_several = name == "generate" and len(several) > 1
-            links = msgspec.structs.replace(links, **{name: several if one_of_several else free})
-            console.print(f"links.{name}: {free} now ({address}: {reason})", highlight=False)
-    return links
-
-
-def set_on_signal(event: threading.Event) -> "signal._HANDLER":
-    """A handler that asks to stop."""
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        event.set()
-
-    return handle
+def _with_absolute_paths(config: Config) -> Config:
+    """Paths that are meant from where the command was given mean the same when the run goes on elsewhere."""
+    learner, model, run = config.learner, config.model, config.run
+    if learner.replay is not None:
+        learner = msgspec.structs.replace(learner, replay=str(Path(learner.replay).absolute()))
+    if not model.path.startswith(BUILTIN_PREFIX) and (local := Path(model.path).expanduser()).is_dir():
+        model = msgspec.structs.replace(model, path=str(local.resolve()))
+    run = msgspec.structs.replace(run, folder=str(Path(run.folder).absolute()))
+    return msgspec.structs.replace(config, learner=learner, model=model, run=run)

@@ -133,6 +133,9 @@ class LearnerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """What the learner computes on. `auto`: the GPU if there is one. The policy server's own engine stays on
     the CPU."""
+    give_way: bool = True
+    """Compute on fewer threads while other programs use the cores. False: on the same number always, so that
+    a run goes the same way bit for bit on a machine with several cores."""
     threads: Positive | None = None
     """Threads that compute on the CPU. None: torch decides."""
     reproducible_attention: bool = True

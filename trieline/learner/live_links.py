@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -54,6 +55,21 @@ def expectation_of(
     )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Admitted:
+    """Which trees are taken, and from whom how many."""
+
+    expectation: Expectation
+    newest_version: int
+    """The highest that an earlier start may have published."""
+    accepted: Accepted
+    """By an earlier start."""
+    max_task_losses: int | None = None
+    """A task over which so many actors were lost is given up. None: none ever is."""
+    evaluation_share: float = 1.0
+    """Of the actors' episodes, for evaluations while something else waits."""
+
+
 class LiveLinks:
     """Owns the sockets."""
 
@@ -63,18 +79,13 @@ class LiveLinks:
         run_dir: Path,
         *,
         journal: Journal,
-        expectation: Expectation,
-        newest_version: int,
-        accepted: Accepted,
+        admitted: Admitted,
         weights_bytes: int,
-        max_task_losses: int,
         stop: threading.Event,
-        evaluation_share: float = 1.0,
     ) -> None:
         """Bind the sockets and begin to accept trees.
 
-        The `journal` of `run_dir`, into which they go, stays the caller's. Trees are held against the
-        `expectation`, and against the versions published here or up to `newest_version` before.
+        The `journal` of `run_dir`, into which they go, stays the caller's.
 
         Raises:
             AddressError: an address is in use.
@@ -86,13 +97,13 @@ class LiveLinks:
         self.receiver = TreeReceiver(
             links,
             accept=self._accept,
-            expectation=expectation,
+            expectation=admitted.expectation,
             run_id=run_id_of(run_dir / "journal"),
-            already_accepted=accepted.keys,
-            evaluation_share=evaluation_share,
-            max_losses=max_task_losses,
+            already_accepted=admitted.accepted.keys,
+            evaluation_share=admitted.evaluation_share,
+            max_losses=admitted.max_task_losses,
         )
-        self.receiver.newest_version = newest_version
+        self.receiver.newest_version = admitted.newest_version
         self._publisher = WeightsPublisher(links)
         try:
             self.receiver.start()

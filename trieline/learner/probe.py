@@ -7,11 +7,13 @@ policy that learns nothing for an hour.
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 from transformers import AutoTokenizer
@@ -23,7 +25,7 @@ from trieline.learner.update.learner import Learner
 from trieline.learner.update.step_metrics import add_disagreement
 from trieline.learner.update.train_step import recompute_logprobs
 from trieline.wire.config import EnvConfig, LinksConfig
-from trieline.wire.errors import WireError
+from trieline.wire.errors import PeerTimeoutError, WireError
 from trieline.wire.generate_link import PolicyClient
 from trieline.wire.messages import Completion, Sampling, ServerStatus
 from trieline.wire.tree import SCORED, TrajectoryTree
@@ -62,14 +64,22 @@ AGREEMENT = {
 class AgreementProbe:
     """Asks the policy server at `links.generate` for a few tokens, and compares them with the learner."""
 
-    def __init__(self, learner: Learner, links: LinksConfig, model_folder: Path) -> None:
+    def __init__(
+        self,
+        learner: Learner,
+        links: LinksConfig,
+        model_folder: Path,
+        template_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        """`template_kwargs`: arguments of the chat template, as the actors pass them."""
         self._learner = learner
         self._links = links
         self._model_folder = model_folder
+        self._template_kwargs = template_kwargs or {}
 
     @cached_property
     def _prompts(self) -> list[Int32]:
-        return [render(self._model_folder, text) for text in PROMPTS]
+        return [render(self._model_folder, text, self._template_kwargs) for text in PROMPTS]
 
     def probe(self, envs: Sequence[EnvConfig], *, timeout_s: float) -> Tally:
         """Compare a server that serves the learner's weights, before the first step.
@@ -118,10 +128,12 @@ class AgreementProbe:
 
     async def _ask(self, timeout_s: float) -> tuple[ServerStatus, list[Completion]]:
         version, temperature = self._learner.policy_version, self._learner.config.objective.temperature
-        client = PolicyClient(self._links)
+        clients = [
+            PolicyClient(msgspec.structs.replace(self._links, generate=address))
+            for address in self._links.generate_addresses
+        ]
         try:
-            await client.start()
-            status = await client.status(timeout_s)
+            status, client = await _first_at(version, clients, timeout_s)
             requests = [
                 client.generate(
                     prompt,
@@ -132,7 +144,41 @@ class AgreementProbe:
             ]
             return status, list(await asyncio.gather(*requests))
         finally:
-            await client.close()
+            for client in clients:
+                await client.close()
+
+
+async def _first_at(
+    version: int, clients: list[PolicyClient], timeout_s: float
+) -> tuple[ServerStatus, PolicyClient]:
+    """The first server that serves `version`; of several, one that still starts or is late is passed over.
+
+    Raises:
+        PeerTimeoutError: none said how it is in time.
+    """
+
+    async def ask(client: PolicyClient) -> tuple[ServerStatus, PolicyClient]:
+        await client.start()
+        return await client.status(timeout_s), client
+
+    asked = [asyncio.create_task(ask(client)) for client in clients]
+    found: tuple[ServerStatus, PolicyClient] | None = None
+    try:
+        for answer in asyncio.as_completed(asked):
+            try:
+                found = await answer
+            except PeerTimeoutError:
+                if found is None and all(one.done() for one in asked):
+                    raise
+                continue
+            if found[0].policy_version == version:
+                break
+    finally:
+        for one in asked:
+            one.cancel()
+        await asyncio.gather(*asked, return_exceptions=True)
+    assert found is not None
+    return found
 
 
 class MismatchWatch:
@@ -165,7 +211,7 @@ class MismatchWatch:
         return figures
 
 
-def render(model_folder: Path, text: str) -> Int32:
+def render(model_folder: Path, text: str, template_kwargs: Mapping[str, Any]) -> Int32:
     """One user message as the model's own tokenizer and chat template render it.
 
     Raises:
@@ -173,7 +219,9 @@ def render(model_folder: Path, text: str) -> Int32:
     """
     tokenizer = AutoTokenizer.from_pretrained(model_folder, local_files_only=True)
     chat = [{"role": "user", "content": text}]
-    rendered = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    rendered = tokenizer.apply_chat_template(
+        chat, tokenize=False, add_generation_prompt=True, **template_kwargs
+    )
     token_ids = tokenizer(rendered, add_special_tokens=False)["input_ids"]
     back = tokenizer.decode(token_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
     # A template may trim the message; everything between its ends must be there.

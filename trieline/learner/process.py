@@ -32,7 +32,7 @@ from trieline.learner.keeping.checkpoint import (
     sweep_checkpoints,
 )
 from trieline.learner.keeping.metrics import MetricsLog
-from trieline.learner.live_links import LiveLinks, expectation_of
+from trieline.learner.live_links import Admitted, LiveLinks, expectation_of
 from trieline.learner.model.compute_device import choose_device
 from trieline.learner.model.compute_dtype import choose_dtype
 from trieline.learner.model_folder.model_source import prepare_model
@@ -124,7 +124,7 @@ def _run(run: LearnerRun, stop: threading.Event) -> None:
         metrics = stack.enter_context(closing(MetricsLog(run.run_dir, step=state.step if state else 0)))
         watch = None
         if live is not None:
-            probe = AgreementProbe(learner, run.links, model_folder)
+            probe = AgreementProbe(learner, run.links, model_folder, run.model.template_kwargs)
             if not _greet_servers(run, live, learner, probe, metrics, state):
                 live.stop_actors("the learner was asked to stop")
                 return
@@ -225,19 +225,21 @@ def _open_source(
         run.links,
         run.run_dir,
         journal=journal,
-        expectation=expectation_of(
-            run.envs,
-            run.links,
-            vocab_size=learner.vocab_size,
-            max_positions=learner.max_positions,
-            max_forks=run.max_forks,
+        admitted=Admitted(
+            expectation=expectation_of(
+                run.envs,
+                run.links,
+                vocab_size=learner.vocab_size,
+                max_positions=learner.max_positions,
+                max_forks=run.max_forks,
+            ),
+            newest_version=learner.policy_version + (_versions_ahead(config, state) if run.resume else 0),
+            accepted=accepted,
+            max_task_losses=config.max_task_losses,
+            evaluation_share=run.evaluation.share,
         ),
-        newest_version=learner.policy_version + (_versions_ahead(config, state) if run.resume else 0),
-        accepted=accepted,
         weights_bytes=sum(t.numel() * t.element_size() for t in learner.weights().values()),
-        max_task_losses=config.max_task_losses,
         stop=stop,
-        evaluation_share=run.evaluation.share,
     )
     stack.enter_context(closing(live))
     pacing = Pacing(trees_per_step=config.trees_per_step, max_staleness=config.max_staleness)

@@ -153,15 +153,18 @@ class Training:
         report = self._learner.step(trees.trees, expect_agreement=of_this_run)
         self._advance(trees)
         computed = time.monotonic()
-        if report.applied:
-            self._publish()
-        now = self._ended_at = time.monotonic()
-        times = {
-            "time/step": now - began,
-            "time/wait_for_batch": collected - collecting,
-            "time/sync_weights": now - computed,
-        }
-        self._record(trees, report.metrics, times, version)
+        try:
+            if report.applied:
+                self._publish()
+        finally:
+            # Also when a late server ends the run: the step is made.
+            now = self._ended_at = time.monotonic()
+            times = {
+                "time/step": now - began,
+                "time/wait_for_batch": collected - collecting,
+                "time/sync_weights": now - computed,
+            }
+            self._record(trees, report.metrics, times, version)
         if self._watch is not None:
             self._look(self._watch, compared=of_this_run and self._learner.check_mismatch(report.metrics))
         last = self.step == self.config.steps

@@ -8,6 +8,7 @@ frames. Nothing is ever unpickled: whatever the bytes are, `decode` returns a me
 asked for or raises `MessageError`.
 """
 
+import threading
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, TypeAlias, get_args
@@ -25,6 +26,7 @@ InFrame: TypeAlias = bytes | memoryview | zmq.Frame
 # Arrays of fewer bytes are packed. Frames up to 64 KiB are copied by ZeroMQ's binding in any case.
 SMALL_BYTES = 16 * 1024
 PADDING = 8
+ZEROS = bytes(PADDING)
 # A tree has sixteen arrays, and no other message has more.
 MAX_FRAMES = 24
 # Headers hold names, causes and short notes: 4 MiB is a tree of more than 400,000 nodes. The bound keeps
@@ -42,12 +44,13 @@ def encode(message: object) -> list[OutFrame]:
             msg = f"expected arrays and plain values in {type(message).__name__}, got {type(value).__name__}"
             raise MessageError(msg)
         raw = _raw_bytes(value)
-        if value.nbytes < SMALL_BYTES:
-            small.append(raw)
-            small.append(bytes(-value.nbytes % PADDING))
-        else:
+        if value.nbytes >= SMALL_BYTES:
             large.append(raw)
-        return value.dtype.newbyteorder("<").str, value.shape
+        else:
+            small.append(raw)
+            if excess := value.nbytes % PADDING:
+                small.append(ZEROS[excess:])
+        return _little_endian_name(value.dtype), value.shape
 
     header = msgspec.msgpack.encode(message, enc_hook=take_array)
     return [header, *large, b"".join(small)] if small else [header, *large]
@@ -60,9 +63,9 @@ def decode(frames: Sequence[InFrame], message_type: Any, *, max_bytes: int) -> A
     dtype, dimensions and length of all arrays, are checked against `message_type`. Raises MessageError.
     """
     _expect_bounded(frames, max_bytes)
-    arrays = _Arrays(frames)
+    arrays = _being_decoded.arrays = _Arrays(frames)
     try:
-        message = msgspec.msgpack.decode(view(frames[0]), type=message_type, dec_hook=arrays.take)
+        message = _decoder(message_type).decode(view(frames[0]))
     # UnicodeDecodeError is a ValueError; RecursionError comes from nesting without end.
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         msg = f"expected {_names(message_type)}, got a header that is none: {error}"
@@ -76,6 +79,20 @@ def num_bytes(frames: Sequence[InFrame]) -> int:
     return sum(_length(frame) for frame in frames)
 
 
+_being_decoded = threading.local()
+
+
+@lru_cache(maxsize=64)
+def _decoder(message_type: Any) -> "msgspec.msgpack.Decoder[Any]":
+    """Made once: msgspec takes as long to look through the types as to decode a small tree."""
+
+    def take(kind: Any, value: object) -> npt.NDArray[Any]:
+        arrays: _Arrays = _being_decoded.arrays
+        return arrays.take(kind, value)
+
+    return msgspec.msgpack.Decoder(message_type, dec_hook=take)
+
+
 class _Arrays:
     """Hands out the arrays of one message in the order of its header."""
 
@@ -87,19 +104,32 @@ class _Arrays:
 
     def take(self, kind: Any, value: object) -> npt.NDArray[Any]:
         """The array that `value`, `[dtype, shape]`, announces and that the annotation `kind` expects."""
-        dtype = _expected_dtype(kind)
-        if not _is_column(value, dtype.str):
-            msg = f"expected a one-dimensional array of {dtype.str}, got {repr(value)[:100]}"
+        # A tree has sixteen of them: all checks stand here, for a call costs as much as any.
+        dtype, name, itemsize = _expected_column(kind)
+        if (
+            type(value) is not list
+            or len(value) != 2
+            or value[0] != name
+            or type(shape := value[1]) is not list
+            or len(shape) != 1
+            or type(length := shape[0]) is not int
+            or length < 0
+        ):
+            msg = f"expected a one-dimensional array of {name}, got {repr(value)[:100]}"
             raise MessageError(msg)
-        length: int = value[1][0]  # type: ignore[index]
-        num_bytes = length * dtype.itemsize
-        raw = self._take_small(num_bytes) if num_bytes < SMALL_BYTES else self._take_large(num_bytes)
-        array = np.ndarray((length,), dtype, raw)
-        # ZeroMQ cuts small frames out of one receive buffer, at any offset; large ones are aligned.
-        if not array.flags.aligned:
-            array = array.copy()
-        array.flags.writeable = False
-        return array
+        num_bytes = length * itemsize
+        if num_bytes >= SMALL_BYTES:
+            return np.ndarray((length,), dtype, _aligned(self._take_large(num_bytes)))
+        packed = self._packed
+        if packed is None:
+            packed = _aligned(view(self._frames[-1])) if len(self._frames) > 1 else b""
+            self._packed = packed
+        start = self._packed_taken
+        self._packed_taken = start + num_bytes + -num_bytes % PADDING
+        if self._packed_taken > len(packed):
+            msg = f"expected at least {self._packed_taken} bytes of small arrays, got {len(packed)}"
+            raise MessageError(msg)
+        return np.ndarray((length,), dtype, packed, start)
 
     def expect_all_taken(self) -> None:
         expected = 1 + self._large_taken + (self._packed is not None)
@@ -118,23 +148,21 @@ class _Arrays:
             raise MessageError(msg)
         return view(found)
 
-    def _take_small(self, num_bytes: int) -> OutFrame:
-        if self._packed is None:
-            self._packed = view(self._frames[-1]) if len(self._frames) > 1 else b""
-        start = self._packed_taken
-        self._packed_taken += num_bytes + -num_bytes % PADDING
-        if self._packed_taken > len(self._packed):
-            msg = f"expected at least {self._packed_taken} bytes of small arrays, got {len(self._packed)}"
-            raise MessageError(msg)
-        return self._packed[start : start + num_bytes]
+
+def _aligned(raw: OutFrame) -> OutFrame:
+    """The bytes, read-only, where numbers may begin at every eighth.
+
+    ZeroMQ cuts small frames out of one receive buffer, at any offset.
+    """
+    words = np.ndarray((len(raw) // PADDING,), np.int64, raw)
+    return memoryview(raw).toreadonly() if words.flags.aligned else bytes(raw)
 
 
 def _raw_bytes(array: npt.NDArray[Any]) -> OutFrame:
     if array.dtype.str[0] == ">":
         array = array.astype(array.dtype.newbyteorder("<"))
-    if not array.flags.c_contiguous:
-        array = np.ascontiguousarray(array)
-    return array.data.cast("B") if array.size else b""
+    # A copy only of what is not contiguous.
+    return np.ascontiguousarray(array).data.cast("B") if array.size else b""
 
 
 def view(frame: InFrame) -> OutFrame:
@@ -158,19 +186,17 @@ def _expect_bounded(frames: Sequence[InFrame], max_bytes: int) -> None:
         raise MessageError(msg)
 
 
-def _is_column(value: object, dtype: str) -> bool:
-    if type(value) is not list or len(value) != 2 or value[0] != dtype:
-        return False
-    shape = value[1]
-    return type(shape) is list and len(shape) == 1 and type(shape[0]) is int and shape[0] >= 0
+@lru_cache(maxsize=64)
+def _expected_column(kind: Any) -> tuple[np.dtype[Any], str, int]:
+    """The dtype, its name and its size: `NDArray[np.int32]` is `ndarray[shape, dtype[int32]]`."""
+    (scalar,) = get_args(get_args(kind)[1])
+    dtype = np.dtype(scalar).newbyteorder("<")
+    return dtype, dtype.str, dtype.itemsize
 
 
 @lru_cache(maxsize=64)
-def _expected_dtype(kind: Any) -> np.dtype[Any]:
-    """`NDArray[np.int32]` is `ndarray[shape, dtype[int32]]`."""
-    (scalar,) = get_args(get_args(kind)[1])
-    dtype: np.dtype[Any] = np.dtype(scalar)
-    return dtype.newbyteorder("<")
+def _little_endian_name(dtype: np.dtype[Any]) -> str:
+    return dtype.newbyteorder("<").str
 
 
 def _names(message_type: Any) -> str:

@@ -1,6 +1,6 @@
 """What both ends of a wire must agree on: addresses, limits, the model's name, the tasks."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -44,6 +44,11 @@ ADDRESSES = ("trajectories", "generate", "weights_fetch")
 """The fields of `LinksConfig` that are addresses."""
 
 
+TemplateArgument = str | int | float | bool | list[Any] | dict[str, Any]
+RENDERED = {"messages", "tools", "documents", "add_generation_prompt"}
+"""What a chat template is given with every rendering."""
+
+
 class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The model that all processes speak of."""
 
@@ -51,6 +56,13 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """A Hugging Face folder, a hub name, or `builtin:smollm2-135m-instruct` / `builtin:tiny`."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Compute precision. `auto`: bfloat16 where this machine's CPU has instructions for it."""
+    template_kwargs: dict[str, TemplateArgument] = {}
+    """Arguments to the model's chat template, such as `enable_thinking = false`."""
+
+    def __post_init__(self) -> None:
+        if taken := sorted(self.template_kwargs.keys() & RENDERED):
+            msg = f"expected template_kwargs without what every rendering sets itself, got {', '.join(taken)}"
+            raise ValueError(msg)
 
 
 class EpisodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

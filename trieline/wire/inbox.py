@@ -27,7 +27,7 @@ class Inbox:
         self._share_bytes = share_bytes
         self._bytes = 0
         self._bytes_of: dict[bytes, int] = {}
-        self._waiting: dict[bytes, deque[Sequence[InFrame]]] = {}
+        self._waiting: dict[bytes, deque[tuple[Sequence[InFrame], int]]] = {}
         self._turns: deque[bytes] = deque()
 
     def __len__(self) -> int:
@@ -43,18 +43,17 @@ class Inbox:
         self._bytes += size
         self._bytes_of[peer] = share
         if (waiting := self._waiting.get(peer)) is None:
-            self._waiting[peer] = deque((frames,))
+            self._waiting[peer] = deque(((frames, size),))
             self._turns.append(peer)
         else:
-            waiting.append(frames)
+            waiting.append((frames, size))
         return True
 
     def take(self) -> tuple[bytes, Sequence[InFrame]]:
         """The next message of the peer whose turn it is. Raises IndexError if none waits."""
         peer = self._turns.popleft()
         waiting = self._waiting[peer]
-        frames = waiting.popleft()
-        size = num_bytes(frames) + MESSAGE_COST
+        frames, size = waiting.popleft()
         self._bytes -= size
         if waiting:
             self._bytes_of[peer] -= size

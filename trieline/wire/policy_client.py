@@ -9,6 +9,7 @@ when nobody waits for an answer any more.
 import asyncio
 import contextlib
 import hashlib
+import time
 import uuid
 from collections.abc import Sequence
 
@@ -215,7 +216,9 @@ class PolicyClient:
             self._complaints.add("malformed messages from the policy server", error)
             return
         if isinstance(message, ServerAlive):
+            # Its socket lives. Whether it works, the answers to pings say.
             return
+        server.heard_at = time.monotonic()
         # Unknown: the answer to a ping, or a late repeat.
         pending = self._pending.get(message.request_id)
         if pending is None or pending.answer.done():

@@ -53,6 +53,8 @@ class ServerLink:
         self.address = address
         self.open: dict[int, Pending] = {}
         """What this server was asked and has not answered."""
+        self.heard_at = time.monotonic()
+        """When it last said something between two steps."""
         self._links = links
         self._to_send: deque[int] = deque()
         self._words: deque[StatusRequest | Cancel] = deque()
@@ -72,7 +74,7 @@ class ServerLink:
 
     def usable(self) -> bool:
         """Connected, and not silent when an answer was due."""
-        silent = self._silent_since is not None and self.dealer.heard_at <= self._silent_since
+        silent = self._silent_since is not None and self.heard_at <= self._silent_since
         return self.dealer.failure is None and self.dealer.connected and not silent
 
     def ask(self, pending: Pending) -> None:
@@ -94,12 +96,12 @@ class ServerLink:
             # Nobody asks, so the server has no reason to speak.
             self._asked_again_at = time.monotonic()
             return False
-        if time.monotonic() - max(self._asked_again_at, self.dealer.heard_at) <= self._links.peer_timeout_s:
+        if time.monotonic() - max(self._asked_again_at, self.heard_at) <= self._links.peer_timeout_s:
             return False
         logger.warning(
             "The policy server at %s was silent for %.1f s with %d requests open: asking again",
             self.address,
-            self.dealer.silent_s(),
+            time.monotonic() - self.heard_at,
             len(self.open),
         )
         self._asked_again_at = self._silent_since = time.monotonic()
@@ -119,6 +121,7 @@ class ServerLink:
     def _connected(self) -> None:
         # What was to be said was said of the requests of the last connection.
         self._words.clear()
+        self.heard_at = time.monotonic()
         if self.dealer.connections > 1:
             for pending in self.open.values():
                 pending.repeats += 1

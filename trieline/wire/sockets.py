@@ -38,6 +38,7 @@ def limit(zmq_socket: zmq.Socket[Any], links: LinksConfig, *, send_queue: int) -
     stopped (by a full queue, or because another took the peer's name over) and the connection then breaks,
     libzmq 4.3.5 aborts the whole process at the next heartbeat, be it ours or one of the peer's that waits in
     the queue. So whoever owns a bound socket reads it all the time, and bounds what it keeps (see `Inbox`).
+    A message of frames without end is out of reach: ZeroMQ keeps it to itself until the last one has come.
     The kernel notices a machine that vanished.
     """
     zmq_socket.sndhwm = send_queue

@@ -15,9 +15,9 @@ Columns are only ever appended, with a default: older actors and journals have n
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
-import numpy.typing as npt
 
 from trieline.common.arrays import Bool, Float32, Int32
 from trieline.wire.errors import TreeError
@@ -46,6 +46,20 @@ MAX_SEQUENCE_TOKENS = 32_000_000
 
 ROUNDING = 1e-4
 """How far (nats) a log-probability may be above 0, or an entropy below it, for rounding alone."""
+
+INT32, FLOAT32, BOOL = np.dtype(np.int32), np.dtype(np.float32), np.dtype(np.bool_)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NumberBounds:
+    """What the numbers of a tree may be, beside finite. Those of a tree that is one's own have no bounds."""
+
+    least_logprob: float = -math.inf
+    """Nats."""
+    most_entropy: float = math.inf
+    """Nats."""
+    most_reward: float = math.inf
+    """In either direction."""
 
 
 def _none() -> Int32:
@@ -147,12 +161,13 @@ class TrajectoryTree:
 
     @property
     def sequence_lengths(self) -> list[int]:
-        """[B] tokens from the root to each leaf."""
-        depth = np.diff(self.node_offsets).tolist()
+        """[B] tokens of each sequence."""
+        offsets = self.node_offsets.tolist()
+        depths: list[int] = []
         for node, parent in enumerate(self.parents.tolist()):
-            if parent >= 0:
-                depth[node] += depth[parent]
-        return [depth[leaf] for leaf in self.leaf_nodes.tolist()]
+            before = depths[parent] if parent >= 0 else 0
+            depths.append(before + offsets[node + 1] - offsets[node])
+        return [depths[leaf] for leaf in self.leaf_nodes.tolist()]
 
     def path(self, node: int) -> list[int]:
         """Nodes from the root to `node`, both included."""
@@ -186,7 +201,13 @@ class TrajectoryTree:
         start, stop = self.mask_offsets[index : index + 2]
         return self.mask_runs[2 * start : 2 * stop]
 
-    def validate(self, *, vocab_size: int | None = None, max_tokens: int | None = None) -> None:
+    def validate(
+        self,
+        *,
+        vocab_size: int | None = None,
+        max_tokens: int | None = None,
+        bounds: "NumberBounds | None" = None,
+    ) -> None:
         """Raise TreeError, naming the first broken invariant with what was expected and what came."""
         n, t, b = self.num_nodes, self.num_tokens, self.num_leaves
         if n == 0 or b == 0:
@@ -197,11 +218,8 @@ class TrajectoryTree:
         _expect_at_most("leaves", b, MAX_LEAVES)
         self._validate_columns()
         self._validate_nodes()
-        if ((self.leaf_nodes < 0) | (self.leaf_nodes >= n)).any():
-            msg = f"expected leaf_nodes in [0, {n}), got {self.leaf_nodes.tolist()[:16]}"
-            raise TreeError(msg)
-        by_policy = np.repeat(self.sampled, np.diff(self.node_offsets))
-        self._validate_tokens(by_policy, vocab_size)
+        by_policy = np.repeat(self.sampled, self.node_offsets[1:] - self.node_offsets[:-1])
+        self._validate_tokens(by_policy, vocab_size, bounds or NumberBounds())
         if len(self.mask_index) or len(self.mask_offsets) or len(self.mask_runs):
             expect_masks(
                 self.mask_index,
@@ -211,32 +229,38 @@ class TrajectoryTree:
                 by_policy=by_policy,
                 vocab_size=vocab_size,
             )
-        self._validate_edges()
-        if (total := self.num_sequence_tokens) > MAX_SEQUENCE_TOKENS:
+        if self.edge_kinds:
+            self._validate_edges()
+        # The product is a bound, and costs nothing.
+        if b * t > MAX_SEQUENCE_TOKENS and (total := self.num_sequence_tokens) > MAX_SEQUENCE_TOKENS:
             msg = f"expected sequences of at most {MAX_SEQUENCE_TOKENS} tokens together, got {total}"
             raise TreeError(msg)
 
     def _validate_columns(self) -> None:
         n, t, b, e = self.num_nodes, self.num_tokens, self.num_leaves, len(self.edge_kinds)
         for name, dtype, length in (
-            ("parents", np.int32, n),
-            ("node_offsets", np.int32, n + 1),
-            ("sampled", np.bool_, n),
-            ("rewards", np.float32, n),
-            ("token_ids", np.int32, t),
-            ("policy_versions", np.int32, t),
-            ("behavior_logprobs", np.float32, t),
-            ("entropies", np.float32, t),
-            ("leaf_nodes", np.int32, b),
-            ("leaf_terminated", np.bool_, b),
-            ("leaf_groups", np.int32, b if len(self.leaf_groups) else 0),
-            ("mask_index", np.int32, t if len(self.mask_index) else 0),
-            ("mask_offsets", np.int32, len(self.mask_offsets)),
-            ("mask_runs", np.int32, len(self.mask_runs)),
-            ("edge_sources", np.int32, e),
-            ("edge_targets", np.int32, e),
+            ("parents", INT32, n),
+            ("node_offsets", INT32, n + 1),
+            ("sampled", BOOL, n),
+            ("rewards", FLOAT32, n),
+            ("token_ids", INT32, t),
+            ("policy_versions", INT32, t),
+            ("behavior_logprobs", FLOAT32, t),
+            ("entropies", FLOAT32, t),
+            ("leaf_nodes", INT32, b),
+            ("leaf_terminated", BOOL, b),
+            ("leaf_groups", INT32, b if len(self.leaf_groups) else 0),
+            ("mask_index", INT32, t if len(self.mask_index) else 0),
+            ("mask_offsets", INT32, len(self.mask_offsets)),
+            ("mask_runs", INT32, len(self.mask_runs)),
+            ("edge_sources", INT32, e),
+            ("edge_targets", INT32, e),
         ):
-            _expect_column(name, getattr(self, name), dtype, length)
+            column = getattr(self, name)
+            if column.dtype != dtype or column.shape != (length,):
+                came = f"{column.dtype.name}{list(column.shape)}"
+                msg = f"expected {name} as {dtype.name}[{length}], got {came}"
+                raise TreeError(msg)
         _expect_count("fork_causes", self.fork_causes, n)
         _expect_count("leaf_causes", self.leaf_causes, b)
         _expect_known("fork_causes", self.fork_causes, FORK_CAUSES)
@@ -244,25 +268,30 @@ class TrajectoryTree:
         _expect_known("edge_kinds", self.edge_kinds, EDGE_KINDS)
 
     def _validate_nodes(self) -> None:
-        n, t = self.num_nodes, self.num_tokens
-        if self.parents[0] != -1 or (self.parents[1:] < 0).any() or (self.parents >= np.arange(n)).any():
-            found = self.parents.tolist()[:16]
-            msg = f"expected parents[0] == -1 and 0 <= parents[n] < n after it, got {found}"
+        # As Python's numbers: a call of numpy takes as long as a loop over fifty nodes.
+        parents, offsets = self.parents.tolist(), self.node_offsets.tolist()
+        if parents[0] != -1 or not all(0 <= p < n for n, p in enumerate(parents[1:], 1)):
+            msg = f"expected parents[0] == -1 and 0 <= parents[n] < n after it, got {parents[:16]}"
             raise TreeError(msg)
-        # In int64: differences of int32 offsets wrap around, and then a fall can look like a rise.
-        lengths = np.diff(self.node_offsets.astype(np.int64))
-        if self.node_offsets[0] != 0 or self.node_offsets[-1] != t or (lengths < 1).any():
-            found = self.node_offsets.tolist()[:16]
-            msg = f"expected node_offsets to rise strictly from 0 to {t}, got {found}"
+        t = self.num_tokens
+        rise = all(before < after for before, after in pairwise(offsets))
+        if offsets[0] != 0 or offsets[-1] != t or not rise:
+            msg = f"expected node_offsets to rise strictly from 0 to {t}, got {offsets[:16]}"
+            raise TreeError(msg)
+        leaves = self.leaf_nodes.tolist()
+        if min(leaves) < 0 or max(leaves) >= len(parents):
+            msg = f"expected leaf_nodes in [0, {len(parents)}), got {leaves[:16]}"
             raise TreeError(msg)
 
-    def _validate_tokens(self, by_policy: Bool, vocab_size: int | None) -> None:
+    def _validate_tokens(self, by_policy: Bool, vocab_size: int | None, bounds: "NumberBounds") -> None:
         """`by_policy` [T] is True on sampled tokens."""
-        known = np.where(by_policy & np.isnan(self.entropies), 0, self.entropies)
+        known = self.entropies
+        if math.isnan(known.min()):
+            known = np.where(by_policy & np.isnan(known), 0, known)
         for name, column, least, most in (
-            ("rewards", self.rewards, -math.inf, math.inf),
-            ("behavior_logprobs", self.behavior_logprobs, -math.inf, ROUNDING),
-            ("entropies", known, -ROUNDING, math.inf),
+            ("rewards", self.rewards, -bounds.most_reward, bounds.most_reward),
+            ("behavior_logprobs", self.behavior_logprobs, bounds.least_logprob, ROUNDING),
+            ("entropies", known, -ROUNDING, bounds.most_entropy),
         ):
             # NaN goes through min and max.
             lowest, highest = float(column.min()), float(column.max())
@@ -299,13 +328,6 @@ class TrajectoryTree:
             raise TreeError(msg)
 
 
-def _expect_column(name: str, column: npt.NDArray[np.generic], dtype: type[np.generic], length: int) -> None:
-    if column.dtype != dtype or column.shape != (length,):
-        came = f"{column.dtype.name}{list(column.shape)}"
-        msg = f"expected {name} as {np.dtype(dtype).name}[{length}], got {came}"
-        raise TreeError(msg)
-
-
 def _expect_at_most(what: str, count: int, most: int | None) -> None:
     if most is not None and count > most:
         msg = f"expected at most {most} {what}, got {count}"
@@ -319,6 +341,6 @@ def _expect_count(name: str, values: tuple[str, ...], count: int) -> None:
 
 
 def _expect_known(name: str, values: tuple[str, ...], known: tuple[str, ...]) -> None:
-    if unknown := set(values) - set(known):
+    if unknown := set(values).difference(known):
         msg = f"expected {name} out of {known}, got {sorted(unknown)[:8]}"
         raise TreeError(msg)

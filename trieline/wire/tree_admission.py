@@ -6,17 +6,15 @@ Any program on this machine can send a tree, and one absurd number in one of the
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
-import numpy as np
-
+from trieline.common.numbers import MAX_REWARD
 from trieline.wire.errors import TreeError
 from trieline.wire.messages import Assignment
-from trieline.wire.tree import MAX_LEAVES, TrajectoryTree
+from trieline.wire.tree import MAX_LEAVES, NumberBounds, TrajectoryTree
 
 # Nats. A token of this probability comes up once in 10^43 draws, so none that was sampled ever has it.
 LEAST_LOGPROB = -100.0
-# Beyond it float32 does not tell apart two returns that differ by a twentieth.
-MAX_REWARD = 1e6
 # Nats. No distribution over V tokens has more than ln V; the rest is rounding in bfloat16, and where V is
 # unknown it is that of the largest token id there can be.
 ENTROPY_ROUNDING = 0.1
@@ -62,17 +60,26 @@ def expect_admissible(
         expectation: of the run.
         newest_version: the highest version of the policy that can have sampled; None: unknown.
     """
-    tree.validate(vocab_size=expectation.vocab_size, max_tokens=expectation.max_tree_tokens)
+    tree.validate(
+        vocab_size=expectation.vocab_size,
+        max_tokens=expectation.max_tree_tokens,
+        bounds=_number_bounds(expectation.vocab_size),
+    )
     if tree.sampled[0]:
         msg = "expected a root of context (a prompt), got one that the policy sampled"
         raise TreeError(msg)
     _expect_asked_for(tree, assignment, expectation)
     _expect_short(tree, expectation)
-    _expect_sane(tree, expectation.vocab_size)
     newest = int(tree.policy_versions.max())
     if newest_version is not None and newest > newest_version:
         msg = f"expected tokens of policy versions up to {newest_version}, the newest, got version {newest}"
         raise TreeError(msg)
+
+
+@lru_cache(maxsize=16)
+def _number_bounds(vocab_size: int | None) -> NumberBounds:
+    most_entropy = math.log(vocab_size or LARGEST_VOCABULARY) + ENTROPY_ROUNDING
+    return NumberBounds(least_logprob=LEAST_LOGPROB, most_entropy=most_entropy, most_reward=MAX_REWARD)
 
 
 def _expect_asked_for(tree: TrajectoryTree, assignment: Assignment | None, expectation: Expectation) -> None:
@@ -110,19 +117,3 @@ def _expect_short(tree: TrajectoryTree, expectation: Expectation) -> None:
     if env is not None and longest > env.max_context:
         msg = f"expected sequences of at most {env.max_context} tokens, max_context of {tree.env_id}, "
         raise TreeError(msg + f"got {longest}")
-
-
-def _expect_sane(tree: TrajectoryTree, vocab_size: int | None) -> None:
-    """Finite, and yet no number that sampling or scoring gives."""
-    most_entropy = math.log(vocab_size or LARGEST_VOCABULARY) + ENTROPY_ROUNDING
-    if (lowest := float(tree.behavior_logprobs.min())) < LEAST_LOGPROB:
-        msg = f"expected behavior_logprobs of at least {LEAST_LOGPROB:g}, got {lowest:g}"
-        raise TreeError(msg)
-    # Unknown ones exceed nothing.
-    if (highest := float(np.nan_to_num(tree.entropies, nan=-np.inf).max())) > most_entropy:
-        msg = f"expected entropies of at most {most_entropy:.2f} (all tokens alike), got {highest:g}"
-        raise TreeError(msg)
-    for reward in (float(tree.rewards.min()), float(tree.rewards.max())):
-        if abs(reward) > MAX_REWARD:
-            msg = f"expected rewards from {-MAX_REWARD:g} to {MAX_REWARD:g}, got {reward:g}"
-            raise TreeError(msg)

@@ -7,11 +7,9 @@ the actor that holds it is lost, it is granted again before all others.
 """
 
 import math
-import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import get_args
 
 import msgspec
 import zmq
@@ -19,6 +17,7 @@ import zmq
 from trieline.common.complaints import Complaints
 from trieline.common.text import shortened
 from trieline.wire import sockets
+from trieline.wire.accepted_trees import AcceptedTrees
 from trieline.wire.acknowledgements import WITHIN_S, Acknowledgements
 from trieline.wire.actor_register import ActorRegister, ActorStatus
 from trieline.wire.assignment_ledger import AssignmentLedger
@@ -105,9 +104,7 @@ class TreeReceiver:
         self.max_losses = max_losses
         self._ledger = AssignmentLedger(max_losses=max_losses)
         self._register = ActorRegister(self._ledger, self._complaints, peer_timeout_s=links.peer_timeout_s)
-        self._trees: dict[Purpose, queue.SimpleQueue[TreeDelivery | None]] = {
-            purpose: queue.SimpleQueue() for purpose in get_args(Purpose)
-        }
+        self._accepted = AcceptedTrees()
         self._evaluation_share = evaluation_share
         self._inbox = Inbox(
             most_bytes=INBOX_MESSAGES * links.max_message_bytes,
@@ -141,12 +138,10 @@ class TreeReceiver:
     def get(self, timeout_s: float, purpose: Purpose = "train") -> TreeDelivery:
         """The next accepted tree of that purpose, or PeerTimeoutError."""
         try:
-            delivery = self._trees[purpose].get(timeout=timeout_s)
-        except queue.Empty:
+            delivery = self._accepted.get(timeout_s, purpose)
+        except TimeoutError:
             raise PeerTimeoutError(self._nothing_came(timeout_s)) from None
         if delivery is None:
-            # For the next one who asks, too.
-            self._trees[purpose].put(None)
             self._thread.expect_running()
             msg = "the tree receiver is closed"
             raise WireError(msg)
@@ -155,7 +150,7 @@ class TreeReceiver:
     def outstanding(self, purpose: Purpose = "train") -> int:
         """Assignments offered or granted whose tree has not come (nor been refused or given up)."""
         with self._lock:
-            return self._ledger.outstanding(purpose)
+            return self._ledger.outstanding(purpose) + self._accepted.added(purpose)
 
     def take_given_up(self) -> list[Assignment]:
         """Tasks to train on that were given up since the last call: too many actors were lost over them."""
@@ -213,6 +208,7 @@ class TreeReceiver:
             if not self._inbox:
                 break
             self._handle(*self._inbox.take())
+        self._accepted.hand_over()
         self._acknowledgements.send_due()
         all_handled = all_read and not self._inbox
         with self._lock:
@@ -232,8 +228,7 @@ class TreeReceiver:
     def _end(self) -> None:
         if self._thread.failure is None:
             self._acknowledgements.send_all()
-        for trees in self._trees.values():
-            trees.put(None)
+        self._accepted.end()
 
     def _read(self) -> bool:
         """Move what has come to the inbox; True if nothing more waits."""
@@ -300,7 +295,7 @@ class TreeReceiver:
                 self._reject(identity, delivery, "rejected trees", str(error))
                 return
             self._seen.setdefault(delivery.actor_id, SeenNumbers()).add(delivery.sequence_number)
-            self._trees[delivery.purpose].put(delivery)
+            self._accepted.add(delivery)
         with self._lock:
             self._ledger.close(delivery.actor_id, delivery.assignment_id)
             self._register.note_delivery(delivery.actor_id)
@@ -345,13 +340,14 @@ class TreeReceiver:
             self._complaints.add("actors of another protocol", f"{hello.actor_id}: {reason}")
             self._send(identity, Stop(reason=reason))
             return
-        self._register.hear(identity, hello.actor_id, hello.capacity, hello.episodes)
+        actor = self._register.hear(identity, hello.actor_id, hello.capacity, hello.episodes)
+        if actor is not None:
+            actor.told_to_stop = False
 
     def _tell_to_stop(self, reason: str) -> None:
         for actor in self._register.actors.values():
             if not actor.told_to_stop:
-                actor.told_to_stop = True
-                self._send(actor.identity, Stop(reason=reason))
+                actor.told_to_stop = self._send(actor.identity, Stop(reason=reason))
 
     def _grant(self) -> None:
         actors = self._register.actors

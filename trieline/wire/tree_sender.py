@@ -156,6 +156,8 @@ class TreeSender:
         await self._dealer.close(encode(ActorGoodbye(actor_id=self._actor_id)))
 
     async def _until(self, condition: Callable[[], bool], timeout_s: float | None, what: str) -> None:
+        if condition():
+            return
         try:
             async with asyncio.timeout(timeout_s):
                 while not condition():

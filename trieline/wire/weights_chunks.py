@@ -8,6 +8,7 @@ something else after the last one.
 import time
 from dataclasses import dataclass, field
 
+from trieline.wire.codec import InFrame
 from trieline.wire.messages import ChunkRequest
 
 MAX_FETCHING = 16
@@ -18,6 +19,8 @@ MAX_WAITING = 1_024
 @dataclass(slots=True)
 class _Flight:
     request: ChunkRequest
+    frame: InFrame
+    """Came by the connection that the chunk goes out by."""
     is_last: bool
     since: float = field(default_factory=time.monotonic)
 
@@ -30,9 +33,11 @@ class ChunkTraffic:
         self._repeat_s = repeat_s
         self._timeout_s = timeout_s
         self._flying: dict[bytes, _Flight] = {}
-        self._waiting: dict[bytes, ChunkRequest] = {}
+        self._waiting: dict[bytes, tuple[ChunkRequest, InFrame]] = {}
 
-    def may_send(self, peer: bytes, request: ChunkRequest, *, is_last: bool, joined: bool) -> bool:
+    def may_send(
+        self, peer: bytes, request: ChunkRequest, frame: InFrame, *, is_last: bool, joined: bool
+    ) -> bool:
         """Whether the chunk is to be sent now; noted as on its way if so, and kept for later if not.
 
         `joined`: the peer has served a version of this learner.
@@ -44,10 +49,10 @@ class ChunkTraffic:
                 return False
         elif len(self._flying) >= (MAX_FETCHING if joined else MAX_STRANGERS):
             if len(self._waiting) < MAX_WAITING:
-                self._waiting[peer] = request
+                self._waiting[peer] = request, frame
             return False
         self._waiting.pop(peer, None)
-        self._flying[peer] = _Flight(request, is_last)
+        self._flying[peer] = _Flight(request, frame, is_last)
         return True
 
     def heard(self, peer: bytes) -> None:
@@ -61,9 +66,17 @@ class ChunkTraffic:
         self._flying.pop(peer, None)
         self._waiting.pop(peer, None)
 
-    def next_turns(self) -> list[tuple[bytes, ChunkRequest]]:
-        """Who may have a turn now, with what each wants. Those who took too long have lost theirs."""
+    def overdue(self) -> list[InFrame]:
+        """Frames of those who took too long: their turn is over, and their connections are to be closed.
+
+        What they did not read would stay in memory.
+        """
         long_ago = time.monotonic() - self._timeout_s
-        for peer in [peer for peer, flight in self._flying.items() if flight.since < long_ago]:
-            del self._flying[peer]
-        return list(self._waiting.items()) if len(self._flying) < MAX_FETCHING else []
+        late = [peer for peer, flight in self._flying.items() if flight.since < long_ago]
+        return [self._flying.pop(peer).frame for peer in late]
+
+    def waiting(self) -> list[tuple[bytes, ChunkRequest, InFrame]]:
+        """Who may have a turn now, with what each wants."""
+        if len(self._flying) >= MAX_FETCHING:
+            return []
+        return [(peer, request, frame) for peer, (request, frame) in self._waiting.items()]

@@ -11,9 +11,7 @@ import fcntl
 import logging
 import os
 import queue
-import threading
 import time
-import zlib
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,12 +21,14 @@ from typing import BinaryIO
 import numpy as np
 import zmq
 
+from trieline.common.checksum import file_crc32
 from trieline.common.complaints import Complaints
 from trieline.common.regular_file import open_regular
 from trieline.wire import sockets
 from trieline.wire.codec import InFrame, decode, encode
 from trieline.wire.config import LinksConfig
 from trieline.wire.errors import MessageError, PeerTimeoutError, WireError
+from trieline.wire.inbox import cut_off
 from trieline.wire.messages import (
     Chunk,
     ChunkRequest,
@@ -37,7 +37,7 @@ from trieline.wire.messages import (
     ServerToLearner,
     WeightsAnnouncement,
 )
-from trieline.wire.sockets import Waker
+from trieline.wire.socket_thread import Context, SocketThread
 from trieline.wire.weights_chunks import ChunkTraffic
 from trieline.wire.weights_roll import ServerRoll
 
@@ -45,6 +45,8 @@ logger = logging.getLogger(__name__)
 
 # Chunks and announcements for each server. Full: what is sent is dropped, and asked for again.
 SEND_QUEUE = 4
+# Messages read before the chunks of those who wait get their turn.
+READ_AT_ONCE = 1_000
 # Of a server's request.
 REQUEST_BYTES = 16 * 1024
 # Whoever asks for more gets as much.
@@ -52,16 +54,6 @@ CHUNK_BYTES = 2 * 1024 * 1024
 KEPT_VERSIONS = 2
 # A server that was silent for this many heartbeats is asked, so to speak, whether it is still there.
 SILENT_HEARTBEATS = 2
-CRC_BLOCK_BYTES = 4 * 1024 * 1024
-
-
-def file_crc32(file: BinaryIO) -> int:
-    """CRC-32 of a whole unbuffered file from its start: 270 MB in about 0.15 s, with the GIL released."""
-    crc, offset = 0, 0
-    while block := os.pread(file.fileno(), CRC_BLOCK_BYTES, offset):
-        crc = zlib.crc32(block, crc)
-        offset += len(block)
-    return crc
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,25 +76,15 @@ class WeightsPublisher:
         self._roll = ServerRoll(self._start, peer_timeout_s=links.peer_timeout_s, complaints=self._complaints)
         self._chunks = ChunkTraffic(repeat_s=links.heartbeat_s, timeout_s=links.peer_timeout_s)
         self._next_look = 0.0
-        self._failure: Exception | None = None
-        self._closing = False
-        self._waker = Waker()
-        self._context: zmq.Context[zmq.Socket[bytes]] | None = None
-        self._thread = threading.Thread(target=self._run, name="weights-publisher", daemon=True)
+        self._thread = SocketThread(
+            f"weights publisher at {links.weights_fetch}",
+            open_sockets=self._bind,
+            turn=self._turn,
+            at_end=self._roll.wake_all,
+        )
 
     def start(self) -> None:
         """Bind the socket and begin to serve. Raises AddressError."""
-        context = zmq.Context()
-        try:
-            self._router = context.socket(zmq.ROUTER)
-            sockets.limit(self._router, self._links, send_queue=SEND_QUEUE)
-            self._router.maxmsgsize = REQUEST_BYTES
-            self._router.router_mandatory = True
-            sockets.bind(self._router, self._links.weights_fetch)
-        except WireError:
-            context.destroy(linger=0)
-            raise
-        self._context = context
         self._thread.start()
 
     def publish(self, policy_version: int, path: Path, *, crc32: int | None = None) -> None:
@@ -111,7 +93,7 @@ class WeightsPublisher:
         Its CRC-32, if it is not given, is taken before the announcement: reading 270 MB takes 0.15 s.
         Raises WireError if the version is not above the last one, or the file can't be read or is empty.
         """
-        self._expect_running()
+        self._thread.expect_running()
         if policy_version <= self._last_version:
             msg = f"expected a policy version above {self._last_version}, got {policy_version}"
             raise WireError(msg)
@@ -129,7 +111,7 @@ class WeightsPublisher:
         self._last_version = policy_version
         self._roll.published(policy_version)
         self._to_publish.put((policy_version, path.absolute(), file, crc32))
-        self._waker.wake()
+        self._thread.wake()
 
     def loaded(self) -> dict[str, int]:
         """The version that each live policy server serves, -1 before its first."""
@@ -143,14 +125,14 @@ class WeightsPublisher:
         """
         deadline = time.monotonic() + timeout_s
         with self._roll.changed:
-            while not self._failure and not self._roll.is_loaded(policy_version):
+            while self._thread.failure is None and not self._roll.is_loaded(policy_version):
                 left = deadline - time.monotonic()
                 if left <= 0:
                     break
                 # Looked at again without news, too: who lives and who is late is a matter of time.
                 self._roll.changed.wait(min(left, self._links.heartbeat_s))
             else:
-                self._expect_running()
+                self._thread.expect_running()
                 return
         msg = (
             f"waited {timeout_s:g} s for the policy servers at {self._links.weights_fetch} to load version "
@@ -160,46 +142,35 @@ class WeightsPublisher:
 
     def close(self) -> None:
         """End the thread, close sockets and files. Idempotent."""
-        if self._context is not None:
-            context, self._context = self._context, None
-            self._closing = True
-            self._waker.wake()
-            self._thread.join()
-            context.destroy(linger=sockets.LINGER_MS)
-        self._waker.close()
+        self._thread.close()
         for version in self._versions:
             version.file.close()
         while not self._to_publish.empty():
             self._to_publish.get()[2].close()
 
-    def _expect_running(self) -> None:
-        if self._failure is not None:
-            msg = f"the weights publisher at {self._links.weights_fetch} failed: {self._failure}"
-            raise WireError(msg) from self._failure
-
     # ---- in the thread -------------------------------------------------------------------------------------
 
-    def _run(self) -> None:
-        try:
-            poller = zmq.Poller()
-            poller.register(self._router, zmq.POLLIN)
-            poller.register(self._waker.fileno(), zmq.POLLIN)
-            while not self._closing:
-                poller.poll(max(1, round(self._links.heartbeat_s * 1000)))
-                self._waker.drain()
-                while not self._to_publish.empty():
-                    self._make_public(*self._to_publish.get())
-                self._answer_all()
-                if time.monotonic() >= self._next_look:
-                    self._next_look = time.monotonic() + self._links.heartbeat_s
-                    self._look_for_silent()
-                for peer, request in self._chunks.next_turns():
-                    self._send_chunk(peer, request)
-        except Exception as error:
-            logger.exception("The weights publisher at %s failed", self._links.weights_fetch)
-            with self._roll.changed:
-                self._failure = error
-                self._roll.changed.notify_all()
+    def _bind(self, context: Context) -> Sequence[zmq.Socket[bytes]]:
+        self._router = context.socket(zmq.ROUTER)
+        sockets.limit(self._router, self._links, send_queue=SEND_QUEUE)
+        self._router.maxmsgsize = REQUEST_BYTES
+        self._router.router_mandatory = True
+        sockets.bind(self._router, self._links.weights_fetch)
+        return [self._router]
+
+    def _turn(self) -> float:
+        while not self._to_publish.empty():
+            self._make_public(*self._to_publish.get())
+        all_read = self._answer_some()
+        if time.monotonic() >= self._next_look:
+            self._next_look = time.monotonic() + self._links.heartbeat_s
+            self._look_for_silent()
+        for frame in self._chunks.overdue():
+            self._complaints.add("fetches that take too long", "the connection is closed")
+            cut_off(frame)
+        for peer, request, frame in self._chunks.waiting():
+            self._send_chunk(peer, request, frame)
+        return self._links.heartbeat_s if all_read else 0.0
 
     def _make_public(self, policy_version: int, path: Path, file: BinaryIO, crc32: int | None) -> None:
         status = os.fstat(file.fileno())
@@ -222,34 +193,37 @@ class WeightsPublisher:
             for peer in self._roll.peers(silent_s=SILENT_HEARTBEATS * self._links.heartbeat_s):
                 self._send(peer, self._versions[-1].announcement)
 
-    def _answer_all(self) -> None:
-        while not self._closing:
+    def _answer_some(self) -> bool:
+        """True if nothing more waits."""
+        for _ in range(READ_AT_ONCE):
             try:
                 identity, *frames = self._router.recv_multipart(zmq.NOBLOCK, copy=False)
             except zmq.Again:
-                return
-            self._answer(identity.bytes, frames)
+                return True
+            self._answer(identity, frames)
+        return False
 
-    def _answer(self, identity: bytes, frames: Sequence[InFrame]) -> None:
+    def _answer(self, identity: zmq.Frame, frames: Sequence[InFrame]) -> None:
+        peer = identity.bytes
         try:
-            message = decode(frames, ServerToLearner, max_bytes=self._links.max_message_bytes)
+            message = decode(frames, ServerToLearner, max_bytes=REQUEST_BYTES)
         except MessageError as error:
             self.malformed += 1
             self._complaints.add("malformed messages from policy servers", error)
             return
-        self._roll.hear(identity, message)
+        self._roll.hear(peer, message)
         if isinstance(message, ChunkRequest):
-            self._send_chunk(identity, message)
+            self._send_chunk(peer, message, identity)
             return
-        self._chunks.heard(identity)
+        self._chunks.heard(peer)
         if isinstance(message, LatestRequest) and self._versions:
-            self._send(identity, self._versions[-1].announcement)
+            self._send(peer, self._versions[-1].announcement)
 
-    def _send_chunk(self, peer: bytes, request: ChunkRequest) -> None:
+    def _send_chunk(self, peer: bytes, request: ChunkRequest, frame: InFrame) -> None:
         sizes = {one.announcement.policy_version: one.announcement.num_bytes for one in self._versions}
         is_last = request.offset + request.num_bytes >= sizes.get(request.policy_version, 0)
         joined = self._roll.has_joined(request.server_id)
-        if self._chunks.may_send(peer, request, is_last=is_last, joined=joined):
+        if self._chunks.may_send(peer, request, frame, is_last=is_last, joined=joined):
             self._send(peer, self._chunk(request))
 
     def _chunk(self, request: ChunkRequest) -> Chunk:

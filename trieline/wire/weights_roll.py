@@ -42,6 +42,11 @@ class ServerRoll:
         self._newest = -1
         self._published_at = 0.0
 
+    def wake_all(self) -> None:
+        """Let whoever waits look again."""
+        with self.changed:
+            self.changed.notify_all()
+
     def published(self, policy_version: int) -> None:
         """From now on the servers are waited for to load this version."""
         with self.changed:

@@ -17,12 +17,13 @@ from pathlib import Path
 
 import zmq
 
+from trieline.common.checksum import file_crc32
 from trieline.common.complaints import Complaints
 from trieline.common.regular_file import open_regular
 from trieline.wire import sockets
 from trieline.wire.codec import InFrame, decode, encode
 from trieline.wire.config import LinksConfig
-from trieline.wire.errors import MessageError, WireError
+from trieline.wire.errors import MessageError
 from trieline.wire.messages import (
     Chunk,
     ChunkRequest,
@@ -32,14 +33,15 @@ from trieline.wire.messages import (
     WeightsAnnouncement,
     WeightsLoaded,
 )
-from trieline.wire.sockets import Waker
+from trieline.wire.socket_thread import Context, SocketThread
 from trieline.wire.weights_fetch import Fetch
-from trieline.wire.weights_publisher import CHUNK_BYTES, file_crc32
+from trieline.wire.weights_publisher import CHUNK_BYTES
 
 logger = logging.getLogger(__name__)
 
 # Requests, while the learner does not read: the new one is dropped, and made again with the next heartbeat.
 REQUEST_QUEUE = 64
+READ_AT_ONCE = 100
 # A fetch in which nothing came for this many heartbeats asks again for what is missing.
 STALLED_HEARTBEATS = 3
 KEPT_FILES = 2
@@ -74,33 +76,22 @@ class WeightsSubscriber:
         self._reached_at = time.monotonic()
         self._fetched: deque[Path] = deque()
         self._complaints = Complaints("weights")
-        self._failure: Exception | None = None
-        self._closing = False
-        self._waker = Waker()
-        self._context: zmq.Context[zmq.Socket[bytes]] | None = None
-        self._thread = threading.Thread(target=self._run, name="weights-subscriber", daemon=True)
+        self._next_heartbeat = 0.0
+        self._thread = SocketThread(
+            f"weights subscriber of {server_id}",
+            open_sockets=self._connect,
+            turn=self._turn,
+            at_end=self._drop_fetch,
+        )
 
     def start(self) -> None:
         """Begin to connect; a learner that is not there yet is tried again and again. Raises AddressError."""
-        context = zmq.Context()
-        try:
-            self._dealer = context.socket(zmq.DEALER)
-            sockets.limit(self._dealer, self._links, send_queue=REQUEST_QUEUE)
-            # Nothing is queued for a learner that is away.
-            self._dealer.immediate = True
-            sockets.connect(self._dealer, self._links.weights_fetch)
-        except WireError:
-            context.destroy(linger=0)
-            raise
-        self._context = context
         self._reached_at = time.monotonic()
         self._thread.start()
 
     def poll(self) -> tuple[int, Path] | None:
         """The newest complete version and its safetensors file, once; None if there is nothing new."""
-        if self._failure is not None:
-            msg = f"the weights subscriber of {self._server_id} failed: {self._failure}"
-            raise WireError(msg) from self._failure
+        self._thread.expect_running()
         with self._lock:
             ready, self._ready = self._ready, None
             return ready
@@ -119,41 +110,31 @@ class WeightsSubscriber:
                 publisher_start=self._starts.get(version, 0),
             )
             self._report_due = True
-        self._waker.wake()
+        self._thread.wake()
 
     def close(self) -> None:
         """End the thread and close the socket; what was fetched stays. Idempotent."""
-        if self._context is not None:
-            context, self._context = self._context, None
-            self._closing = True
-            self._waker.wake()
-            self._thread.join()
-            context.destroy(linger=sockets.LINGER_MS)
-        self._waker.close()
+        self._thread.close()
 
     # ---- in the thread -------------------------------------------------------------------------------------
 
-    def _run(self) -> None:
-        try:
-            poller = zmq.Poller()
-            for source in (self._dealer, self._waker.fileno()):
-                poller.register(source, zmq.POLLIN)
-            next_heartbeat = time.monotonic()
-            while not self._closing:
-                poller.poll(max(0, round((next_heartbeat - time.monotonic()) * 1000)))
-                self._waker.drain()
-                self._read_all()
-                if time.monotonic() >= next_heartbeat:
-                    reached = self._beat()
-                    pause_s = self._links.heartbeat_s if reached else min(self._links.heartbeat_s, AWAY_S)
-                    next_heartbeat = time.monotonic() + pause_s
-                self._report()
-                self._take_latest()
-        except Exception as error:
-            logger.exception("The weights subscriber of %s failed", self._server_id)
-            self._failure = error
-        finally:
-            self._drop_fetch()
+    def _connect(self, context: Context) -> Sequence[zmq.Socket[bytes]]:
+        self._dealer = context.socket(zmq.DEALER)
+        sockets.limit(self._dealer, self._links, send_queue=REQUEST_QUEUE)
+        # Nothing is queued for a learner that is away.
+        self._dealer.immediate = True
+        sockets.connect(self._dealer, self._links.weights_fetch)
+        return [self._dealer]
+
+    def _turn(self) -> float:
+        all_read = self._read_some()
+        if time.monotonic() >= self._next_heartbeat:
+            reached = self._beat()
+            pause_s = self._links.heartbeat_s if reached else min(self._links.heartbeat_s, AWAY_S)
+            self._next_heartbeat = time.monotonic() + pause_s
+        self._report()
+        self._take_latest()
+        return max(0.0, self._next_heartbeat - time.monotonic()) if all_read else 0.0
 
     def _beat(self) -> bool:
         """Ask for the latest and report; False if the learner is away."""
@@ -177,13 +158,15 @@ class WeightsSubscriber:
         if loaded is not None:
             self._send(loaded)
 
-    def _read_all(self) -> None:
-        while not self._closing:
+    def _read_some(self) -> bool:
+        """True if nothing more waits."""
+        for _ in range(READ_AT_ONCE):
             try:
                 frames = self._dealer.recv_multipart(zmq.NOBLOCK, copy=False)
             except zmq.Again:
-                return
+                return True
             self._handle(frames)
+        return False
 
     def _handle(self, frames: Sequence[InFrame]) -> None:
         try:

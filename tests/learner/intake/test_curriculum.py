@@ -102,6 +102,19 @@ def test_state_goes_through_json() -> None:
     assert resumed.next_assignment().assignment_id > 1_000_000
 
 
+def test_two_restarts_from_one_checkpoint_share_no_seed() -> None:
+    checkpoint = curriculum().state_dict()
+    seeds, last_id = [], -1
+    for _ in range(3):
+        tasks = curriculum()
+        tasks.load_state_dict(checkpoint)
+        tasks.skip_handed_out(last_id)
+        handed_out = [tasks.next_assignment() for _ in range(10)]
+        last_id = handed_out[0].assignment_id  # the only one whose tree came
+        seeds += [a.seed for a in handed_out]
+    assert len(set(seeds)) == 30
+
+
 @pytest.mark.parametrize(
     "new",
     [

@@ -11,6 +11,7 @@ from tests.learner.intake.fake_receiver import FakeReceiver
 from tests.trees import long_tree
 from trieline.learner.config import EvaluationConfig
 from trieline.learner.errors import StopRequested, TrainingError
+from trieline.learner.intake import curriculum
 from trieline.learner.intake.demonstrations import Demonstrations
 from trieline.learner.intake.evaluation import Evaluations, evaluation_assignments
 from trieline.learner.intake.evaluation_report import LOST
@@ -105,8 +106,8 @@ def test_a_silent_evaluation_is_given_up(caplog: pytest.LogCaptureFixture) -> No
     receiver.come(late.assignment_id, tree_for(late, value=9.0))
     for asked in receiver.offered[6:]:
         receiver.come(asked.assignment_id, tree_for(asked))
-    for asked in receiver.offered[1:6]:
-        receiver.give_up(asked.assignment_id)
+    # Nor does this one wait for what is left of it.
+    assert receiver.outstanding("evaluate") == 5
     finished = running.wait()
     assert finished is not None
     assert [env.mean_return for env in finished.report.envs] == [1.0, 1.0]
@@ -122,25 +123,29 @@ def test_waiting_ends_when_somebody_asks_to_stop() -> None:
 
 
 class Expert(FakeReceiver):
-    """Answers at once, the newest first, and breaks the seeds in `broken`."""
+    """Answers at once, the newest first; of the ids in `broken` with a broken tree, of those `lost` never."""
 
-    def __init__(self, broken: set[int] | None = None) -> None:
+    def __init__(self, broken: set[int] | None = None, lost: set[int] | None = None) -> None:
         super().__init__()
         self.broken = broken or set()
+        self.lost = lost or set()
 
     def offer(self, assignments: list[Assignment]) -> None:
         super().offer(assignments)
         for asked in reversed(assignments):
+            if asked.assignment_id in self.lost:
+                self.give_up(asked.assignment_id)
+                continue
             cause = "environment" if asked.assignment_id in self.broken else ""
             tree = tree_for(asked, value=float(asked.assignment_id), cause=cause)
             self.come(asked.assignment_id, replace(tree, info={"broken": "no demonstrate()"}))
 
 
-def demonstrations(receiver: FakeReceiver, timeout_s: float = 5.0) -> Demonstrations:
+def demonstrations(receiver: FakeReceiver, timeout_s: float = 5.0, seed: int = 0) -> Demonstrations:
     return Demonstrations(
         receiver,  # type: ignore[arg-type]
         ENVS,
-        seed=0,
+        seed=seed,
         next_id=itertools.count().__next__,
         timeout_s=timeout_s,
         stop=threading.Event(),
@@ -172,6 +177,20 @@ def test_a_broken_demonstration_is_replaced_and_many_are_an_error_with_the_reaso
     assert [tree.sequence_return(0) for tree in source.collect(4, ())] == [0, 3, 4, 5]
     with pytest.raises(TrainingError, match=r"5 demonstrations failed where 4 .*no demonstrate\(\)"):
         demonstrations(Expert(broken=set(range(100)))).collect(4, ())
+
+
+def test_a_demonstration_that_will_never_come_is_replaced_and_many_are_an_error() -> None:
+    source = demonstrations(Expert(lost={1, 2}))
+    assert [tree.sequence_return(0) for tree in source.collect(4, ())] == [0, 3, 4, 5]
+    with pytest.raises(TrainingError, match=r"5 demonstrations failed where 4 .*it never came"):
+        demonstrations(Expert(lost=set(range(100)))).collect(4, ())
+
+
+@pytest.mark.parametrize("seed", [0, 1, 1_500, 2**40])
+def test_no_seed_of_a_demonstration_is_one_of_the_training(seed: int) -> None:
+    receiver = Expert()
+    demonstrations(receiver, seed=seed).collect(4, ())
+    assert all(curriculum.SEED_RANGE <= a.seed < 2 * curriculum.SEED_RANGE for a in receiver.offered)
 
 
 def test_demonstrations_that_do_not_come_are_an_error_that_says_so() -> None:

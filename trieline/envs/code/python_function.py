@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from trieline.common.text import encodable
 from trieline.envs.code import examples, runner
 from trieline.envs.code.extraction import extract_source
 from trieline.envs.code.hidden_tests import Case, Report, judge, make_case
@@ -194,7 +195,7 @@ def run_tests(source: str, cases: tuple[Case, ...], *, backend: Backend = "auto"
 
 def _printable(source: str) -> str:
     """For people to look at; lone surrogates can't be written anywhere."""
-    return source[:SHOWN_LENGTH].encode("utf-8", "replace").decode()
+    return encodable(source, SHOWN_LENGTH)
 
 
 @cache

@@ -63,7 +63,8 @@ class GradingProcess:
         if self._process is not None and self._process.poll() is None:
             return self._process
         self.close()
-        command = [sys.executable, "-m", "trieline.envs.math.grading_worker", str(self.cpu_seconds)]
+        # -P: no module is taken from the working folder in place of an installed one.
+        command = [sys.executable, "-P", "-m", "trieline.envs.math.grading_worker", str(self.cpu_seconds)]
         try:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL

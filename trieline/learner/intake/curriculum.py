@@ -86,7 +86,8 @@ class Curriculum:
     def skip_handed_out(self, last_id: int) -> None:
         """After a restart: go past every assignment that an actor may still hold, `last_id` included."""
         self._next_id = max(self._next_id, last_id + 1) + RESUME_GAP
-        self._next_task += RESUME_GAP
+        # As far: a second restart from one checkpoint would hand out the first one's tasks again.
+        self._next_task = self._next_id
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

@@ -12,9 +12,9 @@ from trieline.wire.messages import Assignment
 from trieline.wire.trajectory_link import TreeReceiver
 from trieline.wire.tree import TrajectoryTree
 
-# Above every seed that the curriculum hands out, so that no demonstration shows a task of the training.
+# The seeds from here to twice as many: above every one that the curriculum hands out, so that no
+# demonstration shows a task of the training.
 DEMONSTRATION_SEEDS = 2**30
-SEED_RANGE = 2**31
 GLANCE_S = 0.25
 # Demonstrations that may be broken for each one that a step needs: then something is broken for good.
 MAX_BROKEN_RATIO = 1
@@ -63,10 +63,10 @@ class Demonstrations:
         while len(trees) < count:
             self._ask(2 * count - len(trees))
             tree = self._next(deadline)
-            if any(tree.leaf_causes):
+            if tree is None or any(tree.leaf_causes):
                 broken += 1
                 if broken > MAX_BROKEN_RATIO * count:
-                    why = tree.info.get("broken", "no reason given")
+                    why = "it never came" if tree is None else tree.info.get("broken", "no reason given")
                     msg = f"{broken} demonstrations failed where {count} were needed; the last: {why}"
                     raise TrainingError(msg)
                 continue
@@ -90,21 +90,28 @@ class Demonstrations:
         return Assignment(
             assignment_id=self._next_id(),
             env_id=env.id,
-            seed=(DEMONSTRATION_SEEDS + self._seed * 1_000_003 + number) % SEED_RANGE,
+            seed=DEMONSTRATION_SEEDS + (self._seed * 1_000_003 + number) % DEMONSTRATION_SEEDS,
             level=level,
             group_size=1,
             purpose="demonstrate",
         )
 
-    def _next(self, deadline: float) -> TrajectoryTree:
-        """The tree of the next id: in the order in which they were asked for, whichever comes first."""
+    def _next(self, deadline: float) -> TrajectoryTree | None:
+        """The tree of the next id: in the order in which they were asked for, whichever comes first.
+
+        None: it was refused or given up, and will never come.
+        """
         number = self._ahead.pop(0)
         while number not in self._came:
             if self._stop.is_set():
                 raise StopRequested
+            # Asked first: what is not outstanding has been queued before.
+            no_more = self._receiver.outstanding("demonstrate") == 0
             try:
-                delivery = self._receiver.get(GLANCE_S, "demonstrate")
+                delivery = self._receiver.get(0 if no_more else GLANCE_S, "demonstrate")
             except PeerTimeoutError as error:
+                if no_more:
+                    return None
                 if time.monotonic() < deadline:
                     continue
                 msg = f"waited {self._timeout_s:g} s for the demonstrations of a step: {error}"

@@ -68,6 +68,10 @@ class Evaluation:
     def num_played(self) -> int:
         return len(self._trees)
 
+    @property
+    def is_complete(self) -> bool:
+        return self.num_played == self.num_tasks
+
     def take(self, assignment_id: int, tree: TrajectoryTree) -> None:
         """A tree has come. Those of another evaluation, and second ones, are passed over."""
         if assignment_id in self._awaited:
@@ -141,10 +145,11 @@ class Evaluations:
         if self._running is None:
             return None
         # Asked first: what is not outstanding has been queued before.
-        complete = self._receiver.outstanding("evaluate") == 0
+        no_more = self._receiver.outstanding("evaluate") == 0
         while self._take(0):
             pass
-        if not complete:
+        # Of an evaluation that was given up some tasks may be outstanding for good.
+        if not (no_more or self._running.is_complete):
             return None
         finished, self._running = self._running, None
         return FinishedEvaluation(

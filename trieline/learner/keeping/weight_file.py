@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
+from trieline.common.checksum import file_crc32
 from trieline.common.file_lock import try_lock
 from trieline.learner.errors import CheckpointError
 
@@ -109,9 +110,12 @@ def read_weights(
     if not path.is_file():
         msg = f"expected the weights in {path}, found no such file"
         raise CheckpointError(msg)
-    if crc32 is not None and (found := file_crc32(path)) != crc32:
-        msg = f"corrupt file: expected {path} with CRC-32 {crc32:08x}, got {found:08x}"
-        raise CheckpointError(msg)
+    if crc32 is not None:
+        with path.open("rb") as file:
+            found = file_crc32(file)
+        if found != crc32:
+            msg = f"corrupt file: expected {path} with CRC-32 {crc32:08x}, got {found:08x}"
+            raise CheckpointError(msg)
     try:
         with safe_open(path, framework="pt") as file:
             tensors: dict[str, torch.Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -148,15 +152,6 @@ def _check_values(path: Path, tensors: Mapping[str, torch.Tensor], expected: Exp
         if name in tensors and not torch.equal(tensors[name], tensors[first]):
             msg = f"{path}: expected {name} to equal {first}, to which the model ties it, got another one"
             raise CheckpointError(msg)
-
-
-def file_crc32(path: Path) -> int:
-    """CRC-32 of a whole file."""
-    crc = 0
-    with path.open("rb") as file:
-        while chunk := file.read(4 * 1024 * 1024):
-            crc = zlib.crc32(chunk, crc)
-    return crc
 
 
 def _header(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> memoryview:

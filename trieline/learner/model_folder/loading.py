@@ -21,8 +21,7 @@ def load_causal_lm(folder: Path, dtype: torch.dtype, **settings: Any) -> Any:
     """The decoder in `folder`, in evaluation mode. What comes from a folder is data: no code of it is run.
 
     Raises:
-        ModelSourceError: it is of no known type, a tensor is missing, unknown or of another shape, or its
-            head is another than its config says.
+        ModelSourceError: it is of no known type, or a tensor is missing, unknown or of another shape.
     """
     loader: Any = AutoModelForCausalLM
     try:
@@ -41,7 +40,6 @@ def load_causal_lm(folder: Path, dtype: torch.dtype, **settings: Any) -> Any:
         msg = f"transformers can't load the model in {folder}: {reason}"
         raise ModelSourceError(msg) from error
     _expect_all_weights(folder, report)
-    _expect_one_head(folder, model)
     return model.eval()
 
 
@@ -62,18 +60,6 @@ def _expect_all_weights(folder: Path, report: Any) -> None:
     ]
     if wrong:
         msg = f"the weights in {folder} do not fit its config.json: they {' and '.join(wrong)}"
-        raise ModelSourceError(msg)
-
-
-def _expect_one_head(folder: Path, model: Any) -> None:
-    """A config that ties the head to the embedding, and weights with a head of their own, mean two models."""
-    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
-    tied = getattr(model.config.get_text_config(), "tie_word_embeddings", False)
-    if tied and head is not None and not torch.equal(head.weight, embedding.weight):
-        msg = (
-            f"{folder}: tie_word_embeddings in config.json says that the output embedding is the input "
-            "embedding, and the weights have another one: set it to false to keep it"
-        )
         raise ModelSourceError(msg)
 
 

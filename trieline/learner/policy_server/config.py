@@ -15,7 +15,8 @@ class PolicyServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     """
 
     threads: Annotated[int, msgspec.Meta(ge=0, le=1024)] = 0
-    """CPU threads of the matrix products. 0: as many as this process may use cores."""
+    """CPU threads of the matrix products, at most: fewer while other programs use the cores. 0: as many as
+    this process may use cores."""
     max_rows: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 64
     """Requests that are decoded together."""
     max_waiting: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 4096

@@ -1,16 +1,14 @@
 """The policy server's process: sockets on one side, an engine on the other, one loop over both."""
 
 import logging
-import signal
 import time
-import types
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal
 
 from trieline.common.owned_folder import new_folder
 from trieline.common.process_name import new_process_name
+from trieline.common.signals import on_stop_signal
 from trieline.learner.errors import CheckpointError
 from trieline.learner.policy_server.choose_engine import load_engine
 from trieline.learner.policy_server.config import PolicyServerConfig
@@ -50,7 +48,8 @@ def run_policy_server(
         LearnerError, WireError: the model, the weights or an address can't be used.
     """
     with ExitStack() as resources:
-        stop = resources.enter_context(_stop_signals())
+        stop = StopFlag()
+        resources.enter_context(on_stop_signal(stop))
         # Bound before the model is loaded: an address in use is told at once, and early requests wait.
         sockets = GenerateServer(links)
         resources.callback(sockets.close)
@@ -66,24 +65,13 @@ def run_policy_server(
 
 
 class StopFlag:
-    """Set by a signal."""
+    """Why to stop; "": go on."""
 
     def __init__(self) -> None:
         self.reason = ""
 
-    def __call__(self, number: int, frame: types.FrameType | None) -> None:
-        self.reason = signal.Signals(number).name
-
-
-@contextmanager
-def _stop_signals() -> Iterator[StopFlag]:
-    flag = StopFlag()
-    before = {number: signal.signal(number, flag) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield flag
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    def __call__(self, reason: str) -> None:
+        self.reason = reason
 
 
 class PolicyServer:

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from trieline.common.tally import Tally
+from trieline.kernels.cpu.threads import LeftCores
 from trieline.learner.batch.batch import prepare_batch
 from trieline.learner.config import LearnerConfig
 from trieline.learner.errors import CheckpointError, TrainingError
@@ -88,6 +89,7 @@ class Learner:
             compute_dtype=dtype,
             full_precision=value_names,
         )
+        self._cores = LeftCores(torch.get_num_threads() if config.give_way else 1)
         self._peak_flops = peak_flops(dtype, device)
         self.reference: TreeModel | None = None
         if config.objective.kl_coef > 0:
@@ -132,6 +134,7 @@ class Learner:
         """
         objective = objective or self.config.objective
         began = time.monotonic()
+        self._cores.look()
         batch = prepare_batch(trees, objective, max_tokens=self.config.max_tokens)
         metrics = accumulate_gradients(
             self.model,
@@ -146,6 +149,8 @@ class Learner:
         computed = time.monotonic()
         applied = bool(batch.packs) and self._update(metrics, lr)
         now = time.monotonic()
+        self._cores.look()
+        self._cores.rest()  # others of this run may compute until the next step
         metrics.add_maximum("time/forward_backward", computed - began)
         metrics.add_maximum("time/optimizer", now - computed)
         metrics.add_total("perf/throughput", metrics.get("batch/trie_tokens", 0.0) / (now - began))

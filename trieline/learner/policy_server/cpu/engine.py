@@ -18,6 +18,7 @@ from torch import Tensor
 
 from trieline.common.file_lock import reading
 from trieline.common.prefix import common_prefix
+from trieline.kernels.cpu.threads import LeftCores
 from trieline.learner.keeping.weight_file import read_weights
 from trieline.learner.policy_server.config import PolicyServerConfig
 from trieline.learner.policy_server.cpu.decoder import Decoder
@@ -65,6 +66,7 @@ class CpuEngine:
         self.counters = EngineCounters()
         self._config = config
         self._decode = decode
+        self._cores = LeftCores(torch.get_num_threads())
         self._waiting: deque[Sequence] = deque()
         self._prefixes = PrefixCache(config.prefix_tokens)
         self._rows = Rows(
@@ -168,7 +170,9 @@ class CpuEngine:
         self._admit()
         planned = self._plan()
         if not planned:
+            self._cores.rest()
             return []
+        self._cores.look()
         logits = self.decoder.forward(_packed(planned), self._rows.cache)
         return self._advance(planned, logits)
 
