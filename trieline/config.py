@@ -250,7 +250,7 @@ def _apply_setting(tree: dict[str, Any], setting: str) -> None:
 
 
 def _item(items: list[Any], key: str, path: str) -> Any:
-    if not key.isdigit() or int(key) >= len(items):
+    if not key.isdecimal() or int(key) >= len(items):
         msg = f"--set {path}: expected an index from 0 to {len(items) - 1}, got {key!r}"
         raise ConfigError(msg)
     return items[int(key)]

@@ -70,6 +70,7 @@ def test_the_resolved_copy_is_the_same_configuration(base: str, tmp_path: Path) 
         ("run.seed=abc", r"run\.seed: expected `int`, got `str`"),
         ("run.seed=-1", r"run\.seed: expected `int` >= 0"),
         ("envs.5.kwargs=1", r"expected an index from 0 to 0, got '5'"),
+        ("envs.².kwargs=1", "expected an index from 0 to 0, got '²'"),
         ("run.seed.deeper.still=1", r"unknown key|is a value, not a section|expected"),
         ("actor.temperature=0.7", r"actor\.temperature and learner\.objective\.temperature to be equal"),
         ("actor.top_p=0.9", r"expected actor\.top_p = 1"),

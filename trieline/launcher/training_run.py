@@ -23,6 +23,7 @@ from trieline.launcher.progress import Progress, say
 from trieline.launcher.run_folder import MetricsTail, RunFolder
 from trieline.launcher.run_sockets import expect_free, run_sockets, with_free_addresses
 from trieline.launcher.supervisor import PYTHON_OPTIONS, ChildError, ProcessSpec, Supervisor
+from trieline.learner.settings import check_settings
 from trieline.wire.config import ModelConfig
 from trieline.wire.journal import expect_no_writer
 from trieline.wire.model_folder import BUILTIN_PREFIX
@@ -47,8 +48,10 @@ def run_training(config: Config, *, folder: RunFolder | None, resume: bool) -> i
         AddressError: an address that the configuration names can't be bound.
         ChildError: a program failed in a way that ends the run.
         JournalError: the run in `folder` is still going.
+        LearnerError: settings contradict each other or have no effect.
     """
     console = Console(stderr=False)
+    check_settings(config.learner, config.envs)
     if folder is not None:
         expect_no_writer(folder.journal)
         links = with_free_addresses(config.links, partial(say, console))
