@@ -1,6 +1,6 @@
 """How far apart are the log-probabilities of the policy server and of the learner, for the same weights?
 
-    python benchmarks/agreement.py [--model FOLDER] [--rows 32] [--tokens 32]
+    python -m benchmarks.agreement [--model FOLDER] [--rows 32] [--tokens 32]
 
 The engine samples replies to the prompts of the recipe's environments, and records the log-probability of
 each token as it goes. The learner then recomputes them in one forward over the trie. Beside that stands how
@@ -11,8 +11,6 @@ all sampled tokens. Written to `benchmarks/results/agreement.json`.
 
 import argparse
 import json
-import os
-import platform
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ import numpy.typing as npt
 import torch
 from transformers import AutoModelForCausalLM, DynamicCache
 
+from benchmarks.train_step import machine
 from trieline.actors.chat import ChatRenderer
 from trieline.common.arrays import Int32
 from trieline.config import load_config
@@ -154,8 +153,10 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=32)
     options = parser.parse_args()
     folder = prepare_model(options.model)
+    print(machine())
     results: dict[str, Any] = {
-        "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, torch {torch.__version__}",
+        # With AMX, the sums of a product in bfloat16 run in another order for few rows than for many.
+        "machine": machine(),
         "unit": "nats",
     }
     for dtype in dict.fromkeys((choose_dtype("auto"), torch.float32)):

@@ -65,6 +65,10 @@ def run_side(side: str, file: Path, options: argparse.Namespace) -> dict[str, An
         (metrics,) = Path(scratch).glob("*/metrics.jsonl")
         records = [json.loads(line) for line in metrics.read_text().splitlines()]
     steps = [record for record in records if "time/forward_backward" in record]
+    if len(steps) < 2:
+        sys.exit(
+            f"expected at least 2 steps, the first of which is not counted, got {len(steps)}: more --trees"
+        )
     return {
         "losses": [record["loss/policy"] for record in steps],
         "seconds_of_steps": [record["time/forward_backward"] for record in steps],

@@ -34,6 +34,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, Qwen3Config
 
 from benchmarks.loads import OBJECTIVE, agent_trees, make_trees, merged_rows, shape_for, turn_rows
+from trieline.kernels.cpu.flags import BFLOAT16_FLAGS, cpu_flags
 from trieline.learner.allocator import keep_freed_memory
 from trieline.learner.batch.batch import Batch, prepare_batch
 from trieline.learner.config import OptimizerConfig
@@ -219,6 +220,7 @@ def machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "capability": torch.backends.cpu.get_cpu_capability(),
+        "bfloat16": sorted(cpu_flags() & BFLOAT16_FLAGS),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "load_average": os.getloadavg()[0],

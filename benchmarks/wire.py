@@ -1,27 +1,30 @@
 """Trees per second over the trajectory link, beside raw ZeroMQ carrying the same bytes.
 
-    python -m benchmarks.wire
+    python -m benchmarks.wire [--journal]
 
 One process sends, another receives, over loopback TCP. `trieline`: TreeSender (encode, send, keep until
 acknowledged) to TreeReceiver (receive, decode, validate, remember, queue, acknowledge). `raw`: the same
 frames by DEALER and ROUTER with the same queues, received and thrown away, nothing answered. Rounds of all
 sides alternate; their medians are compared, by the clock and by the processor time of both processes together
 (which other work on the machine disturbs less). `busy` is trieline while the receiving process multiplies
-matrices in its main thread, as a learner does.
+matrices in its main thread, as a learner does. With `--journal` also `journal`: trieline with every tree
+appended to a journal before its acknowledgement, as in a run, and how fast that journal is read.
 """
 
 import argparse
 import asyncio
 import contextlib
+import functools
 import json
 import multiprocessing
 import os
 import platform
 import statistics
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -32,9 +35,10 @@ import zmq
 from tests.trees import long_tree
 from trieline.wire import sockets
 from trieline.wire.addresses import free_loopback_address
-from trieline.wire.codec import encode, num_bytes
+from trieline.wire.codec import InFrame, encode, num_bytes
 from trieline.wire.config import LinksConfig
 from trieline.wire.dealer import SEND_QUEUE
+from trieline.wire.journal import Journal, read_journal
 from trieline.wire.messages import Assignment, TreeDelivery
 from trieline.wire.trajectory_link import TreeReceiver, TreeSender
 from trieline.wire.tree import TrajectoryTree
@@ -73,11 +77,15 @@ def send_trieline(links: LinksConfig, num_tokens: int, count: int) -> None:
 
 
 @contextlib.contextmanager
-def trieline_receiver(links: LinksConfig) -> Iterator[Callable[[], object]]:
+def trieline_receiver(links: LinksConfig, journal: Journal | None = None) -> Iterator[Callable[[], object]]:
+    def accept(delivery: TreeDelivery, frames: Sequence[InFrame]) -> None:
+        if journal is not None:
+            journal.append(delivery, frames)
+
     env = EnvExpectation(max_context=max(num_tokens for num_tokens, _ in SIZES))
     receiver = TreeReceiver(
         links,
-        accept=lambda delivery, frames: None,
+        accept=accept,
         run_id="benchmark",
         expectation=Expectation(envs={ENV_ID: env}, vocab_size=VOCAB_SIZE, max_forks=0),
     )
@@ -107,6 +115,13 @@ def busy_receiver(links: LinksConfig) -> Iterator[Callable[[], object]]:
         thread.join()
 
 
+@contextlib.contextmanager
+def journal_receiver(links: LinksConfig, folder: Path) -> Iterator[Callable[[], object]]:
+    """As `trieline_receiver`, with a journal in `folder`."""
+    with contextlib.closing(Journal(folder)) as journal, trieline_receiver(links, journal) as receive:
+        yield receive
+
+
 def send_raw(links: LinksConfig, num_tokens: int, count: int) -> None:
     context = zmq.Context()
     dealer = context.socket(zmq.DEALER)
@@ -128,27 +143,24 @@ def raw_receiver(links: LinksConfig) -> Iterator[Callable[[], object]]:
     context.destroy(linger=0)
 
 
-SIDES: dict[str, tuple[Callable[..., None], Callable[..., AbstractContextManager[Callable[[], object]]]]] = {
-    "raw": (send_raw, raw_receiver),
-    "trieline": (send_trieline, trieline_receiver),
-    "busy": (send_trieline, busy_receiver),
-}
+Receiver = Callable[[LinksConfig], AbstractContextManager[Callable[[], object]]]
+RECEIVERS: dict[str, Receiver] = {"raw": raw_receiver, "trieline": trieline_receiver, "busy": busy_receiver}
 
 
 def sending(side: str, links: LinksConfig, num_tokens: int, count: int, report: Any) -> None:
     """The sending process: says its processor seconds for all trees, without imports and preparation."""
     start = time.process_time()
-    SIDES[side][0](links, num_tokens, count)
+    (send_raw if side == "raw" else send_trieline)(links, num_tokens, count)
     report.send(time.process_time() - start)
 
 
-def run_round(side: str, num_tokens: int, count: int) -> tuple[float, float]:
+def run_round(side: str, receiver: Receiver, num_tokens: int, count: int) -> tuple[float, float]:
     """(trees per second, processor milliseconds per tree) over a new connection from a new process."""
     links = LinksConfig(trajectories=free_loopback_address())
     theirs, ours = multiprocessing.Pipe()
     arguments = (side, links, num_tokens, count, theirs)
     process = multiprocessing.get_context("spawn").Process(target=sending, args=arguments)
-    with SIDES[side][1](links) as receive:
+    with receiver(links) as receive:
         process.start()
         for _ in range(WARM_UP):
             receive()
@@ -162,12 +174,28 @@ def run_round(side: str, num_tokens: int, count: int) -> tuple[float, float]:
     return (count - WARM_UP) / seconds, cpu_ms
 
 
-def measure(num_tokens: int, count: int, rounds: int) -> dict[str, Any]:
+def run_journal_round(num_tokens: int, count: int, parent: Path) -> tuple[tuple[float, float], float]:
+    """As `run_round`, and the trees per second of reading the journal, which is made in `parent`."""
+    with tempfile.TemporaryDirectory(dir=parent) as folder:
+        receiver = functools.partial(journal_receiver, folder=Path(folder))
+        written = run_round("journal", receiver, num_tokens, count)
+        start = time.perf_counter()
+        read = sum(1 for _ in read_journal(Path(folder)))
+        assert read == count
+        return written, read / (time.perf_counter() - start)
+
+
+def measure(num_tokens: int, count: int, rounds: int, journal: Path | None) -> dict[str, Any]:
     tree_bytes = num_bytes(encode(make_delivery(num_tokens)))
-    found: dict[str, list[tuple[float, float]]] = {side: [] for side in SIDES}
+    found: dict[str, list[tuple[float, float]]] = {side: [] for side in RECEIVERS}
+    reads = []
     for _ in range(rounds):
-        for side in SIDES:
-            found[side].append(run_round(side, num_tokens, count))
+        for side, receiver in RECEIVERS.items():
+            found[side].append(run_round(side, receiver, num_tokens, count))
+        if journal is not None:
+            written, read = run_journal_round(num_tokens, count, journal)
+            found.setdefault("journal", []).append(written)
+            reads.append(read)
     rate = {side: statistics.median(r for r, _ in values) for side, values in found.items()}
     cpu_ms = {side: statistics.median(c for _, c in values) for side, values in found.items()}
     return {
@@ -176,15 +204,24 @@ def measure(num_tokens: int, count: int, rounds: int) -> dict[str, Any]:
         "trees_per_s": {side: round(value, 1) for side, value in rate.items()},
         "mb_per_s": {side: round(value * tree_bytes / 1e6, 1) for side, value in rate.items()},
         "cpu_ms_per_tree": {side: round(value, 3) for side, value in cpu_ms.items()},
-        "ratio_to_raw": {side: round(rate[side] / rate["raw"], 3) for side in SIDES},
-        "ratio_to_raw_by_cpu": {side: round(cpu_ms["raw"] / cpu_ms[side], 3) for side in ("raw", "trieline")},
+        "ratio_to_raw": {side: round(rate[side] / rate["raw"], 3) for side in found},
+        "ratio_to_raw_by_cpu": {
+            side: round(cpu_ms["raw"] / cpu_ms[side], 3) for side in found if side != "busy"
+        },
         "trees_per_s_of_each_round": {side: [round(r, 1) for r, _ in v] for side, v in found.items()},
-    }
+    } | ({"trees_per_s_read_from_journal": round(statistics.median(reads), 1)} if reads else {})
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--journal",
+        nargs="?",
+        type=Path,
+        const=Path(tempfile.gettempdir()),
+        help="measure with a journal too, in this folder (default: the system's for temporary files)",
+    )
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args()
     report: dict[str, Any] = {
@@ -202,13 +239,16 @@ def main() -> None:
     print(report["machine"])
     print(f"{'tokens':>8} {'bytes':>9} {'side':>9} {'trees/s':>9} {'MB/s':>8} {'of raw':>7} {'CPU ms':>7}")
     for num_tokens, count in SIZES:
-        row = measure(num_tokens, count, options.rounds)
+        row = measure(num_tokens, count, options.rounds, options.journal)
         report["sizes"].append(row)
-        for side in SIDES:
+        for side in row["trees_per_s"]:
             rate, megabytes = row["trees_per_s"][side], row["mb_per_s"][side]
             ratio, cpu = row["ratio_to_raw"][side], row["cpu_ms_per_tree"][side]
             rates = f"{rate:>9} {megabytes:>8} {ratio:>7.1%} {cpu:>7}"
             print(f"{num_tokens:>8} {row['bytes']:>9} {side:>9} {rates}", flush=True)
+        if options.journal is not None:
+            read = row["trees_per_s_read_from_journal"]
+            print(f"{num_tokens:>8} {row['bytes']:>9} {'read':>9} {read:>9}", flush=True)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(report, indent=2) + "\n")
 

@@ -57,7 +57,12 @@ LEARNER_SETTINGS = {
 }
 MOST_LINES = 400
 MOST_FUNCTION_LINES = 60
-WITHOUT_TORCH = ("trieline.learner.intake", "trieline.learner.batch", *LEARNER_SETTINGS)
+WITHOUT_TORCH = (
+    "trieline.learner.intake",
+    "trieline.learner.batch",
+    "trieline.learner.settings",
+    *LEARNER_SETTINGS,
+)
 TORCH_ROOMS = ("trieline.learner", "trieline.kernels")
 ONLY_HERE = {
     "zmq": ("trieline.wire",),

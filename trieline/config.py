@@ -146,16 +146,21 @@ def _env_contradictions(config: Config, number: int) -> Iterator[str]:
                 f"expected {at}.max_context <= policy_server.{name}, got {episode.max_context} and "
                 f"{getattr(server, name)}: the policy server would refuse every long request"
             )
-    largest = (learner.group_size + actor.branches) * episode.max_context
+    attempts = config.evaluation.attempts
+    rollouts, named = max(
+        (learner.group_size + actor.branches, "learner.group_size + actor.branches"),
+        (attempts, "evaluation.attempts"),
+    )
+    largest = rollouts * episode.max_context
     for name, most in (
         ("max_tree_tokens", links.max_tree_tokens),
         ("max_message_bytes", links.max_message_bytes // TOKEN_BYTES),
     ):
         if largest > most:
             yield (
-                f"expected trees of {learner.group_size} + {actor.branches} rollouts (learner.group_size, "
-                f"actor.branches) with {at}.max_context = {episode.max_context} to stay within {most} tokens "
-                f"(links.{name}), got up to {largest}: the learner would reject them"
+                f"expected trees of {rollouts} rollouts ({named}) with {at}.max_context = "
+                f"{episode.max_context} to stay within {most} tokens (links.{name}), got up to {largest}: "
+                "the learner would reject them"
             )
     whole, limits = _episode_limits(config, number)
     for name, seconds in limits.items():
@@ -165,7 +170,10 @@ def _env_contradictions(config: Config, number: int) -> Iterator[str]:
                 f"{whole:g} s: it would never be reached"
             )
     # An actor plays a group in waves of its slots, and the forks after it.
-    waves = math.ceil(learner.group_size / actor.episodes) + (actor.branches > 0)
+    waves = max(
+        math.ceil(learner.group_size / actor.episodes) + (actor.branches > 0),
+        math.ceil(attempts / actor.episodes),
+    )
     if learner.replay is None and learner.batch_timeout_s <= waves * whole:
         yield (
             f"expected learner.batch_timeout_s > {waves * whole:g} s, which the slowest group of "
@@ -242,7 +250,7 @@ def _apply_setting(tree: dict[str, Any], setting: str) -> None:
 
 
 def _item(items: list[Any], key: str, path: str) -> Any:
-    if not key.isdigit() or int(key) >= len(items):
+    if not key.isdecimal() or int(key) >= len(items):
         msg = f"--set {path}: expected an index from 0 to {len(items) - 1}, got {key!r}"
         raise ConfigError(msg)
     return items[int(key)]

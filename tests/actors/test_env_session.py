@@ -253,6 +253,26 @@ def test_a_call_that_came_back_in_time_counts_though_the_loop_was_busy_past_its_
     asyncio.run(play())
 
 
+def test_calls_that_were_cancelled_before_they_began_hang_nowhere() -> None:
+    async def play() -> None:
+        threads = EnvThreads(1, max_stuck=0)
+        go_on, cleaned = threading.Event(), threading.Event()
+        runs = asyncio.create_task(threads.call("call", go_on.wait, 10))
+        await asyncio.sleep(0)  # it has the only thread
+        waits = [asyncio.create_task(threads.call("call", int, 10, late=cleaned.wait)) for _ in range(3)]
+        await asyncio.sleep(0)
+        for one in waits:
+            one.cancel()
+        await asyncio.gather(*waits, return_exceptions=True)
+        go_on.set()
+        assert await runs
+        assert await threads.call("another", lambda: 7, 10) == 7
+        cleaned.set()
+        threads.close()
+
+    asyncio.run(play())
+
+
 def test_what_came_back_to_a_caller_that_was_cancelled_meanwhile_is_cleaned_up() -> None:
     async def play() -> None:
         threads = EnvThreads(1, max_stuck=0)

@@ -1,6 +1,8 @@
 """`trieline show` and `trieline export` on journals, whole and damaged."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,6 +32,21 @@ def test_trees_are_chosen_from_either_end(tmp_path: Path, capsys: pytest.Capture
     for wrong in ("4", "-5"):
         assert main(["show", str(tmp_path), "--tree", wrong]) == 2
         assert f"--tree: expected one of 4 trees in {tmp_path}, got {wrong}" in capsys.readouterr().err
+    for wrong in ("0", "-1"):
+        assert main(["show", str(tmp_path), "--tree", "0", "--count", wrong]) == 2
+        assert f"expected --count of at least 1, got {wrong}" in capsys.readouterr().err
+
+
+def test_whoever_reads_the_output_may_stop(tmp_path: Path) -> None:
+    write(tmp_path, deliveries(300))
+    command = [sys.executable, "-m", "trieline", "export", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as export:
+        assert export.stdout is not None
+        assert export.stderr is not None
+        assert export.stdout.read(1) == b"{"
+        export.stdout.close()
+        assert export.stderr.read() == b""
+        assert export.wait() == 1
 
 
 @pytest.mark.parametrize("verb", ["show", "export"])

@@ -70,6 +70,7 @@ def test_the_resolved_copy_is_the_same_configuration(base: str, tmp_path: Path) 
         ("run.seed=abc", r"run\.seed: expected `int`, got `str`"),
         ("run.seed=-1", r"run\.seed: expected `int` >= 0"),
         ("envs.5.kwargs=1", r"expected an index from 0 to 0, got '5'"),
+        ("envs.².kwargs=1", "expected an index from 0 to 0, got '²'"),
         ("run.seed.deeper.still=1", r"unknown key|is a value, not a section|expected"),
         ("actor.temperature=0.7", r"actor\.temperature and learner\.objective\.temperature to be equal"),
         ("actor.top_p=0.9", r"expected actor\.top_p = 1"),
@@ -82,8 +83,13 @@ def test_the_resolved_copy_is_the_same_configuration(base: str, tmp_path: Path) 
         ("links.max_tree_tokens=16383", r"within 16383 tokens \(links\.max_tree_tokens\), got up to 16384"),
         (
             "learner.group_size=512",
-            r"trees of 512 \+ 0 rollouts .*links\.max_tree_tokens.* got up to 1048576",
+            r"trees of 512 rollouts \(learner\.group_size .*links\.max_tree_tokens.* got up to 1048576",
         ),
+        (
+            "evaluation.attempts=512",
+            r"trees of 512 rollouts \(evaluation\.attempts\).*links\.max_tree_tokens.* got up to 1048576",
+        ),
+        ("evaluation.attempts=129", r"expected learner\.batch_timeout_s > 2700 s.*\(3 x the time limit"),
         ("links.max_message_bytes=262143", r"within 16383 tokens \(links\.max_message_bytes\)"),
         ("links.heartbeat_s=16", r"expected links\.peer_timeout_s >= 2 x links\.heartbeat_s, got 30 and 16"),
         ("links.peer_timeout_s=60", r"weights_timeout_s > links\.peer_timeout_s, got 60 and 60"),

@@ -26,6 +26,11 @@ def test_a_run_that_goes_on_is_followed_through_the_replaced_file(tmp_path: Path
         resumed.write(step, {"loss": 0.5})
         assert [record["step"] for record in tail.read()] == [step]
     resumed.close()
+    again = MetricsLog(tmp_path, step=6)
+    assert tail.read() == [], "what was read before a learner was started again is not new"
+    again.write(7, {"loss": 0.25})
+    assert [record["loss"] for record in tail.read()] == [0.25]
+    again.close()
     records = RunFolder(tmp_path).read_metrics()
     assert [record["step"] for record in records] == [1, 2, 3, 4, 5, 6, 7]
     assert records[0]["sample"] == "a\u2028b\x85c"

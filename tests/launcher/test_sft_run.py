@@ -166,12 +166,48 @@ def test_a_run_that_was_moved_goes_on_with_its_data(tmp_path: Path, data: Path, 
     assert [r["step"] for r in moved.read_metrics()] == [1, 2, 3, 4]
 
 
+def test_a_run_goes_on_from_another_folder_than_it_was_started_in(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(prepare_model("builtin:tiny"), tmp_path / "model")
+    monkeypatch.chdir(tmp_path)
+    config = config_for(tmp_path)
+    config = msgspec.structs.replace(
+        config,
+        model=msgspec.structs.replace(config.model, path="model"),
+        run=msgspec.structs.replace(config.run, folder="runs"),
+    )
+    _, folder = start_sft(config, files=[data], journals=[], min_return=-np.inf, epochs=1)
+    again = resume_sft(folder)
+    assert (again.model.path, again.run.folder) == (str(tmp_path / "model"), str(tmp_path / "runs"))
+
+
+def test_data_that_are_not_there_are_told_before_the_model_is_fetched(tmp_path: Path) -> None:
+    config = config_for(tmp_path)
+    config = msgspec.structs.replace(
+        config, model=msgspec.structs.replace(config.model, path=str(tmp_path / "none"))
+    )
+    for name in ("files", "journals"):
+        given: dict[str, Any] = {"files": [], "journals": [], name: [tmp_path / "missing"]}
+        with pytest.raises(ConfigError, match=r"at .*missing, found nothing there"):
+            start_sft(config, **given, min_return=-np.inf, epochs=1)
+
+
 def test_another_kind_of_run_is_not_resumed(tmp_path: Path) -> None:
     folder = RunFolder.create(load_config(["tiny"], [f"run.folder={tmp_path}"]))
     with pytest.raises(
         ConfigError, match=r"expected a run of trieline sft, got .*, which has no folder data"
     ):
         resume_sft(folder)
+
+
+def test_training_does_not_go_on_with_a_run_of_fine_tuning(
+    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, folder = start_sft(config_for(tmp_path), files=[data], journals=[], min_return=-np.inf, epochs=1)
+    capsys.readouterr()
+    assert main(["train", "--resume", str(folder.path)]) == 2
+    assert f"got one of: trieline sft --resume {folder.path}" in capsys.readouterr().err
 
 
 def test_what_is_odd_in_a_file_is_said_and_the_rest_trained(

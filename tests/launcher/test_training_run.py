@@ -11,7 +11,7 @@ from trieline.config import Config, load_config
 from trieline.launcher import training_run as module
 from trieline.launcher.run_folder import RunFolder
 from trieline.launcher.supervisor import PYTHON_OPTIONS, ChildError, ProcessSpec
-from trieline.launcher.training_run import _with_absolute_paths, process_specs, supervise
+from trieline.launcher.training_run import process_specs, supervise, with_absolute_paths
 
 FAILS = "raise SystemExit('the reason')"
 # Ends well when it is asked to, but takes its time.
@@ -96,10 +96,10 @@ def test_paths_are_meant_from_where_the_command_was_given(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my model").mkdir()
     local = load_config(["tiny"], ["model.path=my model", "run.folder=runs", "learner.replay=old/journal"])
-    absolute = _with_absolute_paths(local)
+    absolute = with_absolute_paths(local)
     assert absolute.model.path == str(tmp_path / "my model")
     assert absolute.run.folder == str(tmp_path / "runs")
     assert absolute.learner.replay == str(tmp_path / "old" / "journal")
     for path in ("builtin:tiny", "owner/name"):
         named = load_config(["tiny"], [f"model.path={path}"])
-        assert _with_absolute_paths(named).model.path == path
+        assert with_absolute_paths(named).model.path == path

@@ -5,7 +5,7 @@ import pytest
 
 from trieline.learner.config import LearnerConfig
 from trieline.learner.errors import LearnerError
-from trieline.learner.process import check_settings
+from trieline.learner.settings import check_settings
 from trieline.wire.config import CurriculumConfig, EnvConfig
 
 LEVELS = [EnvConfig(id="a", curriculum=CurriculumConfig(levels=[0, 1]))]
@@ -42,6 +42,14 @@ def test_settings_of_the_curriculum_need_levels() -> None:
             config(promotion_episodes=3), [EnvConfig(id="a", curriculum=CurriculumConfig(levels=[4]))]
         )
     check_settings(config(promotion_episodes=3), LEVELS)
+
+
+def test_a_mix_that_no_curriculum_can_follow_is_refused() -> None:
+    few = EnvConfig(id="a", curriculum=CurriculumConfig(levels=[4], open_levels=2))
+    with pytest.raises(LearnerError, match="a: expected open_levels <= 1"):
+        check_settings(config(), [few])
+    with pytest.raises(LearnerError, match="expected every environment once in the mix, got 'a' twice"):
+        check_settings(config(), [*LEVELS, *LEVELS])
 
 
 def test_the_values_of_advantages_without_groups() -> None:

@@ -12,8 +12,8 @@ from tests.learner.live_parts import free_links
 from tests.trees import random_tree
 from trieline.learner.errors import TrainingError
 from trieline.learner.intake.accepted import read_accepted, run_id_of
-from trieline.learner.live_links import Admitted, LiveLinks
-from trieline.wire.config import LinksConfig
+from trieline.learner.live_links import Admitted, LiveLinks, expectation_of
+from trieline.wire.config import CurriculumConfig, EnvConfig, LinksConfig
 from trieline.wire.errors import JournalError
 from trieline.wire.journal import Journal, read_journal
 from trieline.wire.messages import Assignment
@@ -88,6 +88,13 @@ def test_a_server_may_take_as_long_to_come_back_as_to_come(tmp_path: Path) -> No
             came.join()
             server.report_loaded(0, 0.0)
             assert live.wait_loaded(0, late_s=WAIT_S, absent_s=WAIT_S)
+
+
+def test_levels_of_the_evaluations_alone_leave_the_training_its_own() -> None:
+    env = EnvConfig(id="e", curriculum=CurriculumConfig(eval_levels=[5]))
+    expected = expectation_of([env], LinksConfig(), vocab_size=9, max_positions=None, max_forks=0)
+    assert expected.envs is not None
+    assert expected.envs["e"].levels == {0, 5}
 
 
 def test_an_id_that_can_not_be_kept_says_where(tmp_path: Path) -> None:

@@ -263,9 +263,9 @@ def test_a_warm_start_ends_at_a_measured_success(
         CONFIG, steps=1, warm_start=WarmStartConfig(target=0.5, evaluate_every=2, trees_per_step=4, lr=1e-3)
     )
     with EvenActor(links, success=success) as actor:
-        assert (
-            run(config, links, tiny_folder, tmp_path, envs=[EnvConfig(id="easy"), EnvConfig(id="hard")]) == 0
-        )
+        envs = [EnvConfig(id="easy"), EnvConfig(id="hard")]
+        greedy = msgspec.structs.replace(EVALUATION, attempts=2, temperature=0.0)
+        assert run(config, links, tiny_folder, tmp_path, envs=envs, evaluation=greedy) == 0
     warm = [r for r in records(tmp_path) if "warm_start/step" in r]
     assert len(warm) == 6
     losses = [r["warm_start/loss"] for r in warm]
@@ -273,6 +273,10 @@ def test_a_warm_start_ends_at_a_measured_success(
     assert [r["warm_start/success/mean"] for r in warm if "warm_start/success/mean" in r] == pytest.approx(
         [0.15, 0.4, 0.6]
     )
+    # Measured as training samples, whatever held-out success is measured at.
+    evaluated = [(a.temperature, a.group_size) for a in actor.asked if a.purpose == "evaluate"]
+    assert set(evaluated[: 3 * 2 * WARM_START_EPISODES]) == {(1.0, 1)}
+    assert set(evaluated[3 * 2 * WARM_START_EPISODES :]) == {(0.0, 2)}
     shown = [a.env_id for a in actor.asked if a.purpose == "demonstrate"]
     assert shown[:16] == ["easy", "hard"] * 8
     # Once the easy one is there, only the hard one is shown.

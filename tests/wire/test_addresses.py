@@ -2,11 +2,13 @@ import contextlib
 import os
 import socket
 import stat
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
 import zmq
 
+from trieline.common.file_lock import try_lock
 from trieline.wire import addresses, sockets
 from trieline.wire.addresses import (
     check_address,
@@ -90,6 +92,40 @@ def test_an_address_in_use_is_named(transport: str, tmp_path: Path, closing: con
     sockets.bind(first, address)
     with pytest.raises(AddressError, match=f"can't bind {address}: another process listens there"):
         sockets.bind(second, address)
+
+
+def test_of_two_that_look_at_a_path_at_once_one_has_it(
+    tmp_path: Path, closing: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = f"ipc://{tmp_path}/socket"
+    context = closing.enter_context(zmq.Context())
+    first, second = (closing.enter_context(context.socket(zmq.ROUTER)) for _ in range(2))
+    other: list[Future[None]] = []
+
+    def look(address: str) -> str | None:
+        found = reason_against(address)
+        if not other:
+            # It has found the path free; now another one comes, and is done, or waits.
+            other.append(threads.submit(sockets.bind, second, address))
+            wait(other, timeout=0.2)
+        return found
+
+    monkeypatch.setattr(sockets, "reason_against", look)
+    with ThreadPoolExecutor(1) as threads:
+        sockets.bind(first, address)
+    with pytest.raises(AddressError, match="another process listens there"):
+        other[0].result()
+
+
+def test_a_stranger_who_holds_a_folder_stops_nobody(
+    tmp_path: Path, closing: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sockets, "ALONE_S", 0.0)
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    closing.callback(os.close, descriptor)
+    assert try_lock(descriptor)
+    context = closing.enter_context(zmq.Context())
+    sockets.bind(closing.enter_context(context.socket(zmq.ROUTER)), f"ipc://{tmp_path}/socket")
 
 
 def test_the_path_of_a_dead_process_is_taken_over(tmp_path: Path, closing: contextlib.ExitStack) -> None:

@@ -240,3 +240,12 @@ def test_what_never_reached_its_actor_is_no_loss_of_it() -> None:
         assert ids(grant(ledger, {"a": 1})) == {"a": [0]}
         ledger.take_back("a", [0])
     assert ledger.take_given_up() == []
+
+
+def test_suspect_evaluations_hold_up_no_training() -> None:
+    ledger = AssignmentLedger(max_losses=2)
+    ledger.offer(evaluations(10, 11))
+    grant(ledger, {"a": 2}, evaluation_seats=9)
+    ledger.take_back("a", lost=True)
+    ledger.offer(assignments(0, 1))
+    assert ids(grant(ledger, {"b": 3}, evaluation_seats=9)) == {"b": [10, 0, 1]}

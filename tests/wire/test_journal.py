@@ -36,8 +36,6 @@ def test_trees_come_back_as_they_were_over_several_segments(tmp_path: Path) -> N
     assert numbers == list(range(25, 40))
     assert len(segments(tmp_path)) > 3
     assert [as_bytes(d) for d in read_journal(tmp_path)] == [as_bytes(d) for d in trees]
-    for start in (1, 17, 39, 40, 99):
-        assert [d.sequence_number for d in read_journal(tmp_path, start=start)] == list(range(start, 40))
 
 
 def test_it_is_read_while_it_is_written(tmp_path: Path) -> None:
@@ -46,7 +44,7 @@ def test_it_is_read_while_it_is_written(tmp_path: Path) -> None:
     journal.append(trees[0])
     assert len(list(read_journal(tmp_path))) == 1
     journal.append(trees[1])
-    assert len(list(read_journal(tmp_path, start=1))) == 1
+    assert len(list(read_journal(tmp_path))) == 2
     journal.close()
 
 

@@ -1,6 +1,8 @@
 import contextlib
 import os
+import resource
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -23,6 +25,7 @@ from trieline.wire.messages import (
     WeightsAnnouncement,
     WeightsLoaded,
 )
+from trieline.wire.weights_fetch import Fetch
 from trieline.wire.weights_link import WeightsSubscriber
 from trieline.wire.weights_publisher import CHUNK_BYTES
 
@@ -161,6 +164,43 @@ def test_a_chunk_that_is_damaged_or_lost_is_fetched_again(
     assert fetched.read_bytes() == path.read_bytes()
     assert learner.faults == 1
     assert server.corrupt == (fault == "damaged")
+
+
+def test_a_server_outlives_a_disk_that_takes_no_version(
+    links: LinksConfig, closing: contextlib.ExitStack, tmp_path: Path
+) -> None:
+    learner = publisher(closing, links)
+    path = weights(tmp_path, "one")
+    content = path.read_bytes()
+    learner.publish(1, path)
+    path.unlink()
+    (tmp_path / "of-server").touch()
+    server = subscriber(closing, links, tmp_path)
+    wait_for(lambda: server._complaints.counts["versions that could not be written"] > 1)
+    assert server.poll() is None
+    (tmp_path / "of-server").unlink()
+    version, fetched = wait_for(server.poll)
+    assert version == 1
+    assert fetched.read_bytes() == content
+
+
+@pytest.fixture
+def small_files() -> Iterator[int]:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, before[1]))
+    yield 1_000
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_chunk_that_the_disk_takes_in_part_is_not_taken_for_written(
+    small_files: int, tmp_path: Path
+) -> None:
+    announcement = WeightsAnnouncement(policy_version=1, num_bytes=3_000, crc32=0, path="/nowhere")
+    fetch = Fetch(announcement, tmp_path, chunk_bytes=3_000)
+    with pytest.raises(OSError, match="File too large"):
+        fetch.take(Chunk(policy_version=1, offset=0, data=np.zeros(3 * small_files, np.uint8)))
+    fetch.discard()
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_a_pipe_in_place_of_the_weights_is_not_waited_for(

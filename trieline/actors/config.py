@@ -15,8 +15,8 @@ class ActorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     episodes: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 64
     """Episodes that run at once in one worker."""
     assignments: Count = 0
-    """Tasks that one worker holds at once, each of them a group of rollouts.
-    0: as many as fill `episodes`, and one more to fill the gaps that slow rollouts leave."""
+    """Tasks that one worker holds at once at most, each of them a group of rollouts: never more than fill
+    `episodes`, and one more to fill the gaps that slow rollouts leave. 0: as many as that."""
     env_threads: Positive = 16
     """Calls into environments that run at once in one worker."""
     max_stuck_threads: Positive = 16

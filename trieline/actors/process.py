@@ -141,9 +141,8 @@ class Workers:
             log.exception("worker failed")
             status = EXIT_GAVE_UP
         if os.getppid() != parent_pid:
-            os._exit(
-                status
-            )  # nobody reads the log queue any more, and leaving it the usual way would wait for that
+            # Nobody reads the log queue any more, and leaving the usual way would wait for that.
+            os._exit(status)
         raise SystemExit(status)
 
     def _collect(self) -> None:

@@ -51,11 +51,6 @@ class Rollout:
     """Why it is broken, for the log."""
     score: str = ""
 
-    @property
-    def own_return(self) -> float:
-        """Undiscounted sum of the rewards of its own turns."""
-        return sum(self.rewards)
-
     def tokens(self, last_turn: int | None = None) -> Int32:
         """Context and replies of the own turns before `last_turn` (None: all), in order."""
         runs = [run for t in self.turns[:last_turn] for run in (t.context, t.completion.token_ids)]

@@ -42,7 +42,7 @@ class GroupPlayer:
         if env is None:
             self._break_unknown(rollouts, assignment.env_id)
         else:
-            split = assignment.split if takes_split(env) else None
+            split = assignment.split if assignment.split is not None and takes_split(env) else None
             rollouts += await self._play_known(assignment, env, split, rollouts)
             info = {} if split is None else {"split": split}
         if assignment.purpose == "evaluate":

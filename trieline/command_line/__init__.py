@@ -2,6 +2,7 @@
 
 import argparse
 import io
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,8 +28,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.path.append(here)
     try:
         status: int = options.run(options)
+        # While it can still be told whether somebody reads it.
+        sys.stdout.flush()
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:
+        # Whoever read this has seen enough (`| head`). What is left in the buffer goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except Exception as error:
         message = missing_extra(error) or in_one_line(error)
         if message is None:

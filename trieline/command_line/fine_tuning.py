@@ -55,12 +55,10 @@ def _sft(options: argparse.Namespace) -> int:
     from trieline.command_line.options import read_config
     from trieline.common.program_log import start_log
     from trieline.config import ConfigError
-    from trieline.launcher.core_sharing import spin_briefly
     from trieline.launcher.run_folder import RunFolder
     from trieline.launcher.sft_run import resume_sft, run_sft, start_sft
 
     start_log()
-    spin_briefly()
     if options.resume:
         if options.files or options.journal or options.config or options.settings:
             msg = "--resume goes on with the run's own data and config.toml: expected nothing else with it"

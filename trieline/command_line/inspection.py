@@ -90,8 +90,12 @@ def _figure(value: float | None) -> str:
 def _show(options: argparse.Namespace) -> int:
     from rich.console import Console
 
+    from trieline.config import ConfigError
     from trieline.launcher.tree_view import draw_tree
 
+    if options.count < 1:
+        msg = f"expected --count of at least 1, got {options.count}"
+        raise ConfigError(msg)
     journal, run_dir = _find_journal(options.run_dir)
     trees = _chosen(_deliveries(journal, options.env), options.tree, options.count, journal)
     decode = _decoder(run_dir)

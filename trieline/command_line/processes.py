@@ -57,9 +57,7 @@ def _policy_server(options: argparse.Namespace) -> int:
     from trieline.learner.policy_server.process import run_policy_server
 
     keep_freed_memory()
-    return run_policy_server(
-        config.policy_server, model=config.model, links=config.links, weights=None, policy_version=0
-    )
+    return run_policy_server(config.policy_server, model=config.model, links=config.links)
 
 
 def _actor(options: argparse.Namespace) -> int:

@@ -27,11 +27,15 @@ def _train(options: argparse.Namespace) -> int:
 
     if options.resume:
         from trieline.launcher.run_folder import RunFolder
+        from trieline.launcher.sft_run import DATA_FOLDER
 
         if options.config or options.settings:
             msg = "--resume goes on with the run's own config.toml: expected no --config or --set with it"
             raise ConfigError(msg)
         folder = RunFolder.open(options.resume)
+        if (folder.path / DATA_FOLDER).is_dir():
+            msg = f"expected a run of training, got one of: trieline sft --resume {folder.path}"
+            raise ConfigError(msg)
         config, resume = folder.load_config(), True
     else:
         config, resume, folder = read_config(options), False, None

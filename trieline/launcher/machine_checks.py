@@ -87,7 +87,7 @@ def _check_learner(config: Config) -> Iterator[Finding]:
     from trieline.learner.errors import LearnerError
     from trieline.learner.model.compute_device import choose_device
     from trieline.learner.model.compute_dtype import choose_dtype
-    from trieline.learner.process import check_settings
+    from trieline.learner.settings import check_settings
 
     dtype = str(choose_dtype(config.model.dtype)).removeprefix("torch.")
     try:

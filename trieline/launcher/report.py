@@ -35,7 +35,7 @@ def write_report(folder: RunFolder) -> None:
     sections = [
         f"# {_markdown(config.run.name)}: {_markdown(config.model.path)}",
         _summary(records, config),
-        _table(evaluations, config),
+        _table(evaluations),
         f"![Reward per environment]({PICTURE})\n\n{CAPTION}" if records else "No step was made.",
         "<!-- details -->",
         *_answers(evaluations),
@@ -94,7 +94,7 @@ def _summary(records: Sequence[Mapping[str, Any]], config: Config) -> str:
     return f"{made}, {tokens:,.0f} sampled tokens, seed {config.run.seed}."
 
 
-def _table(evaluations: Sequence[tuple[int, Mapping[str, Any]]], config: Config) -> str:
+def _table(evaluations: Sequence[tuple[int, Mapping[str, Any]]]) -> str:
     """Held-out success, first against last."""
     if len(evaluations) < 2:
         return ""

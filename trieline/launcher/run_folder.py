@@ -127,12 +127,13 @@ class RunFolder:
 class MetricsTail:
     """Reads the records that are added to a `metrics.jsonl` from now on, as they are completed.
 
-    A learner that goes on from a checkpoint replaces the file by a shorter one first.
+    A learner that goes on from a checkpoint replaces the file by a shorter one first, of records that have
+    been read.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._since = time.time()
+        self._known = self._newest = time.time()
         self._inode = -1
         self._offset = 0
 
@@ -143,11 +144,13 @@ class MetricsTail:
         with self._path.open("rb") as file:
             inode = os.fstat(file.fileno()).st_ino
             if inode != self._inode:
-                self._inode, self._offset = inode, 0
+                self._inode, self._offset, self._known = inode, 0, self._newest
             file.seek(self._offset)
             data = file.read()
         self._offset += data.rfind(b"\n") + 1
-        return [record for record in _whole_records(data) if record["time"] >= self._since]
+        new = [record for record in _whole_records(data) if record["time"] > self._known]
+        self._newest = max([self._newest, *(record["time"] for record in new)])
+        return new
 
 
 def _whole_records(data: bytes) -> Iterator[dict[str, Any]]:

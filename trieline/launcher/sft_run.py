@@ -21,7 +21,7 @@ from trieline.actors.conversations import (
 from trieline.config import Config, ConfigError
 from trieline.launcher.progress import say
 from trieline.launcher.run_folder import RunFolder
-from trieline.launcher.training_run import learner_spec, prepare_model, supervise
+from trieline.launcher.training_run import learner_spec, prepare_model, supervise, with_absolute_paths
 from trieline.wire.errors import TreeError
 from trieline.wire.journal import Journal, read_journal
 from trieline.wire.journal_header import JournalHeader, expect_tokenizer, header_of
@@ -45,13 +45,19 @@ def start_sft(
 
     Raises:
         ConversationError: more than `max_unusable` lines of a file are no conversation.
-        ConfigError: the configuration is not one of supervised fine-tuning, the data are too few for it, or
-            a journal holds tokens that the model does not have.
+        ConfigError: the configuration is not one of supervised fine-tuning, the data are not there or too few
+            for it, or a journal holds tokens that the model does not have.
         JournalError: a journal is of another tokenizer, or can't be read.
     """
     if config.learner.objective.loss != "sft":
         msg = f"expected learner.objective.loss = 'sft', got {config.learner.objective.loss!r}"
         raise ConfigError(msg)
+    for path in (*files, *journals):
+        # Told before the model is fetched.
+        if not path.exists():
+            msg = f"expected data to train on at {path}, found nothing there"
+            raise ConfigError(msg)
+    config = with_absolute_paths(config)
     prepare_model(config.model, Console(stderr=False))
     model = tokenizer_folder(config.model.path)
     renderer = ChatRenderer(model, system_prompt="", template_kwargs=config.model.template_kwargs)

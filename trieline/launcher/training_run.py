@@ -23,6 +23,7 @@ from trieline.launcher.progress import Progress, say
 from trieline.launcher.run_folder import MetricsTail, RunFolder
 from trieline.launcher.run_sockets import expect_free, run_sockets, with_free_addresses
 from trieline.launcher.supervisor import PYTHON_OPTIONS, ChildError, ProcessSpec, Supervisor
+from trieline.learner.settings import check_settings
 from trieline.wire.config import ModelConfig
 from trieline.wire.journal import expect_no_writer
 from trieline.wire.model_folder import BUILTIN_PREFIX
@@ -47,8 +48,10 @@ def run_training(config: Config, *, folder: RunFolder | None, resume: bool) -> i
         AddressError: an address that the configuration names can't be bound.
         ChildError: a program failed in a way that ends the run.
         JournalError: the run in `folder` is still going.
+        LearnerError: settings contradict each other or have no effect.
     """
     console = Console(stderr=False)
+    check_settings(config.learner, config.envs)
     if folder is not None:
         expect_no_writer(folder.journal)
         links = with_free_addresses(config.links, partial(say, console))
@@ -56,7 +59,7 @@ def run_training(config: Config, *, folder: RunFolder | None, resume: bool) -> i
     else:
         RunFolder.expect_place(config)
         expect_free(config.links)
-    config = _with_absolute_paths(config)
+    config = with_absolute_paths(config)
     config = msgspec.structs.replace(config, model=prepare_model(config.model, console))
     check_environments(config)
     with run_sockets(config.links) as links:
@@ -200,7 +203,7 @@ def watch_learner(
     return True
 
 
-def _with_absolute_paths(config: Config) -> Config:
+def with_absolute_paths(config: Config) -> Config:
     """Paths that are meant from where the command was given mean the same when the run goes on elsewhere."""
     learner, model, run = config.learner, config.model, config.run
     if learner.replay is not None:

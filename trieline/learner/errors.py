@@ -41,3 +41,7 @@ class TrainingError(LearnerError):
 
 class StopRequested(Exception):
     """No failure: somebody asked the run to stop."""
+
+
+GLANCE_S = 0.25
+"""How long a wait goes on before it looks whether somebody asked to stop."""

@@ -21,10 +21,12 @@ class HeldOut:
         self._metrics = metrics
         self._every = every
         self._before_training = False
+        self._asked_after: int | None = None
+        """The step after which the latest one was asked for."""
 
     def begin(self) -> None:
         """Measure the weights that the run begins with: they stay until `before_step` is over."""
-        self._evaluations.start(0)
+        self._start(0)
         self._before_training = True
 
     def before_step(self) -> None:
@@ -42,16 +44,21 @@ class HeldOut:
         if self._evaluations.running:
             log.warning("no evaluation after step %d: an earlier one still runs", step)
         else:
-            self._evaluations.start(step)
+            self._start(step)
 
     def end(self, step: int) -> None:
-        """Measure the last weights, and wait for the figures."""
+        """Measure the last weights, unless that was asked for already, and wait for the figures."""
         try:
             self._finish()
-            self._evaluations.start(step)
-            self._finish()
+            if self._asked_after != step:
+                self._start(step)
+                self._finish()
         except StopRequested:
             log.info("the evaluation after step %d is left out: asked to stop", step)
+
+    def _start(self, step: int) -> None:
+        self._evaluations.start(step)
+        self._asked_after = step
 
     def _finish(self) -> None:
         if (finished := self._evaluations.wait()) is not None:

@@ -12,9 +12,8 @@ from pathlib import Path
 
 import torch
 
-from trieline.learner.errors import TrainingError
+from trieline.learner.errors import GLANCE_S, TrainingError
 from trieline.learner.intake.accepted import Accepted, run_id_of
-from trieline.learner.intake.tree_source import GLANCE_S
 from trieline.learner.keeping.weights import WeightsOutbox, outbox_folder
 from trieline.wire.codec import InFrame
 from trieline.wire.config import EnvConfig, LinksConfig
@@ -44,7 +43,7 @@ def expectation_of(
         envs={
             env.id: EnvExpectation(
                 max_context=env.episode.max_context,
-                levels=frozenset([*env.curriculum.levels, *env.curriculum.eval_levels] or [0]),
+                levels=frozenset([*(env.curriculum.levels or [0]), *env.curriculum.eval_levels]),
             )
             for env in envs
         },

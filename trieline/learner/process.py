@@ -37,6 +37,7 @@ from trieline.learner.model.compute_device import choose_device
 from trieline.learner.model.compute_dtype import choose_dtype
 from trieline.learner.model_folder.model_source import prepare_model
 from trieline.learner.probe import AgreementProbe, MismatchWatch
+from trieline.learner.settings import check_settings
 from trieline.learner.training import LiveParts, Parts, Training
 from trieline.learner.update.learner import Learner
 from trieline.wire.config import EnvConfig, LinksConfig, ModelConfig
@@ -143,17 +144,6 @@ def _run(run: LearnerRun, stop: threading.Event) -> None:
             state=state,
         )
         Training(parts).run()
-
-
-def check_settings(config: LearnerConfig, envs: Sequence[EnvConfig]) -> None:
-    """Raise LearnerError for settings that contradict each other or have no effect."""
-    config.validate()
-    if not any(len(env.curriculum.levels) > 1 for env in envs):
-        defaults = LearnerConfig()
-        for name in ("promotion_episodes", "hardest_level_share"):
-            if getattr(config, name) != getattr(defaults, name):
-                msg = f"learner.{name} has no effect: no environment has several levels; remove it"
-                raise LearnerError(msg)
 
 
 def _check_positions(learner: Learner, envs: Sequence[EnvConfig]) -> None:

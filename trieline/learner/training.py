@@ -238,9 +238,15 @@ class Training:
         self.checkpoint()
 
     def _sampled_success(self, parts: LiveParts) -> Mapping[str, float]:
-        """By environment, of the present weights: what a warm start ends by."""
+        """By environment, of the present weights as training samples them: what a warm start ends by."""
         self._publish()
-        settings = msgspec.structs.replace(parts.evaluation, episodes=WARM_START_EPISODES, transcripts=0)
+        settings = msgspec.structs.replace(
+            parts.evaluation,
+            episodes=WARM_START_EPISODES,
+            attempts=1,
+            temperature=self.config.objective.temperature,
+            transcripts=0,
+        )
         parts.evaluations.start(self.step, settings)
         finished = parts.evaluations.wait()
         if finished is None:

@@ -127,7 +127,7 @@ class ActorRegister:
         return hand
 
     def episodes(self) -> int:
-        """Episodes that all actors play at once; of those that do not say, the assignments that they hold."""
+        """Episodes that all actors play at once; of those that do not say, the assignments that they take."""
         return sum(actor.episodes or actor.capacity for actor in self.actors.values())
 
     def status(self) -> dict[str, ActorStatus]:

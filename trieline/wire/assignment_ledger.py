@@ -86,8 +86,9 @@ class AssignmentLedger:
         while hands:
             for actor_id in list(hands):
                 seat = self._evaluated_episodes < evaluation_seats or not self._waiting
-                line = self._evaluations if self._evaluations and seat else self._waiting
-                assignment = self._next_for(actor_id, line)
+                lines = (self._evaluations, self._waiting) if seat else (self._waiting,)
+                found = (self._next_for(actor_id, line) for line in lines)
+                assignment = next((a for a in found if a is not None), None)
                 if assignment is None:
                     del hands[actor_id]
                     continue

@@ -231,8 +231,8 @@ def _hold(file: BinaryIO, folder: Path) -> None:
         raise JournalError(msg)
 
 
-def read_journal(folder: Path, *, start: int = 0) -> Iterator[TreeDelivery]:
-    """The trees in `folder` from record `start` on. May be read while it is written.
+def read_journal(folder: Path) -> Iterator[TreeDelivery]:
+    """The trees in `folder`, in order. May be read while it is written.
 
     Raises:
         JournalError: there is no journal, a segment is missing, or a record is corrupt; names the segment and
@@ -245,16 +245,12 @@ def read_journal(folder: Path, *, start: int = 0) -> Iterator[TreeDelivery]:
     header = read_header(folder)
     vocab_size = header.vocab_size if header else None
     number = 0
-    for segment, following in zip(segments, [*segments[1:], None], strict=True):
+    for segment in segments:
         if segment.first_record != number:
             msg = f"expected a segment that begins with record {number} before {segment.path}, found none"
             raise JournalError(msg)
-        if following is not None and following.first_record <= start:
-            number = following.first_record
-            continue
         for record in read_records(segment):
-            if number >= start:
-                yield _delivery(segment, record, vocab_size)
+            yield _delivery(segment, record, vocab_size)
             number += 1
 
 

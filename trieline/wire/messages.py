@@ -22,7 +22,8 @@ MAX_TEXT = 4096
 Text = Annotated[str, msgspec.Meta(max_length=MAX_TEXT)]
 StopString = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 Purpose = Literal["train", "evaluate", "demonstrate"]
-"""What an assignment's tree is for. Only those to train on are journalled, and trained on."""
+"""What an assignment's tree is for. Only those to train on are journalled; demonstrations are a warm start's,
+and evaluations are never trained on."""
 
 
 # ---- trajectories: actor (DEALER) to learner (ROUTER) ------------------------------------------------------
@@ -109,7 +110,7 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True, tag="grant"):
 
 
 class Acknowledge(msgspec.Struct, frozen=True, kw_only=True, tag="acknowledge"):
-    """These trees are in the journal (or were already): the actor may forget them."""
+    """These trees are safe, those to train on in the journal: the actor may forget them."""
 
     sequence_numbers: Annotated[list[Count], msgspec.Meta(max_length=10_000)]
 

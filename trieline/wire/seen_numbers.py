@@ -2,7 +2,8 @@
 
 from bisect import bisect_right
 
-# Gaps are left by refused trees alone, as an actor sends in order. With more of them the lowest is closed.
+# Gaps are left by refused trees, as an actor sends in order, and after a restart by those that no journal
+# keeps (evaluations, demonstrations). With more of them the lowest is closed.
 MAX_RANGES = 1_000
 
 

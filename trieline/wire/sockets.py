@@ -6,12 +6,17 @@ link shares nothing with its parent.
 
 import contextlib
 import math
+import os
 import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import zmq
 import zmq.asyncio
 
+from trieline.common.file_lock import try_lock
 from trieline.wire.addresses import IN_USE, check_address, is_ipv6, reason_against
 from trieline.wire.config import LinksConfig
 from trieline.wire.errors import AddressError
@@ -25,6 +30,9 @@ RECONNECT_MAX_MS = 2_000
 # a little too large goes through to the decoder, which can say so, and to whom.
 CUT_FRAMES_ABOVE = 1.25
 KEEPALIVE_PROBES = 5
+# While somebody else binds a path in the same folder.
+ALONE_S = 2.0
+ALONE_POLL_S = 0.01
 
 
 def limit(zmq_socket: zmq.Socket[Any], links: LinksConfig, *, send_queue: int) -> None:
@@ -58,17 +66,42 @@ def limit(zmq_socket: zmq.Socket[Any], links: LinksConfig, *, send_queue: int) -
 def bind(zmq_socket: zmq.Socket[Any], address: str) -> None:
     """Bind, or raise AddressError that says what is wrong with the address."""
     check_address(address)
-    reason = reason_against(address) if address.startswith("ipc://") else None
-    if reason is None:
-        zmq_socket.ipv6 = is_ipv6(address)
-        try:
-            zmq_socket.bind(address)
-        except zmq.ZMQError as error:
-            reason = IN_USE if error.errno == zmq.EADDRINUSE else str(error)
-        else:
-            return
-    msg = f"can't bind {address}: {reason}"
-    raise AddressError(msg)
+    if address.startswith("ipc://"):
+        with _alone_in(Path(address.removeprefix("ipc://")).parent):
+            reason = reason_against(address) or _bind(zmq_socket, address)
+    else:
+        reason = _bind(zmq_socket, address)
+    if reason is not None:
+        msg = f"can't bind {address}: {reason}"
+        raise AddressError(msg)
+
+
+def _bind(zmq_socket: zmq.Socket[Any], address: str) -> str | None:
+    """The reason why it can't, None if it is bound."""
+    zmq_socket.ipv6 = is_ipv6(address)
+    try:
+        zmq_socket.bind(address)
+    except zmq.ZMQError as error:
+        return IN_USE if error.errno == zmq.EADDRINUSE else str(error)
+    return None
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Of those who bind a path, one at a time: two that look at once would both find it free.
+
+    ZeroMQ deletes what is at a path, so the second would take it from the first, which nobody then reaches.
+    A stranger may hold the lock, too, and is not waited for.
+    """
+    with contextlib.ExitStack() as stack:
+        # A folder that is not there: looking for what is against the path says so.
+        with contextlib.suppress(OSError):
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            stack.callback(os.close, descriptor)
+            deadline = time.monotonic() + ALONE_S
+            while not try_lock(descriptor) and time.monotonic() < deadline:
+                time.sleep(ALONE_POLL_S)
+        yield
 
 
 def connect(zmq_socket: zmq.Socket[Any], address: str) -> None:

@@ -206,7 +206,7 @@ class TrajectoryTree:
         *,
         vocab_size: int | None = None,
         max_tokens: int | None = None,
-        bounds: "NumberBounds | None" = None,
+        bounds: NumberBounds | None = None,
     ) -> None:
         """Raise TreeError, naming the first broken invariant with what was expected and what came."""
         n, t, b = self.num_nodes, self.num_tokens, self.num_leaves
@@ -283,7 +283,7 @@ class TrajectoryTree:
             msg = f"expected leaf_nodes in [0, {len(parents)}), got {leaves[:16]}"
             raise TreeError(msg)
 
-    def _validate_tokens(self, by_policy: Bool, vocab_size: int | None, bounds: "NumberBounds") -> None:
+    def _validate_tokens(self, by_policy: Bool, vocab_size: int | None, bounds: NumberBounds) -> None:
         """`by_policy` [T] is True on sampled tokens."""
         known = self.entropies
         if math.isnan(known.min()):

@@ -81,8 +81,8 @@ class TreeReceiver:
         `expectation`: what all trees are held against, beside their assignments.
         `already_accepted`: (actor id, sequence number) of the trees that are safe since before a restart.
         Assignment ids must only grow, over restarts too: an actor may still work on an old one.
-        `max_losses`: an assignment that so many actors held when they were lost is given up. None: never.
         `evaluation_share`: of the actors' episodes, for evaluations while something else waits.
+        `max_losses`: an assignment that so many actors held when they were lost is given up. None: never.
         """
         self.duplicates = 0
         self.rejected = 0

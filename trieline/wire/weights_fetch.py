@@ -35,11 +35,16 @@ class Fetch:
         return f"{self.written} of {self.announcement.num_bytes} bytes are here"
 
     def take(self, chunk: Chunk) -> bool:
-        """Append a chunk; one that is not the next is left out (it was asked for twice)."""
+        """Append a chunk; one that is not the next is left out (it was asked for twice).
+
+        Raises OSError if the disk does not take it.
+        """
         missing = self.announcement.num_bytes - self.written
         if chunk.offset != self.written or not 0 < len(chunk.data) <= missing:
             return False
-        self._file.write(chunk.data.data)
+        left = chunk.data.data
+        while left:
+            left = left[self._file.write(left) :]
         self.crc = zlib.crc32(chunk.data.data, self.crc)
         self.written += len(chunk.data)
         return True

@@ -12,7 +12,8 @@ import shutil
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import zmq
@@ -176,7 +177,8 @@ class WeightsSubscriber:
             self._complaints.add("malformed messages from the learner", error)
             return
         if isinstance(message, Chunk):
-            self._take_chunk(message)
+            with self._fetching():
+                self._take_chunk(message)
         elif self._latest is None or _is_newer(message, self._latest):
             self._latest = message
 
@@ -190,7 +192,8 @@ class WeightsSubscriber:
                 self._offer(latest, Path(latest.path))
                 return
             self._unusable_local = _key(latest)
-        self._begin_fetch(latest)
+        with self._fetching():
+            self._begin_fetch(latest)
 
     def _is_whole(self, path: Path, announcement: WeightsAnnouncement) -> bool:
         try:
@@ -208,6 +211,17 @@ class WeightsSubscriber:
             return False
         self.corrupt += not whole
         return whole
+
+    @contextmanager
+    def _fetching(self) -> Iterator[None]:
+        """A disk that is full for now ends one fetch, not the server, which goes on with what it has."""
+        try:
+            yield
+        except OSError as error:
+            self._complaints.add("versions that could not be written", f"{error}; fetched again")
+            self._drop_fetch()
+            # Not only with the fetch: there may have been none yet.
+            self._latest = None
 
     def _begin_fetch(self, announcement: WeightsAnnouncement) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)

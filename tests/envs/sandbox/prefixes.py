@@ -28,6 +28,7 @@ def install_trieline(site_packages: Path) -> None:
     package = Path(trieline.__file__).parent
     shutil.copytree(package / "envs" / "sandbox", site_packages / "trieline/envs/sandbox")
     shutil.copytree(package / "envs" / "code", site_packages / "trieline/envs/code")
+    shutil.copytree(package / "common", site_packages / "trieline/common")
     shutil.copy(package / "envs" / "errors.py", site_packages / "trieline/envs/errors.py")
     for part in ("trieline", "trieline/envs"):
         (site_packages / part / "__init__.py").touch()

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.envs.sandbox.conftest import LIMITS, need
+from tests.envs.sandbox.prefixes import install_trieline
 from tests.envs.sandbox.programs import run_python, said
 from trieline.envs.errors import SandboxError
 from trieline.envs.sandbox import bubblewrap, bundle, host_view
@@ -113,15 +114,9 @@ def test_it_works_for_an_ordinary_user(tmp_path_factory: pytest.TempPathFactory)
     # A copy of the package where that user can read it; its sandbox part needs no third-party module.
     import tempfile
 
-    import trieline
-
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        package = Path(trieline.__file__).parent
-        shutil.copytree(package / "envs" / "sandbox", folder / "trieline/envs/sandbox")
-        shutil.copy(package / "envs" / "errors.py", folder / "trieline/envs/errors.py")
-        for part in (folder / "trieline", folder / "trieline/envs"):
-            (part / "__init__.py").touch()
+        install_trieline(folder)
         folder.chmod(0o755)
         command = [
             "setpriv",

@@ -44,7 +44,7 @@ from trieline.learner.policy_server.process import run_policy_server
 logging.basicConfig(level=logging.INFO)
 sys.exit(run_policy_server(
     PolicyServerConfig(threads=1), model=ModelConfig(path=sys.argv[1], dtype="float32"),
-    links=msgspec.json.decode(sys.argv[2], type=LinksConfig), weights=None, policy_version=0))
+    links=msgspec.json.decode(sys.argv[2], type=LinksConfig)))
 """
 
 

@@ -5,7 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 
-from trieline.learner.errors import StopRequested, TrainingError
+from trieline.learner.errors import GLANCE_S, StopRequested, TrainingError
 from trieline.wire.config import EnvConfig
 from trieline.wire.errors import PeerTimeoutError
 from trieline.wire.messages import Assignment
@@ -15,7 +15,6 @@ from trieline.wire.tree import TrajectoryTree
 # The seeds from here to twice as many: above every one that the curriculum hands out, so that no
 # demonstration shows a task of the training.
 DEMONSTRATION_SEEDS = 2**30
-GLANCE_S = 0.25
 # Demonstrations that may be broken for each one that a step needs: then something is broken for good.
 MAX_BROKEN_RATIO = 1
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from trieline.common.seeds import derived_seed
 from trieline.learner.config import EvaluationConfig
-from trieline.learner.errors import StopRequested
+from trieline.learner.errors import GLANCE_S, StopRequested
 from trieline.learner.intake.evaluation_report import EvalReport, EvaluatedTask, env_report, policy_versions
 from trieline.wire.config import EnvConfig
 from trieline.wire.errors import PeerTimeoutError
@@ -24,8 +24,6 @@ log = logging.getLogger(__name__)
 SPLIT = "test"
 # Some environments hand the seed to generators that take 32 bits.
 SEED_RANGE = 2**31
-# How long a wait goes on before it looks whether somebody asked to stop.
-GLANCE_S = 0.25
 
 
 def evaluation_assignments(

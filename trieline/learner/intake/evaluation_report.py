@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from trieline.learner.intake.tree_metrics import scored_lengths, scored_returns
 from trieline.wire.messages import Assignment
 from trieline.wire.tree import SCORED, TrajectoryTree
 
@@ -107,16 +108,12 @@ class EvaluatedTask:
     @property
     def returns(self) -> list[float]:
         """Of the scored episodes."""
-        return [] if self.tree is None else [self.tree.sequence_return(b) for b in self.tree.scored_leaves()]
+        return [] if self.tree is None else scored_returns(self.tree)
 
     @property
     def lengths(self) -> list[int]:
         """Sampled tokens of the scored episodes."""
-        if self.tree is None:
-            return []
-        sampled = np.where(self.tree.sampled, np.diff(self.tree.node_offsets), 0)
-        leaves = [int(self.tree.leaf_nodes[leaf]) for leaf in self.tree.scored_leaves()]
-        return [int(sampled[self.tree.path(leaf)].sum()) for leaf in leaves]
+        return [] if self.tree is None else scored_lengths(self.tree)
 
     @property
     def causes(self) -> list[str]:

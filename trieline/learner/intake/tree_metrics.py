@@ -44,6 +44,13 @@ def scored_returns(tree: TrajectoryTree) -> list[float]:
     return [tree.sequence_return(leaf) for leaf in tree.scored_leaves()]
 
 
+def scored_lengths(tree: TrajectoryTree) -> list[int]:
+    """Sampled tokens of the scored sequences."""
+    sampled = np.where(tree.sampled, np.diff(tree.node_offsets), 0)
+    leaves = [int(tree.leaf_nodes[leaf]) for leaf in tree.scored_leaves()]
+    return [int(sampled[tree.path(leaf)].sum()) for leaf in leaves]
+
+
 def text_sample(trees: Sequence[TrajectoryTree], step: int) -> dict[str, Any] | None:
     """A task and an answer for the live view, from another tree at every step."""
     told = [tree for tree in trees if tree.info.get("reply")]
@@ -74,9 +81,7 @@ def _add_rewards(metrics: Tally, tree: TrajectoryTree) -> None:
 
 def _add_completions(metrics: Tally, tree: TrajectoryTree) -> None:
     """Of scored sequences: sampled tokens, and the share that was cut off instead of ending by itself."""
-    sampled = np.where(tree.sampled, np.diff(tree.node_offsets), 0)
-    for leaf in tree.scored_leaves():
-        length = int(sampled[tree.path(int(tree.leaf_nodes[leaf]))].sum())
+    for leaf, length in zip(tree.scored_leaves(), scored_lengths(tree), strict=True):
         metrics.add_mean("completions/mean_length", length, 1)
         metrics.add_maximum("completions/max_length", length)
         metrics.add_mean("completions/clipped_ratio", not tree.leaf_terminated[leaf], 1)

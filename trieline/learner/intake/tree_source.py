@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from trieline.learner.errors import StopRequested, TrainingError
+from trieline.learner.errors import GLANCE_S, StopRequested, TrainingError
 from trieline.learner.intake.curriculum import Curriculum
 from trieline.learner.intake.staleness import Pacing
 from trieline.wire.errors import PeerTimeoutError
@@ -23,8 +23,6 @@ from trieline.wire.tree import TrajectoryTree
 
 log = logging.getLogger(__name__)
 
-# How long a wait goes on before it looks whether somebody asked to stop.
-GLANCE_S = 0.25
 # Trees without a single scored rollout that one actor sends in a row, for each one that a step needs: then it
 # is broken for good. Its tasks in flight may all fail at once when a policy server or a sandbox restarts.
 MAX_BROKEN_RATIO = 8

@@ -10,6 +10,8 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from trieline.common.file_lock import file_lock
+from trieline.common.folders import replace_folder, scratch_folder
 from trieline.learner.errors import ModelSourceError
 from trieline.learner.model_folder.folder_checks import check_model_folder
 from trieline.wire.model_folder import BUILTIN_PREFIX, builtin_folder
@@ -54,8 +56,6 @@ def _builtin_names() -> str:
 
 
 def _prepare_builtin(name: str, progress: Progress) -> Path:
-    from trieline.common.file_lock import file_lock
-
     builders = _builders()
     if name not in builders:
         msg = f"expected one of {_builtin_names()}; got {BUILTIN_PREFIX}{name}"
@@ -71,8 +71,6 @@ def _prepare_builtin(name: str, progress: Progress) -> Path:
 
 
 def _build(folder: Path, builder: Callable[[Path, Progress], None], progress: Progress) -> None:
-    from trieline.common.folders import replace_folder, scratch_folder
-
     with scratch_folder(folder.parent, prefix=f".{folder.name}-") as scratch:
         builder(scratch, progress)
         (scratch / BUILD_RECORD).write_text(json.dumps({"build_version": BUILD_VERSION}))

@@ -3,7 +3,6 @@
 import logging
 import time
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Literal
 
 from trieline.common.owned_folder import new_folder
@@ -32,20 +31,11 @@ ROWS_AHEAD = 2
 MAX_REASON = 4000
 
 
-def run_policy_server(
-    config: PolicyServerConfig,
-    *,
-    model: ModelConfig,
-    links: LinksConfig,
-    weights: Path | None = None,
-    policy_version: int = 0,
-) -> int:
+def run_policy_server(config: PolicyServerConfig, *, model: ModelConfig, links: LinksConfig) -> int:
     """Serve until SIGTERM or SIGINT (0), or until too many steps in a row have failed (1).
 
-    `weights`: a safetensors file that replaces the weights in the model's folder, being `policy_version`.
-
     Raises:
-        LearnerError, WireError: the model, the weights or an address can't be used.
+        LearnerError, WireError: the model or an address can't be used.
     """
     with ExitStack() as resources:
         stop = StopFlag()
@@ -54,13 +44,13 @@ def run_policy_server(
         sockets = GenerateServer(links)
         resources.callback(sockets.close)
         sockets.bind()
-        engine = load_engine(config, model, weights=weights, policy_version=policy_version)
+        engine = load_engine(config, model)
         fetched = new_folder("trieline-weights-")
         resources.callback(fetched.close)
         subscriber = WeightsSubscriber(links, server_id=new_process_name(), fetch_folder=fetched.path)
         resources.callback(subscriber.close)
         subscriber.start()
-        log.info("ready at %s with version %d in %s", sockets.address, policy_version, engine.dtype)
+        log.info("ready at %s with version %d in %s", sockets.address, engine.policy_version, engine.dtype)
         return PolicyServer(config, engine, sockets, subscriber).serve(stop)
 
 
