@@ -18,7 +18,8 @@ def test_15_model_missing_weights(tmp_path: Path) -> None:
         ["sft", str(INPUTS / "12_sft_remainder.jsonl"), *settings(model__path="m")],
     ):
         ran = trieline(*command, cwd=tmp_path).expect(2)
-        assert "lack" in ran.said
+        assert "they lack 21 tensors (lm_head.weight, model.embed_tokens.weight, " in ran.said
+        assert "and have 20 unknown ones (_orig_mod.model.embed_tokens.weight, " in ran.said
 
 
 def test_17_model_other_head(tmp_path: Path) -> None:
