@@ -48,6 +48,7 @@ def test_18_model_added_token(tmp_path: Path) -> None:
         ("pointer", "is a Git LFS pointer, not the file itself: run git lfs pull there"),
         ("cut", "is cut off or no safetensors file"),
     ],
+    ids=["pointer", "cut"],
 )
 def test_19_model_pointer(kind: str, said: str, tmp_path: Path) -> None:
     folder = make_model(kind, tmp_path / "m")
