@@ -19,6 +19,8 @@ INPUTS = Path(__file__).parent / "inputs"
 ONE_ENV = Path(__file__).with_name("one_env.toml")
 DEADLINE_S = 200.0
 STOP_S = 60.0
+# What was told to end may still be on its way.
+LEAVE_S = 20.0
 MARK = "TRIELINE_CASE"
 """An environment variable that everything carries that a command started."""
 
@@ -78,10 +80,8 @@ def steps_of(folder: RunFolder) -> list[dict[str, Any]]:
     return [record for record in folder.read_metrics() if "batch/trees" in record]
 
 
-def left_behind(mark: str) -> list[str]:
-    """Processes that run with `mark` in their environment."""
-    return [
-        f"{process.pid} {process.info['name']}"
-        for process in psutil.process_iter(["environ", "name"])
-        if (process.info["environ"] or {}).get(MARK) == mark
-    ]
+def left_behind(mark: str) -> list[psutil.Process]:
+    """Processes that go on running with `mark` in their environment."""
+    marked = [p for p in psutil.process_iter(["environ"]) if (p.info["environ"] or {}).get(MARK) == mark]
+    _, running = psutil.wait_procs(marked, timeout=LEAVE_S)
+    return list(running)

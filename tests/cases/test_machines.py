@@ -4,8 +4,8 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from shutil import which
 
@@ -85,38 +85,38 @@ def test_28_readonly_run_folder(trims: Path, tmp_path: Path) -> None:
 
 
 @contextmanager
-def control_group(**limits: Sequence[tuple[str, str]]) -> Iterator[list[str]]:
-    """What comes before a command that has these limits; of each controller, files and what is written there.
+def control_group(limits: dict[str, dict[str, str]]) -> Iterator[list[str]]:
+    """What comes before a command that has these limits: for each controller, what its files are to say.
 
-    Controllers of version 1 have a folder each, those of version 2 share one. Making groups takes root.
+    Controllers of version 1 have a folder each, those of version 2 share one, and each has the files that it
+    knows. Making groups takes root.
     """
-    made = []
-    try:
-        for controller, files in limits.items():
-            top = GROUPS / controller if (GROUPS / controller).is_dir() else GROUPS
-            group = top / f"trieline-case-{os.getpid()}"
-            if group not in made:
+    name = f"trieline-case-{os.getpid()}"
+    groups = {c: (GROUPS / c if (GROUPS / c).is_dir() else GROUPS) / name for c in limits}
+    with ExitStack() as made:
+        try:
+            for group in set(groups.values()):
                 group.mkdir()
-                made.append(group)
-            for name, limit in files:
-                if (group / name).exists():
-                    (group / name).write_text(limit)
-        members = " ".join(str(group / "cgroup.procs") for group in made)
+                made.callback(group.rmdir)
+            for controller, files in limits.items():
+                known = [file for file in files if (groups[controller] / file).exists()]
+                if not known:
+                    not_here(f"{groups[controller]} has none of {', '.join(files)}")
+                for file in known:
+                    (groups[controller] / file).write_text(files[file])
+        except OSError as error:
+            not_here(f"no control group can be made here: {error}")
+        members = " ".join(str(group / "cgroup.procs") for group in set(groups.values()))
         yield ["sh", "-c", f'for group in {members}; do echo $$ > "$group"; done; exec "$@"', "sh"]
-    except OSError as error:
-        not_here(f"no control group can be made here: {error}")
-    finally:
-        for group in made:
-            group.rmdir()
 
 
 def test_30_check_control_group(tmp_path: Path) -> None:
     two_gib = str(2 * 2**30)
     limits = {
-        "memory": [("memory.limit_in_bytes", two_gib), ("memory.max", two_gib)],
-        "cpu": [("cpu.cfs_quota_us", "50000"), ("cpu.max", "50000 100000")],
+        "memory": {"memory.limit_in_bytes": two_gib, "memory.max": two_gib},
+        "cpu": {"cpu.cfs_quota_us": "50000", "cpu.max": "50000 100000"},
     }
-    with control_group(**limits) as within:
+    with control_group(limits) as within:
         ran = trieline("check", "--config", "tiny", cwd=tmp_path, within=within).expect(0)
     assert f"WARN cores: 0.5 (of {os.cpu_count()})" in ran.said
     assert "WARN memory: 2.0 GiB (of " in ran.said

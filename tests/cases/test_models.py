@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from tests.cases.commands import INPUTS, ONE_ENV, settings, trieline
+from tests.cases.commands import INPUTS, ONE_ENV, run_of, settings, steps_of, trieline
 from tests.cases.model_folders import make_model
 from trieline.actors.chat import ChatRenderer
 
@@ -18,16 +18,18 @@ def test_15_model_missing_weights(tmp_path: Path) -> None:
         ["sft", str(INPUTS / "12_sft_remainder.jsonl"), *settings(model__path="m")],
     ):
         ran = trieline(*command, cwd=tmp_path).expect(2)
-        assert "lack" in ran.said
+        assert "they lack 21 tensors (lm_head.weight, model.embed_tokens.weight, " in ran.said
+        assert "and have 20 unknown ones (_orig_mod.model.embed_tokens.weight, " in ran.said
 
 
 def test_17_model_other_head(tmp_path: Path) -> None:
     make_model("other_head", tmp_path / "m")
     chosen = settings(envs__0__id="trieline/Arithmetic-v0", model__path="m")
-    ran = trieline("train", "--config", str(ONE_ENV), *chosen, cwd=tmp_path).expect(2)
-    assert (
-        "tie_word_embeddings in config.json says that the output embedding is the input embedding" in ran.said
-    )
+    run = run_of(trieline("train", "--config", str(ONE_ENV), *chosen, cwd=tmp_path).expect(0))
+    assert len(steps_of(run)) == 2
+    # In float32 the server and the learner differ by rounding alone: both have the file's head.
+    (probe,) = [r for r in run.read_metrics() if "probe/logprob_max_abs" in r and r["step"] == 0]
+    assert probe["probe/logprob_max_abs"] < 1e-4
 
 
 def test_18_model_added_token(tmp_path: Path) -> None:
