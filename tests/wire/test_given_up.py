@@ -27,22 +27,25 @@ async def sender(closing: contextlib.AsyncExitStack, links: LinksConfig, actor_i
     return made
 
 
-def test_a_task_whose_third_actor_is_lost_is_given_up(
+def test_a_task_over_which_a_third_actor_is_stuck_is_given_up(
     closing: contextlib.ExitStack, links: LinksConfig
 ) -> None:
     learner = receiver(closing, links)
     learner.offer([Assignment(assignment_id=0, env_id="test/Deadly-v0", seed=9)])
 
-    async def fall(actor_id: str) -> None:
+    async def leave(actor_id: str, *, stuck: bool) -> None:
         async with contextlib.AsyncExitStack() as stack:
             actor = await sender(stack, links, actor_id)
             assert (await actor.next_assignment(WAIT_S)).seed == 9
+            await actor.close(stuck=stuck)
 
     async def play() -> None:
+        for number in range(5):
+            await leave(f"stopped {number}", stuck=False)
         for number in range(3):
             assert learner.take_given_up() == []
             assert learner.outstanding() == 1
-            await fall(f"actor {number}")
+            await leave(f"actor {number}", stuck=True)
         async with asyncio.timeout(WAIT_S):
             while learner.outstanding():
                 await asyncio.sleep(0.01)

@@ -105,7 +105,7 @@ class ActorWorker:
             log.error("%s: this worker ends", _first(stuck))
             status = EXIT_STUCK
         finally:
-            await self._close()
+            await self._close(stuck=status == EXIT_STUCK)
         return status
 
     async def _take_assignments(self, tasks: asyncio.TaskGroup) -> None:
@@ -140,7 +140,7 @@ class ActorWorker:
             reason = "asked to"
             raise _StopRequest(reason)
 
-    async def _close(self) -> None:
+    async def _close(self, *, stuck: bool) -> None:
         try:
             await self._sender.flush(FLUSH_S)
         except PeerTimeoutError as error:
@@ -149,7 +149,7 @@ class ActorWorker:
             )
         if self._sender.rejected:
             log.warning("the learner rejected %d trees of this worker", self._sender.rejected)
-        await self._sender.close()
+        await self._sender.close(stuck=stuck)
         await self._policy.close()
         await self._host.close()
 

@@ -103,12 +103,12 @@ class ActorRegister:
         long_ago = time.monotonic() - self._peer_timeout_s
         for actor_id in [i for i, actor in self.actors.items() if actor.heard_at < long_ago]:
             self.lost += 1
-            self.remove(actor_id, "actors lost", level=logging.WARNING)
+            self.remove(actor_id, "actors lost", lost=True, level=logging.WARNING)
 
-    def remove(self, actor_id: str, kind: str, *, level: int = logging.INFO) -> None:
-        """It left, or is lost; `kind` is for the log."""
+    def remove(self, actor_id: str, kind: str, *, lost: bool, level: int = logging.INFO) -> None:
+        """It left, or is lost over what it held; `kind` is for the log."""
         if self.actors.pop(actor_id, None) is not None:
-            count = self._ledger.take_back(actor_id, lost=True)
+            count = self._ledger.take_back(actor_id, lost=lost)
             self._complaints.add(
                 kind, f"{actor_id}, whose {count} open assignments go to others", level=level
             )

@@ -76,6 +76,8 @@ class ActorGoodbye(msgspec.Struct, frozen=True, kw_only=True, tag="actor_goodbye
     """The actor stops; its open assignments can go to others."""
 
     actor_id: Name
+    stuck: bool = False
+    """It stops because its episodes hang, and one of its open assignments may be why."""
 
 
 class AssignmentFailed(msgspec.Struct, frozen=True, kw_only=True, tag="assignment_failed"):

@@ -258,8 +258,8 @@ class TreeReceiver:
                     self._greet(identity, message)
                 case ActorHeartbeat():
                     self._register.hear_heartbeat(identity, message)
-                case ActorGoodbye(actor_id=actor_id):
-                    self._register.remove(actor_id, "actors left")
+                case ActorGoodbye(actor_id=actor_id, stuck=stuck):
+                    self._register.remove(actor_id, "actors left", lost=stuck)
                 case AssignmentFailed(actor_id=actor_id, assignment_id=assignment_id, reason=reason):
                     self.rejected += 1
                     self._ledger.drop(actor_id, assignment_id)

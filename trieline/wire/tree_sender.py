@@ -146,14 +146,14 @@ class TreeSender:
         """Wait until every tree is acknowledged or rejected, or raise PeerTimeoutError."""
         await self._until(lambda: not self._unacknowledged, timeout_s, "the acknowledgement of trees")
 
-    async def close(self) -> None:
-        """Say goodbye and close; what is unacknowledged is lost. Idempotent."""
+    async def close(self, *, stuck: bool = False) -> None:
+        """Say goodbye (`stuck`: as in ActorGoodbye) and close; what is unacknowledged is lost. Idempotent."""
         if self._heartbeat is not None:
             self._heartbeat.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._heartbeat
             self._heartbeat = None
-        await self._dealer.close(encode(ActorGoodbye(actor_id=self._actor_id)))
+        await self._dealer.close(encode(ActorGoodbye(actor_id=self._actor_id, stuck=stuck)))
 
     async def _until(self, condition: Callable[[], bool], timeout_s: float | None, what: str) -> None:
         if condition():
