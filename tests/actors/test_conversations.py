@@ -93,6 +93,7 @@ def test_shared_turns_are_there_once(tmp_path: Path, renderer: ChatRenderer) -> 
     [
         ('{"messages": ', "line 2: Input data was truncated"),
         ("[1]", "line 2: Expected `object`, got `array`"),
+        pytest.param("[" * 20_000 + "]" * 20_000, "line 2: maximum recursion depth", id="deep"),
         ('{"messages": "hello"}', r"line 2: Expected `array`, got `str` - at `\$.messages`"),
         ('{"text": "hello"}', "line 2: Object missing required field `messages`"),
         (chat("one"), r"line 2: Expected `array` of length >= 2"),

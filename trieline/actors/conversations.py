@@ -87,7 +87,13 @@ def read_conversations(
             continue
         try:
             found.append(_paths(line, renderer))
-        except (msgspec.MsgspecError, UnicodeDecodeError, ChatTemplateError, ConversationError) as error:
+        except (
+            msgspec.MsgspecError,
+            UnicodeDecodeError,
+            RecursionError,  # values in values in values
+            ChatTemplateError,
+            ConversationError,
+        ) as error:
             unusable.append(f"line {number}: {error}")
             if len(unusable) > max_unusable:
                 msg = f"{path}, {_listed(unusable)}"

@@ -156,8 +156,9 @@ class GenerateServer:
                     self._complaints.add("requests beyond the share of a peer", "its connection is closed")
                     cut_off(identity)
             # Of a peer that has gone already, all that it sent is still read.
-            for peer in peers - self._open.keys() | peers & self._absent:
-                self._send(peer, ServerAlive())
+            for peer in peers:
+                if peer not in self._open or peer in self._absent:
+                    self._send(peer, ServerAlive())
             if peers:
                 self._came.notify()
         return self._links.heartbeat_s if all_read else 0.0

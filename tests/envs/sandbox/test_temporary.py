@@ -110,3 +110,19 @@ def test_a_link_in_the_place_of_the_folder_is_not_followed(folder: Path) -> None
     sandbox.close()
     assert (treasure / "file").read_text() == "x"
     assert [entry.name for entry in folder.iterdir()] == ["treasure"]
+
+
+def test_a_copy_that_fails_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    sandbox = UnprotectedSandbox(LIMITS)
+    sandbox.start()
+    snapshot = sandbox.snapshot()
+    os.mkfifo(sandbox.workdir / "pipe")
+    os.mkfifo(snapshot.folder / "pipe")
+    for copy in (sandbox.snapshot, snapshot.start):
+        with pytest.raises(OSError, match="named pipe"):
+            copy()
+        assert len([*tmp_path.iterdir()]) == 2, "the sandbox and its first snapshot"
+    snapshot.close()
+    sandbox.close()
+    assert [*tmp_path.iterdir()] == []

@@ -118,8 +118,9 @@ async def _before_and_after_new_weights(
     for completion in await asyncio.gather(*asked):
         assert completion.policy_versions.tolist() == [0] * len(completion.token_ids)
     before = (await client.status(DEADLINE_S)).tokens_generated
+    # It goes on for longer than the server may take to find a learner that it has tried in vain so far.
     long = asyncio.create_task(
-        client.generate(prompt, Sampling(max_tokens=300, seed=1), timeout_s=DEADLINE_S)
+        client.generate(prompt, Sampling(max_tokens=2_000, seed=1), timeout_s=DEADLINE_S)
     )
     while (await client.status(DEADLINE_S)).tokens_generated == before:
         await asyncio.sleep(0.01)

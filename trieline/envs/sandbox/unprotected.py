@@ -114,9 +114,13 @@ class UnprotectedSandbox:
         files.write(str(self._running()), path, data)
 
     def snapshot(self) -> "CopiedFolder":
-        copy = temporary.make()
-        shutil.copytree(self._running(), copy, symlinks=True, dirs_exist_ok=True)
-        return CopiedFolder(copy, self)
+        copy = CopiedFolder(temporary.make(), self)
+        try:
+            shutil.copytree(self._running(), copy.folder, symlinks=True, dirs_exist_ok=True)
+        except BaseException:
+            copy.close()
+            raise
+        return copy
 
     def reset(self) -> None:
         self.start()
@@ -146,16 +150,20 @@ class CopiedFolder:
     """A copy of an unprotected sandbox's folder."""
 
     def __init__(self, folder: Path, origin: UnprotectedSandbox) -> None:
-        self._folder = folder
+        self.folder = folder
         self._origin = origin
         close_at_exit(self)
 
     def start(self) -> UnprotectedSandbox:
         sandbox = UnprotectedSandbox(self._origin.limits, self._origin.spec)
         sandbox.start()
-        shutil.copytree(self._folder, Path(sandbox.workdir), symlinks=True, dirs_exist_ok=True)
+        try:
+            shutil.copytree(self.folder, Path(sandbox.workdir), symlinks=True, dirs_exist_ok=True)
+        except BaseException:
+            sandbox.close()
+            raise
         return sandbox
 
     def close(self) -> None:
         forget(self)
-        temporary.remove(self._folder)
+        temporary.remove(self.folder)
