@@ -521,8 +521,10 @@ def test_a_peer_that_floods_is_cut_off_and_the_others_are_served(
     assert caplog.text.count("messages beyond the share of a peer") == 1
 
 
-def test_an_actor_that_is_cut_off_loses_nothing(links: LinksConfig, closing: contextlib.ExitStack) -> None:
-    """More than its share waits unread, as after a long pause of the learner."""
+def test_an_actor_sends_no_more_than_its_learner_keeps_of_it(
+    links: LinksConfig, closing: contextlib.ExitStack
+) -> None:
+    """More than its share waits to be sent, as after a long pause of the learner."""
     count = 40
     stuck, going_on = threading.Event(), threading.Event()
     closing.callback(going_on.set)
@@ -550,6 +552,7 @@ def test_an_actor_that_is_cut_off_loses_nothing(links: LinksConfig, closing: con
     asyncio.run(act())
     assert sorted(learner.get(WAIT_S).assignment_id for _ in range(count)) == list(range(count))
     assert learner.outstanding() == 0
+    assert learner.flooded == learner.duplicates == 0, "it was never cut off, and said nothing twice"
 
 
 def test_whoever_comes_and_goes_is_counted_and_does_not_fill_the_log(

@@ -51,8 +51,8 @@ SEND_QUEUE = 1_000
 # Messages moved from the socket to the inbox, and handled, before acknowledgements and grants get their turn.
 READ_AT_ONCE = 1_000
 HANDLE_AT_ONCE = 64
-# Unread trees, in the largest messages allowed: of one actor, and of all. An actor keeps what it has no
-# answer to, and has no more of it than the assignments it was granted, so only strangers come to the bounds.
+# Unread trees, in the largest messages allowed: of one actor, and of all. An actor has no more than one of
+# them under way, or one tree, before it is answered, so only strangers come to the bound of one.
 SHARE_MESSAGES = 4
 INBOX_MESSAGES = 16
 

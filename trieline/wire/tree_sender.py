@@ -50,6 +50,8 @@ class _Parcel:
 
     assignment_id: int
     frames: Sequence[OutFrame]
+    size: int
+    """Bytes."""
     sent_at: float | None = None
 
 
@@ -73,6 +75,9 @@ class TreeSender:
         self._next_sequence_number = 0
         self._unacknowledged: dict[int, _Parcel] = {}
         self._to_send: deque[int] = deque()
+        self._in_flight = 0
+        """Bytes sent and not yet answered: no more than one message of the largest size, or one tree. So the
+        learner never has more of one actor to keep than its share."""
         self._notes: deque[ActorHello | ActorHeartbeat | AssignmentFailed] = deque()
         self._stop_reason: str | None = None
         self._news = asyncio.Event()
@@ -124,7 +129,7 @@ class TreeSender:
             self.give_up(assignment_id, problem)
             return None
         self._next_sequence_number += 1
-        self._unacknowledged[number] = _Parcel(assignment_id, frames)
+        self._unacknowledged[number] = _Parcel(assignment_id, frames, num_bytes(frames))
         self._to_send.append(number)
         self._dealer.wake()
         return number
@@ -187,15 +192,24 @@ class TreeSender:
         self._notes.appendleft(self._heartbeat_note())
         self._notes.appendleft(self._hello())
         self._to_send = deque(self._unacknowledged)
+        self._in_flight = 0
+        for parcel in self._unacknowledged.values():
+            parcel.sent_at = None
 
     def _next_frames(self) -> Sequence[OutFrame] | None:
         if self._notes:
             return encode(self._notes.popleft())
         while self._to_send:
-            parcel = self._unacknowledged.get(self._to_send.popleft())
-            if parcel is not None:
-                parcel.sent_at = time.monotonic()
-                return parcel.frames
+            parcel = self._unacknowledged.get(self._to_send[0])
+            if parcel is None:
+                self._to_send.popleft()
+                continue
+            if self._in_flight and self._in_flight + parcel.size > self._max_message_bytes:
+                return None
+            self._to_send.popleft()
+            parcel.sent_at = time.monotonic()
+            self._in_flight += parcel.size
+            return parcel.frames
         return None
 
     def _heartbeat_note(self) -> ActorHeartbeat:
@@ -227,6 +241,7 @@ class TreeSender:
         for number, parcel in self._unacknowledged.items():
             if parcel.sent_at is not None and parcel.sent_at < overdue:
                 parcel.sent_at = None
+                self._in_flight -= parcel.size
                 self._to_send.append(number)
 
     def _handle(self, frames: Sequence[InFrame]) -> None:
@@ -248,6 +263,8 @@ class TreeSender:
             case Stop(reason=reason):
                 self._stop_reason = reason
         self._news.set()
+        if self._to_send:
+            self._dealer.wake()
 
     def _take(self, grant: Grant) -> None:
         if grant.max_message_bytes:
@@ -266,4 +283,6 @@ class TreeSender:
         parcel = self._unacknowledged.pop(sequence_number, None)
         if parcel is not None:
             self._open.pop(parcel.assignment_id, None)
+            if parcel.sent_at is not None:
+                self._in_flight -= parcel.size
         return parcel is not None
