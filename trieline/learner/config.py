@@ -140,8 +140,9 @@ class LearnerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Threads that compute on the CPU. None: torch decides."""
     reproducible_attention: bool = True
     """In bfloat16 on a CPU, attend in float64, so that learner and policy server compute the same
-    log-probabilities (1e-5 nats apart). False: in bfloat16, faster, and 0.03 nats apart in the mean, as two
-    ways of computing in bfloat16 are. Float32 and GPUs compute the same with either."""
+    log-probabilities (1e-5 nats apart; with AMX, whose products depend on the number of rows, 0.04). False:
+    in bfloat16, faster, and 0.03 nats apart in the mean, as two ways of computing in bfloat16 are. Float32
+    and GPUs compute the same with either."""
 
     def validate(self) -> None:
         """Raise LearnerError for contradictions and for settings without effect."""
