@@ -184,21 +184,23 @@ def test_a_server_outlives_a_disk_that_takes_no_version(
     assert fetched.read_bytes() == content
 
 
-@pytest.fixture
-def small_files() -> Iterator[int]:
+@contextlib.contextmanager
+def small_files(most: int) -> Iterator[None]:
+    """No file of this process may be larger: not even the one that its output goes to, so not for long."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, before[1]))
-    yield 1_000
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_chunk_that_the_disk_takes_in_part_is_not_taken_for_written(
-    small_files: int, tmp_path: Path
-) -> None:
+def test_a_chunk_that_the_disk_takes_in_part_is_not_taken_for_written(tmp_path: Path) -> None:
     announcement = WeightsAnnouncement(policy_version=1, num_bytes=3_000, crc32=0, path="/nowhere")
     fetch = Fetch(announcement, tmp_path, chunk_bytes=3_000)
-    with pytest.raises(OSError, match="File too large"):
-        fetch.take(Chunk(policy_version=1, offset=0, data=np.zeros(3 * small_files, np.uint8)))
+    chunk = Chunk(policy_version=1, offset=0, data=np.zeros(3_000, np.uint8))
+    with pytest.raises(OSError, match="File too large"), small_files(1_000):
+        fetch.take(chunk)
     fetch.discard()
     assert [*tmp_path.iterdir()] == []
 
