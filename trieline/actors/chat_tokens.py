@@ -89,7 +89,7 @@ class ChatTokenizer:
 
     def guarded(self, text: str, *, keep: Collection[str] = ()) -> str:
         """Foreign text for a template: special tokens but `keep` are letters, lone surrogates `?`."""
-        text = encodable(text, len(text))
+        text = text if text.isascii() else encodable(text, len(text))
         return self._any_special.sub(lambda m: m[0] if m[0] in keep else self._guards[m[0]], text)
 
     def is_guarded(self, text: str) -> bool:

@@ -16,7 +16,7 @@ import msgspec
 from trieline.actors.chat_template import ChatTemplate, read_chat_templates, read_json, read_special_tokens
 from trieline.actors.chat_tokens import ChatTokenizer
 from trieline.actors.errors import ChatTemplateError
-from trieline.common.message import Message, Tool
+from trieline.common.message import Message, Tool, ToolCall
 
 log = logging.getLogger(__name__)
 
@@ -237,23 +237,29 @@ class ShownChat:
         return guarded
 
     def _guarded(self, message: Message) -> Message:
-        is_reply = message.role == "assistant"
-        guard: Callable[[str], str] = self._guarded_reply if is_reply else self.tokens.guarded
-        if is_reply and self._split:
-            message = _split_thinking(message)
+        guard: Callable[[str], str] = self.tokens.guarded
+        if message.role == "assistant":
+            guard = self._guarded_reply
+            message = _split_thinking(message) if self._split else message
+        fields: dict[str, Any] = {"content": guard(message.content)}
+        # A conversation is shown several times a turn, and most of its messages have content alone.
+        if message.reasoning:
+            fields["reasoning"] = guard(message.reasoning)
+        for field in ("name", "tool_call_id"):
+            if text := getattr(message, field):
+                fields[field] = self.tokens.guarded(text)
+        if message.tool_calls:
+            fields["tool_calls"] = tuple(self._guarded_call(call) for call in message.tool_calls)
+        if fields == {"content": message.content}:
+            return message
+        return msgspec.structs.replace(message, **fields)
+
+    def _guarded_call(self, call: ToolCall) -> ToolCall:
         return msgspec.structs.replace(
-            message,
-            content=guard(message.content),
-            reasoning=guard(message.reasoning),
-            name=self.tokens.guarded(message.name),
-            tool_calls=tuple(
-                msgspec.structs.replace(
-                    call,
-                    name=self.tokens.guarded(call.name),
-                    arguments=self._guarded_value(call.arguments),
-                )
-                for call in message.tool_calls
-            ),
+            call,
+            id=self.tokens.guarded(call.id),
+            name=self.tokens.guarded(call.name),
+            arguments=self._guarded_value(call.arguments),
         )
 
     def _guarded_value(self, value: Any) -> Any:
