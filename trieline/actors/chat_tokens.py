@@ -6,7 +6,6 @@ wrote them (an environment, a user, a reply). So a whole conversation is tokenis
 it, and the output of an untrusted program can neither end its own message nor speak for others.
 """
 
-import json
 import re
 import secrets
 from collections.abc import Collection, Iterable, Iterator
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from tokenizers import Tokenizer
 
@@ -58,7 +58,9 @@ class ChatTokenizer:
         self._any_mark = re.compile(f"{mark}(.)", re.DOTALL)
         self._any_guard = re.compile(f"{guard}(.)", re.DOTALL)
         self._words = words
-        self._tokenizer = _with_marks(spec, self._marks, path)
+        marked = _with_marks(spec, self._marks)
+        del spec  # a whole vocabulary: the next line would hold it a second time
+        self._tokenizer = _tokenizer(marked, path)
         ids = (self._tokenizer.token_to_id(self._marks[text]) for text in words)
         self._ids = [i for i in ids if i is not None]
         self._special = dict(zip(self._ids, words, strict=True))
@@ -141,8 +143,9 @@ def _read_spec(path: Path) -> dict[str, Any]:
         msg = f"expected tokenizer.json in the model folder {path.parent}, found none"
         raise ChatTemplateError(msg)
     try:
-        spec = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        # Half the memory that the standard library takes over a vocabulary.
+        spec = msgspec.json.decode(path.read_bytes())
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         msg = f"expected a tokenizer in {path}, got: {error}"
         raise ChatTemplateError(msg) from error
     if not isinstance(spec, dict) or not isinstance(spec.get("model"), dict):
@@ -167,8 +170,8 @@ def _one_of(words: Iterable[str]) -> str:
     return f"(?:{longer})?" if is_end else f"(?:{longer})"
 
 
-def _with_marks(spec: dict[str, Any], marks: dict[str, str], path: Path) -> Tokenizer:
-    """The tokenizer with its special tokens spelled as marks, in the vocabulary too.
+def _with_marks(spec: dict[str, Any], marks: dict[str, str]) -> str:
+    """`tokenizer.json` with its special tokens spelled as marks, in the vocabulary too.
 
     Without that some models would still merge the letters of a special token into it.
     """
@@ -188,8 +191,12 @@ def _with_marks(spec: dict[str, Any], marks: dict[str, str], path: Path) -> Toke
             del model["merges"][i]
     if (unknown := model.get("unk_token")) in marks:
         model["unk_token"] = marks[unknown]
+    return msgspec.json.encode(spec).decode()
+
+
+def _tokenizer(text: str, path: Path) -> Tokenizer:
     try:
-        return Tokenizer.from_str(json.dumps(spec))
+        return Tokenizer.from_str(text)
     except Exception as error:  # the Rust library raises plain Exception
         msg = f"expected a tokenizer in {path}, got: {error}"
         raise ChatTemplateError(msg) from error
