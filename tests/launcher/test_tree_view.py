@@ -1,3 +1,6 @@
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
 import numpy as np
 from rich.console import Console
 
@@ -6,10 +9,10 @@ from trieline.launcher.tree_view import draw_tree
 from trieline.wire.tree import TrajectoryTree
 
 
-def drawn(tree: TrajectoryTree) -> str:
+def drawn(tree: TrajectoryTree, decode: Callable[[Sequence[int]], str] | None = None) -> str:
     console = Console(width=200, color_system=None)
     with console.capture() as capture:
-        console.print(draw_tree(tree, decode=None, advantages=[-1.0, 1.0]))
+        console.print(draw_tree(tree, decode=decode, advantages=[-1.0, 1.0]))
     return capture.get()
 
 
@@ -31,3 +34,11 @@ def test_a_tree_without_them_is_shown_without_them() -> None:
     assert "group" not in shown
     assert "mask" not in shown
     assert "node" not in shown
+
+
+def test_what_policies_and_actors_wrote_commands_no_terminal() -> None:
+    tree = replace(two_rollouts(), env_id="e\x1b[2J", task_id="[red]\u202e")
+    shown = drawn(tree, decode=lambda ids: "one\ntwo\x1b]0;title\x07\x9b2J [bold]\u202e")
+    assert "one⏎two\\x1b]0;title\\x07\\x9b2J [bold]\\u202e" in shown
+    assert "e\\x1b[2J  [red]\\u202e" in shown
+    assert not {"\x1b", "\x07", "\x9b", "\u202e"} & set(shown)

@@ -89,9 +89,9 @@ def _check_learner(config: Config) -> Iterator[Finding]:
     from trieline.learner.model.compute_dtype import choose_dtype
     from trieline.learner.settings import check_settings
 
-    dtype = str(choose_dtype(config.model.dtype)).removeprefix("torch.")
     try:
         device = choose_device(config.learner.device)
+        dtype = str(choose_dtype(config.model.dtype, device)).removeprefix("torch.")
         yield Finding("OK", "learner", f"torch {torch.__version__} on {device}, computes in {dtype}")
         check_settings(config.learner, config.envs)
     except LearnerError as error:

@@ -7,6 +7,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from trieline.common.arrays import Float32
+from trieline.common.text import visible
 from trieline.wire.tree import SCORED, TrajectoryTree
 
 TEXT_WIDTH = 100
@@ -24,7 +25,7 @@ def draw_tree(
     """
     returns = [tree.sequence_return(b) for b in tree.scored_leaves()]
     mean = f"{np.mean(returns):.2f}" if returns else "–"
-    title = Text(f"{tree.env_id}  {tree.task_id}", style="bold")
+    title = Text(visible(f"{tree.env_id}  {tree.task_id}"), style="bold")
     title.append(
         f"  level {tree.level}, {tree.num_leaves} sequences, {tree.num_tokens} tokens, mean return {mean}",
         "dim",
@@ -69,7 +70,7 @@ def _node_label(tree: TrajectoryTree, node: int, decode: Callable[[Sequence[int]
         if source == node
     ]
     label.append(f"[{', '.join(facts)}] ", style="dim")
-    text = (decode(ids) if decode else str(ids)).strip().replace("\n", "⏎")
+    text = visible((decode(ids) if decode else str(ids)).strip().replace("\n", "⏎"))
     # The end of a context says what was asked, the beginning of a reply what was answered.
     shown = text[:TEXT_WIDTH] if sampled else text[-TEXT_WIDTH:]
     label.append(shown, style="default" if sampled else "dim italic")
