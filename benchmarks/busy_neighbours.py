@@ -154,18 +154,11 @@ def sample(folder: str, dtype: str, threads: int, rows: int, tokens: int) -> Non
 
 
 def save_model(folder: str) -> None:
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import LlamaForCausalLM
 
-    shape = LlamaConfig(
-        vocab_size=49_152,
-        hidden_size=576,
-        intermediate_size=1536,
-        num_hidden_layers=30,
-        num_attention_heads=9,
-        num_key_value_heads=3,
-        tie_word_embeddings=True,
-    )
-    LlamaForCausalLM(shape).save_pretrained(folder)
+    from benchmarks.train_step import SMOLLM2
+
+    LlamaForCausalLM(SMOLLM2).save_pretrained(folder)
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
