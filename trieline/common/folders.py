@@ -1,4 +1,4 @@
-"""Folders that are whole or not there: written under another name, then renamed."""
+"""Folders and files that are whole or not there: written under another name, then renamed."""
 
 import contextlib
 import errno
@@ -25,7 +25,7 @@ def replace_folder(source: Path, target: Path) -> None:
     """Rename `source` to `target`, its files on the disk first. What stood at `target` is removed."""
     for path in source.rglob("*"):
         if path.is_file():
-            _sync(path)
+            sync(path)
     source.chmod(0o755)
     if target.exists():
         retired = target.with_name(f".{target.name}-retired-{os.getpid()}")
@@ -34,7 +34,7 @@ def replace_folder(source: Path, target: Path) -> None:
         shutil.rmtree(retired, ignore_errors=True)
     else:
         source.rename(target)
-    _sync(target.parent)
+    sync(target.parent)
 
 
 def can_be_written(folder: Path) -> bool:
@@ -52,12 +52,30 @@ def make_private(folder: Path) -> None:
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=0o700)
     found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
-        expected = f"expected a folder of user {os.geteuid()} and mode 700"
-        raise OSError(errno.EPERM, expected, str(folder))
+    if not stat.S_ISDIR(found.st_mode):
+        came = "a link" if stat.S_ISLNK(found.st_mode) else "a file"
+    elif found.st_uid != os.geteuid():
+        came = f"a folder of user {found.st_uid}"
+    elif found.st_mode & 0o077:
+        came = f"one of mode {stat.S_IMODE(found.st_mode):o}"
+    else:
+        return
+    msg = f"expected a folder of user {os.geteuid()}, got {came} in place of one of mode 700"
+    raise OSError(errno.EPERM, msg, str(folder))
 
 
-def _sync(path: Path) -> None:
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file, on the disk before it has its name. Raises OSError."""
+    scratch = path.with_suffix(".new")
+    with scratch.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    scratch.replace(path)
+
+
+def sync(path: Path) -> None:
+    """Force a file, or the names in a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -4,7 +4,6 @@ Traffic on loopback TCP and on `ipc://` paths does not leave the machine and is 
 authenticated. Anything else is refused.
 """
 
-import contextlib
 import errno
 import ipaddress
 import os
@@ -14,6 +13,7 @@ import socket
 import stat
 from pathlib import Path
 
+from trieline.common.folders import make_private
 from trieline.wire.config import ADDRESSES
 from trieline.wire.errors import AddressError
 
@@ -98,22 +98,11 @@ def private_ipc_addresses(folder: Path) -> dict[str, str]:
         msg = f"expected a folder for sockets whose path has at most {most} bytes, got {length} in {folder}"
         raise AddressError(msg)
     try:
-        with contextlib.suppress(FileExistsError):
-            folder.mkdir(mode=0o700)
-        found = folder.lstat()
+        make_private(folder)
     except OSError as error:
         msg = f"can't make a folder for sockets at {folder}: {error.strerror}"
         raise AddressError(msg) from error
-    if not stat.S_ISDIR(found.st_mode):
-        came = "a link" if stat.S_ISLNK(found.st_mode) else "a file"
-    elif found.st_uid != os.geteuid():
-        came = f"a folder of user {found.st_uid}"
-    elif found.st_mode & 0o077:
-        came = f"one of mode {stat.S_IMODE(found.st_mode):o}"
-    else:
-        return {name: f"ipc://{folder}/{name}" for name in ADDRESSES}
-    msg = f"expected a folder of user {os.geteuid()} and mode 700 for sockets at {folder}, got {came}"
-    raise AddressError(msg)
+    return {name: f"ipc://{folder}/{name}" for name in ADDRESSES}
 
 
 def is_ipv6(address: str) -> bool:

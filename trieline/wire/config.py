@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from trieline.common.numbers import Positive, Seconds
+from trieline.common.numbers import Positive, PositiveFloat, Seconds
 
 
 class LinksConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -82,7 +82,7 @@ class EpisodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 class CurriculumConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How often one environment is played, and at which levels."""
 
-    weight: Annotated[float, msgspec.Meta(gt=0)] = 1.0
+    weight: PositiveFloat = 1.0
     """Share of the training tasks, relative to the other environments."""
     levels: list[int] = []
     """Difficulty levels in the order of the curriculum, passed as `options={"level": ...}` to reset.

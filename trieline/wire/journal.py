@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from trieline.common.file_lock import try_lock
+from trieline.common.folders import sync
 from trieline.wire.codec import InFrame, decode, encode
 from trieline.wire.errors import JournalError, MessageError, TreeError
 from trieline.wire.journal_header import JournalHeader, expect_tokenizer, read_header, write_header
@@ -185,7 +186,7 @@ class Journal:
         try:
             _write_all(file, SEGMENT_MAGIC)
             os.fsync(file.fileno())
-            _sync_folder(self._folder)
+            sync(self._folder)
             self._mark.move(first_record, file.tell())
         except OSError:
             file.close()
@@ -262,15 +263,6 @@ def _delivery(segment: Segment, record: Record, vocab_size: int | None) -> TreeD
     except (MessageError, TreeError) as error:
         raise corrupt(segment, record.offset, "a tree", str(error)) from error
     return delivery
-
-
-def _sync_folder(folder: Path) -> None:
-    """Force the names in it to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _write_all(file: BinaryIO, data: bytes) -> None:

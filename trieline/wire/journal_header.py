@@ -4,11 +4,11 @@ Journals of before it say nothing, and are read all the same.
 """
 
 import hashlib
-import os
 from pathlib import Path
 
 import msgspec
 
+from trieline.common.folders import write_whole
 from trieline.common.numbers import Count
 from trieline.wire.errors import JournalError, ModelFolderError
 from trieline.wire.messages import PROTOCOL_VERSION
@@ -67,13 +67,7 @@ def header_of(model_folder: Path, vocab_size: int) -> JournalHeader | None:
 
 def write_header(folder: Path, header: JournalHeader) -> None:
     """Write it, whole or not at all. Raises OSError."""
-    path = folder / HEADER_FILE
-    scratch = path.with_suffix(".new")
-    with scratch.open("wb") as file:
-        file.write(msgspec.json.encode(header))
-        file.flush()
-        os.fsync(file.fileno())
-    scratch.replace(path)
+    write_whole(folder / HEADER_FILE, msgspec.json.encode(header))
 
 
 def tokenizer_fingerprint(folder: Path) -> str:

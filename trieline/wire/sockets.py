@@ -128,7 +128,7 @@ class Waker:
 
     def wake(self) -> None:
         # Full: a wake-up is on its way already. Closed: nobody is left to wake.
-        with contextlib.suppress(BlockingIOError, OSError):
+        with contextlib.suppress(OSError):
             self._writer.send(b"x")
 
     def drain(self) -> None:

@@ -3,11 +3,11 @@
 The journal tells which trees are safe already, and which of them no step has used up.
 """
 
-import os
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
+from trieline.common.folders import write_whole
 from trieline.wire.errors import JournalError
 from trieline.wire.journal import read_journal
 from trieline.wire.messages import TreeDelivery
@@ -60,12 +60,7 @@ def run_id_of(folder: Path) -> str:
     path = folder / RUN_ID_FILE
     try:
         if not path.exists():
-            scratch = path.with_suffix(".new")
-            with scratch.open("w") as file:
-                file.write(secrets.token_hex(8))
-                file.flush()
-                os.fsync(file.fileno())
-            scratch.replace(path)
+            write_whole(path, secrets.token_hex(8).encode())
         return path.read_text()
     except OSError as error:
         msg = f"can't keep the run's id in {path}: {error}"
