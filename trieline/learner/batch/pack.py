@@ -43,8 +43,6 @@ class Pack:
     """[U] its place in the trie."""
     column_targets: Int64
     """[M] index into the U targets: the gather that makes sequences of the trie."""
-    column_sequences: Int64
-    """[M] index of the sequence in the pack's trie."""
     behavior_logprobs: Float64
     """[M] nats"""
     advantages: Float64
@@ -76,7 +74,6 @@ def make_pack(groups: list[Group], scales: list[Float64], weights: Float64, conf
         target_ids=trie.token_ids[targets].astype(np.int64),
         target_tokens=targets,
         column_targets=column_targets,
-        column_sequences=np.repeat(np.arange(len(sequences)), lengths),
         behavior_logprobs=np.concatenate([s.behavior_logprobs[s.trained] for s in sequences]).astype(
             np.float64
         ),

@@ -50,7 +50,6 @@ def divide_pack(pack: Pack, segments: Sequence[Segment]) -> list[PackPart]:
             target_ids=pack.target_ids[u],
             target_tokens=pack.target_tokens[u],
             column_targets=target_rank[pack.column_targets[m]],
-            column_sequences=pack.column_sequences[m],
             behavior_logprobs=pack.behavior_logprobs[m],
             advantages=pack.advantages[m],
             scales=pack.scales[m],

@@ -77,8 +77,8 @@ class Learner:
         self.model: TreeModel = load_tree_model(
             model_folder, torch.float32, with_value_head, reproducible=reproducible, device=device
         )
-        self._policy_names = [name for name, _ in self.model.hf_model.named_parameters()]
         named = list(self.model.hf_model.named_parameters())
+        self._policy_names = [name for name, _ in named]
         head = [] if self.model.value_head is None else list(self.model.value_head.named_parameters())
         value_names = [VALUE_HEAD + name for name, _ in head]
         self.optimizer: Optimizer = make_optimizer(
