@@ -125,11 +125,10 @@ def _find_journal(path: str) -> "tuple[Path, Path | None]":
     """The journal in a folder of a run, or the folder itself, and the run's folder if there is one."""
     from pathlib import Path
 
-    from trieline.launcher.sft_run import DATA_FOLDER
+    from trieline.launcher.sft_run import find_journal
 
     folder = Path(path)
-    inside = [folder / name for name in ("journal", DATA_FOLDER) if (folder / name).is_dir()]
-    journal = inside[0] if inside else folder
+    journal = find_journal(folder)
     for run_dir in (folder, folder.resolve().parent):
         if (run_dir / "config.toml").is_file():
             return journal, run_dir

@@ -30,8 +30,16 @@ Row = dict[str, Any]
 def rows(deliveries: Iterable[TreeDelivery]) -> Iterator[Row]:
     """One row for each sequence, broken ones too."""
     for delivery in deliveries:
-        for leaf in range(delivery.tree.num_leaves):
-            yield _row(delivery, leaf)
+        tree = delivery.tree
+        masks = [tree.mask(m).tolist() for m in range(tree.num_masks)]
+        edges = [
+            {"source": source, "target": target, "kind": kind}
+            for source, target, kind in zip(
+                tree.edge_sources.tolist(), tree.edge_targets.tolist(), tree.edge_kinds, strict=True
+            )
+        ]
+        for leaf in range(tree.num_leaves):
+            yield _row(delivery, leaf, masks=masks, edges=edges)
 
 
 def write_json_lines(table: Iterable[Row], file: TextIO) -> int:
@@ -94,7 +102,8 @@ def _write_json_file(table: Iterable[Row], path: Path) -> int:
         return write_json_lines(table, file)
 
 
-def _row(delivery: TreeDelivery, leaf: int) -> Row:
+def _row(delivery: TreeDelivery, leaf: int, *, masks: list[list[int]], edges: list[Row]) -> Row:
+    """`masks` and `edges` are the whole tree's."""
     tree = delivery.tree
     index = tree.sequence_index(leaf)
     nodes = tree.token_nodes[index]
@@ -102,7 +111,7 @@ def _row(delivery: TreeDelivery, leaf: int) -> Row:
     begin = int(sampled.argmax()) if sampled.any() else len(index)
     response, nodes, sampled = index[begin:], nodes[begin:], sampled[begin:]
     entropies = tree.entropies[response]
-    masks = tree.mask_index[response] if tree.num_masks else np.full(len(response), -1)
+    mask_ids = tree.mask_index[response] if tree.num_masks else np.full(len(response), -1)
     return {
         "prompt_ids": tree.token_ids[index[:begin]].tolist(),
         "response_ids": tree.token_ids[response].tolist(),
@@ -114,14 +123,9 @@ def _row(delivery: TreeDelivery, leaf: int) -> Row:
         "node_id": nodes.tolist(),
         "parent_id": tree.parents[nodes].tolist(),
         "rollout_entropies": _with_null(entropies.tolist(), np.isnan(entropies)),
-        "mask_id": _with_null(masks.tolist(), masks < 0),
-        "masks": [tree.mask(m).tolist() for m in range(tree.num_masks)],
-        "edges": [
-            {"source": source, "target": target, "kind": kind}
-            for source, target, kind in zip(
-                tree.edge_sources.tolist(), tree.edge_targets.tolist(), tree.edge_kinds, strict=True
-            )
-        ],
+        "mask_id": _with_null(mask_ids.tolist(), mask_ids < 0),
+        "masks": masks,
+        "edges": edges,
         "leaf_group": int(tree.comparison_groups[leaf]),
         "terminated": bool(tree.leaf_terminated[leaf]),
         "cause": tree.leaf_causes[leaf],

@@ -130,13 +130,18 @@ def _read_files(
     return conversation_trees(conversations, renderer)
 
 
+def find_journal(folder: Path) -> Path:
+    """The journal in a folder of a run, or the folder itself."""
+    inside = [folder / name for name in ("journal", DATA_FOLDER) if (folder / name).is_dir()]
+    return inside[0] if inside else folder
+
+
 def _read_journals(
     journals: Sequence[Path], header: JournalHeader | None, vocab_size: int, min_return: float
 ) -> list[TrajectoryTree]:
     trees: list[TrajectoryTree] = []
     for path in journals:
-        inside = [path / name for name in ("journal", DATA_FOLDER) if (path / name).is_dir()]
-        journal = inside[0] if inside else path
+        journal = find_journal(path)
         if header is not None:
             expect_tokenizer(journal, header)
         for delivery in read_journal(journal):
