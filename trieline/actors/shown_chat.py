@@ -51,18 +51,18 @@ class ShownChat:
         """
         self.folder = folder
         self.tokens = ChatTokenizer(folder)
-        self._template = ChatTemplate(
-            read_chat_templates(folder), read_special_tokens(folder), template_kwargs
-        )
+        templates, special_tokens = read_chat_templates(folder), read_special_tokens(folder)
+        self._template = ChatTemplate(templates, special_tokens, template_kwargs)
         self._said: set[str] = set()
         self._opens = [self.tokens.marked(text) for text in _THINKING_OPENS]
         self._closes = [self.tokens.marked(text) for text in _THINKING_CLOSES]
         self._split = False
         self._split = self._thinks_in_fields()
-        self.end_of_turn_id = self._end_of_turn()
+        configured = self._configured_stops(special_tokens)
+        self.end_of_turn_id = self._end_of_turn(configured)
         """The special token that closes a reply; None if the template closes it with plain text."""
         ends = [] if self.end_of_turn_id is None else [self.end_of_turn_id]
-        self.stop_ids = tuple(dict.fromkeys([*ends, *self._configured_stops()]))
+        self.stop_ids = tuple(dict.fromkeys([*ends, *configured]))
         """Tokens that end a reply, the end of turn first."""
 
     def render(self, messages: Sequence[Message], tools: Sequence[Tool] = (), *, prompt: bool) -> str:
@@ -271,9 +271,8 @@ class ShownChat:
             return [self._guarded_value(item) for item in value]
         return value
 
-    def _end_of_turn(self) -> int | None:
+    def _end_of_turn(self, configured: Sequence[int]) -> int | None:
         user, reply = (Message(role="user", content=FILLER), Message(role="assistant", content=SENTINEL))
-        configured = self._configured_stops()
         # Some templates close the newest reply otherwise than earlier ones, others not at all.
         for after in (
             self._around_sentinel([user, reply], (), prompt=False)[1],
@@ -284,11 +283,11 @@ class ShownChat:
                 return next((token_id for token_id in closing if token_id in configured), closing[0])
         return None
 
-    def _configured_stops(self) -> list[int]:
+    def _configured_stops(self, special_tokens: Mapping[str, str]) -> list[int]:
         found: list[int | None] = []
         generation = read_json(self.folder / "generation_config.json").get("eos_token_id", [])
         found += generation if isinstance(generation, list) else [generation]
-        if eos := read_special_tokens(self.folder).get("eos_token"):
+        if eos := special_tokens.get("eos_token"):
             found.append(self.tokens.token_id(eos))
         return [i for i in found if isinstance(i, int)]
 
