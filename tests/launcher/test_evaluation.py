@@ -87,6 +87,7 @@ def test_success_is_the_mean_return_over_held_out_tasks_of_the_eval_levels(rende
         (2, 5, 0.0),
     ]
     assert report.policy_versions == [VERSION]
+    assert env.transcripts
     assert all(t.task_id.startswith("test-") for t in env.transcripts)
     assert report.metrics() == {
         f"eval/{COUNTING}/avg@k": 0.5,
