@@ -120,7 +120,7 @@ def measure_pool(backend: Backend, limits: SandboxLimits, tasks: int) -> dict[st
         pool.warm()
 
         def task(_: int = 0) -> None:
-            with pool.lease() as sandbox:
+            with pool.lend() as sandbox:
                 sandbox.write("program.py", b"print(6 * 7)")
                 assert sandbox.exec(["python3", "-I", "-S", "program.py"]).stdout == b"42\n"
 

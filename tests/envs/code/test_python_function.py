@@ -129,7 +129,7 @@ def test_score_can_be_written_down(env: Any, reply: str) -> None:
 
 def test_a_failing_sandbox_is_not_a_failing_program(env: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     class BrokenPool:
-        def lease(self) -> NoReturn:
+        def lend(self) -> NoReturn:
             raise SandboxError("gone")
 
     monkeypatch.setattr(python_function, "shared_pool", lambda *_: BrokenPool())

@@ -126,7 +126,7 @@ def test_a_failed_start_frees_its_place(pool: SandboxPool, maker: Maker) -> None
 
 
 def test_an_exception_in_a_lease_gives_the_sandbox_back(pool: SandboxPool, maker: Maker) -> None:
-    with pytest.raises(ZeroDivisionError), pool.lease():
+    with pytest.raises(ZeroDivisionError), pool.lend():
         _ = 1 / 0
     assert maker.made[0].resets == 1
 
@@ -200,7 +200,7 @@ def test_many_threads_share_real_sandboxes_and_find_them_clean(backend: Backend)
     found: list[str] = []
 
     def task(number: int) -> None:
-        with pool.lease(timeout_s=120) as sandbox:
+        with pool.lend(timeout_s=120) as sandbox:
             found.append(said(sandbox, "import os; print(os.listdir('.'))"))
             run_python(sandbox, f"open('mine-{number}', 'w'); import os, time; os.fork() or time.sleep(60)")
 
@@ -219,13 +219,13 @@ def test_many_threads_share_real_sandboxes_and_find_them_clean(backend: Backend)
 def test_a_pool_in_a_forked_worker_works_and_ends_with_it(backend: Backend) -> None:
     need(backend)
     limits = SandboxLimits(wall_seconds=3.5)
-    with shared_pool(backend, limits).lease() as sandbox:
+    with shared_pool(backend, limits).lend() as sandbox:
         assert said(sandbox, "print(1)") == "1"
         child = os.fork()
         if child == 0:
             code = 1
             try:
-                with shared_pool(backend, limits).lease() as own:
+                with shared_pool(backend, limits).lend() as own:
                     code = 0 if said(own, "print(2)") == "2" and own is not sandbox else 2
                 shared_pool(backend, limits).close()
             finally:
@@ -250,7 +250,7 @@ def test_those_who_wait_are_served_in_their_order_and_before_those_who_come_late
     served: list[int] = []
 
     def wait(number: int) -> None:
-        with pool.lease(timeout_s=60):
+        with pool.lend(timeout_s=60):
             served.append(number)
 
     threads = [threading.Thread(target=wait, args=(number,)) for number in range(5)]

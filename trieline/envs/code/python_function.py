@@ -188,7 +188,7 @@ def run_tests(source: str, cases: tuple[Case, ...], *, backend: Backend = "auto"
     """Run a function on the inputs of the cases in a sandbox and compare here. SandboxError if that fails."""
     request = {"source": source, "calls": [case.arguments for case in cases]}
     stdin = json.dumps(request).encode()
-    with shared_pool(backend, LIMITS, SPEC).lease() as sandbox:
+    with shared_pool(backend, LIMITS, SPEC).lend() as sandbox:
         result = sandbox.exec(["python3", "-I", "-S", "-c", _runner_source()], stdin=stdin)
     return judge(cases, result)
 

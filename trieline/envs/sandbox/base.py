@@ -1,5 +1,6 @@
 """The sandbox contract: what every backend promises to the environments that run untrusted programs in it."""
 
+import errno
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import PurePosixPath
@@ -105,6 +106,17 @@ def check_command(argv: Sequence[str], stdin: bytes, limits: SandboxLimits) -> N
     if len(stdin) > limits.disk_bytes:
         msg = f"expected at most {limits.disk_bytes} bytes of stdin (disk_bytes), got {len(stdin)}"
         raise ValueError(msg)
+
+
+def check_size(path: str, data: bytes, limits: SandboxLimits) -> None:
+    """OSError if no backend could write this."""
+    if len(data) > limits.disk_bytes:
+        raise OSError(errno.ENOSPC, f"{len(data)} bytes are over the limit of {limits.disk_bytes}", path)
+
+
+def wall_limit(wall_seconds: float | None, limits: SandboxLimits) -> float:
+    """Of one `exec`, which may only lower it."""
+    return limits.wall_seconds if wall_seconds is None else min(wall_seconds, limits.wall_seconds)
 
 
 class Sandbox(Protocol):

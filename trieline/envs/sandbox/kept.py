@@ -1,7 +1,6 @@
 """A sandbox with a keeper in it: what Docker and bubblewrap share, which is all but how one is launched."""
 
 import abc
-import errno
 import logging
 import os
 import time
@@ -11,7 +10,15 @@ from typing import Any, Self
 
 from trieline.envs.errors import SandboxError
 from trieline.envs.sandbox import bundle
-from trieline.envs.sandbox.base import ExecResult, SandboxLimits, SandboxSpec, Snapshot, check_command
+from trieline.envs.sandbox.base import (
+    ExecResult,
+    SandboxLimits,
+    SandboxSpec,
+    Snapshot,
+    check_command,
+    check_size,
+    wall_limit,
+)
 from trieline.envs.sandbox.channel import Channel, ChannelClosedError, ChannelTimeoutError
 from trieline.envs.sandbox.inside import frames
 
@@ -88,9 +95,7 @@ class KeptSandbox(abc.ABC):
     def exec(
         self, argv: Sequence[str], *, stdin: bytes = b"", wall_seconds: float | None = None
     ) -> ExecResult:
-        wall = (
-            self.limits.wall_seconds if wall_seconds is None else min(wall_seconds, self.limits.wall_seconds)
-        )
+        wall = wall_limit(wall_seconds, self.limits)
         check_command(argv, stdin, self.limits)
         self._revive()
         self._pristine = False
@@ -127,10 +132,7 @@ class KeptSandbox(abc.ABC):
         return self._ask_for_files(request, max_body=max_bytes, path=path)
 
     def write(self, path: str, data: bytes) -> None:
-        if len(data) > self.limits.disk_bytes:
-            raise OSError(
-                errno.ENOSPC, f"{len(data)} bytes are over the limit of {self.limits.disk_bytes}", path
-            )
+        check_size(path, data, self.limits)
         self._revive()
         self._pristine = False
         self._ask_for_files({"op": "write", "path": path}, data, path=path)

@@ -4,8 +4,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 from trieline.envs.errors import SandboxError
 from trieline.envs.sandbox.backends import Backend, open_sandbox
@@ -24,7 +23,7 @@ def default_size() -> int:
 
 
 class Loan:
-    """One sandbox of a pool for one episode: the same over several execs. Ends once, by whatever comes first.
+    """One sandbox of a pool, the same for an exec or a whole episode. Ends once, by whatever comes first.
 
     As a context manager it gives the sandbox.
     """
@@ -152,14 +151,8 @@ class SandboxPool:
         if not keep:
             sandbox.close()
 
-    @contextmanager
-    def lease(self, timeout_s: float = ACQUIRE_SECONDS) -> Iterator[Sandbox]:
-        """For one exec: `acquire` and, whatever happens, `release`."""
-        with self.lend(timeout_s) as sandbox:
-            yield sandbox
-
     def lend(self, timeout_s: float = ACQUIRE_SECONDS) -> Loan:
-        """For an episode: a sandbox that its borrower keeps until it closes the loan."""
+        """A sandbox that its borrower keeps, for an exec or an episode, until it closes the loan."""
         return Loan(self, self.acquire(timeout_s))
 
     def warm(self, count: int | None = None) -> None:

@@ -5,7 +5,6 @@ that the user can, use the network, and leave processes behind by starting a new
 """
 
 import ctypes
-import errno
 import os
 import shutil
 import signal
@@ -16,7 +15,15 @@ from pathlib import Path, PurePosixPath
 
 from trieline.envs.errors import SandboxError
 from trieline.envs.sandbox import bundle, temporary
-from trieline.envs.sandbox.base import ExecResult, SandboxLimits, SandboxSpec, check_command, refuse
+from trieline.envs.sandbox.base import (
+    ExecResult,
+    SandboxLimits,
+    SandboxSpec,
+    check_command,
+    check_size,
+    refuse,
+    wall_limit,
+)
 from trieline.envs.sandbox.exit_cleanup import close_at_exit, forget
 from trieline.envs.sandbox.inside import files, programs
 
@@ -81,9 +88,7 @@ class UnprotectedSandbox:
             stdin=stdin,
             workdir=workdir,
             environment=bundle.environment(self.spec, path=path, home=workdir),
-            wall_seconds=limits.wall_seconds
-            if wall_seconds is None
-            else min(wall_seconds, limits.wall_seconds),
+            wall_seconds=wall_limit(wall_seconds, limits),
             output_bytes=limits.output_bytes,
             rlimits={
                 "RLIMIT_DATA": limits.memory_bytes,
@@ -107,10 +112,7 @@ class UnprotectedSandbox:
         return files.read(str(self._running()), path, max_bytes)
 
     def write(self, path: str, data: bytes) -> None:
-        if len(data) > self.limits.disk_bytes:
-            raise OSError(
-                errno.ENOSPC, f"{len(data)} bytes are over the limit of {self.limits.disk_bytes}", path
-            )
+        check_size(path, data, self.limits)
         files.write(str(self._running()), path, data)
 
     def snapshot(self) -> "CopiedFolder":
