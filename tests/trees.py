@@ -1,9 +1,8 @@
 """Random trajectory trees for tests of any part: every shape that the contract allows, from one seed."""
 
-from dataclasses import replace
-
 import numpy as np
 import numpy.typing as npt
+from msgspec.structs import replace
 
 from trieline.common.arrays import Bool, Float32, Int32
 from trieline.wire.token_masks import allowed_by, runs_of

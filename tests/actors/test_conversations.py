@@ -2,12 +2,12 @@
 
 import json
 import logging
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from tests.actors.chat_folder import write_chat_folder
 from tests.actors.chat_styles import FORGETFUL, PREFILLED

@@ -3,11 +3,11 @@
 import json
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from tests.wire.journals import deliveries, write
 from trieline.command_line import main
@@ -71,7 +71,7 @@ def test_the_data_of_a_fine_tuning_run_are_shown_as_text(
     tree = deliveries(1)[0]
     ids = tree.tree.token_ids.copy()
     ids[:] = 65
-    write(tmp_path / DATA_FOLDER, [msgspec.structs.replace(tree, tree=replace(tree.tree, token_ids=ids))])
+    write(tmp_path / DATA_FOLDER, [replace(tree, tree=replace(tree.tree, token_ids=ids))])
     assert main(["show", str(tmp_path / which)]) == 0
     assert "65" not in capsys.readouterr().out
 

@@ -4,7 +4,6 @@ import json
 import logging
 import shutil
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from msgspec.structs import replace
 
 from trieline.actors.errors import ConversationError
 from trieline.command_line import main

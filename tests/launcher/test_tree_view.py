@@ -1,7 +1,7 @@
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import numpy as np
+from msgspec.structs import replace
 from rich.console import Console
 
 from tests.wire.test_tree import two_rollouts, with_later_columns

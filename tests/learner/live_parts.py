@@ -1,7 +1,6 @@
 """A policy server and an actor for tests of the learner: real processes and sockets, a made-up game."""
 
 import asyncio
-import dataclasses
 import json
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from msgspec.structs import replace
 
 from trieline.common.arrays import Int32
 from trieline.wire.addresses import free_loopback_address
@@ -160,7 +160,7 @@ class EvenActor:
         if assignment.purpose == "evaluate":
             tree = even_tree(assignment, prompt, [EXPERT] * assignment.group_size)
             rewards = np.where(tree.rewards > 0, self._success(assignment), 0).astype(np.float32)
-            return dataclasses.replace(tree, rewards=rewards)
+            return replace(tree, rewards=rewards)
         completions = await asyncio.gather(
             *(
                 client.generate(prompt, Sampling(max_tokens=4, seed=assignment.seed + i), timeout_s=60)

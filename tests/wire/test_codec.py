@@ -1,4 +1,3 @@
-import dataclasses
 from typing import Any
 
 import msgspec
@@ -8,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.trees import long_tree, random_tree
+from tests.wire.test_tree import two_rollouts
 from trieline.wire import codec
 from trieline.wire.codec import MAX_FRAMES, MAX_HEADER_BYTES, SMALL_BYTES, decode, encode, num_bytes
 from trieline.wire.errors import MessageError
@@ -40,7 +40,7 @@ def as_bytes(frames: list[Any]) -> list[bytes]:
 
 
 def assert_same_tree(left: TrajectoryTree, right: TrajectoryTree) -> None:
-    for field in dataclasses.fields(TrajectoryTree):
+    for field in msgspec.structs.fields(TrajectoryTree):
         a, b = getattr(left, field.name), getattr(right, field.name)
         if isinstance(a, np.ndarray):
             assert a.dtype == b.dtype
@@ -85,6 +85,13 @@ def test_a_damaged_tree_is_a_message_error_or_some_tree(data: st.DataObject, see
     except MessageError:
         return
     assert damage == "flip"
+
+
+def test_columns_that_a_tree_does_not_have_are_not_sent() -> None:
+    plain = msgspec.msgpack.decode(bytes(encode(delivery(two_rollouts()))[0]))
+    columns = plain["tree"].keys()
+    assert "token_ids" in columns
+    assert not columns & {"leaf_groups", "mask_index", "mask_runs", "edge_sources", "edge_kinds", "info"}
 
 
 def test_arrays_are_copied_neither_way() -> None:

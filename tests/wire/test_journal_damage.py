@@ -4,7 +4,6 @@ import logging
 import struct
 import zlib
 from contextlib import closing, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from tests.trees import random_tree
 from tests.wire.journals import before_it_was_safe, damage, deliveries, numbers, records, segments, write

@@ -1,6 +1,5 @@
 import asyncio
 import contextlib
-import dataclasses
 import logging
 import threading
 import time
@@ -11,6 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 import zmq
+from msgspec.structs import replace
 
 from tests.trees import long_tree, random_tree
 from tests.wire.raw_peer import connect_raw, frames
@@ -408,15 +408,13 @@ def test_trees_that_break_an_invariant_are_rejected_by_reason(
         expectation=Expectation(vocab_size=40, max_tree_tokens=links.max_tree_tokens),
     )
     actor = RawActor(closing, links)
-    wrong = dataclasses.replace(tree(), leaf_nodes=tree().leaf_nodes + 100)
-    foreign = dataclasses.replace(tree(), token_ids=tree().token_ids + 40)
-    unwanted = dataclasses.replace(tree(), task_id="unwanted")
+    wrong = replace(tree(), leaf_nodes=tree().leaf_nodes + 100)
+    foreign = replace(tree(), token_ids=tree().token_ids + 40)
+    unwanted = replace(tree(), task_id="unwanted")
     long = long_tree(np.random.default_rng(0), num_tokens=links.max_tree_tokens + 1)
     deep = long_tree(np.random.default_rng(0), num_tokens=links.max_tree_tokens, num_leaves=1, vocab_size=40)
     leaves = np.full(3201, deep.num_nodes - 1, np.int32)
-    bomb = dataclasses.replace(
-        deep, leaf_nodes=leaves, leaf_terminated=np.ones(3201, np.bool_), leaf_causes=("",) * 3201
-    )
+    bomb = replace(deep, leaf_nodes=leaves, leaf_terminated=np.ones(3201, np.bool_), leaf_causes=("",) * 3201)
     for number, (bad, reason) in enumerate(
         [
             (wrong, "leaf_nodes"),
@@ -447,11 +445,11 @@ def test_a_tree_that_does_not_fit_its_assignment_or_the_published_version_is_rej
     actor.say(ActorHello(actor_id="raw", capacity=4))
     assert len(actor.hear().assignments) == 4
     sampled = tree().policy_versions >= 0
-    future = dataclasses.replace(tree(), policy_versions=np.where(sampled, 4, -1).astype(np.int32))
+    future = replace(tree(), policy_versions=np.where(sampled, 4, -1).astype(np.int32))
     for number, (bad, reason) in enumerate(
         [
-            (dataclasses.replace(tree(), env_id="evil/Env-v0"), "expected a tree of 'test/Random-v0'"),
-            (dataclasses.replace(tree(), level=99), "expected level 0 as assigned, got 99"),
+            (replace(tree(), env_id="evil/Env-v0"), "expected a tree of 'test/Random-v0'"),
+            (replace(tree(), level=99), "expected level 0 as assigned, got 99"),
             (future, "policy versions up to 3, the newest, got version 4"),
         ]
     ):
@@ -541,7 +539,7 @@ def test_an_actor_sends_no_more_than_its_learner_keeps_of_it(
     async def act() -> None:
         async with sender(actors_links, capacity=count) as actor:
             big = long_tree(np.random.default_rng(0), num_tokens=200_000)
-            big = dataclasses.replace(big, env_id="test/Random-v0")
+            big = replace(big, env_id="test/Random-v0")
             for number in range(count):
                 assert (await actor.next_assignment(WAIT_S)).assignment_id == number
                 assert await actor.send(number, big) == number
@@ -617,7 +615,7 @@ def test_a_tree_too_large_for_the_learner_is_given_up_where_only_the_learner_say
                 assignment = await actor.next_assignment(WAIT_S)
                 assert assignment.assignment_id == number
                 big = long_tree(np.random.default_rng(0), num_tokens=num_tokens)
-                big = dataclasses.replace(big, env_id=assignment.env_id)
+                big = replace(big, env_id=assignment.env_id)
                 await actor.send(assignment.assignment_id, big)
             await actor.flush(WAIT_S)
             assert actor.rejected == 1

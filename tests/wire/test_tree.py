@@ -1,10 +1,10 @@
-import dataclasses
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from tests.trees import long_tree, random_tree
 from trieline.common.arrays import Float32, Int32
@@ -60,7 +60,7 @@ def test_random_trees_are_valid_and_their_paths_begin_at_the_root(seed: int, lat
 
 
 def test_scored_leaves_leave_out_broken_ones() -> None:
-    tree = dataclasses.replace(two_rollouts(), leaf_causes=("sandbox", ""))
+    tree = replace(two_rollouts(), leaf_causes=("sandbox", ""))
     tree.validate()
     assert list(tree.scored_leaves()) == [1]
 
@@ -122,7 +122,7 @@ def float32(*values: float) -> Float32:
 )
 def test_validate_names_the_broken_invariant(change: dict[str, Any], complaint: str) -> None:
     with pytest.raises(TreeError, match=complaint):
-        dataclasses.replace(two_rollouts(), **change).validate(vocab_size=10)
+        replace(two_rollouts(), **change).validate(vocab_size=10)
 
 
 def with_later_columns(**change: Any) -> TrajectoryTree:
@@ -136,7 +136,7 @@ def with_later_columns(**change: Any) -> TrajectoryTree:
         "edge_targets": int32(2),
         "edge_kinds": ("returns",),
     }
-    return dataclasses.replace(two_rollouts(), **(columns | change))
+    return replace(two_rollouts(), **(columns | change))
 
 
 def test_later_columns_have_defaults_that_say_nothing() -> None:
@@ -214,4 +214,4 @@ def test_counts_are_bounded(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_rounding_above_zero_is_no_error() -> None:
     logprobs = float32(0, 0, 0, 1e-6, -2, -1, -3, 0)
-    dataclasses.replace(two_rollouts(), behavior_logprobs=logprobs).validate()
+    replace(two_rollouts(), behavior_logprobs=logprobs).validate()

@@ -1,6 +1,5 @@
 """Every kind of tree that does not fit, and that no honest one is ever refused."""
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from tests.trees import long_tree, random_tree
 from trieline.common.numbers import MAX_REWARD
@@ -49,7 +49,7 @@ def tree(**changes: Any) -> TrajectoryTree:
         "entropies": np.where(by_policy, 1, 0).astype(np.float32),
         "policy_versions": np.where(by_policy, NEWEST_VERSION, -1).astype(np.int32),
     }
-    return dataclasses.replace(made, **{**columns, **changes})
+    return replace(made, **{**columns, **changes})
 
 
 def with_leaves(count: int) -> TrajectoryTree:
@@ -70,7 +70,7 @@ def with_path_of(first: int, second: int) -> TrajectoryTree:
     """A prompt of `first` and one reply of `second` tokens, four times told."""
     made = long_tree(np.random.default_rng(0), num_tokens=first + second, num_leaves=1, vocab_size=VOCAB_SIZE)
     by_policy = np.arange(first + second) >= first
-    return dataclasses.replace(
+    return replace(
         made,
         level=2,
         node_offsets=np.array([0, first, first + second], np.int32),
@@ -166,7 +166,7 @@ def test_an_absurd_entropy_hides_behind_no_unknown_one() -> None:
 def test_bombs() -> None:
     nodes = MAX_NODES + 1
     many = long_tree(np.random.default_rng(0), num_tokens=10 * nodes, num_leaves=nodes - 1)
-    few = dataclasses.replace(
+    few = replace(
         many, leaf_nodes=many.leaf_nodes[:1], leaf_terminated=many.leaf_terminated[:1], leaf_causes=("",)
     )
     for came, complaint in (
@@ -178,7 +178,7 @@ def test_bombs() -> None:
             expect_admissible(came, None, Expectation(max_tree_tokens=10 * nodes))
     long = long_tree(np.random.default_rng(0), num_tokens=10_000, num_leaves=1)
     count = 3_201
-    bomb = dataclasses.replace(
+    bomb = replace(
         long,
         leaf_nodes=np.ones(count, np.int32),
         leaf_terminated=np.ones(count, np.bool_),

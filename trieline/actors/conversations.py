@@ -8,12 +8,12 @@ is there once. Replies stand where sampled tokens would; everything else is cont
 import codecs
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
+from msgspec.structs import replace
 
 from trieline.actors.chat import ChatRenderer
 from trieline.actors.demonstrations import written_completion

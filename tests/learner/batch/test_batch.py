@@ -1,9 +1,8 @@
 """What a batch makes of the columns of a tree that most trees do not have."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from tests.trees import NONE, random_tree
 from trieline.learner.batch.batch import prepare_batch

@@ -1,11 +1,11 @@
 import itertools
 import logging
 import threading
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from tests.learner.intake.fake_receiver import FakeReceiver
 from tests.trees import long_tree

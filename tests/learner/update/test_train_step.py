@@ -1,12 +1,13 @@
 """Gradients, metrics and errors of one training step."""
 
-from dataclasses import replace
+import dataclasses
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pytest
 import torch
+from msgspec.structs import replace
 
 from tests.learner.tiny_models import VOCAB_SIZE, tiny_hf_model, tiny_pair
 from tests.trees import random_tree
@@ -204,7 +205,7 @@ def test_clips_bite_on_both_sides(loss: str) -> None:
     config = ObjectiveConfig(loss=loss, skip_zero_std=False)  # type: ignore[arg-type]
     (pack,) = prepare_batch(trees(), config, max_tokens=ALL).packs
     ratios = np.resize([0.3, 0.9, 1.2, 1.5, 6.0], len(pack.weights))
-    one_column = replace(
+    one_column = dataclasses.replace(
         pack,
         column_targets=np.arange(len(pack.weights)),
         target_rows=np.zeros(len(pack.weights), np.int64),
