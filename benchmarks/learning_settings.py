@@ -95,8 +95,8 @@ RECIPES = {
     ),
     "smollm2": Recipe(
         results=RESULTS / "learning_smollm2.json",
-        tokens=36_000,
-        run_seconds=480,
+        tokens=24_000,
+        run_seconds=330,
         settings=tuple(smollm2_settings()),
         panels={
             "entropy scaling": {name: ("scaling", name) for name in SCALINGS},
