@@ -88,7 +88,8 @@ def _reward(reward: object) -> float:
     An array of one number is not, unless it has no dimension: NumPy is about to refuse it.
     """
     value = float("nan")
-    if isinstance(reward, SupportsFloat) and getattr(reward, "ndim", 0) == 0:
+    # A protocol is asked attribute by attribute: plain numbers go before it.
+    if isinstance(reward, (float, int, SupportsFloat)) and getattr(reward, "ndim", 0) == 0:
         try:
             value = float(reward)
         except (TypeError, ValueError, ArithmeticError):
