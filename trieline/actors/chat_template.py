@@ -13,13 +13,17 @@ import jinja2
 import jinja2.ext
 import jinja2.nodes
 import jinja2.parser
+from jinja2.runtime import LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import Namespace
 
 from trieline.actors.errors import ChatTemplateError
 from trieline.common.message import Message, Tool
 
 DEFAULT, WITH_TOOLS = "default", "tool_use"
 """The names by which a folder with several templates tells them apart."""
+
+_HARMLESS = (str, LoopContext, Namespace)
 
 
 class ChatTemplate:
@@ -168,8 +172,21 @@ class _GenerationBlock(jinja2.ext.Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
+class Sandbox(ImmutableSandboxedEnvironment):
+    """Jinja's sandbox, with a short way for the objects that templates ask most, several times a message.
+
+    They are neither internals of Python nor changed by their methods, which is what the long way finds out.
+    """
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        """Jinja's question, and its answer."""
+        if type(obj) in _HARMLESS:
+            return not attr.startswith("_")
+        return super().is_safe_attribute(obj, attr, value)
+
+
 def _environment() -> ImmutableSandboxedEnvironment:
-    env = ImmutableSandboxedEnvironment(
+    env = Sandbox(
         trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlock, jinja2.ext.loopcontrols]
     )
     env.filters["tojson"] = _tojson
