@@ -8,7 +8,7 @@ it, and the output of an untrusted program can neither end its own message nor s
 
 import re
 import secrets
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,8 @@ class ChatTokenizer:
         ids = (self._tokenizer.token_to_id(self._marks[text]) for text in words)
         self._ids = [i for i in ids if i is not None]
         self._special = dict(zip(self._ids, words, strict=True))
-        self._swallow = {i for i, token in zip(self._ids, added, strict=True) if token.get("rstrip")}
+        swallow = {i for i, token in zip(self._ids, added, strict=True) if token.get("rstrip")}
+        self._any_anchor = min(self._special.keys() - swallow, default=None)
         self.vocab_size: int = self._tokenizer.get_vocab_size(with_added_tokens=True)
 
     def token_id(self, text: str) -> int | None:
@@ -107,6 +108,16 @@ class ChatTokenizer:
         """Marked text as people read it."""
         return self._any_mark.sub(lambda m: self._words[ord(m[1]) - _NUMBERS], marked)
 
+    def token_ids(self, marked: str) -> Int32:
+        """The tokens [T] of a whole text, as its beginning."""
+        encoding = self._tokenizer.encode(marked, add_special_tokens=False)
+        return np.asarray(encoding.ids, dtype=np.int32)
+
+    def token_ids_after(self, token_id: int, marked: str) -> Int32:
+        """As those of `encode_after`."""
+        anchor = self._anchor(token_id)
+        return self.token_ids(anchor + marked)[1 if anchor else 0 :]
+
     def encode(self, marked: str) -> Encoded:
         """A whole text, as its beginning."""
         encoding = self._tokenizer.encode(marked, add_special_tokens=False)
@@ -120,22 +131,24 @@ class ChatTokenizer:
 
         Of tokens that aren't special only that they are there counts.
         """
-        anchors = [token_id] if token_id in self._special else []
-        anchors += sorted(self._special.keys() - self._swallow)
-        if not anchors:
-            return self.encode(marked)
-        anchor = self.mark(anchors[0])
+        anchor = self._anchor(token_id)
         whole = self.encode(anchor + marked)
+        skipped = 1 if anchor else 0
         return Encoded(
-            token_ids=whole.token_ids[1:],
-            starts=whole.starts[1:] - len(anchor),
-            ends=whole.ends[1:] - len(anchor),
+            token_ids=whole.token_ids[skipped:],
+            starts=whole.starts[skipped:] - len(anchor),
+            ends=whole.ends[skipped:] - len(anchor),
         )
 
     def decode(self, token_ids: Int32, *, leave_out: Collection[int] = ()) -> str:
         """The text of tokens, special ones spelled out. Unknown ones and `leave_out` are not in it."""
         known = [i for i in token_ids.tolist() if 0 <= i < self.vocab_size and i not in leave_out]
         return self.plain(self._tokenizer.decode(known, skip_special_tokens=False))
+
+    def _anchor(self, token_id: int) -> str:
+        """The mark that stands for `token_id` before a text; nothing if there are no special tokens."""
+        anchor = token_id if token_id in self._special else self._any_anchor
+        return "" if anchor is None else self.mark(anchor)
 
 
 def _read_spec(path: Path) -> dict[str, Any]:
@@ -170,7 +183,7 @@ def _one_of(words: Iterable[str]) -> str:
     return f"(?:{longer})?" if is_end else f"(?:{longer})"
 
 
-def _with_marks(spec: dict[str, Any], marks: dict[str, str]) -> str:
+def _with_marks(spec: dict[str, Any], marks: dict[str, str]) -> bytes:
     """`tokenizer.json` with its special tokens spelled as marks, in the vocabulary too.
 
     Without that some models would still merge the letters of a special token into it.
@@ -185,18 +198,21 @@ def _with_marks(spec: dict[str, Any], marks: dict[str, str]) -> str:
         model["vocab"] = {marks.get(text, text): i for text, i in vocab.items()}
     elif isinstance(vocab, list):  # Unigram: pairs of piece and score
         model["vocab"] = [[marks.get(text, text), score] for text, score in vocab]
-    for i, merge in reversed(list(enumerate(model.get("merges") or []))):
-        left, right = merge.split(" ") if isinstance(merge, str) else merge
-        if not marks.keys().isdisjoint((left, right, left + right)):
-            del model["merges"][i]
+    if merges := model.get("merges"):
+        model["merges"] = [merge for merge in merges if not _is_of_special(merge, marks)]
     if (unknown := model.get("unk_token")) in marks:
         model["unk_token"] = marks[unknown]
-    return msgspec.json.encode(spec).decode()
+    return msgspec.json.encode(spec)
 
 
-def _tokenizer(text: str, path: Path) -> Tokenizer:
+def _is_of_special(merge: str | Sequence[str], marks: Mapping[str, str]) -> bool:
+    left, right = merge.split(" ") if isinstance(merge, str) else merge
+    return left in marks or right in marks or left + right in marks
+
+
+def _tokenizer(spec: bytes, path: Path) -> Tokenizer:
     try:
-        return Tokenizer.from_str(text)
+        return Tokenizer.from_buffer(spec)
     except Exception as error:  # the Rust library raises plain Exception
         msg = f"expected a tokenizer in {path}, got: {error}"
         raise ChatTemplateError(msg) from error
