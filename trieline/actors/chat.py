@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 DEFAULT_SYSTEM_PROMPT = "You are a helpful assistant."
 _THINKING = f"<think>\n{FILLER}\n</think>\n\n{FILLER}"
+# Templates take a text between these for the result of a call and not for a question.
+_TRIED = (FILLER, f"<tool_response>\n{FILLER}\n</tool_response>")
 
 
 class ChatRenderer:
@@ -42,6 +44,7 @@ class ChatRenderer:
         self._tokens = self._chat.tokens
         self._system_prompt = system_prompt
         self._system_role = self._knows_system_role()
+        self._as_first: dict[int, bool] = {}
         self.vocab_size: int = self._tokens.vocab_size
         self.end_of_turn_id = self._chat.end_of_turn_id
         """The special token that closes a reply; None if the template closes it with plain text."""
@@ -60,7 +63,7 @@ class ChatRenderer:
 
     def prompt_tokens(self, observation: str) -> Int32:
         """Tokens [P] before the first reply: system prompt, first message, start of a reply."""
-        return self._tokens.encode(self._chat.render(self._opening(observation), prompt=True)).token_ids
+        return self._tokens.token_ids(self._chat.render(self._opening(observation), prompt=True))
 
     def turn_tokens(self, turn: int, observation: str, *, last_token: int) -> Int32:
         """Tokens [C] between two replies: end of the previous, the message `observation`, start of the next.
@@ -68,14 +71,10 @@ class ChatRenderer:
         `turn` >= 1 counts the replies so far. `last_token` is the last one of the previous reply: where the
         policy sampled the end of turn itself, it is not repeated.
         """
-        # The text of earlier turns is thrown away, so short stand-ins keep the cost of a turn constant.
-        messages = self._opening(FILLER)
-        for _ in range(turn - 1):
-            messages += [_assistant(FILLER), _user(FILLER)]
-        after = self._chat.after_reply([*messages, _assistant(SENTINEL), _user(observation)])
+        after = self._after_reply(1 if self._is_as_first(turn) else turn, observation)
         if last_token == self.end_of_turn_id:
             after = self._chat.after_end(after)
-        return self._tokens.encode_after(last_token, after).token_ids
+        return self._tokens.token_ids_after(last_token, after)
 
     def reply_tokens(self, text: str) -> Int32:
         """Tokens [K] of a reply that a demonstrator wrote, its end of turn included.
@@ -118,6 +117,27 @@ class ChatRenderer:
     def decode(self, token_ids: Int32) -> str:
         """The text of a reply, without the tokens that end it. Other special tokens are spelled out."""
         return self._tokens.decode(token_ids, leave_out=self.stop_ids)
+
+    def _after_reply(self, turn: int, observation: str) -> str:
+        # The text of earlier turns is thrown away: short stand-ins do.
+        messages = self._opening(FILLER)
+        for _ in range(turn - 1):
+            messages += [_assistant(FILLER), _user(FILLER)]
+        return self._chat.after_reply([*messages, _assistant(SENTINEL), _user(observation)])
+
+    def _is_as_first(self, turn: int) -> bool:
+        """Whether a turn is shown as the first one is, so that no earlier ones need to stand before it.
+
+        As a rule it is, but a template is a program: each turn is tried once, with short texts.
+        """
+        if turn not in self._as_first:
+            try:
+                self._as_first[turn] = all(
+                    self._after_reply(turn, text) == self._after_reply(1, text) for text in _TRIED
+                )
+            except ChatTemplateError:
+                self._as_first[turn] = False
+        return self._as_first[turn]
 
     def _opening(self, observation: str) -> list[Message]:
         if not self._system_prompt:
