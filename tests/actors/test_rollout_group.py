@@ -1,12 +1,14 @@
 import asyncio
 import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.actors import fake_envs
+from tests.actors.chat_folder import CHATML, write_chat_folder
 from tests.actors.fake_envs import COUNTING, FAULTY, FINISHING, RESTLESS, UNFORKABLE
 from tests.actors.scripted_policy import ENTROPY, LOGPROB, VERSION, Script, ScriptedPolicy
 from trieline.actors.broken_episodes import BrokenEpisodes
@@ -114,6 +116,15 @@ def test_rollouts_share_the_prompt_and_rewards_stand_on_their_replies(renderer: 
     assert (tree.behavior_logprobs == np.where(by_policy, np.float32(LOGPROB), 0)).all()
     assert (tree.entropies == np.where(by_policy, np.float32(ENTROPY), 0)).all()
     assert tree.info == {"prompt": "task train-11-1", "reply": "good", "score": "{'said': 'good'}"}
+
+
+def test_rollouts_share_the_prompt_of_a_template_that_tells_the_time(tmp_path: Path) -> None:
+    folder = write_chat_folder(tmp_path, template="{{ strftime_now('%H:%M:%S.%f') }}" + CHATML)
+    renderer = ChatRenderer(folder)
+    assert renderer.prompt_tokens("now").tolist() != renderer.prompt_tokens("now").tolist()
+    tree = play(ScriptedPolicy(renderer, always("good")), renderer, EnvConfig(id=COUNTING))
+    assert (tree.parents == 0).sum() == tree.num_leaves == 4
+    assert "token_mismatch" not in tree.fork_causes
 
 
 def test_a_sequence_is_what_the_template_makes_of_the_chat(renderer: ChatRenderer) -> None:

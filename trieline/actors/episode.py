@@ -6,7 +6,7 @@ Whatever happens, the rollout keeps what was played so far; a fault marks it bro
 import asyncio
 import logging
 from collections.abc import Awaitable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -44,6 +44,8 @@ class EpisodePlayer:
     """Seeds of sampling derive from its seed, the rollout and the turn."""
     fork_points: ForkPoints | None = None
     """Told of every turn after the first; None: nothing is forked."""
+    prompts: dict[str, Int32] = field(default_factory=dict)
+    """First observation to prompt [P]: the rollouts of a task share one, which is rendered once."""
 
     async def play(self, rollout: Rollout) -> None:
         """From reset to the end.
@@ -152,7 +154,9 @@ class EpisodePlayer:
 
     def _prompt(self, observation: str) -> Int32:
         """Raises EnvFailure if the task does not fit."""
-        prompt = self.renderer.prompt_tokens(observation) if not self._too_long(observation) else None
+        prompt = self.prompts.get(observation)
+        if prompt is None and not self._too_long(observation):
+            prompt = self.prompts[observation] = self.renderer.prompt_tokens(observation)
         limit = self.env.episode.max_context
         if prompt is None or len(prompt) >= limit:
             length = f"{len(observation)} characters" if prompt is None else f"{len(prompt)} tokens"
