@@ -195,7 +195,8 @@ def _with_marks(spec: dict[str, Any], marks: dict[str, str]) -> bytes:
     model = spec["model"]
     vocab = model.get("vocab")
     if isinstance(vocab, dict):
-        model["vocab"] = {marks.get(text, text): i for text, i in vocab.items()}
+        for word in marks.keys() & vocab.keys():
+            vocab[marks[word]] = vocab.pop(word)
     elif isinstance(vocab, list):  # Unigram: pairs of piece and score
         model["vocab"] = [[marks.get(text, text), score] for text, score in vocab]
     if merges := model.get("merges"):
