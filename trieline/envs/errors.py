@@ -25,3 +25,16 @@ class GraderError(EnvError):
 
 class BadReturnError(EnvError):
     """A call returned what Gymnasium's interface does not allow; the message says what."""
+
+
+class DataError(EnvError):
+    """A file of tasks or predictions is not in its format; the message says where and what was expected."""
+
+
+class PatchError(TrielineError):
+    """A patch is refused before git sees it. It is its author's doing: never counted as a broken episode."""
+
+    def __init__(self, message: str, *, cause: str) -> None:
+        """`cause`: a word for reports and metrics, one of `trieline.envs.swe.patches.CAUSES`."""
+        super().__init__(message)
+        self.cause = cause

@@ -1,0 +1,1 @@
+"""Whole repositories in the style of SWE-bench: tasks, predictions and patches in the official formats."""
