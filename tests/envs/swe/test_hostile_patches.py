@@ -1,10 +1,16 @@
 """Patches that must not reach git: each is refused for its own reason. And odd ones that must."""
 
 import base64
+import contextlib
+import os
+import random
+import time
 import zlib
+from pathlib import Path
 
 import pytest
 
+from tests.envs.swe.repositories import Repository
 from trieline.envs.errors import PatchError
 from trieline.envs.swe.patch_paths import as_written, is_git_folder, quoted_at_start
 from trieline.envs.swe.patches import CAUSES, PatchLimits, checked_patch
@@ -191,3 +197,57 @@ def test_the_line_is_named() -> None:
 def test_quoted_names_come_back(name: bytes) -> None:
     written = as_written(name)
     assert (quoted_at_start(written) or (written, b"")) == (name, b"")
+
+
+def test_what_git_finds_in_a_patch_was_seen(tmp_path: Path) -> None:
+    repository = Repository(tmp_path / "r", {})
+    seeds = [t.encode("utf-8", "surrogatepass") for t, _ in HOSTILE.values() if len(t) < 2_000]
+    pieces = [
+        b"--- a/x\n+++ b/x\n",
+        b"/",
+        b"..",
+        b"\r",
+        b'"',
+        b" ",
+        b"\n",
+        b"b/.git/config",
+        b"@@ -1 +1 @@\n",
+    ]
+    pieces += [b"rename to .git/x\n", b"--- /dev/null\n", b"new file mode 100644\n", b"index 1..2 120000\n"]
+    rng = random.Random(0)
+    taken = 0
+    for _ in range(400):
+        text = bytearray(GOOD.encode() + rng.choice(seeds))
+        for _ in range(rng.randint(1, 4)):
+            at = rng.randint(0, len(text))
+            text[at : at + rng.choice([0, 0, 1, 9])] = rng.choice([*pieces, b""])
+        try:
+            patch = checked_patch(bytes(text))
+        except PatchError:
+            continue
+        found = repository.git("apply", "--numstat", "-z", "-", data=patch.contents[0], check=False)
+        names = {os.fsdecode(line.split(b"\t", 2)[2]) for line in found.split(b"\0") if line}
+        assert names <= set(patch.touched_files), bytes(text)
+        assert checked_patch(patch.contents[0]).contents == (patch.contents[0],)
+        taken += 1
+    assert taken > 20
+
+
+LONG = [
+    "diff --git a/x" + " " * 10**6,
+    "diff --git " + "a/x " * 250_000,
+    "diff --git " + "/ " * 500_000,
+    'diff --git "' + "\\\\" * 500_000,
+    "diff --git a/x b/x\nrename from " + "x/" * 500_000 + "\nrename to y\n",
+    "--- a/x\n+++ b/x\n" * 60_000,
+    f"{GOOD}@@ -1 +1 @@\n" * 50_000,
+    GOOD + "\\ \n" * 300_000,
+]
+
+
+@pytest.mark.parametrize("number", range(len(LONG)))
+def test_time_follows_the_size(number: int) -> None:
+    started = time.process_time()
+    with contextlib.suppress(PatchError):
+        checked_patch(LONG[number])
+    assert time.process_time() - started < 10

@@ -7,7 +7,7 @@ from typing import Literal
 from trieline.common.text import shortened
 from trieline.envs.errors import PatchError
 from trieline.envs.swe.patch_hunks import Lines
-from trieline.envs.swe.patch_paths import DEV_NULL, as_written, checked_path, quoted_at_start
+from trieline.envs.swe.patch_paths import DEV_NULL, MOST_PATH_BYTES, as_written, checked_path, quoted_at_start
 
 Kind = Literal["modified", "new", "deleted", "renamed", "copied"]
 
@@ -166,19 +166,30 @@ def _unquoted(value: bytes, lines: Lines) -> bytes:
 
 def _same_name(value: bytes) -> bytes | None:
     """The name that stands twice after `diff --git`, with another first folder; None where it does not."""
-    if value.startswith(b'"'):
-        quoted = quoted_at_start(value)
-        splits = [(quoted[0], quoted[1][1:])] if quoted is not None and quoted[1].startswith(b" ") else []
-    else:
-        splits = [(value[: m.start()], value[m.end() :]) for m in re.finditer(rb" ", value)]
-    for first, second in splits:
-        if second.startswith(b'"'):
-            quoted = quoted_at_start(second)
-            second = quoted[0] if quoted is not None and not quoted[1] else b""
-        (folder, slash, name), other = first.partition(b"/"), second.partition(b"/")
-        if slash and name and name == other[2] and folder:
-            return name
+    if len(value) > 10 * MOST_PATH_BYTES:  # twice, and four times as long in quotes
+        return None
+    if b'"' in value:
+        return _same_quoted_name(value)
+    start, space = value.find(b"/") + 1, -1
+    while start and (space := value.find(b" ", space + 1)) != -1:
+        second = value.find(b"/", space + 1) + 1
+        if not second:
+            return None
+        # The two lengths move towards each other: they are equal once at most.
+        if 0 < len(value) - second == space - start and value[second:] == value[start:space]:
+            return value[second:]
     return None
+
+
+def _same_quoted_name(value: bytes) -> bytes | None:
+    """As `_same_name`, of a line in which at least one name is in quotes."""
+    first = quoted_at_start(value)
+    name, rest = first or (value.partition(b' "')[0], value[len(value.partition(b' "')[0]) :])
+    if not rest.startswith(b" "):
+        return None
+    second = quoted_at_start(rest[1:]) or (rest[1:], b"")
+    stripped = [side.partition(b"/")[2] for side in (name, second[0])]
+    return stripped[0] if stripped[0] == stripped[1] and stripped[0] and not second[1] else None
 
 
 def _modes_and_hashes(

@@ -63,17 +63,14 @@ def checked_path(name: bytes) -> str:
     path = os.fsdecode(name)
     shown = repr(shortened(path))
     parts = name.split(b"/")
-    if name.startswith(b"/"):
+    if b"\0" in name or len(name) > MOST_PATH_BYTES:
+        cause, msg = "bad_path", f"expected {MOST_PATH_BYTES:,} bytes or fewer and no NUL, got {shown}"
+    elif name.startswith(b"/"):
         cause, msg = "absolute_path", f"expected a path within the repository, got {shown}"
     elif b".." in parts:
         cause, msg = "parent_path", f"expected a path without '..', got {shown}"
     elif any(is_git_folder(part) for part in re.split(r"[/\\]", path)):
         cause, msg = "git_folder", f"expected no path in git's own folder, got {shown}"
-    elif b"\0" in name or len(name) > MOST_PATH_BYTES:
-        cause, msg = (
-            "bad_path",
-            f"expected at most {MOST_PATH_BYTES:,} bytes and no NUL, got the path {shown}",
-        )
     elif any(part in {b"", b"."} or len(part) > MOST_NAME_BYTES for part in parts):
         cause, msg = "bad_path", f"expected names of 1 to {MOST_NAME_BYTES} bytes, got the path {shown}"
     else:
