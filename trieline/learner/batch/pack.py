@@ -63,8 +63,8 @@ def make_pack(groups: list[Group], scales: list[Float64], weights: Float64, conf
     sequences = [s for group in groups for s in group.sequences]
     trie = build_trie([s.token_ids for s in sequences])
     column_tokens = np.concatenate([p[s.trained] for p, s in zip(trie.paths, sequences, strict=True)])
-    targets, column_targets = _distinct(column_tokens, trie.num_tokens)
-    rows, target_rows = _distinct(trie.predecessor[targets], trie.num_tokens)
+    targets, column_targets = distinct(column_tokens, trie.num_tokens)
+    rows, target_rows = distinct(trie.predecessor[targets], trie.num_tokens)
     lengths = [s.num_trained for s in sequences]
     versions = [s.policy_versions[s.trained] for s in sequences]
     return Pack(
@@ -86,7 +86,7 @@ def make_pack(groups: list[Group], scales: list[Float64], weights: Float64, conf
     )
 
 
-def _distinct(tokens: Int32, num_tokens: int) -> tuple[Int64, Int64]:
+def distinct(tokens: Int32, num_tokens: int) -> tuple[Int64, Int64]:
     """As `np.unique` with the inverse, of places below `num_tokens`, without sorting."""
     present = np.zeros(num_tokens, np.bool_)
     present[tokens] = True

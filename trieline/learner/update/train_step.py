@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from trieline.common.arrays import Float32
+from trieline.common.arrays import Float32, Int64
 from trieline.common.tally import Tally
 from trieline.learner.batch.batch import Batch
-from trieline.learner.batch.pack import Pack
+from trieline.learner.batch.pack import Pack, distinct
 from trieline.learner.batch.pack_parts import divide_pack
 from trieline.learner.batch.packing import pack_groups
 from trieline.learner.batch.segments import cut_segments
@@ -122,8 +121,9 @@ def recompute_logprobs(
     for members in pack_groups(sizes, prompts, max_tokens=max_tokens):
         together = [s for g in members for s in sequences[g]]
         trie = build_trie([s.token_ids for s in together])
-        tokens = np.unique(np.concatenate([p[s.trained] for p, s in zip(trie.paths, together, strict=True)]))
-        rows, target_rows = np.unique(trie.predecessor[tokens], return_inverse=True)
+        sampled = np.concatenate([p[s.trained] for p, s in zip(trie.paths, together, strict=True)])
+        tokens, _ = distinct(sampled, trie.num_tokens)
+        rows, target_rows = distinct(trie.predecessor[tokens], trie.num_tokens)
         hidden = _hidden_rows(model, trie, rows, max_tokens)
         targets = torch.from_numpy(trie.token_ids[tokens].astype(np.int64))
         logprobs, _ = model.logprobs(hidden, torch.from_numpy(target_rows), targets, temperature=temperature)
@@ -135,10 +135,10 @@ def recompute_logprobs(
     return results
 
 
-def _hidden_rows(model: TreeModel, trie: Trie, rows: npt.NDArray[np.integer], max_tokens: int) -> Tensor:
+def _hidden_rows(model: TreeModel, trie: Trie, rows: Int64, max_tokens: int) -> Tensor:
     """Hidden states of some tokens, however large the trie, without gradients."""
     if trie.num_tokens <= max_tokens:
-        return model.hidden_states(trie)[torch.from_numpy(rows.astype(np.int64))]
+        return model.hidden_states(trie)[torch.from_numpy(rows)]
     segments = cut_segments(trie, max_tokens=max_tokens)
     found: Tensor | None = None
     for segment, hidden in zip(segments, forward_depth_first(model, trie, segments), strict=True):
