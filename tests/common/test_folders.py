@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from trieline.common.folders import can_be_written, make_private
+from trieline.common.folders import can_be_written, make_private, whole_file, write_whole
 
 
 def test_what_is_not_there_can_be_written_if_it_can_be_made(tmp_path: Path) -> None:
@@ -52,3 +52,14 @@ def test_what_somebody_put_in_its_place_is_refused(tmp_path: Path, kind: str) ->
         place.touch(mode=0o600)
     with pytest.raises(PermissionError, match="expected a folder of user"):
         make_private(place)
+
+
+def test_a_file_is_whole_or_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "file.json"
+    write_whole(path, b"first")
+    (tmp_path / ".file.json.new").write_bytes(b"left by a process that was killed")
+    write_whole(path, b"second")
+    with pytest.raises(UnicodeEncodeError), whole_file(path) as scratch:
+        scratch.write_text("third \ud800", encoding="utf-8")
+    assert path.read_bytes() == b"second"
+    assert list(tmp_path.iterdir()) == [path]

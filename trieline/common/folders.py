@@ -64,14 +64,25 @@ def make_private(folder: Path) -> None:
     raise OSError(errno.EPERM, msg, str(folder))
 
 
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Another path to write a file at: it is moved to `path`, on the disk first, unless an error comes.
+
+    The same at every call, so that what a killed process left is written over.
+    """
+    scratch = path.with_name(f".{path.name}.new")
+    try:
+        yield scratch
+        sync(scratch)
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file, on the disk before it has its name. Raises OSError."""
-    scratch = path.with_suffix(".new")
-    with scratch.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    scratch.replace(path)
+    with whole_file(path) as scratch:
+        scratch.write_bytes(data)
 
 
 def sync(path: Path) -> None:

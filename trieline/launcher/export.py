@@ -12,13 +12,13 @@ sequence's end `terminated` and `cause` (not "": broken, and its reward says not
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
 
+from trieline.common.folders import whole_file
 from trieline.config import ConfigError
 from trieline.wire.messages import TreeDelivery
 
@@ -85,16 +85,12 @@ def export(deliveries: Iterable[TreeDelivery], path: Path) -> int:
     if path.suffix not in writers:
         msg = f"expected a file that ends with {' or '.join(writers)}, got {path}"
         raise ConfigError(msg)
-    scratch = path.with_name(f".{path.name}.new")
-    with ExitStack() as stack:
-        stack.callback(scratch.unlink, missing_ok=True)
-        try:
-            count = writers[path.suffix](rows(deliveries), scratch)
-            scratch.replace(path)
-        except OSError as error:
-            msg = f"can't write {path}: {error}"
-            raise ConfigError(msg) from error
-    return count
+    try:
+        with whole_file(path) as scratch:
+            return writers[path.suffix](rows(deliveries), scratch)
+    except OSError as error:
+        msg = f"can't write {path}: {error}"
+        raise ConfigError(msg) from error
 
 
 def _write_json_file(table: Iterable[Row], path: Path) -> int:

@@ -4,6 +4,7 @@ import json
 import logging
 from pathlib import Path
 
+from trieline.common.folders import write_whole
 from trieline.learner.errors import StopRequested
 from trieline.learner.intake.evaluation import Evaluations, FinishedEvaluation
 from trieline.learner.keeping.metrics import MetricsLog
@@ -66,9 +67,7 @@ class HeldOut:
 
     def _write(self, finished: FinishedEvaluation) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
-        path = self._folder / f"step_{finished.step}.json"
-        scratch = path.with_suffix(".new")
-        scratch.write_text(json.dumps(finished.report.to_dict(), indent=1), encoding="utf-8")
-        scratch.replace(path)
+        report = json.dumps(finished.report.to_dict(), indent=1)
+        write_whole(self._folder / f"step_{finished.step}.json", report.encode())
         figures = finished.report.metrics() | {"time/evaluate": finished.seconds}
         self._metrics.write(finished.step, figures)

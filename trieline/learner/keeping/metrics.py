@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from trieline.common.folders import write_whole
 from trieline.learner.errors import MetricsError
 
 log = logging.getLogger(__name__)
@@ -93,7 +94,4 @@ def _drop_after(path: Path, step: int) -> None:
             continue
         if isinstance(record, dict) and record.get("step", 0) <= step:
             kept.append(line)
-    # The same name at every start: what a killed one left is written over.
-    scratch = path.with_name(f".{path.name}.new")
-    scratch.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-    scratch.rename(path)
+    write_whole(path, "".join(line + "\n" for line in kept).encode())
