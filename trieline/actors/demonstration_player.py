@@ -30,8 +30,7 @@ class DemonstrationPlayer:
     def _play(self, assignment: Assignment) -> TrajectoryTree:
         env = self.stage.envs.get(assignment.env_id)
         if env is None:
-            msg = f"expected an assignment for one of {sorted(self.stage.envs)}, got {assignment.env_id!r}"
-            raise DemonstrationError(msg)
+            raise DemonstrationError(self.stage.lacks(assignment.env_id))
         timeout_s = env.episode.episode_timeout_s or self.stage.config.episode_timeout_s
         return demonstration_tree(
             env, self.stage.renderer, assignment.seed, assignment.level, timeout_s=timeout_s

@@ -41,6 +41,10 @@ class Stage:
     host: EnvHost
     slots: EpisodeSlots
 
+    def lacks(self, env_id: str) -> str:
+        """Why an assignment in an environment that is none of `envs` can't be played."""
+        return f"expected an assignment for one of {sorted(self.envs)}, got {env_id!r}"
+
 
 class MakePlayer(Protocol):
     """Makes a worker's player, in the worker."""

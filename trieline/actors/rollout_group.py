@@ -159,7 +159,7 @@ class GroupPlayer:
             rollout.rewards.clear()
 
     def _break_unknown(self, rollouts: list[Rollout], env_id: str) -> None:
-        reason = f"expected an assignment for one of {sorted(self.stage.envs)}, got {env_id!r}"
+        reason = self.stage.lacks(env_id)
         for rollout in rollouts:
             rollout.cause, rollout.reason = "environment", reason
             self.stage.host.broken.add(env_id, "environment", reason)
