@@ -34,13 +34,13 @@ def trained_groups(scored: list[list[ScoredSequence]], config: ObjectiveConfig) 
 
     Of a tree whose leaves are compared in several groups, those of equal returns are left out.
     """
-    returns = [_returns(group) for group in scored]
+    all_compared = [_compared(sequences) for sequences in scored]
+    returns = [_returns(*one) for one in zip(scored, all_compared, strict=True)]
     all_returns = np.concatenate([np.empty(0), *returns])
     groups, num_equal = [], 0
-    for sequences, own_returns in zip(scored, returns, strict=True):
+    for sequences, compared, own_returns in zip(scored, all_compared, returns, strict=True):
         if not sequences:
             continue
-        compared = _compared(sequences)
         equal = _equal(compared, own_returns)
         num_equal += bool(equal.all())
         # A sequence without sampled tokens counts for the others' baseline, and teaches nothing.
@@ -66,8 +66,9 @@ def teaches(tree: TrajectoryTree, config: ObjectiveConfig) -> bool:
     """Whether a step has anything of this tree: something sampled, and returns that differ if they must."""
     sequences = tree_sequences(tree, tree_index=0, leaves=tree.scored_leaves())
     trained = np.array([s.num_trained > 0 for s in sequences], np.bool_)
-    if config.skips_equal_returns and sequences:
-        trained &= ~_equal(_compared(sequences), _returns(sequences))
+    if config.skips_equal_returns:
+        compared = _compared(sequences)
+        trained &= ~_equal(compared, _returns(sequences, compared))
     return bool(trained.any())
 
 
@@ -83,11 +84,11 @@ def _equal(compared: Sequence[Int64], returns: Float64) -> Bool:
     return equal
 
 
-def _returns(sequences: Sequence[ScoredSequence]) -> Float64:
+def _returns(sequences: Sequence[ScoredSequence], compared: Sequence[Int64]) -> Float64:
     """Returns [B]; the same number for sequences that are compared where they differ by rounding alone."""
     returns = np.array([s.sequence_return for s in sequences])
     sizes = np.array([np.abs(s.rewards).sum(dtype=np.float64) for s in sequences])
-    for members in _compared(sequences) if sequences else ():
+    for members in compared:
         if np.ptp(returns[members]) <= REWARD_ROUNDING * sizes[members].max():
             returns[members] = returns[members[0]]
     return returns
