@@ -5,7 +5,7 @@ import numpy.typing as npt
 from msgspec.structs import replace
 
 from trieline.common.arrays import Bool, Float32, Int32
-from trieline.wire.token_masks import allowed_by, runs_of
+from trieline.wire.token_masks import runs_of
 from trieline.wire.tree import CAUSES, EDGE_KINDS, FORK_CAUSES, SCORED, UNKNOWN_ENTROPY, TrajectoryTree
 
 NONE = np.empty(0, np.int32)
@@ -67,6 +67,14 @@ def random_tree(
         info={"sample": "a few words"},
     )
     return _with_later_columns(rng, tree, vocab_size) if later_columns else tree
+
+
+def allowed_by(runs: Int32, vocab_size: int) -> Bool:
+    """[V] the inverse of `runs_of`."""
+    allowed = np.zeros(vocab_size, np.bool_)
+    for first, stop in runs.reshape(-1, 2).tolist():
+        allowed[first:stop] = True
+    return allowed
 
 
 def _with_later_columns(rng: np.random.Generator, tree: TrajectoryTree, vocab_size: int) -> TrajectoryTree:

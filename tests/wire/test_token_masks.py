@@ -2,7 +2,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trieline.wire.token_masks import allowed_by, runs_of
+from tests.trees import allowed_by
+from trieline.wire.token_masks import runs_of
 
 
 @given(st.lists(st.booleans(), max_size=30))

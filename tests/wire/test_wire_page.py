@@ -207,4 +207,4 @@ def test_a_tree_written_with_msgpack_alone_is_taken() -> None:
     assert isinstance(delivery, messages.TreeDelivery)
     delivery.tree.validate(vocab_size=6)
     assert delivery.tree.token_ids[delivery.tree.sequence_index(0)].tolist() == [5, 1, 2]
-    assert not delivery.tree.knows_entropies
+    assert np.isnan(delivery.tree.entropies).tolist() == [False, True, True]

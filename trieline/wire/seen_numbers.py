@@ -36,6 +36,3 @@ class SeenNumbers:
             self._stops.insert(at + 1, number + 1)
             if len(self._starts) > MAX_RANGES:
                 del self._stops[0], self._starts[1]
-
-    def num_ranges(self) -> int:
-        return len(self._starts)

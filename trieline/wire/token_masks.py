@@ -19,14 +19,6 @@ def runs_of(allowed: Bool) -> Int32:
     return np.flatnonzero(padded[1:] != padded[:-1]).astype(np.int32)
 
 
-def allowed_by(runs: Int32, vocab_size: int) -> Bool:
-    """[V] the inverse of `runs_of`."""
-    allowed = np.zeros(vocab_size, np.bool_)
-    for first, stop in runs.reshape(-1, 2).tolist():
-        allowed[first:stop] = True
-    return allowed
-
-
 def expect_masks(
     mask_index: Int32,
     mask_offsets: Int32,

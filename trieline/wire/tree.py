@@ -150,11 +150,6 @@ class TrajectoryTree(msgspec.Struct, frozen=True, kw_only=True, eq=False, omit_d
         return self.leaf_groups if len(self.leaf_groups) else np.zeros(self.num_leaves, np.int32)
 
     @property
-    def knows_entropies(self) -> bool:
-        """Whether every sampled token has its entropy."""
-        return not np.isnan(self.entropies).any()
-
-    @property
     def token_nodes(self) -> Int32:
         """[T] the node of each token."""
         return np.repeat(np.arange(self.num_nodes, dtype=np.int32), np.diff(self.node_offsets))

@@ -55,5 +55,7 @@ def test_blocks_cover_every_query_once_and_save_pairs() -> None:
     parts = plan_tree_parts(subtree_end, dtype=torch.float32)
     assert [b.start for b in parts.blocks] == [0, *(b.stop for b in parts.blocks[:-1])]
     assert parts.blocks[-1].stop == parts.num_tokens == len(subtree_end)
-    assert parts.num_pairs < parts.num_tokens**2 / 3
+    computed = sum((b.stop - b.start) * sum(hi - lo for lo, hi in b.key_ranges) for b in parts.blocks)
+    computed += sum((t.end - t.stop) * (t.stop - t.start) for t in parts.trunks)
+    assert computed < parts.num_tokens**2 / 3
     assert all(b.stop - b.start <= MAX_BLOCK or b.mask is None for b in parts.blocks)

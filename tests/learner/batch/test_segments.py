@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trieline.common.arrays import Int32
-from trieline.learner.batch.segments import SEGMENTS_IN_BUDGET, Segment, cut_segments, most_tokens_alive
+from trieline.learner.batch.segments import SEGMENTS_IN_BUDGET, Segment, cut_segments
 from trieline.learner.batch.trie import Trie, build_trie
 
 
@@ -36,14 +36,16 @@ def line_above(segments: list[Segment], i: int) -> list[int]:
 
 def expect_valid(trie: Trie, segments: list[Segment], max_tokens: int) -> None:
     assert sorted(t for s in segments for t in s.tokens.tolist()) == list(range(trie.num_tokens))
-    assert most_tokens_alive(segments) <= max_tokens
     for i, segment in enumerate(segments):
         assert len(segment.tokens) <= max(1, max_tokens // SEGMENTS_IN_BUDGET)
         assert segment.above < i
-        assert segment.keeps_graph or not segment.is_closed
+        kept = [segments[j] for j in line_above(segments, i) if segments[j].keeps_graph]
+        assert sum(len(s.tokens) for s in (segment, *kept)) <= max_tokens, "tokens that have activations"
+        closed = len(segment.trunk) == 0
+        assert segment.keeps_graph or not closed
         below = [j for j in range(len(segments)) if i in line_above(segments, j)]
         assert below == list(range(i + 1, segment.end)), "what hangs below follows without a gap"
-        assert bool(below) != segment.is_closed
+        assert bool(below) != closed
         above = trunks_above(segments, i)
         assert len(above) == segment.depth
         own = set(segment.tokens.tolist())

@@ -76,12 +76,6 @@ class TreeParts:
     def num_tokens(self) -> int:
         return self.blocks[-1].stop if self.blocks else 0
 
-    @property
-    def num_pairs(self) -> int:
-        """Query-key pairs that are computed, visible or not."""
-        in_blocks = sum((b.stop - b.start) * _size(b.key_ranges) for b in self.blocks)
-        return in_blocks + sum((t.end - t.stop) * (t.stop - t.start) for t in self.trunks)
-
 
 def plan_tree_parts(subtree_end: Tensor, *, dtype: torch.dtype, reproducible: bool = True) -> TreeParts:
     """Cut the preorder `subtree_end` [T] into parts for queries of `dtype`.

@@ -11,7 +11,6 @@ segments above the current one are under way. Those of them whose activations do
 again for their backward: the ones nearest to the root, of which there are fewest.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -40,10 +39,6 @@ class Segment:
     """Index of the first segment after it that doesn't hang below it."""
     keeps_graph: bool = True
     """False: too much hangs below to keep its activations; they are computed again for the backward."""
-
-    @property
-    def is_closed(self) -> bool:
-        return len(self.trunk) == 0
 
     def subtree_end(self, trie: Trie) -> npt.NDArray[np.int32]:
         """[T] one past the last token of the segment under each of its tokens."""
@@ -100,18 +95,6 @@ def cut_segments(trie: Trie, *, max_tokens: int) -> list[Segment]:
             segments.append(segment)
             waiting += reversed(rest)
     return _with_budget(segments, max_tokens)
-
-
-def most_tokens_alive(segments: Sequence[Segment]) -> int:
-    """The largest number of tokens that have activations at one time, forward and backward in this order."""
-    most = 0
-    for segment in segments:
-        alive, above = len(segment.tokens), segment.above
-        while above >= 0:
-            alive += len(segments[above].tokens) * segments[above].keeps_graph
-            above = segments[above].above
-        most = max(most, alive)
-    return most
 
 
 def _groups(below: _Below, size: int) -> list[_Below]:
