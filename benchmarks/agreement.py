@@ -153,12 +153,9 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=32)
     options = parser.parse_args()
     folder = prepare_model(options.model)
-    print(machine())
-    results: dict[str, Any] = {
-        # With AMX, the sums of a product in bfloat16 run in another order for few rows than for many.
-        "machine": machine(),
-        "unit": "nats",
-    }
+    # With AMX, the sums of a product in bfloat16 run in another order for few rows than for many.
+    results: dict[str, Any] = {"machine": machine(), "unit": "nats"}
+    print(results["machine"])
     for dtype in dict.fromkeys((choose_dtype("auto"), torch.float32)):
         results[dtype_name(dtype)] = measured = measure(folder, dtype, options.rows, options.tokens)
         for name, figures in measured.items():
