@@ -155,9 +155,9 @@ def _states(pack: Pack) -> Tensor:
 
 def _value_targets(pack: Pack, outputs: PackOutputs, config: ObjectiveConfig) -> ValueTargets:
     assert outputs.values is not None
-    values = outputs.values.detach().double().cpu().numpy()
+    values = outputs.values.detach().double().numpy()
     logprobs = np.zeros(pack.trie.num_tokens)
-    logprobs[pack.target_tokens] = outputs.logprobs.detach().double().cpu().numpy()
+    logprobs[pack.target_tokens] = outputs.logprobs.detach().double().numpy()
     parts = []
     for trace in pack.traces:
         sweep = start_vtrace(trace, config)

@@ -26,10 +26,10 @@ class PartedVTrace:
     def take(self, segment: Segment, part: PackPart, outputs: PackOutputs) -> ValueTargets:
         """Go on to the states of `segment`; the targets of the columns of its part."""
         assert outputs.values is not None
-        logprobs = outputs.logprobs.detach().double().cpu().numpy()
+        logprobs = outputs.logprobs.detach().double().numpy()
         self._logprobs[part.pack.target_tokens] = logprobs
         first, stop = np.searchsorted(self._states, [segment.tokens, segment.tokens + 1])
         followers = np.concatenate([self._followers[a:b] for a, b in zip(first, stop, strict=True)])
-        values = outputs.values.detach().double().cpu().numpy()
+        values = outputs.values.detach().double().numpy()
         self._sweep.take(segment.tokens, values, followers, self._logprobs[followers])
         return column_targets(self._sweep, self._trace, part.columns)

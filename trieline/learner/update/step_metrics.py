@@ -50,5 +50,5 @@ def _add_mismatch(tally: Tally, pack: Pack, outputs: PackOutputs, policy_version
     of_these_weights = (pack.oldest_version == policy_version) & (pack.newest_version == policy_version)
     fresh = torch.from_numpy(of_these_weights)
     _add_mean(tally, "mismatch_kl/fresh_fraction", fresh)
-    recomputed = outputs.logprobs.detach().cpu()[torch.from_numpy(pack.column_targets)]
+    recomputed = outputs.logprobs.detach()[torch.from_numpy(pack.column_targets)]
     add_disagreement(tally, "mismatch_kl", recomputed[fresh], torch.from_numpy(pack.behavior_logprobs)[fresh])
