@@ -62,7 +62,7 @@ def warm_start(
         )
         values: dict[str, Any] = {
             "warm_start/step": step,
-            "warm_start/loss": report.metrics.get("loss/policy", report.metrics.get("loss/total")),
+            "warm_start/loss": report.metrics.get("loss/policy"),
             "warm_start/time": time.monotonic() - began,
         }
         if step % config.evaluate_every == 0 or step == config.max_steps:
