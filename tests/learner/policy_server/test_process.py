@@ -228,21 +228,62 @@ def test_a_stopping_server_refuses_what_it_holds(
     assert serving.status == 0
 
 
+@pytest.fixture
+def bad_weights(tmp_path: Path) -> Path:
+    path = tmp_path / "bad.safetensors"
+    save_file({"model.norm.weight": torch.zeros(3)}, path)
+    return path
+
+
 def test_weights_that_do_not_fit_leave_the_old_ones_in_place(
-    links: LinksConfig, folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    links: LinksConfig,
+    folder: Path,
+    other_folder: Path,
+    bad_weights: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    bad = tmp_path / "bad.safetensors"
-    save_file({"model.norm.weight": torch.zeros(3)}, bad)
     prompt = random_prompt(1, 10)
     with closing(Serving(links, folder, tmp_path)), closing(WeightsPublisher(links)) as publisher:
         publisher.start()
-        publisher.publish(1, bad)
+        publisher.publish(1, other_folder / "model.safetensors")
+        publisher.wait_loaded(1, DEADLINE_S)
+        publisher.publish(2, bad_weights)
         _wait_for("lacks tensors", caplog)
         completion = talk(links, ask(prompt, max_tokens=3))
         with pytest.raises(PeerTimeoutError):
-            publisher.wait_loaded(1, 0.5)
-    assert completion.policy_versions.tolist() == [0] * 3
-    expect_plain(folder, prompt, completion)
+            publisher.wait_loaded(2, 0.5)
+    assert completion.policy_versions.tolist() == [1] * 3
+    expect_plain(other_folder, prompt, completion)
+
+
+def test_a_server_whose_first_weights_do_not_fit_waits_for_others(
+    links: LinksConfig,
+    folder: Path,
+    other_folder: Path,
+    bad_weights: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    prompt = random_prompt(1, 10)
+
+    async def asked_early(client: PolicyClient) -> Any:
+        asked = asyncio.ensure_future(ask(prompt, max_tokens=3)(client))
+        while (await client.status(DEADLINE_S)).waiting == 0:
+            assert not asked.done()
+            await asyncio.sleep(0.01)
+        await asyncio.to_thread(_until_heard_again, publisher, 3)
+        assert not asked.done()
+        publisher.publish(2, other_folder / "model.safetensors")
+        return await asked
+
+    with closing(WeightsPublisher(links)) as publisher:
+        publisher.start()
+        publisher.publish(1, bad_weights)
+        with closing(Serving(links, folder, tmp_path)):
+            _wait_for("lacks tensors", caplog)
+            completion = talk(links, asked_early)
+    assert completion.policy_versions.tolist() == [2] * 3
 
 
 def _wait_for(text: str, caplog: pytest.LogCaptureFixture) -> None:

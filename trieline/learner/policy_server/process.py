@@ -162,18 +162,18 @@ class PolicyServer:
         if announced is None:
             return
         version, path = announced
-        self._began = True
         began = time.perf_counter()
         try:
             self._engine.load(path, version)
         except (CheckpointError, OSError) as error:
             log.error(
-                "weights of version %d refused, still serving %d: %s",
+                "weights of version %d refused, those of %d stay: %s",
                 version,
                 self._engine.policy_version,
                 error,
             )
             return
+        self._began = True
         seconds = time.perf_counter() - began
         self._subscriber.report_loaded(version, seconds)
         log.info("serving version %d (loaded in %.3f s)", version, seconds)
