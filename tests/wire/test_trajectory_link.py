@@ -355,6 +355,42 @@ def test_a_tree_for_another_run_does_not_close_an_assignment_of_this_one(
     assert learner.outstanding() == 1
 
 
+def test_what_an_actor_gives_up_of_another_run_drops_no_assignment_of_this_one(
+    links: LinksConfig, closing: contextlib.ExitStack
+) -> None:
+    async def act() -> None:
+        yesterday = receiver(closing, links, run_id="yesterday")
+        yesterday.offer(assignments(0))
+        async with sender(links, capacity=1) as actor:
+            await actor.next_assignment(WAIT_S)
+            await asyncio.to_thread(yesterday.close)
+            today = receiver(closing, links)
+            today.offer(assignments(0))
+            await until(lambda: "actor" in today.actors())
+            actor.give_up(0, "too large")
+            await until(lambda: today.rejected == 1)
+            assert today.outstanding() == 1
+            assignment = await actor.next_assignment(WAIT_S)
+            await actor.send(assignment.assignment_id, tree())
+            await actor.flush(WAIT_S)
+            assert today.get(WAIT_S).run_id == RUN_ID
+            assert (today.outstanding(), today.rejected) == (0, 1)
+
+    asyncio.run(act())
+
+
+def test_an_older_actor_gives_up_without_saying_of_which_run(
+    links: LinksConfig, closing: contextlib.ExitStack
+) -> None:
+    learner = receiver(closing, links)
+    learner.offer(assignments(0))
+    actor = RawActor(closing, links)
+    actor.say(ActorHello(actor_id="raw", capacity=1))
+    actor.hear()
+    actor.say(AssignmentFailed(actor_id="raw", assignment_id=0, reason="too large"))
+    wait_until(lambda: learner.outstanding() == 0)
+
+
 def test_no_more_trees_than_were_granted(links: LinksConfig, closing: contextlib.ExitStack) -> None:
     journal: list[TreeDelivery] = []
     learner = receiver(closing, links, accept=journal.append)

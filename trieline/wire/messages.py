@@ -86,6 +86,8 @@ class AssignmentFailed(msgspec.Struct, frozen=True, kw_only=True, tag="assignmen
     actor_id: Name
     assignment_id: Count
     reason: Text
+    run_id: Name = ""
+    """As in the Grant of the assignment. "": it does not say, and means the run that hears it."""
 
 
 class TreeDelivery(msgspec.Struct, frozen=True, kw_only=True, tag="tree"):

@@ -262,7 +262,7 @@ class TreeReceiver:
                     self._register.remove(actor_id, "actors left", lost=stuck)
                 case AssignmentFailed(actor_id=actor_id, assignment_id=assignment_id, reason=reason):
                     self.rejected += 1
-                    self._ledger.drop(actor_id, assignment_id)
+                    self._no_tree_of(actor_id, assignment_id, message.run_id or self._run_id)
                     self._complaints.add("assignments given up by their actor", reason)
 
     def _refuse_malformed(self, identity: bytes, frames: Sequence[InFrame], error: MessageError) -> None:
@@ -324,13 +324,17 @@ class TreeReceiver:
         self.rejected += 1
         self._complaints.add(kind, f"{reason} (of {delivery.actor_id}, {delivery.tree.env_id})")
         with self._lock:
-            if delivery.run_id == self._run_id:
-                self._ledger.drop(delivery.actor_id, delivery.assignment_id)
-            else:
-                # While an actor works on this id for another run, it takes no grant of the same id.
-                self._ledger.take_back(delivery.actor_id, [delivery.assignment_id])
+            self._no_tree_of(delivery.actor_id, delivery.assignment_id, delivery.run_id)
         answer = Reject(sequence_number=delivery.sequence_number, reason=shortened(reason, MAX_TEXT))
         self._send(identity, answer)
+
+    def _no_tree_of(self, actor_id: str, assignment_id: int, run_id: str) -> None:
+        """What the actor held under this id, granted by that run, brings no tree. The lock is held."""
+        if run_id == self._run_id:
+            self._ledger.drop(actor_id, assignment_id)
+        else:
+            # While an actor works on this id for another run, it takes no grant of the same id.
+            self._ledger.take_back(actor_id, [assignment_id])
 
     def _greet(self, identity: bytes, hello: ActorHello) -> None:
         if hello.protocol != PROTOCOL_VERSION:

@@ -137,9 +137,13 @@ class TreeSender:
     def give_up(self, assignment_id: int, reason: str) -> None:
         """Say that no tree will ever come of an assignment, not even a broken one."""
         self._complaints.add("assignments that give no tree", reason, level=logging.ERROR)
-        self._open.pop(assignment_id, None)
-        reason = shortened(reason, MAX_TEXT)
-        note = AssignmentFailed(actor_id=self._actor_id, assignment_id=assignment_id, reason=reason)
+        run_id, _ = self._open.pop(assignment_id, ("", "train"))
+        note = AssignmentFailed(
+            actor_id=self._actor_id,
+            assignment_id=assignment_id,
+            reason=shortened(reason, MAX_TEXT),
+            run_id=run_id,
+        )
         self._notes.append(note)
         self._dealer.wake()
 
