@@ -21,6 +21,8 @@ from trieline.launcher.run_folder import RunFolder
 from trieline.launcher.sft_run import DATA_FOLDER, resume_sft, start_sft
 from trieline.learner.batch.batch import prepare_batch
 from trieline.learner.config import OptimizerConfig
+from trieline.learner.model.compute_device import choose_device
+from trieline.learner.model.compute_dtype import choose_dtype, dtype_name
 from trieline.learner.model.tree_forward import load_tree_model
 from trieline.learner.model_folder.model_source import prepare_model
 from trieline.learner.update.train_step import accumulate_gradients
@@ -44,8 +46,8 @@ def data(tmp_path: Path) -> Path:
     return path
 
 
-def config_for(tmp_path: Path, **learner: object) -> Config:
-    settings = ["model.path=builtin:tiny", "model.dtype=float32", f"run.folder={tmp_path / 'runs'}"]
+def config_for(tmp_path: Path, *, dtype: str = "float32", **learner: object) -> Config:
+    settings = ["model.path=builtin:tiny", f"model.dtype={dtype}", f"run.folder={tmp_path / 'runs'}"]
     settings += [f"learner.{name}={json.dumps(value)}" for name, value in learner.items()]
     config = load_config(["sft"], ["learner.trees_per_step=4", *settings, "learner.threads=1"])
     optimizer = OptimizerConfig(lr=3e-3)
@@ -180,6 +182,13 @@ def test_a_run_goes_on_from_another_folder_than_it_was_started_in(
     _, folder = start_sft(config, files=[data], journals=[], min_return=-np.inf, epochs=1)
     again = resume_sft(folder)
     assert (again.model.path, again.run.folder) == (str(tmp_path / "model"), str(tmp_path / "runs"))
+
+
+def test_a_run_goes_on_in_the_precision_that_its_first_machine_chose(tmp_path: Path, data: Path) -> None:
+    config = config_for(tmp_path, dtype="auto")
+    started, folder = start_sft(config, files=[data], journals=[], min_return=-np.inf, epochs=1)
+    assert started.model.dtype == dtype_name(choose_dtype("auto", choose_device("auto")))
+    assert resume_sft(folder).model == started.model
 
 
 def test_data_that_are_not_there_are_told_before_the_model_is_fetched(tmp_path: Path) -> None:

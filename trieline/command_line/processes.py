@@ -37,6 +37,7 @@ def add_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     model = verbs.add_parser("model", help="fetch or build a model once; prints its folder and precision")
     model.add_argument("path", help="builtin:smollm2-135m-instruct, builtin:tiny, a folder, or a hub name")
     model.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16"))
+    model.add_argument("--device", default="cpu", choices=("auto", "cpu", "cuda"), help="of the precision")
     model.set_defaults(run=_model)
 
 
@@ -79,11 +80,13 @@ def _actor(options: argparse.Namespace) -> int:
 def _model(options: argparse.Namespace) -> int:
     import json
 
+    from trieline.learner.model.compute_device import choose_device
     from trieline.learner.model.compute_dtype import choose_dtype, dtype_name
     from trieline.learner.model_folder.model_source import prepare_model
 
     folder = prepare_model(options.path, progress=_say)
-    print(json.dumps({"folder": str(folder), "dtype": dtype_name(choose_dtype(options.dtype))}))
+    dtype = choose_dtype(options.dtype, choose_device(options.device))
+    print(json.dumps({"folder": str(folder), "dtype": dtype_name(dtype)}))
     return 0
 
 

@@ -58,7 +58,8 @@ def start_sft(
             msg = f"expected data to train on at {path}, found nothing there"
             raise ConfigError(msg)
     config = with_absolute_paths(config)
-    prepare_model(config.model, Console(stderr=False))
+    model_config = prepare_model(config.model, Console(stderr=False), device=config.learner.device)
+    config = msgspec.structs.replace(config, model=model_config)
     model = tokenizer_folder(config.model.path)
     renderer = ChatRenderer(model, system_prompt="", template_kwargs=config.model.template_kwargs)
     header = header_of(model, renderer.vocab_size)

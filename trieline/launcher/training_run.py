@@ -116,8 +116,10 @@ def learner_spec(folder: RunFolder, *, resume: bool) -> ProcessSpec:
     )
 
 
-def prepare_model(model: ModelConfig, console: Console) -> ModelConfig:
+def prepare_model(model: ModelConfig, console: Console, *, device: str = "cpu") -> ModelConfig:
     """Fetch or build the model once, in a child, since that takes torch and the launcher has none.
+
+    `device`: `auto`, `cpu` or `cuda`, on which its precision is to be fast.
 
     Returns:
         The model with its precision decided, so that the run's config says it, and a resumed run on another
@@ -126,7 +128,8 @@ def prepare_model(model: ModelConfig, console: Console) -> ModelConfig:
     Raises:
         ChildError: the model can't be had; the message is the child's.
     """
-    command = [sys.executable, *PYTHON_OPTIONS, "-m", "trieline", "model", model.path, "--dtype", model.dtype]
+    asked = [model.path, "--dtype", model.dtype, "--device", device]
+    command = [sys.executable, *PYTHON_OPTIONS, "-m", "trieline", "model", *asked]
     try:
         child = subprocess.run(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=False, timeout=PREPARE_MODEL_S
