@@ -18,7 +18,7 @@ from trieline.command_line import main
 from trieline.config import Config, ConfigError, load_config
 from trieline.launcher.learner_program import run_learner_program
 from trieline.launcher.run_folder import RunFolder
-from trieline.launcher.sft_run import DATA_FOLDER, resume_sft, start_sft
+from trieline.launcher.sft_run import DATA_FOLDER, loss_line, resume_sft, start_sft
 from trieline.learner.batch.batch import prepare_batch
 from trieline.learner.config import OptimizerConfig
 from trieline.learner.model.compute_device import choose_device
@@ -189,6 +189,19 @@ def test_a_run_goes_on_in_the_precision_that_its_first_machine_chose(tmp_path: P
     started, folder = start_sft(config, files=[data], journals=[], min_return=-np.inf, epochs=1)
     assert started.model.dtype == dtype_name(choose_dtype("auto", choose_device("auto")))
     assert resume_sft(folder).model == started.model
+
+
+@pytest.mark.parametrize(
+    ("losses", "said"),
+    [
+        ([2.0, 1.5, 1.0], "loss 2.0000 at the first step, 1.0000 at the last"),
+        ([None, 1.5, None], "loss 1.5000 at the first step, 1.5000 at the last"),
+        ([None], "no step had a finite loss"),
+        ([], "no step had a finite loss"),
+    ],
+)
+def test_what_came_of_a_run_is_said_whatever_its_losses(losses: list[float | None], said: str) -> None:
+    assert loss_line([{"step": n, "loss/policy": loss} for n, loss in enumerate(losses)]) == said
 
 
 def test_data_that_are_not_there_are_told_before_the_model_is_fetched(tmp_path: Path) -> None:

@@ -3,9 +3,10 @@
 import math
 import random
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from rich.console import Console
@@ -117,9 +118,16 @@ def run_sft(config: Config, folder: RunFolder, *, resume: bool) -> int:
     if not finished:
         say(console, f"stopped. Go on with: trieline sft --resume {shlex.quote(str(folder.path))}")
         return 130
-    losses = [float(r["loss/policy"]) for r in folder.read_metrics() if "loss/policy" in r]
-    say(console, f"loss {losses[0]:.4f} at the first step, {losses[-1]:.4f} at the last")
+    say(console, loss_line(folder.read_metrics()))
     return 0
+
+
+def loss_line(records: Iterable[Mapping[str, Any]]) -> str:
+    """What came of a run. A step whose loss was not finite changed nothing, and has none in the metrics."""
+    losses = [float(loss) for r in records if (loss := r.get("loss/policy")) is not None]
+    if not losses:
+        return "no step had a finite loss"
+    return f"loss {losses[0]:.4f} at the first step, {losses[-1]:.4f} at the last"
 
 
 def _read_files(
