@@ -53,6 +53,7 @@ from benchmarks.learning_settings import RECIPES, Recipe, Setting
 from benchmarks.local_loop import Loop, run
 from benchmarks.train_step import machine
 from trieline.actors.demonstrations import demonstration_tree
+from trieline.actors.env_session import TaskChoice
 from trieline.config import Config, load_config
 from trieline.learner.allocator import keep_freed_memory
 from trieline.learner.model.compute_dtype import choose_dtype, dtype_name
@@ -99,7 +100,7 @@ def start_of(config: Config, folder: Path) -> tuple[Path, dict[str, float]]:
             env = envs[number % len(envs)]
             levels = env.curriculum.levels
             level = levels[number // len(envs) % len(levels)]
-            found.append(demonstration_tree(env, loop.renderer, 2**30 + number, level))
+            found.append(demonstration_tree(env, loop.renderer, TaskChoice(seed=2**30 + number, level=level)))
         return found
 
     warm_start(

@@ -1,5 +1,7 @@
+import re
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,15 +10,21 @@ from tests.actors import fake_envs
 from tests.actors.chat_folder import KINDS, Kind, write_chat_folder
 from tests.actors.chat_styles import PREFILLED
 from tests.actors.fake_envs import COUNTING, FAULTY
+from tests.actors.scripted_policy import ScriptedPolicy
+from tests.actors.test_rollout_group import play
 from trieline.actors.chat import ChatRenderer
 from trieline.actors.demonstrations import demonstration_tree
+from trieline.actors.env_session import TaskChoice
 from trieline.actors.errors import DemonstrationError
 from trieline.common.message import Message, Role
 from trieline.wire.config import EnvConfig, EpisodeConfig
+from trieline.wire.tree import TrajectoryTree
+
+SEVEN = TaskChoice(seed=7)
 
 
 def test_the_expert_s_replies_stand_where_sampled_ones_would(renderer: ChatRenderer) -> None:
-    tree = demonstration_tree(EnvConfig(id=COUNTING), renderer, 7, 2)
+    tree = demonstration_tree(EnvConfig(id=COUNTING), renderer, TaskChoice(seed=7, level=2))
     tree.validate(vocab_size=renderer.vocab_size)
     assert (tree.task_id, tree.level, tree.leaf_causes) == ("train-7-2", 2, ("",))
     assert tree.sampled.tolist() == [False, True, False, True, False, True]
@@ -33,8 +41,8 @@ def test_the_expert_s_replies_stand_where_sampled_ones_would(renderer: ChatRende
 
 
 def test_the_tokens_are_those_of_a_rollout_that_says_the_same(renderer: ChatRenderer) -> None:
-    whole = demonstration_tree(EnvConfig(id=COUNTING), renderer, 7)
-    short = demonstration_tree(EnvConfig(id=COUNTING, episode=EpisodeConfig(max_turns=2)), renderer, 7)
+    whole = demonstration_tree(EnvConfig(id=COUNTING), renderer, SEVEN)
+    short = demonstration_tree(EnvConfig(id=COUNTING, episode=EpisodeConfig(max_turns=2)), renderer, SEVEN)
     assert short.token_ids.tolist() == whole.token_ids[: short.num_tokens].tolist()
     assert not short.leaf_terminated.any()
 
@@ -42,7 +50,7 @@ def test_the_tokens_are_those_of_a_rollout_that_says_the_same(renderer: ChatRend
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_expert_s_episode_is_the_template_s_whole_text_at_once(tmp_path: Path, kind: Kind) -> None:
     renderer = ChatRenderer(write_chat_folder(tmp_path, kind=kind), system_prompt="")
-    tree = demonstration_tree(EnvConfig(id=COUNTING), renderer, 7)
+    tree = demonstration_tree(EnvConfig(id=COUNTING), renderer, SEVEN)
     said = ["task train-7-0", "good", "turn 1 after good", "good", "turn 2 after good/good", "good"]
     roles: tuple[Role, Role] = ("user", "assistant")
     (runs,) = renderer.conversation_paths(
@@ -56,7 +64,7 @@ def test_an_expert_who_does_not_think_where_the_template_opens_the_thinking_is_t
         tmp_path, template=PREFILLED.template, special=PREFILLED.special, eos=PREFILLED.eos
     )
     with pytest.raises(DemonstrationError, match="can't be a reply: expected a reply with its thinking"):
-        demonstration_tree(EnvConfig(id=COUNTING), ChatRenderer(folder), 7)
+        demonstration_tree(EnvConfig(id=COUNTING), ChatRenderer(folder), SEVEN)
 
 
 @pytest.mark.parametrize(
@@ -73,10 +81,6 @@ def test_an_expert_who_does_not_think_where_the_template_opens_the_thinking_is_t
         (EnvConfig(id="CartPole-v1"), "expected text as observation of reset, got ndarray"),
         (EnvConfig(id=FAULTY, kwargs={"fault": "nan"}), "expected a finite number as reward"),
         (
-            EnvConfig(id=FAULTY, kwargs={"fault": "raise"}),
-            "its demonstration raised ZeroDivisionError: no luck",
-        ),
-        (
             EnvConfig(id=FAULTY, kwargs={"fault": "sandbox"}),
             "its demonstration failed: the container is gone",
         ),
@@ -84,18 +88,42 @@ def test_an_expert_who_does_not_think_where_the_template_opens_the_thinking_is_t
 )
 def test_what_can_not_be_shown_is_said(renderer: ChatRenderer, env: EnvConfig, said: str) -> None:
     with pytest.raises(DemonstrationError, match=said):
-        demonstration_tree(env, renderer, 7)
+        demonstration_tree(env, renderer, SEVEN)
 
 
-def test_an_expert_that_hangs_is_given_up(renderer: ChatRenderer) -> None:
+def demonstrated(renderer: ChatRenderer, env: EnvConfig, **asked: Any) -> TrajectoryTree:
+    """What an actor sends for an assignment of one demonstration, whatever its policy says."""
+    policy = ScriptedPolicy(renderer, lambda prompt, sampling: "bad")
+    return play(policy, renderer, env, group_size=1, asked={"purpose": "demonstrate", **asked})
+
+
+def test_the_task_that_an_assignment_names_is_demonstrated(renderer: ChatRenderer) -> None:
+    assert demonstrated(renderer, EnvConfig(id=COUNTING), task_id="that one").task_id == "that one"
+    tree = demonstrated(renderer, EnvConfig(id=COUNTING), split="test")
+    assert (tree.task_id, tree.info["split"]) == ("test-11-0", "test")
+    # Where the environment has no splits, its one set of tasks is all.
+    without_splits = EnvConfig(id=FAULTY, kwargs={"fault": "none"})
+    assert "split" not in demonstrated(renderer, without_splits, split="test").info
+
+
+@pytest.mark.parametrize(
+    ("fault", "cause", "said"),
+    [
+        ("hang", "timeout", r"demonstration did not come back within 0\.05 s"),
+        ("raise", "environment", "its demonstration raised ZeroDivisionError: no luck"),
+        ("exit", "environment", "its demonstration raised RuntimeError: raised SystemExit: 3"),
+    ],
+)
+def test_an_expert_that_fails_gives_a_broken_tree(
+    renderer: ChatRenderer, fault: str, cause: str, said: str
+) -> None:
     fake_envs.released.clear()
     fake_envs.closed.clear()
-    try:
-        with pytest.raises(DemonstrationError, match=r"demonstration did not come back within 0\.05 s"):
-            demonstration_tree(EnvConfig(id=FAULTY, kwargs={"fault": "hang"}), renderer, 7, timeout_s=0.05)
-    finally:
-        fake_envs.released.set()
+    limits = EpisodeConfig(episode_timeout_s=0.05 if fault == "hang" else 60.0)
+    tree = demonstrated(renderer, EnvConfig(id=FAULTY, kwargs={"fault": fault}, episode=limits))
+    assert tree.leaf_causes == (cause,)
+    assert re.search(said, tree.info["broken"])
     deadline = time.monotonic() + 10
-    while "Faulty" not in fake_envs.closed:  # by the thread that was left behind
+    while "Faulty" not in fake_envs.closed:  # perhaps by the thread that was left behind
         assert time.monotonic() < deadline
         time.sleep(0.01)

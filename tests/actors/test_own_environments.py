@@ -7,6 +7,7 @@ from tests.actors.scripted_policy import ScriptedPolicy
 from tests.actors.test_rollout_group import by_seed, play
 from trieline.actors.chat import ChatRenderer
 from trieline.actors.demonstrations import demonstration_tree
+from trieline.actors.env_session import TaskChoice
 from trieline.wire.config import EnvConfig, EpisodeConfig
 
 ENVS = (
@@ -20,7 +21,7 @@ LEVELS = (0, 2, 4)
 @pytest.mark.parametrize("env", ENVS, ids=lambda env: env.id)
 @pytest.mark.parametrize("level", LEVELS)
 def test_an_expert_gets_the_full_reward(renderer: ChatRenderer, env: EnvConfig, level: int) -> None:
-    tree = demonstration_tree(env, renderer, 3, level)
+    tree = demonstration_tree(env, renderer, TaskChoice(seed=3, level=level))
     tree.validate(vocab_size=renderer.vocab_size)
     assert tree.sequence_return(0) == pytest.approx(1.0)
     assert tree.leaf_terminated.all()

@@ -1,10 +1,11 @@
 """The expert of an environment plays, for a supervised warm start."""
 
-import asyncio
 from dataclasses import dataclass
 
 from trieline.actors.demonstrations import demonstration_tree
-from trieline.actors.errors import DemonstrationError
+from trieline.actors.env_session import TaskChoice, takes_split
+from trieline.actors.env_threads import raised
+from trieline.actors.errors import ActorError, DemonstrationError, EnvFailure
 from trieline.actors.player import Stage
 from trieline.actors.rollout import Rollout
 from trieline.actors.tree_builder import build_tree
@@ -22,23 +23,36 @@ class DemonstrationPlayer:
         """As in `Player`."""
         async with self.stage.slots.episode():
             try:
-                # Its own deadline bounds it, so this thread always comes back.
-                return await asyncio.to_thread(self._play, assignment)
+                return await self._play(assignment)
             except DemonstrationError as error:
-                return self._broken(assignment, str(error))
+                return self._broken(assignment, "environment", str(error))
+            except EnvFailure as failure:
+                return self._broken(assignment, failure.cause, failure.reason)
 
-    def _play(self, assignment: Assignment) -> TrajectoryTree:
+    async def _play(self, assignment: Assignment) -> TrajectoryTree:
         env = self.stage.envs.get(assignment.env_id)
         if env is None:
             raise DemonstrationError(self.stage.lacks(assignment.env_id))
-        timeout_s = env.episode.episode_timeout_s or self.stage.config.episode_timeout_s
-        return demonstration_tree(
-            env, self.stage.renderer, assignment.seed, assignment.level, timeout_s=timeout_s
+        choice = TaskChoice(
+            seed=assignment.seed,
+            level=assignment.level,
+            task_id=assignment.task_id,
+            split=assignment.split if assignment.split is not None and takes_split(env) else None,
         )
+        what = f"{env.id}: its demonstration"
+        timeout_s = env.episode.episode_timeout_s or self.stage.config.episode_timeout_s
+        try:
+            return await self.stage.host.threads.call(
+                what, lambda: demonstration_tree(env, self.stage.renderer, choice), timeout_s
+            )
+        except (ActorError, EnvFailure):
+            raise
+        except Exception as error:
+            raise raised(what, error) from error
 
-    def _broken(self, assignment: Assignment, reason: str) -> TrajectoryTree:
-        self.stage.host.broken.add(assignment.env_id, "environment", reason)
-        rollout = Rollout(index=0, cause="environment", reason=reason)
+    def _broken(self, assignment: Assignment, cause: str, reason: str) -> TrajectoryTree:
+        self.stage.host.broken.add(assignment.env_id, cause, reason)
+        rollout = Rollout(index=0, cause=cause, reason=reason)
         return build_tree(
             [rollout],
             env_id=assignment.env_id,

@@ -1,5 +1,6 @@
 """An expert's episodes as trees, for a supervised warm start: its replies stand where sampled ones would."""
 
+import contextlib
 from collections.abc import Iterator
 
 import numpy as np
@@ -7,7 +8,6 @@ import numpy as np
 from trieline.actors.chat import ChatRenderer
 from trieline.actors.env_returns import checked_reset, checked_step
 from trieline.actors.env_session import TaskChoice, TextEnv, make_split
-from trieline.actors.env_threads import call_with_deadline
 from trieline.actors.errors import ChatTemplateError, DemonstrationError, EnvFailure
 from trieline.actors.rollout import Rollout, Turn
 from trieline.actors.tree_builder import build_tree
@@ -18,45 +18,32 @@ from trieline.wire.messages import Completion
 from trieline.wire.tree import TrajectoryTree
 
 
-def demonstration_tree(
-    env_config: EnvConfig,
-    renderer: ChatRenderer,
-    seed: int,
-    level: int | None = None,
-    *,
-    timeout_s: float = 900.0,
-) -> TrajectoryTree:
+def demonstration_tree(env_config: EnvConfig, renderer: ChatRenderer, choice: TaskChoice) -> TrajectoryTree:
     """One expert episode: behaviour log-probabilities and entropies 0, policy version 0, real rewards.
 
+    It blocks for as long as the environment takes.
+
     Raises:
-        DemonstrationError: the environment has no `demonstrate`, fails, does not get there in `timeout_s`, or
-            its expert needs more tokens in a turn than `max_tokens`, or says what the chat template shows
-            in no reply, which the policy could never learn to write.
+        DemonstrationError: the environment has no `demonstrate` or says that it failed, or its expert needs
+            more tokens in a turn than `max_tokens`, or says what the chat template shows in no reply, which
+            the policy could never learn to write.
+        Exception: whatever else the environment raised.
     """
-
-    def play() -> Rollout:
-        env = make_split(env_config, None)
-        try:
-            return _play(env, env_config, renderer, seed, level)
-        finally:
-            env.close()
-
     try:
-        rollout = call_with_deadline(f"{env_config.id}: its demonstration", play, timeout_s)
+        with contextlib.closing(make_split(env_config, choice.split)) as env:
+            rollout = _play(env, env_config, renderer, choice)
     except EnvFailure as failure:
         raise DemonstrationError(failure.reason) from failure
     except (EnvError, ChatTemplateError) as error:
         msg = f"{env_config.id}: its demonstration failed: {error}"
         raise DemonstrationError(msg) from error
-    reply = rollout.turns[0].reply
-    info = {"prompt": rollout.observations[0][:500], "reply": reply[:500]}
-    return build_tree([rollout], env_id=env_config.id, level=level, group_size=1, info=info)
+    info = {"prompt": rollout.observations[0][:500], "reply": rollout.turns[0].reply[:500]}
+    info |= {} if choice.split is None else {"split": choice.split}
+    return build_tree([rollout], env_id=env_config.id, level=choice.level, group_size=1, info=info)
 
 
-def _play(env: TextEnv, config: EnvConfig, renderer: ChatRenderer, seed: int, level: int | None) -> Rollout:
-    task = checked_reset(
-        env.reset(seed=seed, options=TaskChoice(seed=seed, level=level).options), config.id, seed
-    )
+def _play(env: TextEnv, config: EnvConfig, renderer: ChatRenderer, choice: TaskChoice) -> Rollout:
+    task = checked_reset(env.reset(seed=choice.seed, options=choice.options), config.id, choice.seed)
     rollout = Rollout(index=0, observations=[task.observation], task_id=task.task_id)
     context = rollout.prompt = renderer.prompt_tokens(task.observation)
     used = len(context)

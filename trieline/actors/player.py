@@ -26,7 +26,7 @@ class Player(Protocol):
         """Play everything that the assignment asks for. Always gives a tree, its leaves broken at worst.
 
         Raises:
-            BaseExceptionGroup: of StuckEnvironmentsError; this process can't go on.
+            StuckEnvironmentsError, or a BaseExceptionGroup of it: this process can't go on.
         """
 
 
