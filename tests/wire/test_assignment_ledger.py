@@ -62,6 +62,23 @@ def test_evaluations_have_their_seats_and_no_more_while_others_wait() -> None:
     assert ids(grant(ledger, {"c": 9}, evaluation_seats=0)) == {"c": [0, 1, 10]}
 
 
+def test_what_is_withdrawn_is_granted_to_nobody() -> None:
+    ledger = AssignmentLedger(max_losses=3)
+    ledger.offer(evaluations(0, 1, 2, 3))
+    ledger.offer(assignments(4))
+    assert ids(grant(ledger, {"a": 2}, evaluation_seats=9)) == {"a": [0, 1]}
+    ledger.withdraw({0, 1, 2, 77})
+    assert ledger.outstanding("evaluate") == 3
+    # What has begun may bring its tree.
+    assert ledger.owed("a", 0) is not None
+    assert ledger.close("a", 0)
+    # Or not: nobody plays it again.
+    assert ledger.take_back("a", lost=True) == 1
+    assert ledger.outstanding("evaluate") == 1
+    assert ids(grant(ledger, {"b": 9}, evaluation_seats=9)) == {"b": [3, 4]}
+    assert ledger.take_given_up() == []
+
+
 def test_what_is_taken_back_goes_out_first_in_its_order() -> None:
     ledger = AssignmentLedger()
     ledger.offer(assignments(0, 1, 2, 3))

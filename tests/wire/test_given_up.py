@@ -54,6 +54,28 @@ def test_a_task_over_which_a_third_actor_is_stuck_is_given_up(
     assert [task.seed for task in learner.take_given_up()] == [9]
 
 
+def test_what_nobody_wants_any_more_is_not_begun(closing: contextlib.ExitStack, links: LinksConfig) -> None:
+    learner = receiver(closing, links)
+
+    def evaluate(*ids: int) -> None:
+        learner.offer(
+            [Assignment(assignment_id=i, env_id="test/Long-v0", seed=i, purpose="evaluate") for i in ids]
+        )
+
+    async def play() -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            actor = await sender(stack, links, "actor")
+            evaluate(0, 1, 2)
+            begun = await actor.next_assignment(WAIT_S)
+            learner.withdraw([0, 1, 2])
+            evaluate(3)
+            await actor.send(begun.assignment_id, long_tree(np.random.default_rng(0), num_tokens=64))
+            assert (await actor.next_assignment(WAIT_S)).seed == 3
+
+    asyncio.run(play())
+    assert learner.get(WAIT_S, "evaluate").assignment_id == 0
+
+
 def test_an_actor_that_is_set_aside_is_granted_nothing_and_may_bring_what_it_holds(
     closing: contextlib.ExitStack, links: LinksConfig
 ) -> None:

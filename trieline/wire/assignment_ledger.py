@@ -1,7 +1,7 @@
 """Who owes which tree: assignments that wait for an actor, and those that an actor holds.
 
-Every offered assignment is in exactly one place, waiting or with one actor, until it is closed or given up.
-An actor from which it was taken back may bring its tree all the same, once.
+Every offered assignment is in exactly one place, waiting or with one actor, until it is closed, given up or
+withdrawn. An actor from which it was taken back may bring its tree all the same, once.
 """
 
 from collections import Counter, deque
@@ -50,6 +50,8 @@ class AssignmentLedger:
         """By actor, of what it holds."""
         self._evaluated_episodes = 0
         """Of all evaluations that are held."""
+        self._unwanted: set[int] = set()
+        """Withdrawn while they were held."""
         self._taken_back: dict[tuple[str, int], Assignment] = {}
         self._first_id: int | None = None
         self._closed_earlier: set[tuple[str, int]] = set()
@@ -73,6 +75,15 @@ class AssignmentLedger:
             self._outstanding[assignment.purpose] += 1
             if self._first_id is None or assignment.assignment_id < self._first_id:
                 self._first_id = assignment.assignment_id
+
+    def withdraw(self, assignment_ids: Collection[int]) -> None:
+        """Grant these to nobody any more. The tree of one that is held may still come."""
+        for line in (self._waiting, self._evaluations):
+            for assignment in [a for a in line if a.assignment_id in assignment_ids]:
+                line.remove(assignment)
+                self._forget(assignment)
+        held = {assignment_id for of_actor in self._held.values() for assignment_id in of_actor}
+        self._unwanted |= held.intersection(assignment_ids)
 
     def grant(
         self, free: Mapping[str, Hand], now: float, *, evaluation_seats: int
@@ -149,9 +160,8 @@ class AssignmentLedger:
         held = self._held.get(actor_id)
         if held is None or (found := held.pop(assignment_id, None)) is None:
             return False
-        self._losses.pop(assignment_id, None)
         self._count(actor_id, found[0], -found[0].group_size)
-        self._outstanding[found[0].purpose] -= 1
+        self._forget(found[0])
         if not held:
             del self._held[actor_id]
         return True
@@ -170,7 +180,9 @@ class AssignmentLedger:
             self._count(actor_id, assignment, -assignment.group_size)
             if lost:
                 self._losses[assignment_id] += 1
-            if self._max_losses is not None and self._losses[assignment_id] >= self._max_losses:
+            if assignment_id in self._unwanted:
+                self._forget(assignment)
+            elif self._max_losses is not None and self._losses[assignment_id] >= self._max_losses:
                 self._give_up(assignment)
             else:
                 self._line_of(assignment).appendleft(assignment)
@@ -188,9 +200,13 @@ class AssignmentLedger:
         held = self._held.get(actor_id, {})
         return [i for i, (_, granted_at) in held.items() if granted_at < granted_before and i not in listed]
 
-    def _give_up(self, assignment: Assignment) -> None:
-        del self._losses[assignment.assignment_id]
+    def _forget(self, assignment: Assignment) -> None:
+        self._losses.pop(assignment.assignment_id, None)
+        self._unwanted.discard(assignment.assignment_id)
         self._outstanding[assignment.purpose] -= 1
+
+    def _give_up(self, assignment: Assignment) -> None:
+        self._forget(assignment)
         if assignment.purpose == "train":
             self._given_up.append(assignment)
 

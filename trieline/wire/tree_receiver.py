@@ -135,6 +135,11 @@ class TreeReceiver:
             self._ledger.offer(assignments)
         self._thread.wake()
 
+    def withdraw(self, assignment_ids: Iterable[int]) -> None:
+        """Grant these to nobody any more. What actors hold of them they may still bring."""
+        with self._lock:
+            self._ledger.withdraw(frozenset(assignment_ids))
+
     def get(self, timeout_s: float, purpose: Purpose = "train") -> TreeDelivery:
         """The next accepted tree of that purpose, or PeerTimeoutError."""
         try:

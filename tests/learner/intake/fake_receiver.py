@@ -1,6 +1,7 @@
 """The trajectory link as the intake sees it, without sockets: what was asked for, and what comes."""
 
 from collections import deque
+from collections.abc import Iterable
 
 from trieline.wire.errors import PeerTimeoutError
 from trieline.wire.messages import Assignment, Purpose, TreeDelivery
@@ -12,12 +13,17 @@ class FakeReceiver:
 
     def __init__(self) -> None:
         self.offered: list[Assignment] = []
+        self.withdrawn: set[int] = set()
         self._open: dict[int, Assignment] = {}
         self._trees: dict[Purpose, deque[TreeDelivery]] = {}
 
     def offer(self, assignments: list[Assignment]) -> None:
         self.offered += assignments
         self._open |= {a.assignment_id: a for a in assignments}
+
+    def withdraw(self, assignment_ids: Iterable[int]) -> None:
+        """They count as begun, and may still come."""
+        self.withdrawn |= set(assignment_ids)
 
     def outstanding(self, purpose: Purpose = "train") -> int:
         return sum(a.purpose == purpose for a in self._open.values())

@@ -100,6 +100,7 @@ def test_a_silent_evaluation_is_given_up(caplog: pytest.LogCaptureFixture) -> No
     with caplog.at_level(logging.WARNING):
         assert running.wait() is None
     assert "the evaluation after step 3 is given up: 0 of its 6 tasks came" in caplog.text
+    assert receiver.withdrawn == {a.assignment_id for a in receiver.offered}, "nobody begins one any more"
     # What comes of it later is not taken for the next one's.
     late = receiver.offered[0]
     running.start(4)

@@ -67,6 +67,11 @@ class Evaluation:
         return len(self._trees)
 
     @property
+    def missing(self) -> frozenset[int]:
+        """Ids of the assignments whose tree has not come."""
+        return frozenset(self._awaited - self._trees.keys())
+
+    @property
     def is_complete(self) -> bool:
         return self.num_played == self.num_tasks
 
@@ -181,6 +186,8 @@ class Evaluations:
             self._running.num_tasks,
             self._silence_s,
         )
+        # They would be played before the tasks of the next one.
+        self._receiver.withdraw(self._running.missing)
         self._running = None
 
     def _take(self, timeout_s: float) -> bool:
