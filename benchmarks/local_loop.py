@@ -153,7 +153,7 @@ class Loop:
         version, weights = self._versions[-1]
         self.policy.engine.take_weights(weights, version)
         async with self.player(self.config.actor) as player:
-            report = await play_evaluation(self.config, player)
+            report = await play_evaluation(self.config, player, tasks={})
         version, weights = self._versions[0]
         self.policy.engine.take_weights(weights, version)
         return {env.env_id: env.mean_return or 0.0 for env in report.envs}

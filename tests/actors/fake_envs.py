@@ -19,6 +19,7 @@ FAULTY = "tests.actors.fake_envs:fake/Faulty-v0"
 UNFORKABLE = "tests.actors.fake_envs:fake/Unforkable-v0"
 FINISHING = "tests.actors.fake_envs:fake/Finishing-v0"
 POOLED = "tests.actors.fake_envs:fake/Pooled-v0"
+LISTING = "tests.actors.fake_envs:fake/Listing-v0"
 RESTLESS = "tests.actors.fake_envs:fake/Restless-v0"
 
 released = threading.Event()
@@ -68,6 +69,39 @@ class Counting(gymnasium.Env[str, str]):
     def demonstrate(self) -> Iterator[str]:
         while self.turn < self.turns:
             yield "good"
+
+
+class Listing(Counting):
+    """Lists its tasks, of which it takes some, and `deaf` hears of none."""
+
+    def __init__(self, *, answer: str = "good") -> None:
+        super().__init__(turns=1)
+        self.answer = answer
+
+    def task_ids(self, split: str) -> Any:
+        if self.answer == "hang":
+            released.wait()
+        if self.answer == "fail":
+            raise KeyError(split)
+        answers = {
+            "twice": ["a", "b", "a"],
+            "numbers": [1, 2],
+            "text": "ab",
+            "none": [],
+            "both": ["a", "b"],
+            "long": ["a" * 201],
+            "many": [f"{number}" for number in range(100_001)],
+            "surrogate": ["\ud800"],
+        }
+        return answers.get(self.answer, [f"{split} {number}" for number in range(5)])
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[str, dict[str, Any]]:
+        if (options or {}).get("task_id") == "gone":
+            msg = "no such row"
+            raise KeyError(msg)
+        return super().reset(seed=seed, options=None if self.answer == "deaf" else options)
 
 
 class Forkable(Counting):
@@ -163,6 +197,7 @@ for name, entry in (
     ("Unforkable", Counting),
     ("Restless", Restless),
     ("Finishing", Finishing),
+    ("Listing", Listing),
     ("Pooled", Pooled),
 ):
     gymnasium.register(id=f"fake/{name}-v0", entry_point=entry, disable_env_checker=True)  # type: ignore[arg-type]

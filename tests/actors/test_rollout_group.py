@@ -9,7 +9,7 @@ import pytest
 
 from tests.actors import fake_envs
 from tests.actors.chat_folder import CHATML, write_chat_folder
-from tests.actors.fake_envs import COUNTING, FAULTY, FINISHING, RESTLESS, UNFORKABLE
+from tests.actors.fake_envs import COUNTING, FAULTY, FINISHING, LISTING, RESTLESS, UNFORKABLE
 from tests.actors.scripted_policy import ENTROPY, LOGPROB, VERSION, Script, ScriptedPolicy
 from trieline.actors.broken_episodes import BrokenEpisodes
 from trieline.actors.chat import ChatRenderer
@@ -365,6 +365,25 @@ def test_an_assignment_names_its_task_and_its_split(renderer: ChatRenderer) -> N
     asked = {"split": "test"}
     tree = play(ScriptedPolicy(renderer, always("good")), renderer, EnvConfig(id=COUNTING), asked=asked)
     assert tree.task_id == "test-11-0"
+
+
+def test_a_listed_task_is_of_its_own_split_and_no_other_is_taken_for_it(renderer: ChatRenderer) -> None:
+    policy = ScriptedPolicy(renderer, always("good"))
+    tree = play(policy, renderer, EnvConfig(id=LISTING), asked={"task_id": "test 3", "split": "test"})
+    assert (tree.task_id, tree.info["split"]) == ("test 3", "test")
+    assert tree.leaf_causes == ("",) * 4
+    deaf = EnvConfig(id=LISTING, kwargs={"answer": "deaf"})
+    tree = play(policy, renderer, deaf, asked={"task_id": "train 3"})
+    assert (tree.task_id, set(tree.leaf_causes)) == ("train 3", {"environment"})
+    assert "expected the task 'train 3', as asked for in the options of reset" in tree.info["broken"]
+    assert "got 'train-11-0'" in tree.info["broken"]
+
+
+def test_a_task_that_this_actor_s_environment_lacks_is_named(renderer: ChatRenderer) -> None:
+    policy = ScriptedPolicy(renderer, always("good"))
+    tree = play(policy, renderer, EnvConfig(id=LISTING), asked={"task_id": "gone"})
+    assert (tree.task_id, set(tree.leaf_causes)) == ("gone", {"environment"})
+    assert f"{LISTING}: reset to the task 'gone' raised KeyError: 'no such row'" in tree.info["broken"]
 
 
 def test_an_environment_without_splits_is_played_as_it_is(renderer: ChatRenderer) -> None:

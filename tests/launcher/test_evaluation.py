@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from tests.actors import fake_envs
 from tests.actors.chat_folder import write_chat_folder
-from tests.actors.fake_envs import COUNTING, FAULTY
+from tests.actors.fake_envs import COUNTING, FAULTY, LISTING
 from tests.actors.scripted_policy import VERSION, Script, ScriptedPolicy
 from trieline.actors.chat import ChatRenderer
 from trieline.actors.config import ActorConfig
@@ -43,6 +44,7 @@ def run(
     *envs: EnvConfig,
     actor: ActorConfig | None = None,
     progress: Any = None,
+    tasks: Mapping[str, Sequence[str]] | None = None,
     **settings: Any,
 ) -> EvalReport:
     config = Config(
@@ -67,7 +69,7 @@ def run(
             slots=EpisodeSlots(64),
         )
         try:
-            return await play_evaluation(config, play_environments(stage), progress)
+            return await play_evaluation(config, play_environments(stage), progress, tasks=tasks or {})
         finally:
             await host.close()
 
@@ -144,6 +146,19 @@ def test_broken_episodes_count_in_nothing_else(renderer: ChatRenderer) -> None:
     )
     assert not broken.held_out
     assert sound.broken == {}
+
+
+def test_a_list_is_held_out_though_its_environment_is_made_for_no_split(renderer: ChatRenderer) -> None:
+    env = EnvConfig(id=LISTING)
+    tasks = {LISTING: [f"test {number}" for number in range(5)]}
+    reports = [
+        run(renderer, lambda prompt, sampling: "good", env, tasks=tasks, episodes=2, seed=seed)
+        for seed in (0, 1)
+    ]
+    for report in reports:
+        (found,) = report.envs
+        assert (found.held_out, found.tasks, found.mean_return) == (True, 2, 1.0)
+        assert [t.task_id for t in found.transcripts] == ["test 0", "test 2"]
 
 
 def test_a_report_is_json(renderer: ChatRenderer) -> None:

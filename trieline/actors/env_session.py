@@ -117,7 +117,8 @@ class EnvSession:
             self._env = make_split(config, choice.split)
             return self._env.reset(seed=choice.seed, options=choice.options)
 
-        return checked_reset(await self._call("reset", make_and_reset), self._env_id, choice.seed)
+        call = "reset" if choice.task_id is None else f"reset to the task {choice.task_id!r}"
+        return checked_reset(await self._call(call, make_and_reset), self._env_id, choice.seed)
 
     async def step(self, action: str) -> Step:
         """One action.
@@ -219,10 +220,10 @@ def fork_env(env: TextEnv) -> TextEnv:
     return wrapper
 
 
-def env_method(env: TextEnv, name: str) -> Callable[[], object] | None:
+def env_method(env: TextEnv, name: str) -> Callable[..., object] | None:
     """An optional method of the environment or one of its wrappers."""
     try:
-        method: Callable[[], object] = env.get_wrapper_attr(name)
+        method: Callable[..., object] = env.get_wrapper_attr(name)
     except AttributeError:
         return None
     return method

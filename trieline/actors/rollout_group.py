@@ -44,7 +44,9 @@ class GroupPlayer:
         else:
             split = assignment.split if assignment.split is not None and takes_split(env) else None
             rollouts += await self._play_known(assignment, env, split, rollouts)
-            info = {} if split is None else {"split": split}
+            # A task that is asked for by name is of its own split, whatever the environment is made for.
+            played = split if assignment.task_id is None else assignment.split
+            info = {} if played is None else {"split": played}
         if assignment.purpose == "evaluate":
             info["transcript"] = transcript(rollouts[0], self.stage.config.system_prompt)
         return build_tree(
@@ -53,6 +55,7 @@ class GroupPlayer:
             level=assignment.level,
             group_size=assignment.group_size,
             info=_notes(rollouts) | info,
+            task_id=assignment.task_id,
         )
 
     async def _play_known(
@@ -140,23 +143,34 @@ class GroupPlayer:
         )
 
     def _check_same_task(self, rollouts: list[Rollout], assignment: Assignment) -> None:
-        """Rollouts of another task than the first one's can't be compared with it: they count as broken."""
-        begun = [r for r in rollouts if r.prompt is not None]
-        for rollout in begun[1:]:
-            same_task = rollout.task_id == begun[0].task_id
-            if same_task and begun[0].prompt is not None and rollout.prompt is not None:
-                same_task = common_prefix(begun[0].prompt, rollout.prompt) > 0
-            if same_task:
+        """Rollouts of another task than was asked for, or than the first one's, count as broken."""
+        first: Rollout | None = None
+        for rollout in rollouts:
+            if rollout.prompt is None:
                 continue
-            rollout.cause = "environment"
-            rollout.reason = (
-                f"{assignment.env_id}: expected the same task for the same seed {assignment.seed}, "
-                f"got {begun[0].task_id!r} and {rollout.task_id!r}"
-            )
-            self.stage.host.broken.add(assignment.env_id, "environment", rollout.reason)
-            rollout.prompt = None
-            rollout.turns.clear()
-            rollout.rewards.clear()
+            if assignment.task_id is not None and rollout.task_id != assignment.task_id:
+                self._break_other_task(
+                    rollout,
+                    assignment.env_id,
+                    f"expected the task {assignment.task_id!r}, as asked for in the options of reset, in its "
+                    f"info, got {rollout.task_id!r}",
+                )
+            elif first is None or first.prompt is None:
+                first = rollout
+            elif first.task_id != rollout.task_id or common_prefix(first.prompt, rollout.prompt) == 0:
+                self._break_other_task(
+                    rollout,
+                    assignment.env_id,
+                    f"expected the same task for the same seed {assignment.seed}, got {first.task_id!r} and "
+                    f"{rollout.task_id!r}",
+                )
+
+    def _break_other_task(self, rollout: Rollout, env_id: str, reason: str) -> None:
+        rollout.cause, rollout.reason = "environment", f"{env_id}: {reason}"
+        self.stage.host.broken.add(env_id, "environment", rollout.reason)
+        rollout.prompt = None
+        rollout.turns.clear()
+        rollout.rewards.clear()
 
     def _break_unknown(self, rollouts: list[Rollout], env_id: str) -> None:
         reason = self.stage.lacks(env_id)

@@ -136,12 +136,18 @@ class TreeBuilder:
 
 
 def build_tree(
-    rollouts: Sequence[Rollout], *, env_id: str, level: int | None, group_size: int, info: Mapping[str, str]
+    rollouts: Sequence[Rollout],
+    *,
+    env_id: str,
+    level: int | None,
+    group_size: int,
+    info: Mapping[str, str],
+    task_id: str | None = None,
 ) -> TrajectoryTree:
     """One tree of all rollouts of a task, in the order of their numbers, one leaf each.
 
     Rollouts from `group_size` on are forks that the branching policy asked for. A rollout that never began is
-    a broken leaf on the prompt.
+    a broken leaf on the prompt. `task_id`: the task that was asked for; None: the one that was drawn.
     """
     builder = TreeBuilder()
     prompt_nodes = _add_prompts(builder, [r.prompt for r in rollouts if r.prompt is not None])
@@ -162,7 +168,8 @@ def build_tree(
             if number < len(rollout.rewards):
                 builder.add_reward(node, rollout.rewards[number])
         builder.add_leaf(node, terminated=rollout.terminated, cause=rollout.cause)
-    task_id = next((r.task_id for r in rollouts if r.task_id), "")
+    if task_id is None:
+        task_id = next((r.task_id for r in rollouts if r.task_id), "")
     return builder.build(env_id=env_id, task_id=task_id, level=level or 0, info=info)
 
 

@@ -1,5 +1,7 @@
 """Environments tried before a run starts, where they can't disturb the program that starts it."""
 
+from collections.abc import Callable
+
 from trieline.actors.env_session import first_task
 from trieline.actors.errors import EnvironmentSetupError
 from trieline.config import Config
@@ -30,13 +32,22 @@ def first_line(env: EnvConfig, config: Config) -> str:
     Raises:
         EnvironmentSetupError: as `check_environments`.
     """
-    timeout_s = env.episode.turn_timeout_s or config.actor.turn_timeout_s
 
-    def look() -> None:
+    def look(timeout_s: float) -> None:
         task = first_task(env, timeout_s)
         raise Remark(next(iter(task.observation.strip().splitlines()), ""))
 
-    result = run_apart(env.id, look, timeout_s + APART_S)
+    return look_apart(env, config, look)
+
+
+def look_apart(env: EnvConfig, config: Config, look: Callable[[float], None]) -> str:
+    """Call `look` with the environment's deadline in a process of its own; the remark that it makes.
+
+    Raises:
+        EnvironmentSetupError: it failed.
+    """
+    timeout_s = env.episode.turn_timeout_s or config.actor.turn_timeout_s
+    result = run_apart(env.id, lambda: look(timeout_s), timeout_s + APART_S)
     if not result.passed:
         raise EnvironmentSetupError(
             result.detail if env.id in result.detail else f"{env.id}: {result.detail}"

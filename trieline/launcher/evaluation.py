@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from trieline.actors.episode_slots import EpisodeSlots
 from trieline.actors.gymnasium_player import play_environments
 from trieline.actors.player import Player, Stage
 from trieline.config import Config
+from trieline.launcher.task_lists import list_tasks, lists_by_env
 from trieline.learner.intake.evaluation import Evaluation, evaluation_assignments
 from trieline.learner.intake.evaluation_report import EvalReport
 from trieline.wire.generate_link import PolicyClient
@@ -25,17 +26,21 @@ def evaluate(
     """Play what the actors of a run would be asked to play, here. `progress` is told (finished, all) tasks.
 
     Raises:
-        EnvironmentSetupError: an environment is not registered.
+        EnvironmentSetupError: an environment is not registered, or its list of tasks is none.
         PeerTimeoutError: no policy server answers.
     """
     renderer = ChatRenderer(
         model_folder, system_prompt=config.actor.system_prompt, template_kwargs=config.model.template_kwargs
     )
-    return asyncio.run(_evaluate(config, renderer, progress))
+    tasks = {env_id: lists.test for env_id, lists in lists_by_env(list_tasks(config)).items()}
+    return asyncio.run(_evaluate(config, renderer, progress, tasks))
 
 
 async def _evaluate(
-    config: Config, renderer: ChatRenderer, progress: Callable[[int, int], None] | None
+    config: Config,
+    renderer: ChatRenderer,
+    progress: Callable[[int, int], None] | None,
+    tasks: Mapping[str, Sequence[str]],
 ) -> EvalReport:
     actor = config.actor
     client = PolicyClient(config.links)
@@ -53,17 +58,21 @@ async def _evaluate(
     await client.start()
     try:
         await client.status(timeout_s=config.learner.startup_timeout_s)
-        return await play_evaluation(config, play_environments(stage), progress)
+        return await play_evaluation(config, play_environments(stage), progress, tasks=tasks)
     finally:
         await host.close()
         await client.close()
 
 
 async def play_evaluation(
-    config: Config, player: Player, progress: Callable[[int, int], None] | None = None
+    config: Config,
+    player: Player,
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    tasks: Mapping[str, Sequence[str]],
 ) -> EvalReport:
-    """Have one player play all tasks."""
-    assignments = evaluation_assignments(config.envs, config.evaluation, itertools.count().__next__)
+    """Have one player play all tasks; `tasks`: as in `evaluation_assignments`."""
+    assignments = evaluation_assignments(config.envs, config.evaluation, itertools.count().__next__, tasks)
     evaluation = Evaluation(assignments, config.evaluation)
 
     async def play(assignment: Assignment) -> None:

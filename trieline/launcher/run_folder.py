@@ -1,7 +1,7 @@
 """A run folder: where everything about one run stands, by name.
 
-`config.toml`, `logs/<process>.log`, `metrics.jsonl`, `tensorboard/`, `checkpoints/step_N/`, `journal/`,
-`eval/`, `report.md`.
+`config.toml`, `tasks.json`, `logs/<process>.log`, `metrics.jsonl`, `tensorboard/`, `checkpoints/step_N/`,
+`journal/`, `eval/`, `report.md`.
 """
 
 import contextlib
@@ -87,6 +87,11 @@ class RunFolder:
     @property
     def config(self) -> Path:
         return self.path / "config.toml"
+
+    @property
+    def tasks(self) -> Path:
+        """See `task_lists`."""
+        return self.path / "tasks.json"
 
     @property
     def logs(self) -> Path:

@@ -23,6 +23,7 @@ from trieline.launcher.progress import Progress, say
 from trieline.launcher.run_folder import MetricsTail, RunFolder
 from trieline.launcher.run_sockets import expect_free, run_sockets, with_free_addresses
 from trieline.launcher.supervisor import PYTHON_OPTIONS, ChildError, ProcessSpec, Supervisor
+from trieline.launcher.task_lists import list_tasks, write_listings
 from trieline.learner.settings import check_settings
 from trieline.wire.config import ModelConfig
 from trieline.wire.journal import expect_no_writer
@@ -62,12 +63,15 @@ def run_training(config: Config, *, folder: RunFolder | None, resume: bool) -> i
     config = with_absolute_paths(config)
     config = msgspec.structs.replace(config, model=prepare_model(config.model, console))
     check_environments(config)
+    listings = [] if config.learner.replay is not None else list_tasks(config)
     with run_sockets(config.links) as links:
         config = msgspec.structs.replace(config, links=links)
         if folder is None:
             folder = RunFolder.create(config)
         else:
             folder.write(config)  # with the addresses of this start
+        if listings:
+            write_listings(folder.tasks, listings)
         say(console, f"run folder: {folder.path}")
         finished = supervise(config, folder, process_specs(config, folder, resume=resume), console)
     if not finished:

@@ -51,10 +51,10 @@ class WarmStartConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
 
 class EvaluationConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Held-out success on tasks of the split `test`, the same for the same seed, played by the actors."""
+    """Held-out success on tasks of the split `test`, always the same ones, played by the actors."""
 
     episodes: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 100
-    """Tasks per environment."""
+    """Tasks per environment: evenly out of its list (all, if it is shorter), or drawn by `seed`."""
     attempts: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 1
     """Episodes per task; the k of avg@k and pass@k."""
     temperature: Annotated[float, msgspec.Meta(ge=0)] = 1.0

@@ -3,7 +3,7 @@
 import errno
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from functools import partial
@@ -43,6 +43,7 @@ from trieline.learner.update.learner import Learner
 from trieline.wire.config import EnvConfig, LinksConfig, ModelConfig
 from trieline.wire.journal import Journal
 from trieline.wire.journal_header import JournalHeader, expect_tokenizer, header_of
+from trieline.wire.task_lists import TaskLists
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +75,8 @@ class LearnerRun:
     """How held-out success is measured."""
     max_forks: int | None = None
     """Of the rollouts of one tree, as the actors branch. None: unknown."""
+    tasks: Mapping[str, TaskLists] = field(default_factory=dict)
+    """By environment id, of those that list their tasks. Not used in a replay."""
 
 
 def run_learner(run: LearnerRun) -> int:
@@ -115,6 +118,7 @@ def _run(run: LearnerRun, stop: threading.Event) -> None:
         group_size=config.group_size,
         promotion_episodes=config.promotion_episodes,
         hardest_level_share=config.hardest_level_share,
+        tasks=None if config.replay is not None else {i: lists.train for i, lists in run.tasks.items()},
     )
     if checkpoint is not None and state is not None:
         _restore(learner, curriculum, checkpoint, state)
@@ -237,7 +241,7 @@ def _open_source(
         live.receiver, curriculum, pacing, size, batch_timeout_s=config.batch_timeout_s, stop=stop
     )
     if run.resume:
-        curriculum.skip_handed_out(accepted.last_assignment)
+        curriculum.skip_handed_out(accepted.last_assignment, accepted.unused_tasks())
         unused = source.preload(accepted.unused)
         log.info("%d trees are in the journal that no step has used yet", unused)
     return live, source
@@ -269,6 +273,7 @@ def _live_parts(run: LearnerRun, live: LiveLinks, curriculum: Curriculum, stop: 
             live.receiver,
             run.envs,
             run.evaluation,
+            tasks={i: lists.test for i, lists in run.tasks.items()},
             next_id=curriculum.take_id,
             silence_s=timeout_s,
             stop=stop,

@@ -151,7 +151,7 @@ class Training:
         version = self._learner.policy_version
         of_this_run = self._live is not None and not trees.preloaded
         report = self._learner.step(trees.trees, expect_agreement=of_this_run)
-        self._advance(trees)
+        self._advance(trees, version)
         computed = time.monotonic()
         try:
             if report.applied:
@@ -181,11 +181,19 @@ class Training:
             self._metrics.write(self.step, figures)
             self._learner.check_mismatch(figures, CANARY)
 
-    def _advance(self, trees: StepTrees) -> None:
+    def _advance(self, trees: StepTrees, version: int) -> None:
         self.step += 1
         self._records_taken += trees.num_records
         for tree in trees.taken:
-            self._curriculum.record(tree.env_id, tree.level, scored_returns(tree))
+            self._curriculum.record(
+                tree.env_id,
+                tree.level,
+                scored_returns(tree),
+                task_id=tree.task_id,
+                policy_version=version,
+            )
+        for task in trees.given_up:
+            self._curriculum.record(task.env_id, task.level, [], task_id=task.task_id)
 
     def _publish(self) -> None:
         """New weights to the policy servers. New trees are asked for only when all of them serve these."""
@@ -210,7 +218,7 @@ class Training:
             "policy_version": self._learner.policy_version,
             **tally.figures(),
             **times,
-            **{f"curriculum/{env}/level": level for env, level in self._curriculum.levels().items()},
+            **self._curriculum.figures(),
         }
         if self._live is not None:
             values["perf/actor_tokens_per_second"] = values["tokens/sampled"] / times["time/step"]

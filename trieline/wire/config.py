@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from trieline.common.numbers import Positive, PositiveFloat, Seconds
+from trieline.common.numbers import Count, Positive, PositiveFloat, Seconds
 
 
 class LinksConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -93,6 +93,15 @@ class CurriculumConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """The next level opens when the mean reward at the hardest open one has reached this."""
     eval_levels: list[int] = []
     """Levels of the held-out tasks. Empty: all `levels`."""
+    listed: bool = True
+    """An environment with a list of tasks (`task_ids`) has each one played once an epoch, and is evaluated on
+    the same ones always. False, or where `levels` or a `level` among `kwargs` say which tasks are wanted:
+    they are drawn by seed."""
+    rest_after: Count = 0
+    """A listed task rests when the returns of its last so many groups were equal within each: it is always
+    solved or never, and teaches nothing. 0: none rests."""
+    rest_epochs: Annotated[int, msgspec.Meta(ge=2)] = 4
+    """A resting task is played in every so many epochs only. It wakes when its returns differ."""
 
 
 class EnvConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -104,3 +113,9 @@ class EnvConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """Passed to `gymnasium.make`."""
     episode: EpisodeConfig = EpisodeConfig()
     curriculum: CurriculumConfig = CurriculumConfig()
+
+    @property
+    def asked_for_tasks(self) -> bool:
+        """Is its list of tasks gone through, if it has one?"""
+        course = self.curriculum
+        return course.listed and not course.levels and "level" not in self.kwargs

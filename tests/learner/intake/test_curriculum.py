@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -133,6 +134,66 @@ def test_a_changed_mix_is_counted_anew(new: EnvConfig) -> None:
     total = sum(env.curriculum.weight for env in mix.values())
     for env in mix.values():
         assert ids.count(env.id) == pytest.approx(100 * env.curriculum.weight / total, abs=1)
+
+
+def test_an_environment_with_a_list_goes_through_it() -> None:
+    words = [f"word {number}" for number in range(5)]
+    tasks = Curriculum((MATH, CODE), seed=0, group_size=4, tasks={"code": words, "math": words})
+    handed_out = [tasks.next_assignment() for _ in range(30)]
+    of_code = [a for a in handed_out if a.env_id == "code"]
+    for start in (0, 5):
+        assert sorted(str(a.task_id) for a in of_code[start : start + 5]) == words
+    assert len({a.seed for a in handed_out}) == 30, "two turns of a task are sampled from other seeds"
+    assert {a.task_id for a in handed_out if a.env_id == "math"} == {None}, "its levels come first"
+    for a in of_code:
+        tasks.record("code", 0, [1.0, 0.0], task_id=a.task_id, policy_version=2)
+    figures = tasks.figures()
+    assert figures["curriculum/math/level"] == 1
+    assert (figures["curriculum/code/epoch"], figures["curriculum/code/seen"]) == (2.0, 1.0)
+    assert (figures["curriculum/code/solve_all"], figures["curriculum/code/solve_none"]) == (0.0, 0.0)
+
+
+def test_a_restart_hands_out_what_is_under_way_unless_its_tree_has_come() -> None:
+    words = [f"word {number}" for number in range(5)]
+    envs = [EnvConfig(id="one"), EnvConfig(id="two")]
+
+    def course() -> Curriculum:
+        return Curriculum(envs, seed=0, group_size=4, tasks={"one": words, "two": words})
+
+    stopped = course()
+    handed_out = [stopped.next_assignment() for _ in range(6)]
+    state = json.loads(json.dumps(stopped.state_dict()))
+    resumed = course()
+    resumed.load_state_dict(state)
+    resumed.skip_handed_out(1, [("one", str(handed_out[0].task_id)), ("elsewhere", "word 1")])
+    again = [resumed.next_assignment() for _ in range(5)]
+    assert [(a.env_id, a.task_id) for a in again if a.env_id == "one"][:2] == [
+        (a.env_id, a.task_id) for a in handed_out[1:] if a.env_id == "one"
+    ]
+    older = {**state, "envs": {i: {**s, "tasks": None} for i, s in state["envs"].items()}}
+    course().load_state_dict(older)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"rest_epochs": 2}, "expected rest_after where rest_epochs is set"),
+        ({"rest_after": 2}, r"expected a list of tasks \(task_ids\) where rest_after is set, got none"),
+        ({"rest_after": 2, "levels": [1]}, "expected no levels and listed = true where rest_after is set"),
+        ({"rest_after": 2, "listed": False}, "expected no levels and listed = true where rest_after is set"),
+        ({"listed": False, "levels": [1]}, "listed = false has no effect with levels"),
+    ],
+)
+def test_settings_of_a_list_need_one(settings: dict[str, Any], said: str) -> None:
+    env = EnvConfig(id="x", curriculum=CurriculumConfig(**settings))
+    with pytest.raises(LearnerError, match=f"^x: {said}"):
+        Curriculum([env], seed=0, group_size=4, tasks={})
+
+
+def test_one_rollout_tells_nothing_of_its_spread() -> None:
+    env = EnvConfig(id="x", curriculum=CurriculumConfig(rest_after=2))
+    with pytest.raises(LearnerError, match="expected a group_size of at least 2 where rest_after is set"):
+        Curriculum([env], seed=0, group_size=1, tasks={"x": ["a"]})
 
 
 def test_what_can_not_be_is_refused() -> None:

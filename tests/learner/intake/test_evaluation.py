@@ -43,14 +43,27 @@ def evaluations(receiver: FakeReceiver, *, silence_s: float = 5.0, stop: Any = N
         receiver,  # type: ignore[arg-type]
         ENVS,
         SETTINGS,
+        tasks={},
         next_id=itertools.count(100).__next__,
         silence_s=silence_s,
         stop=stop or threading.Event(),
     )
 
 
+def test_an_evaluation_of_a_list_is_spread_over_it() -> None:
+    tasks = {"one/Env-v0": [f"test {number}" for number in range(10)], "two/Env-v0": ["not asked for"]}
+    asked = evaluation_assignments(ENVS, SETTINGS, itertools.count().__next__, tasks)
+    assert [a.task_id for a in asked] == ["test 0", "test 3", "test 6", None, None, None]
+    assert {(a.purpose, a.split) for a in asked} == {("evaluate", "test")}
+    all_of_them = replace(SETTINGS, episodes=100)
+    asked = evaluation_assignments(ENVS[:1], all_of_them, itertools.count().__next__, tasks)
+    assert [a.task_id for a in asked] == tasks["one/Env-v0"]
+    without = evaluation_assignments(ENVS[:1], SETTINGS, itertools.count().__next__, {"one/Env-v0": []})
+    assert [a.task_id for a in without] == [None] * 3
+
+
 def test_an_evaluation_asks_for_held_out_tasks_that_are_always_the_same() -> None:
-    twice = [evaluation_assignments(ENVS, SETTINGS, itertools.count(first).__next__) for first in (0, 50)]
+    twice = [evaluation_assignments(ENVS, SETTINGS, itertools.count(first).__next__, {}) for first in (0, 50)]
     assert [(a.env_id, a.seed, a.level) for a in twice[0]] == [(a.env_id, a.seed, a.level) for a in twice[1]]
     assert [a.assignment_id for a in twice[1]] == [50, 51, 52, 53, 54, 55]
     assert [a.level for a in twice[0]] == [None, None, None, 3, 4, 3]

@@ -26,6 +26,10 @@ class Accepted:
     last_assignment: int
     """The highest assignment id; -1 without a tree."""
 
+    def unused_tasks(self) -> list[tuple[str, str]]:
+        """(environment id, task id) of each tree in `unused`."""
+        return [(delivery.tree.env_id, delivery.tree.task_id) for delivery in self.unused]
+
 
 def read_accepted(folder: Path, records_taken: int) -> Accepted:
     """Read the journal after a restart.

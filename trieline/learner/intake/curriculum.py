@@ -1,17 +1,19 @@
 """Which task comes next: environments by weight, levels from easy to hard, a seed that never comes again.
 
-Everything is counted, nothing is drawn: the same results in the same order give the same assignments. Pure
-Python, so that it can be looked at without torch.
+An environment with a list of tasks goes through its list instead. Everything is counted, nothing is drawn:
+the same results in the same order give the same assignments. Pure Python, so that it can be looked at without
+torch.
 """
 
 import logging
 import zlib
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from trieline.common.numbers import REWARD_ROUNDING
 from trieline.learner.errors import CheckpointError, LearnerError
+from trieline.learner.intake.listed_tasks import ListedTasks
 from trieline.wire.config import CurriculumConfig, EnvConfig
 from trieline.wire.messages import Assignment
 
@@ -37,11 +39,14 @@ class Curriculum:
         group_size: int,
         promotion_episodes: int = 64,
         hardest_level_share: float = 0.6,
+        tasks: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         """Task seeds count up from a place that depends on `seed`, and wrap around after 2**30.
 
+        `tasks`: by environment id, the tasks of those that list them. None: not known, none are handed out.
+
         Raises:
-            LearnerError: an environment stands twice in the mix, or opens more levels than it has.
+            LearnerError: an environment stands twice in the mix, or its settings contradict each other.
         """
         self._first_seed = zlib.crc32(f"curriculum {seed}".encode()) % SEED_RANGE
         self._group_size = group_size
@@ -53,11 +58,14 @@ class Curriculum:
                 msg = f"expected every environment once in the mix, got {env.id!r} twice"
                 raise LearnerError(msg)
             self._envs[env.id] = _EnvCourse(env, promotion_episodes, hardest_level_share)
+            if tasks is not None and (listed := self._listed(env, tasks, seed)) is not None:
+                self._envs[env.id].tasks = listed
 
     def next_assignment(self) -> Assignment:
         """One more task."""
         env_id = _most_due({i: (course.handed_out, course.weight) for i, course in self._envs.items()})
-        level = self._envs[env_id].next_level()
+        course = self._envs[env_id]
+        level, task_id = course.next_level(), course.next_task()
         number = self._next_task
         self._next_task += 1
         return Assignment(
@@ -66,6 +74,7 @@ class Curriculum:
             seed=(self._first_seed + number) % SEED_RANGE,
             level=level,
             group_size=self._group_size,
+            task_id=task_id,
         )
 
     def take_id(self) -> int:
@@ -74,20 +83,56 @@ class Curriculum:
         self._next_id += 1
         return number
 
-    def record(self, env_id: str, level: int | None, rewards: Sequence[float]) -> None:
-        """Take the returns of the scored rollouts of one task; opens the next level when they suffice."""
+    def record(
+        self,
+        env_id: str,
+        level: int | None,
+        rewards: Sequence[float],
+        *,
+        task_id: str | None = None,
+        policy_version: int = 0,
+    ) -> None:
+        """Take the returns of the scored rollouts of one task; opens the next level when they suffice.
+
+        None of them: its tree is broken, or will never come. `policy_version`: that trained on it.
+        """
         if env_id in self._envs:  # a replayed journal may hold others
-            self._envs[env_id].record(level, rewards)
+            course = self._envs[env_id]
+            course.record(level, rewards)
+            if course.tasks is not None and task_id is not None:
+                course.tasks.record(task_id, rewards, policy_version)
+
+    def expect_at_most(self, under_way: int) -> None:
+        """No more trees than so many can still come, or are here and not recorded."""
+        for course in self._envs.values():
+            if course.tasks is not None:
+                course.tasks.expect_at_most(under_way)
+
+    def figures(self) -> dict[str, float]:
+        """Metrics: `curriculum/{env}/...`."""
+        figures: dict[str, float] = {f"curriculum/{i}/level": level for i, level in self.levels().items()}
+        for env_id, course in self._envs.items():
+            if course.tasks is not None:
+                figures |= {f"curriculum/{env_id}/{k}": v for k, v in course.tasks.figures().items()}
+        return figures
 
     def levels(self) -> dict[str, int]:
         """The hardest open level by environment; environments without levels are left out."""
         return {i: c.open_levels[-1] for i, c in self._envs.items() if c.open_levels}
 
-    def skip_handed_out(self, last_id: int) -> None:
-        """After a restart: go past every assignment that an actor may still hold, `last_id` included."""
+    def skip_handed_out(self, last_id: int, came: Iterable[tuple[str, str]] = ()) -> None:
+        """After a restart: go past every assignment that an actor may still hold, `last_id` included.
+
+        Listed tasks whose turn is not over are handed out again, but for those that `came`, as (environment
+        id, task id): their trees are in the journal, and no step has used them.
+        """
         self._next_id = max(self._next_id, last_id + 1) + RESUME_GAP
         # As far: a second restart from one checkpoint would hand out the first one's tasks again.
         self._next_task = self._next_id
+        here = list(came)
+        for env_id, course in self._envs.items():
+            if course.tasks is not None:
+                course.tasks.take_over(task for other, task in here if other == env_id)
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -119,9 +164,23 @@ class Curriculum:
             msg = f"expected the state of a curriculum, got one that lacks or garbles {error}"
             raise CheckpointError(msg) from error
 
+    def _listed(self, env: EnvConfig, tasks: Mapping[str, Sequence[str]], seed: int) -> ListedTasks | None:
+        course = env.curriculum
+        if not env.asked_for_tasks or env.id not in tasks:
+            if course.rest_after:
+                msg = f"{env.id}: expected a list of tasks (task_ids) where rest_after is set, got none"
+                raise LearnerError(msg)
+            return None
+        if course.rest_after and self._group_size == 1:
+            msg = f"{env.id}: expected a group_size of at least 2 where rest_after is set, got 1"
+            raise LearnerError(msg)
+        return ListedTasks(
+            env.id, tasks[env.id], seed=seed, rest_after=course.rest_after, rest_epochs=course.rest_epochs
+        )
+
 
 class _EnvCourse:
-    """One environment's way through its levels."""
+    """One environment's way through its levels, or through its list of tasks."""
 
     def __init__(self, config: EnvConfig, promotion_episodes: int, hardest_level_share: float) -> None:
         course = config.curriculum
@@ -140,8 +199,10 @@ class _EnvCourse:
         if without_effect:
             msg = f"{config.id}: expected levels where {' and '.join(without_effect)} is set, got none"
             raise LearnerError(msg)
+        _expect_rest_settings(config)
         self.weight = course.weight
         self.handed_out = 0
+        self.tasks: ListedTasks | None = None
         self._id = config.id
         self._levels = course.levels
         self._promote_at = course.promote_at
@@ -163,6 +224,9 @@ class _EnvCourse:
         index = _most_due(dict(enumerate(zip(self._handed_out_by_level, shares, strict=True))))
         self._handed_out_by_level[index] += 1
         return self._levels[index]
+
+    def next_task(self) -> str | None:
+        return None if self.tasks is None else self.tasks.next_task()
 
     def _shares(self) -> list[float]:
         """Of the open levels: the hardest its share, each easier one half of the next harder one's."""
@@ -198,6 +262,7 @@ class _EnvCourse:
             "num_open": self._num_open,
             "handed_out_by_level": self._handed_out_by_level,
             "newest": list(self._newest),
+            "tasks": None if self.tasks is None else self.tasks.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -207,6 +272,22 @@ class _EnvCourse:
             counts = [int(n) for n in state["handed_out_by_level"]]
             self._handed_out_by_level = (counts + [0] * self._num_open)[: self._num_open]
             self._newest.extend(float(r) for r in state["newest"])
+        if self.tasks is not None and (tasks := state.get("tasks")) is not None:
+            self.tasks.load_state_dict(tasks)
+
+
+def _expect_rest_settings(config: EnvConfig) -> None:
+    """Raise LearnerError for settings of a list of tasks that have no effect."""
+    course, default = config.curriculum, CurriculumConfig()
+    if course.rest_epochs != default.rest_epochs and not course.rest_after:
+        msg = f"{config.id}: expected rest_after where rest_epochs is set, got none"
+        raise LearnerError(msg)
+    if course.rest_after and not config.asked_for_tasks:
+        msg = f"{config.id}: expected no levels and listed = true where rest_after is set, got other settings"
+        raise LearnerError(msg)
+    if not course.listed and course.levels:
+        msg = f"{config.id}: listed = false has no effect with levels; remove it"
+        raise LearnerError(msg)
 
 
 def _most_due(candidates: Mapping[K, tuple[int, float]]) -> K:

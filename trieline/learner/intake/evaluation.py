@@ -1,4 +1,4 @@
-"""Held-out success: the same tasks for the same seed, before a training run, beside it and after it.
+"""Held-out success: the same tasks before a training run, beside it and after it.
 
 The actors play them like any other assignment, with what they have; the learner asks, and counts.
 """
@@ -6,7 +6,7 @@ The actors play them like any other assignment, with what they have; the learner
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from trieline.common.seeds import derived_seed
@@ -27,12 +27,20 @@ SEED_RANGE = 2**31
 
 
 def evaluation_assignments(
-    envs: Sequence[EnvConfig], settings: EvaluationConfig, next_id: Callable[[], int]
+    envs: Sequence[EnvConfig],
+    settings: EvaluationConfig,
+    next_id: Callable[[], int],
+    tasks: Mapping[str, Sequence[str]],
 ) -> list[Assignment]:
-    """`settings.episodes` tasks of each environment, spread evenly over its `eval_levels`."""
+    """`settings.episodes` tasks of each environment: always the same ones.
+
+    Spread evenly over its list in `tasks` (all of a shorter one), if it has any there; over its
+    `eval_levels` and drawn by seed if not.
+    """
     assignments = []
     for env in envs:
         levels: list[int | None] = [*(env.curriculum.eval_levels or env.curriculum.levels)] or [None]
+        listed = _spread(tasks.get(env.id, ()), settings.episodes) if env.asked_for_tasks else []
         assignments += [
             Assignment(
                 assignment_id=next_id(),
@@ -43,10 +51,17 @@ def evaluation_assignments(
                 split=SPLIT,
                 purpose="evaluate",
                 temperature=settings.temperature,
+                task_id=listed[task] if listed else None,
             )
-            for task in range(settings.episodes)
+            for task in range(len(listed) or settings.episodes)
         ]
     return assignments
+
+
+def _spread(tasks: Sequence[str], most: int) -> list[str]:
+    """All of `tasks`, or `most` of them at equal distances."""
+    count = min(len(tasks), most)
+    return [tasks[number * len(tasks) // count] for number in range(count)]
 
 
 class Evaluation:
@@ -116,14 +131,19 @@ class Evaluations:
         envs: Sequence[EnvConfig],
         settings: EvaluationConfig,
         *,
+        tasks: Mapping[str, Sequence[str]],
         next_id: Callable[[], int],
         silence_s: float,
         stop: threading.Event,
     ) -> None:
-        """`silence_s`: without a tree for so long, an evaluation that somebody waits for is given up."""
+        """`tasks`: the held-out ones of the environments that list them.
+
+        `silence_s`: without a tree for so long, an evaluation that somebody waits for is given up.
+        """
         self._receiver = receiver
         self._envs = envs
         self._settings = settings
+        self._tasks = tasks
         self._next_id = next_id
         self._silence_s = silence_s
         self._stop = stop
@@ -139,7 +159,7 @@ class Evaluations:
         """Ask the actors for an evaluation after `step`. One must not be running."""
         assert self._running is None, "one evaluation at a time"
         settings = settings or self._settings
-        assignments = evaluation_assignments(self._envs, settings, self._next_id)
+        assignments = evaluation_assignments(self._envs, settings, self._next_id, self._tasks)
         self._running, self._step, self._began = Evaluation(assignments, settings), step, time.monotonic()
         self._receiver.offer(assignments)
 

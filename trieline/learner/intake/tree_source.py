@@ -173,8 +173,7 @@ class LiveSource:
         """As in `TreeSource`."""
         step, since = StepTrees(), time.monotonic()
         while self._size.missing(step):
-            self._drain()
-            self._set_tasks_aside(step)
+            self._take_stock(step)
             self._top_up(step, policy_version)
             if not self._buffer and not self._wait(step, since):
                 continue
@@ -192,6 +191,15 @@ class LiveSource:
     def buffered(self) -> int:
         self._drain()
         return len(self._buffer)
+
+    def _take_stock(self, step: StepTrees) -> None:
+        """What has come, what never will, and how much may be under way."""
+        # Asked first: what comes or is given up meanwhile is counted twice, and nothing as lost.
+        outstanding = self._receiver.outstanding()
+        self._drain()
+        self._set_tasks_aside(step)
+        here = len(self._buffer) + step.num_records + len(step.given_up)
+        self._curriculum.expect_at_most(outstanding + here)
 
     def _top_up(self, step: StepTrees, policy_version: int) -> None:
         usable = sum(
@@ -237,11 +245,11 @@ class LiveSource:
     def _set_tasks_aside(self, step: StepTrees) -> None:
         for task in self._receiver.take_given_up():
             log.error(
-                "%s: the task of seed %d and level %s was held by %d workers when they were lost: it is set "
-                "aside as broken",
+                "%s: %s was held by %d workers when they were lost: it is set aside as broken",
                 task.env_id,
-                task.seed,
-                task.level,
+                f"the task of seed {task.seed} and level {task.level}"
+                if task.task_id is None
+                else f"the task {task.task_id!r}",
                 self._receiver.max_losses,
             )
             step.given_up.append(task)
