@@ -205,6 +205,13 @@ class ListedNumbers(Listed):
         return [1, 2] if split == "train" else [3]
 
 
+class ListedLong(Listed):
+    """By whole texts."""
+
+    def task_ids(self, split: str) -> Sequence[str]:
+        return [split * 41]
+
+
 class ListedUnplayable(Listed):
     """One that is not there."""
 

@@ -52,6 +52,7 @@ def test_what_can_be_trained_on_passes(kind: str) -> None:
         ("ListedTwice", LISTED, r"train: expected each task once, got 1 again"),
         ("ListedAnew", LISTED, r"train: expected the same list from another instance"),
         ("ListedOverlapping", LISTED, r"expected no task in both splits, got \['bird'\]"),
+        ("ListedLong", LISTED, "train: expected at most 100000 tasks and 200 .*, got 1 and 205"),
         ("ListedNumbers", LISTED, r"train: expected a sequence of texts from task_ids, got \[1, 2\]"),
         ("ListedUnplayable", LISTED, r"expected task 'dog', as asked for, in the info of reset, got 'cat'"),
         ("CutWithoutScore", CUT, r"expected info\['score'\] as a dict from finish, got"),

@@ -7,8 +7,12 @@ import msgspec
 import pytest
 
 from trieline.actors.errors import EnvironmentSetupError
+from trieline.command_line import main
 from trieline.config import Config, ConfigError, load_config
+from trieline.launcher import learner_program
+from trieline.launcher.run_folder import RunFolder
 from trieline.launcher.task_lists import list_tasks, lists_by_env, read_listings, write_listings
+from trieline.learner.process import LearnerRun
 from trieline.wire.task_lists import TaskLists
 
 MODULE = """
@@ -60,6 +64,30 @@ def test_what_lists_its_tasks_is_listed_apart(tmp_path: Path) -> None:
     assert Path.cwd() == folder
     write_listings(tmp_path / "tasks.json", listings)
     assert read_listings(tmp_path / "tasks.json") == listings
+
+
+def test_a_learner_elsewhere_is_given_the_file_that_the_command_prints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    setting = f"envs=[{env()}]"
+    assert main(["envs", "tasks", "--config", "tiny", "--set", setting]) == 0
+    printed = capsys.readouterr().out
+    told: list[LearnerRun] = []
+
+    def learn(run: LearnerRun) -> int:
+        told.append(run)
+        return 0
+
+    monkeypatch.setattr(learner_program, "run_learner", learn)
+    folder = RunFolder(tmp_path)
+    (tmp_path / "listed_envs.py").unlink()
+    with pytest.raises(
+        EnvironmentSetupError, match=rf"listed_envs.*{tmp_path}/tasks\.json: `trieline envs tasks`"
+    ):
+        learner_program.run_learner_program(config(env()), folder, resume=False)
+    folder.tasks.write_text(printed)
+    assert learner_program.run_learner_program(config(env()), folder, resume=False) == 0
+    assert told[0].tasks[WORDS].train == ("train a", "train b")
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,7 @@ LEARNER = """
 import logging, msgspec, sys
 from pathlib import Path
 from trieline.wire.config import EnvConfig, LinksConfig, ModelConfig
+from trieline.wire.task_lists import TaskLists
 from trieline.learner.config import EvaluationConfig, LearnerConfig
 from trieline.learner.process import LearnerRun, run_learner
 logging.basicConfig(level=logging.INFO)
@@ -45,7 +46,8 @@ sys.exit(run_learner(LearnerRun(
     config=msgspec.json.decode(sys.argv[3], type=LearnerConfig),
     model=ModelConfig(path=sys.argv[1], dtype="float32"),
     envs=[EnvConfig(id="test/Even-v0")], links=msgspec.json.decode(sys.argv[2], type=LinksConfig),
-    run_dir=Path(sys.argv[4]), seed=0, resume=False, evaluation=EvaluationConfig(episodes=2))))
+    run_dir=Path(sys.argv[4]), seed=0, resume=False, evaluation=EvaluationConfig(episodes=2),
+    tasks=msgspec.json.decode(sys.argv[5] if sys.argv[5:] else "{}", type=dict[str, TaskLists]))))
 """
 
 
@@ -180,7 +182,7 @@ def even_tree(
     rewards = [float((c.token_ids % 2 == 0).mean()) for c in completions]
     return TrajectoryTree(
         env_id=assignment.env_id,
-        task_id=str(assignment.seed),
+        task_id=assignment.task_id or str(assignment.seed),
         parents=np.array([-1] + [0] * group, np.int32),
         node_offsets=np.cumsum([0, *lengths]).astype(np.int32),
         sampled=np.array([False] + [True] * group),

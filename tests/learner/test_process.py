@@ -5,8 +5,9 @@ import shutil
 import signal
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -34,6 +35,7 @@ from trieline.learner.update.learner import Learner
 from trieline.wire.config import EnvConfig, EpisodeConfig, LinksConfig, ModelConfig
 from trieline.wire.journal import read_journal
 from trieline.wire.messages import Assignment
+from trieline.wire.task_lists import TaskLists
 
 CONFIG = LearnerConfig(
     steps=4,
@@ -68,6 +70,7 @@ def run(
     resume: bool = False,
     evaluation: EvaluationConfig = EVALUATION,
     envs: Sequence[EnvConfig] = (EVEN,),
+    tasks: Mapping[str, TaskLists] = MappingProxyType({}),
 ) -> int:
     return run_learner(
         LearnerRun(
@@ -79,6 +82,7 @@ def run(
             seed=0,
             resume=resume,
             evaluation=evaluation,
+            tasks=tasks,
         )
     )
 
@@ -164,6 +168,37 @@ def test_a_killed_learner_goes_on_and_loses_no_tree(
     assert len(numbers) == len(actor.sent), "every tree that was sent"
     assert [r["step"] for r in steps_of(run_dir)] == list(range(1, state.step + 1))
     assert state.records_taken == 3 * state.step, "every step used the next three"
+
+
+def test_a_killed_learner_goes_on_in_the_list_where_it_was(
+    links: LinksConfig, tiny_folder: Path, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    tasks = {EVEN.id: TaskLists(train=tuple("abcdefghijk"), test=tuple("mno"))}
+    config = msgspec.structs.replace(CONFIG, steps=22, checkpoint_every=4, max_staleness=1)
+    encoded = [msgspec.json.encode(record).decode() for record in (links, config)]
+    arguments = [str(tiny_folder), *encoded, str(run_dir), msgspec.json.encode(tasks).decode()]
+    with EvenActor(links) as actor:
+        with program(LEARNER, tmp_path / "log", *arguments) as learner:
+            wait_for_step(run_dir, 6)
+            learner.kill()
+        # The actor goes on, and brings what it was asked for before.
+        assert run(config, links, tiny_folder, run_dir, resume=True, tasks=tasks) == 0
+        actor.join()
+    evaluated = {a.task_id for a in actor.asked if a.purpose == "evaluate"}
+    assert evaluated == {"m", "n"}
+    checkpoint = latest_checkpoint(run_dir / "checkpoints")
+    assert checkpoint is not None
+    state = read_state(checkpoint)
+    assert (state.step, state.records_taken) == (22, 66)
+    used = Counter(d.tree.task_id for d in list(read_journal(run_dir / "journal"))[:66])
+    course = state.curriculum["envs"][EVEN.id]["tasks"]
+    # What was handed out: every task once in each epoch that is over, and those of the present one so far.
+    turns = used + Counter(course["pending"]) - Counter(course["ahead"])
+    assert set(turns) == set(tasks[EVEN.id].train)
+    assert set(turns.values()) <= {course["epoch"], course["epoch"] + 1}
+    assert course["epoch"] in {5, 6}
+    assert steps_of(run_dir)[-1][f"curriculum/{EVEN.id}/seen"] == 1
 
 
 def terminate_after(run_dir: Path, step: int) -> None:

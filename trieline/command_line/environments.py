@@ -1,13 +1,15 @@
-"""`trieline envs list | check | play`: look at environments without a model."""
+"""`trieline envs list | check | play | tasks`: look at environments without a model."""
 
 import argparse
 import sys
 from typing import Any
 
+from trieline.command_line.options import add_config_options, read_config
+
 
 def add_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the verbs of this module to the command."""
-    envs = verbs.add_parser("envs", help="list, check and play environments")
+    envs = verbs.add_parser("envs", help="list, check and play environments, list their tasks")
     actions = envs.add_subparsers(dest="action", required=True, metavar="ACTION")
 
     listing = actions.add_parser("list", help="the environments that are registered here")
@@ -24,6 +26,12 @@ def add_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     play.add_argument("--level", type=int, default=None)
     play.add_argument("--solution", action="store_true", help="show what an expert would answer")
     play.set_defaults(run=_play)
+
+    tasks = actions.add_parser(
+        "tasks", help="print the tasks.json that a learner needs where these environments can't be made"
+    )
+    add_config_options(tasks)
+    tasks.set_defaults(run=_tasks)
 
 
 def _list(options: argparse.Namespace) -> int:
@@ -55,6 +63,13 @@ def check_one(env_id: str) -> int:
         detail = f": {visible(result.detail, keep=LINES)}" if result.detail else ""
         print(f"{'OK  ' if result.passed else 'FAIL'}  {result.name}{detail}")
     return 0 if all(result.passed for result in results) else 1
+
+
+def _tasks(options: argparse.Namespace) -> int:
+    from trieline.launcher.task_lists import encoded, list_tasks
+
+    print(encoded(list_tasks(read_config(options))).decode())
+    return 0
 
 
 def _play(options: argparse.Namespace) -> int:

@@ -15,6 +15,7 @@ from typing import Any
 import gymnasium
 from gymnasium.utils.env_checker import check_env
 
+from trieline.common.numbers import MAX_TASK_ID, MAX_TASKS
 from trieline.envs.protocols import Demonstrable, Finishable, Forkable, Listed, Solvable
 from trieline.envs.registry import make_env
 from trieline.envs.returns import Outcome, Start, checked_finish, checked_reset, checked_step
@@ -157,6 +158,12 @@ def _listed_tasks_are_there(subject: Subject) -> None:
         )
         _expect(
             len({*ids}) == len(ids), f"{split}: expected each task once, got {len(ids) - len({*ids})} again"
+        )
+        longest = max([len(task) for task in ids], default=0)
+        _expect(
+            len(ids) <= MAX_TASKS and longest <= MAX_TASK_ID,
+            f"{split}: expected at most {MAX_TASKS} tasks and {MAX_TASK_ID} characters in the name of each, "
+            f"got {len(ids)} and {longest}",
         )
         _expect([*other.task_ids(split)] == [*ids], f"{split}: expected the same list from another instance")
         for task_id in ids[:: max(1, len(ids) // MAX_LISTED)]:

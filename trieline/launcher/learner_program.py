@@ -1,5 +1,6 @@
 """The learner as a program."""
 
+from trieline.actors.errors import EnvironmentSetupError
 from trieline.config import Config
 from trieline.launcher.run_folder import RunFolder
 from trieline.launcher.task_lists import list_tasks, lists_by_env, read_listings, write_listings
@@ -33,7 +34,14 @@ def run_learner_program(config: Config, folder: RunFolder, *, resume: bool) -> i
 def _tasks(config: Config, folder: RunFolder) -> dict[str, TaskLists]:
     """As the launcher wrote them; of environments that it did not ask, asked here."""
     known = read_listings(folder.tasks)
-    listings = list_tasks(config, known)
+    try:
+        listings = list_tasks(config, known)
+    except EnvironmentSetupError as error:
+        msg = (
+            f"{error}. A learner where it can't be made reads its list of tasks in {folder.tasks}: "
+            "`trieline envs tasks` prints that file where it can"
+        )
+        raise EnvironmentSetupError(msg) from error
     if listings != known:
         write_listings(folder.tasks, listings)
     return lists_by_env(listings)

@@ -1,7 +1,7 @@
 """The environments' lists of tasks: asked for once, at the start of a run, and kept in its folder.
 
 The learner hands tasks out by these lists and imports no environment. It may run on a machine that can't make
-one: a `tasks.json` that was written where the environment is, by a run with the same `envs`, will do.
+one: then its run folder is given the `tasks.json` that `trieline envs tasks` prints where it can.
 """
 
 import tempfile
@@ -35,10 +35,15 @@ def lists_by_env(listings: Sequence[Listing]) -> dict[str, TaskLists]:
     return {listing.env_id: listing.lists for listing in listings if listing.lists is not None}
 
 
+def encoded(listings: Sequence[Listing]) -> bytes:
+    """As they stand in a `tasks.json`."""
+    return msgspec.json.encode(listings)
+
+
 def write_listings(path: Path, listings: Sequence[Listing]) -> None:
     """Replace what is there."""
     with about_file(path):
-        write_whole(path, msgspec.json.encode(listings))
+        write_whole(path, encoded(listings))
 
 
 def read_listings(path: Path) -> list[Listing]:
@@ -50,7 +55,7 @@ def read_listings(path: Path) -> list[Listing]:
     try:
         return msgspec.json.decode(path.read_bytes(), type=list[Listing]) if path.exists() else []
     except msgspec.MsgspecError as error:
-        msg = f"{path}: expected lists of tasks, as `trieline train` writes them: {error}"
+        msg = f"{path}: expected lists of tasks, as `trieline envs tasks` prints them: {error}"
         raise ConfigError(msg) from error
 
 

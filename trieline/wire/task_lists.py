@@ -5,9 +5,7 @@ from typing import Annotated
 
 import msgspec
 
-MAX_TASKS = 100_000
-MAX_TASK_ID = 200
-"""Characters; a little less than an assignment has room for."""
+from trieline.common.numbers import MAX_TASK_ID, MAX_TASKS
 
 TaskIds = Annotated[
     tuple[Annotated[str, msgspec.Meta(max_length=MAX_TASK_ID)], ...], msgspec.Meta(max_length=MAX_TASKS)

@@ -4,6 +4,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -160,10 +161,12 @@ class Actors:
         return given_up
 
 
-def live(actors: Actors, step_size: StepSize, *, max_staleness: int = 0) -> LiveSource:
+def live(
+    actors: Actors, step_size: StepSize, *, max_staleness: int = 0, curriculum: Curriculum | None = None
+) -> LiveSource:
     return LiveSource(
         actors,  # type: ignore[arg-type]
-        Curriculum([EnvConfig(id=ENV)], seed=0, group_size=2),
+        curriculum or Curriculum([EnvConfig(id=ENV)], seed=0, group_size=2),
         Pacing(trees_per_step=step_size.trees_per_step, max_staleness=max_staleness),
         step_size,
         batch_timeout_s=0.01,
@@ -232,6 +235,31 @@ def test_a_task_that_takes_workers_down_is_named_and_counted(caplog: pytest.LogC
     step = live(actors, size(2)).collect(0)
     assert [task.seed for task in step.given_up] == [77]
     assert f"{ENV}: the task of seed 77 and level 2 was held by 3 workers" in caplog.text
+
+
+def test_the_turn_of_a_task_whose_tree_was_refused_is_over() -> None:
+    words = [f"word {number}" for number in range(20)]
+    curriculum = Curriculum([EnvConfig(id=ENV)], seed=0, group_size=2, tasks={ENV: words})
+    refused: list[str | None] = []
+
+    class Refusing(Actors):
+        def offer(self, assignments: Iterable[Assignment]) -> None:
+            first, *others = assignments
+            refused.append(first.task_id)
+            super().offer(others)
+
+    def play(actor: str, assignment: Assignment) -> TrajectoryTree:
+        return replace(tree(0), task_id=str(assignment.task_id))
+
+    source = live(Refusing(play, ["a"]), size(3), max_staleness=1, curriculum=curriculum)
+    for _ in range(4):
+        step = source.collect(0)
+        for came in step.taken:
+            curriculum.record(ENV, 0, [0.0, 1.0], task_id=came.task_id)
+    pending = curriculum.state_dict()["envs"][ENV]["tasks"]["pending"]
+    assert len(refused) > 6
+    assert len(pending) <= 6, "no more than may be under way"
+    assert refused[0] not in pending
 
 
 def test_the_wait_is_for_the_next_tree() -> None:
