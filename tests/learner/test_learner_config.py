@@ -7,6 +7,7 @@ from trieline.learner.config import LearnerConfig
 from trieline.learner.errors import LearnerError
 from trieline.learner.settings import check_settings
 from trieline.wire.config import CurriculumConfig, EnvConfig
+from trieline.wire.task_lists import TaskLists
 
 LEVELS = [EnvConfig(id="a", curriculum=CurriculumConfig(levels=[0, 1]))]
 
@@ -42,6 +43,16 @@ def test_settings_of_the_curriculum_need_levels() -> None:
             config(promotion_episodes=3), [EnvConfig(id="a", curriculum=CurriculumConfig(levels=[4]))]
         )
     check_settings(config(promotion_episodes=3), LEVELS)
+
+
+def test_settings_of_a_list_need_one_as_soon_as_lists_are_known() -> None:
+    resting = EnvConfig(id="a", curriculum=CurriculumConfig(rest_after=2))
+    check_settings(config(), [resting])
+    check_settings(config(), [resting], {"a": TaskLists(train=("one",), test=())})
+    with pytest.raises(
+        LearnerError, match=r"a: expected a list of tasks \(task_ids\) where rest_after is set"
+    ):
+        check_settings(config(), [resting], {})
 
 
 def test_a_mix_that_no_curriculum_can_follow_is_refused() -> None:

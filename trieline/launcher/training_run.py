@@ -23,7 +23,7 @@ from trieline.launcher.progress import Progress, say
 from trieline.launcher.run_folder import MetricsTail, RunFolder
 from trieline.launcher.run_sockets import expect_free, run_sockets, with_free_addresses
 from trieline.launcher.supervisor import PYTHON_OPTIONS, ChildError, ProcessSpec, Supervisor
-from trieline.launcher.task_lists import list_tasks, write_listings
+from trieline.launcher.task_lists import list_tasks, lists_by_env, write_listings
 from trieline.learner.settings import check_settings
 from trieline.wire.config import ModelConfig
 from trieline.wire.journal import expect_no_writer
@@ -64,6 +64,8 @@ def run_training(config: Config, *, folder: RunFolder | None, resume: bool) -> i
     config = msgspec.structs.replace(config, model=prepare_model(config.model, console))
     check_environments(config)
     listings = [] if config.learner.replay is not None else list_tasks(config)
+    if config.learner.replay is None:
+        check_settings(config.learner, config.envs, lists_by_env(listings))
     with run_sockets(config.links) as links:
         config = msgspec.structs.replace(config, links=links)
         if folder is None:

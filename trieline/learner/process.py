@@ -104,7 +104,7 @@ def run_learner(run: LearnerRun) -> int:
 
 def _run(run: LearnerRun, stop: threading.Event) -> None:
     config = run.config
-    check_settings(config, run.envs)
+    check_settings(config, run.envs, None if config.replay is not None else run.tasks)
     sweep_checkpoints(run.run_dir / "checkpoints")
     checkpoint, state = _find_checkpoint(run.run_dir, run.resume)
     torch.manual_seed(run.seed)
