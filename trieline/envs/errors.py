@@ -38,3 +38,7 @@ class PatchError(TrielineError):
         """`cause`: a word for reports and metrics, one of `trieline.envs.swe.patches.CAUSES`."""
         super().__init__(message)
         self.cause = cause
+
+
+class LogError(EnvError):
+    """A test log that its parser cannot read. Nothing is graded by it."""

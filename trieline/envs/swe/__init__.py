@@ -1,1 +1,1 @@
-"""Whole repositories in the style of SWE-bench: tasks, predictions and patches in the official formats."""
+"""Tasks that are whole repositories, in the formats of SWE-bench."""

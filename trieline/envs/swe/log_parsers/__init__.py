@@ -1,0 +1,1 @@
+"""One reader a format of test log: text in, `{test id: Outcome}` out, in time linear in the text."""
