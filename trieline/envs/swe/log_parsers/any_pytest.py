@@ -37,11 +37,11 @@ def _in_summary(line: str) -> tuple[str, Outcome] | None:
     match = _SUMMARY.match(line)
     if match is None or (match[1] == "SKIPPED" and _COUNT.match(match[2])):
         return None
-    rest = match[2]
-    message = rest.find(" - ")
+    word, rest = match.groups()
+    message = rest.find(" - ") if word != "PASSED" else -1
     if 0 <= rest.find("[") < message:  # parameters may hold the dash
         message = rest.find("] - ") + 1 or -1
-    return (rest[:message] if message > 0 else rest), _OUTCOMES[match[1]]
+    return (rest[:message] if message > 0 else rest), _OUTCOMES[word]
 
 
 def _in_progress(line: str) -> tuple[str, Outcome] | None:

@@ -36,7 +36,7 @@ class Report(Protocol):
 
 
 def read_document(data: bytes, begin: int, report: Report) -> int:
-    """Read the document that begins there; return where its last element ends. Raises LogError."""
+    """Read the document that begins there; return a place at its end from which to go on. Raises LogError."""
     parser = expat.ParserCreate(namespace_separator="}")
     depth, last = 0, -1
 
@@ -70,7 +70,7 @@ def read_document(data: bytes, begin: int, report: Report) -> int:
         if last < 0:  # else it is about the log that goes on behind the document
             msg = f"a test report is no XML: {error}"
             raise LogError(msg) from error
-    return data.index(b">", begin + last) + 1
+    return begin + max(last, 1)
 
 
 @dataclass(slots=True)
