@@ -1,7 +1,7 @@
 """Which parser and which kind of verdict a repository has, for rows that do not say: those before 5.x.
 
-Facts of swebench 4.1.0 (64 repositories with a parser, and the three whose logs tell failures alone) and, for
-the JavaScript ones that 4.1.0 lacks, of 5.0.2: https://github.com/SWE-bench/SWE-bench.
+Facts of swebench 4.1.0 (64 repositories with a parser) and, for the JavaScript ones that 4.1.0 lacks and
+those whose logs tell failures alone, of 5.0.2: https://github.com/SWE-bench/SWE-bench.
 """
 
 from trieline.envs.swe.verdict import EvalType
@@ -61,7 +61,16 @@ PARSER_OF_REPOSITORY = {
 }
 """By `owner/name`, as SWE-bench spells it."""
 
-_FAIL_ONLY = frozenset({"chartjs/Chart.js", "markedjs/marked", "processing/p5.js"})
+_FAIL_ONLY = frozenset(
+    {
+        "bpmn-io/bpmn-js",
+        "chartjs/Chart.js",
+        "eslint/eslint",
+        "markedjs/marked",
+        "openlayers/openlayers",
+        "processing/p5.js",
+    }
+)
 
 
 def eval_type_of(repository: str) -> EvalType:

@@ -12,13 +12,13 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from datetime import date
-from typing import Any, Literal, get_args
+from typing import Any
 
 from trieline.common.text import shortened
 from trieline.envs.errors import DataError
 from trieline.envs.swe.records import said
-
-EvalType = Literal["pass_and_fail", "fail_only"]
+from trieline.envs.swe.repositories import eval_type_of
+from trieline.envs.swe.verdict import EvalType
 
 MOST_TEXT = 64 * 2**20
 """Characters of one text; the longest patches that were published have a hundredth of that."""
@@ -29,18 +29,6 @@ MOST_LITERAL = 4 * 2**20
 MOST_COLUMNS = 1_000
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
-
-# Whose logs name only the tests that failed (FAIL_ONLY_REPOS of swebench 4 and 5).
-_FAIL_ONLY = frozenset(
-    {
-        "bpmn-io/bpmn-js",
-        "chartjs/Chart.js",
-        "eslint/eslint",
-        "markedjs/marked",
-        "openlayers/openlayers",
-        "processing/p5.js",
-    }
-)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,8 +62,7 @@ class RepositoryTask:
     """For bash: resets the test files, applies the test patch, runs the tests between two markers."""
     image_assets: str | None = None
     """JSON: addresses of binary files that go with a patch but can't stand in it (SWE-bench Multimodal)."""
-    eval_type: EvalType = "pass_and_fail"
-    """`fail_only`: a test that the log does not name has passed."""
+    eval_type: EvalType = EvalType.PASS_AND_FAIL
 
 
 def row_of(task: RepositoryTask) -> dict[str, Any]:
@@ -105,7 +92,7 @@ def task_of(row: object) -> RepositoryTask:
         raise DataError(msg)
     values = {name: read(row, name) for name, read in _READERS.items()}
     if values["eval_type"] is None:
-        values["eval_type"] = "fail_only" if values["repo"] in _FAIL_ONLY else "pass_and_fail"
+        values["eval_type"] = eval_type_of(values["repo"])
     return RepositoryTask(**values)
 
 
@@ -184,12 +171,12 @@ def _commit_or_empty(row: Mapping[str, Any], name: str) -> str:
     return _fitting(row, name, required=False) or ""
 
 
-def _eval_type(row: Mapping[str, Any], name: str) -> str | None:
+def _eval_type(row: Mapping[str, Any], name: str) -> EvalType | None:
     text = _or_none(row, name)
-    if text not in {None, *get_args(EvalType)}:
-        msg = f"{name}: expected {' or '.join(get_args(EvalType))}, got {said(text)}"
+    if text not in {None, *EvalType}:
+        msg = f"{name}: expected {' or '.join(EvalType)}, got {said(text)}"
         raise DataError(msg)
-    return text
+    return None if text is None else EvalType(text)
 
 
 def _image_assets(row: Mapping[str, Any], name: str) -> str | None:
