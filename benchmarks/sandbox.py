@@ -1,5 +1,8 @@
 """What a sandbox costs: warm exec beside the engine's own, reset, start, the pool's acquire and release.
 
+And a workspace on a repository of 20 MB in 2,000 files: a clean one, a shell line, a fork after a small
+change.
+
     python -m benchmarks.sandbox [--backend docker|bubblewrap|none] [--execs N] [--json FILE]
 
 Written to `benchmarks/results/sandbox.json`. Times are wall-clock milliseconds; `exec_cpu_ms` is the
@@ -11,14 +14,27 @@ import argparse
 import json
 import os
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from trieline.envs.sandbox import Sandbox, SandboxLimits, SandboxPool, available_backends, open_sandbox
+from trieline.envs.sandbox import (
+    WORKSPACE,
+    Sandbox,
+    SandboxLimits,
+    SandboxPool,
+    SandboxSpec,
+    available_backends,
+    bubblewrap,
+    fork,
+    open_sandbox,
+)
 from trieline.envs.sandbox.backends import Backend
 from trieline.envs.sandbox.bubblewrap import BubblewrapSandbox
 
@@ -35,7 +51,8 @@ def times(act: Callable[[], object], count: int) -> dict[str, float]:
         act()
         taken.append((time.perf_counter() - started) * 1e3)
     taken.sort()
-    return {"median": round(statistics.median(taken), 2), "p95": round(taken[int(count * 0.95)], 2)}
+    figures = {"least": taken[0], "median": statistics.median(taken), "p95": taken[int(count * 0.95)]}
+    return {name: round(figure, 2) for name, figure in figures.items()}
 
 
 def keeper_pid(sandbox: Sandbox) -> int | None:
@@ -136,6 +153,68 @@ def measure_pool(backend: Backend, limits: SandboxLimits, tasks: int) -> dict[st
         pool.close()
 
 
+@contextmanager
+def repository(backend: Backend) -> Iterator[SandboxSpec]:
+    """The spec of a workspace on it."""
+    with tempfile.TemporaryDirectory() as folder:
+        checkout = Path(folder, "repository")
+        for number in range(2000):
+            path = checkout / f"package_{number % 40}" / f"module_{number}.py"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"value_{number} = {number}\n" * 600)
+        git = "git -c user.name=a -c user.email=a@b"
+        line = f"git init -q . && git add -A && {git} commit -q -m first"
+        subprocess.run(line, shell=True, cwd=checkout, check=True)
+        if backend == "bubblewrap":
+            bubblewrap.give(checkout)
+            yield SandboxSpec(checkout=str(checkout), workdir="/testbed")
+            return
+        from trieline.envs.sandbox import docker, images
+
+        image = f"trieline/benchmark:{os.getpid()}"
+        images.make_of(checkout, image, workdir="/testbed")
+        try:
+            yield SandboxSpec(image=image, workdir="/testbed", writable_root=True)
+        finally:
+            docker.engine().remove_image(image)
+
+
+CHANGE = (
+    "for n in 1 2 3 4 5; do echo x >> package_$n/module_$n.py; done; rm -r package_9; mkdir new; date > new/a"
+)
+
+
+def measure_workspace(backend: Backend, count: int) -> dict[str, Any]:
+    """Figures of one backend, in milliseconds."""
+    with repository(backend) as spec:
+
+        def clean() -> None:
+            open_sandbox(backend, WORKSPACE, spec).close()
+
+        figures: dict[str, Any] = {"start_and_close_ms": times(clean, count)}
+        sandbox = open_sandbox(backend, WORKSPACE, spec)
+        try:
+            figures["shell_true_ms"] = times(lambda: sandbox.exec(spec.line("true")), 5 * count)
+            figures["git_status_ms"] = times(lambda: sandbox.exec(spec.line("git status --short")), count)
+            sandbox.exec(spec.line(CHANGE))
+            figures["snapshot_ms"] = times(lambda: sandbox.snapshot().close(), count)
+            figures["fork_and_close_ms"] = times(lambda: fork(sandbox).close(), count)
+        finally:
+            sandbox.close()
+        pool = SandboxPool(backend, WORKSPACE, spec, size=1)
+        try:
+            pool.warm()
+
+            def lease() -> None:
+                with pool.lend():
+                    pass
+
+            figures["lease_of_one_ms"] = times(lease, count)
+        finally:
+            pool.close()
+        return figures
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -155,6 +234,8 @@ def main() -> None:
             print(f"{backend}: {reasons[backend]}", file=sys.stderr)
             continue
         report[backend] = measure(backend, arguments.execs)
+        if backend != "none":
+            report[backend]["workspace"] = measure_workspace(backend, max(5, arguments.execs // 10))
     text = json.dumps(report, indent=2)
     print(text)
     arguments.json.write_text(text + "\n")

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import PurePosixPath
+from typing import IO
 
 import pytest
 
@@ -37,13 +38,17 @@ class FakeSandbox:
 
     def start(self) -> None: ...
 
-    def exec(self, argv: object, *, stdin: bytes = b"", wall_seconds: float | None = None) -> ExecResult:
+    def exec(self, argv: object, **_: object) -> ExecResult:
         return ExecResult(exit_code=0, stdout=b"", stderr=b"")
 
     def read(self, path: str, *, max_bytes: int = 0) -> bytes:
         raise FileNotFoundError
 
     def write(self, path: str, data: bytes) -> None: ...
+
+    def put(self, archive: IO[bytes], path: str = ".") -> None: ...
+
+    def get(self, out: IO[bytes], path: str = ".", *, max_bytes: int) -> None: ...
 
     def snapshot(self) -> Snapshot:
         raise NotImplementedError
@@ -296,14 +301,38 @@ def test_a_discarded_sandbox_is_not_lent_again(pool: SandboxPool, maker: Maker) 
     assert pool.acquire() is not loan.sandbox
 
 
-def test_a_writable_root_is_not_reset_for_another_but_replaced(maker: Maker) -> None:
+def test_a_workspace_is_renewed_while_nobody_waits(maker: Maker) -> None:
     pool = SandboxPool("docker", LIMITS, SandboxSpec(writable_root=True), size=1, open_one=maker)
     pool.warm()
     first = pool.acquire()
     assert [first] == maker.made  # what was only warmed is as good as new
+    renewing, go_on = threading.Event(), threading.Event()
+
+    def slowly() -> None:
+        renewing.set()
+        assert go_on.wait(30)
+
+    maker.made[0].reset = slowly  # type: ignore[method-assign]
     pool.release(first)
-    assert (maker.made[0].resets, maker.made[0].closed) == (0, True)
-    assert pool.acquire() is not first
+    assert renewing.wait(30)
+    with pytest.raises(SandboxError, match=r"waited 0\.1 s"):
+        pool.acquire(timeout_s=0.1)  # there are never more than `size`
+    go_on.set()
+    assert pool.acquire(timeout_s=30) is first
+
+
+def test_a_pool_that_is_closed_keeps_nothing_that_was_being_renewed(maker: Maker) -> None:
+    pool = SandboxPool("docker", LIMITS, SandboxSpec(writable_root=True), size=1, open_one=maker)
+    go_on, ended = threading.Event(), threading.Event()
+    sandbox = maker.made[0] if maker.made else pool.acquire()
+    made = maker.made[0]
+    made.reset = lambda: go_on.wait(30)  # type: ignore[assignment,method-assign]
+    pool.release(sandbox)
+    pool.close()
+    made.closed = False
+    made.close = ended.set  # type: ignore[method-assign]
+    go_on.set()
+    assert ended.wait(30)
 
 
 def test_a_pool_is_of_one_spec(maker: Maker) -> None:

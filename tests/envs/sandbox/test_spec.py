@@ -15,14 +15,16 @@ SAMPLES: dict[str, Any] = {
     "image": "trieline/python:1",
     "folder": "/srv/root",
     "workdir": "/testbed",
+    "checkout": "/srv/checkout",
     "user": 4321,
     "writable_root": True,
     "environment": (("A", "1"),),
+    "shell": ("sh", "-c"),
 }
 REFUSED: dict[Backend, set[str]] = {
-    "docker": {"folder"},
+    "docker": {"folder", "checkout"},
     "bubblewrap": {"image", "writable_root"},
-    "none": {"image", "folder", "workdir", "user", "writable_root"},
+    "none": {"image", "folder", "workdir", "checkout", "user", "writable_root"},
 }
 
 
@@ -118,6 +120,7 @@ print(os.path.exists("/usr/x"), os.path.exists("d"))
         ("workdir", "/a/"),
         ("workdir", ""),
         ("folder", "root"),
+        ("checkout", "../repository"),
         ("user", -1),
         ("user", 65_534),
         ("environment", (("A=B", "1"),)),

@@ -1,10 +1,21 @@
 """Sandboxes: where untrusted programs run. `open_sandbox` gives one, `shared_pool` lends warm ones."""
 
+from trieline.envs.sandbox.archives import ArchiveError
 from trieline.envs.sandbox.backends import Backend, available_backends, open_sandbox
-from trieline.envs.sandbox.base import ExecResult, Sandbox, SandboxLimits, SandboxSpec, Snapshot
+from trieline.envs.sandbox.base import (
+    WORKSPACE,
+    ExecResult,
+    Sandbox,
+    SandboxLimits,
+    SandboxSpec,
+    Snapshot,
+    fork,
+)
 from trieline.envs.sandbox.pool import Loan, SandboxPool, shared_pool
 
 __all__ = [
+    "WORKSPACE",
+    "ArchiveError",
     "Backend",
     "ExecResult",
     "Loan",
@@ -14,6 +25,7 @@ __all__ = [
     "SandboxSpec",
     "Snapshot",
     "available_backends",
+    "fork",
     "open_sandbox",
     "shared_pool",
 ]

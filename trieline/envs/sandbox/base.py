@@ -1,17 +1,22 @@
 """The sandbox contract: what every backend promises to the environments that run untrusted programs in it."""
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import PurePosixPath
-from typing import Protocol
+from types import MappingProxyType
+from typing import IO, Protocol
 
 from trieline.envs.errors import SandboxError
 
 MAX_COMMAND = 100_000
-"""Characters of all words of a command: Linux takes 128 KiB a word."""
+"""Characters of all words of a command and of its variables: Linux takes 128 KiB a word."""
+NO_MORE_VARIABLES: Mapping[str, str] = MappingProxyType({})
 MAX_USER = 65_534
 """The ids from here on mean nobody."""
+
+
+TRY_SHELLS = ("sh", "-c", 'if command -v bash >/dev/null; then exec bash -lc "$0"; fi; exec sh -c "$0"')
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,10 +31,34 @@ class SandboxLimits:
     """Docker only: without a control group nothing can bound it."""
     pids: int = 64
     output_bytes: int = 64 * 1024
-    """Of stdout and of stderr each; the rest is read, thrown away, and reported as `truncated`."""
+    """Of stdout and of stderr each; the rest is read, thrown away, and counted in the result."""
+    tail_bytes: int = 0
+    """Of `output_bytes`, how many are for the end of the output. 0: only its start is kept."""
     disk_bytes: int = 64 * 1024 * 1024
-    """Of the one writable folder, a tmpfs. Of a writable root: of each file, and of all that is changed, at
-    which one looks every second while a program runs."""
+    """Of the one writable folder, a tmpfs; with a checkout, of what is changed in it and of /tmp. Of a
+    writable root: of each file, and of all that is changed, at which one looks every second while a program
+    runs."""
+    open_files: int | None = None
+    """For each process. None: 256, or half of that under bubblewrap, where nobody counts what the kernel
+    holds for pipes and epolls."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.tail_bytes <= self.output_bytes:
+            msg = f"expected tail_bytes of 0 to {self.output_bytes} (output_bytes), got {self.tail_bytes}"
+            raise ValueError(msg)
+
+
+WORKSPACE = SandboxLimits(
+    wall_seconds=1800.0,
+    memory_bytes=4 * 1024**3,
+    cpus=2.0,
+    pids=2048,
+    output_bytes=256 * 1024,
+    tail_bytes=128 * 1024,
+    disk_bytes=4 * 1024**3,
+    open_files=1024,
+)
+"""For the tests of a whole repository."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,8 +73,11 @@ class SandboxSpec:
     read. None: the host's own /usr. bubblewrap only."""
     workdir: str | None = None
     """Absolute path of the work folder, the working directory of every `exec`. It starts empty, except with
-    `writable_root`, where it must be in the image and starts as it is there. None: /work, or the temporary
-    folder of a sandbox that isolates nothing."""
+    `checkout` or `writable_root`: with that, it must be in the image and starts as it is there. None: /work,
+    or the temporary folder of a sandbox that isolates nothing."""
+    checkout: str | None = None
+    """A folder on this host, such as a repository, with whose files the work folder starts. It is never
+    changed, and must not change meanwhile. bubblewrap only: see `bubblewrap.give`."""
     user: int | None = None
     """User and group id of all programs. 0 is a root without any capability, for what must write to files of
     root in a `writable_root`. None: 1000, or the user that runs Trieline if nothing is isolated."""
@@ -54,9 +86,24 @@ class SandboxSpec:
     starts a new one. False: in the work folder alone."""
     environment: tuple[tuple[str, str], ...] = ()
     """(name, value) of environment variables, beside PATH, HOME, TMPDIR and LANG, which they may replace."""
+    shell: tuple[str, ...] = ()
+    """Words of a command before the line of a shell. (): `bash -lc` where there is a bash, else `sh -c`."""
+
+    @property
+    def is_workspace(self) -> bool:
+        """Is it for the programs of a whole repository?
+
+        They get /tmp, /dev/shm and sockets at 127.0.0.1, and a reset replaces it.
+        """
+        return self.writable_root or self.checkout is not None
+
+    def line(self, line: str) -> list[str]:
+        """The command that runs a line of shell in a sandbox of this spec."""
+        return [*(self.shell or TRY_SHELLS), line]
 
     def __post_init__(self) -> None:
-        for name, path in (("workdir", self.workdir), ("folder", self.folder)):
+        paths = (("workdir", self.workdir), ("folder", self.folder), ("checkout", self.checkout))
+        for name, path in paths:
             if path is not None and (str(PurePosixPath(path)) != path or path[:1] != "/" or ".." in path):
                 msg = f"expected an absolute path without '..' or a slash at its end as {name}, got {path!r}"
                 raise ValueError(msg)
@@ -66,10 +113,15 @@ class SandboxSpec:
         if self.user is not None and not 0 <= self.user < MAX_USER:
             msg = f"expected a user id of 0 to {MAX_USER - 1}, got {self.user}"
             raise ValueError(msg)
-        for variable, value in self.environment:
-            if not variable or "=" in variable or "\0" in variable + value:
-                msg = f"expected the name and the value of an environment variable, got {(variable, value)}"
-                raise ValueError(msg)
+        check_environment(self.environment)
+
+
+def check_environment(variables: Iterable[tuple[str, str]]) -> None:
+    """ValueError for what can be no environment variable."""
+    for variable, value in variables:
+        if not variable or "=" in variable or "\0" in variable + value:
+            msg = f"expected the name and the value of an environment variable, got {(variable, value)}"
+            raise ValueError(msg)
 
 
 def refuse(spec: SandboxSpec, backend: str, **reasons: str) -> None:
@@ -93,13 +145,23 @@ class ExecResult:
     stderr: bytes
     timed_out: bool = False
     oom: bool = False
-    truncated: bool = False
+    stdout_left_out: int = 0
+    """Bytes of stdout that are not here: those after its first `output_bytes - tail_bytes`."""
+    stderr_left_out: int = 0
     seconds: float = 0.0
 
+    @property
+    def truncated(self) -> bool:
+        return bool(self.stdout_left_out or self.stderr_left_out)
 
-def check_command(argv: Sequence[str], stdin: bytes, limits: SandboxLimits) -> None:
+
+def check_command(
+    argv: Sequence[str], stdin: bytes, environment: Mapping[str, str], limits: SandboxLimits
+) -> None:
     """ValueError if no backend could run this."""
-    if not argv or any("\0" in word for word in argv) or sum(map(len, argv)) > MAX_COMMAND:
+    check_environment(environment.items())
+    words = [*argv, *environment.keys(), *environment.values()]
+    if not argv or any("\0" in word for word in argv) or sum(map(len, words)) > MAX_COMMAND:
         got = str(list(argv))[:100]
         msg = f"expected a command of 1 to {MAX_COMMAND} characters without NUL, got {got}"
         raise ValueError(msg)
@@ -137,9 +199,17 @@ class Sandbox(Protocol):
     def start(self) -> None: ...
 
     def exec(
-        self, argv: Sequence[str], *, stdin: bytes = b"", wall_seconds: float | None = None
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: bytes = b"",
+        wall_seconds: float | None = None,
+        environment: Mapping[str, str] = NO_MORE_VARIABLES,
     ) -> ExecResult:
-        """Run one command to its end, or to the wall-clock limit. Leaves no process behind."""
+        """Run one command to its end, or to the wall-clock limit. Leaves no process behind.
+
+        `environment` is beside that of the spec, and before it.
+        """
 
     def read(self, path: str, *, max_bytes: int = 1024 * 1024) -> bytes:
         """A file of the work folder, by its path there (relative or absolute); links are not followed.
@@ -150,8 +220,24 @@ class Sandbox(Protocol):
     def write(self, path: str, data: bytes) -> None:
         """Create or replace a file of the work folder, and folders above it. OSError as for `read`."""
 
+    def put(self, archive: IO[bytes], path: str = ".") -> None:
+        """Unpack a tar, which nobody need trust, in a folder of the work folder. It is made if not there.
+
+        Its files and links replace those that are there. ArchiveError for what `archives` does not let pass,
+        and then nothing has changed; OSError as for `write`.
+        """
+
+    def get(self, out: IO[bytes], path: str = ".", *, max_bytes: int) -> None:
+        """Write a tar of a folder of the work folder, with at most `max_bytes` of contents.
+
+        ArchiveError for what `archives` does not let pass; OSError as for `read`.
+        """
+
     def snapshot(self) -> "Snapshot":
-        """The state of the files, from which new sandboxes can start."""
+        """The state of the files, from which new sandboxes can start.
+
+        It costs what was changed in a checkout or a writable root, and a work folder that started empty.
+        """
 
     def reset(self) -> None:
         """Back to the clean state of a new sandbox: no process, no file of the previous task."""
@@ -166,3 +252,12 @@ class Snapshot(Protocol):
         """A new, independent sandbox in that state."""
 
     def close(self) -> None: ...
+
+
+def fork(sandbox: Sandbox) -> Sandbox:
+    """A new, independent sandbox in the state of this one, for a branch in the middle of an episode."""
+    snapshot = sandbox.snapshot()
+    try:
+        return snapshot.start()
+    finally:
+        snapshot.close()

@@ -5,9 +5,11 @@ There is no control group, so the bounds are made of other things than Docker's,
   ends a program that is over. Between two looks, `pids` processes can in theory hold `pids * memory_bytes`.
   Memory that is in no process is refused: see the last doors of `inside.syscall_filter`, and ZEROS. Of what
   the kernel holds for programs, page tables are added as they are, mappings and sockets with the most that
-  one can take (for TCP that would be too much, so there are Unix sockets only). Pipes and epolls are bounded
-  by OPEN_FILES a process: in the worst case 64 processes hold 135 and 56 MiB by them, beside `memory_bytes`;
-- the writable folder: a tmpfs of `disk_bytes`, on top of `memory_bytes`;
+  one can take (for TCP that is 36 MiB: without a checkout there are Unix sockets only). Pipes and epolls are
+  bounded by OPEN_FILES a process: in the worst case 64 processes hold 135 and 56 MiB by them, beside
+  `memory_bytes`;
+- the writable folder: a tmpfs of `disk_bytes`, on top of `memory_bytes`. Over a checkout, a tmpfs of that
+  size holds what is changed, /tmp and /dev/shm;
 - pids: RLIMIT_NPROC, which Linux counts per user namespace, that is per sandbox, from 5.14 on; before, only
   the keeper looks at their number, when it looks at memory;
 - `cpus` is not enforced. The wall-clock limit is, by the end of the whole pid namespace.
@@ -38,6 +40,7 @@ logger = logging.getLogger(__name__)
 
 INSTALL = "apt-get install -y bubblewrap"
 END_SECONDS = 10.0
+GIVE_SECONDS = 600.0
 HOST_UID = 2_147_000_000
 """What root turns into before it starts bubblewrap: a user that owns nothing, beyond the ranges that are
 handed out. Programs then own none of root's files, and RLIMIT_NPROC, which spares root, binds them."""
@@ -46,21 +49,37 @@ SHOWN_AT = "/mnt"
 OPEN_FILES = 128
 """For each process. Half of what Docker gives: without a control group nobody counts what the kernel holds
 for pipes, and for each pair of an epoll and what it waits for."""
-LINUX_BUFFER = 212_992
-"""Linux's own net.core.wmem_default, in bytes."""
+FOR_CHECKOUT = ("CAP_SYS_ADMIN", "CAP_DAC_OVERRIDE", "CAP_SETPCAP")
+"""What the keeper has in its user namespace until it has laid an overlay over the checkout, and then no
+more."""
+LINUX_BUFFERS = {"core/wmem_default": 212_992, "core/wmem_max": 4 << 20, "core/rmem_max": 4 << 20}
+LINUX_BUFFERS |= {"ipv4/tcp_rmem": 32 << 20, "ipv4/tcp_wmem": 4 << 20}
+"""Linux's own settings below /proc/sys/net, in bytes; of a triple, the largest."""
 ZEROS = "/dev/full"
 """Shown as /dev/zero too. It reads the same and can't be mapped: shared mappings of the real one are shared
 anonymous memory under another name, that no filter of system calls can tell from a file."""
 NPROC_PER_NAMESPACE_SINCE = (5, 14)
 
 
+def _buffer(name: str) -> int:
+    try:
+        return int(Path("/proc/sys/net", name).read_text().split()[-1])
+    except (OSError, ValueError, IndexError):
+        return LINUX_BUFFERS[name]
+
+
 def _socket_bytes() -> int:
     """What the kernel can hold for one socket: a full buffer, which programs can't enlarge, and a message."""
-    try:
-        buffer = int(Path("/proc/sys/net/core/wmem_default").read_text())
-    except (OSError, ValueError):
-        buffer = LINUX_BUFFER
-    return buffer * 3 // 2
+    return _buffer("core/wmem_default") * 3 // 2
+
+
+def _enlarged_socket_bytes() -> int:
+    """The same where programs can: Linux doubles what they ask for."""
+    return 2 * max(_buffer("core/wmem_max"), _buffer("core/rmem_max")) * 3 // 2
+
+
+def _tcp_bytes() -> int:
+    return _buffer("ipv4/tcp_rmem") + _buffer("ipv4/tcp_wmem")
 
 
 @cache
@@ -111,22 +130,49 @@ def _spawner(_pid: int) -> Spawner:
     return Spawner()
 
 
-def as_unprivileged_user(folder: Path) -> list[str]:
-    """What to put before a command so that it runs as HOST_UID, and finds `folder` in SHOWN_AT.
+def as_unprivileged_user(folders: Sequence[Path]) -> tuple[list[str], list[Path]]:
+    """What to put before a command so that it runs as HOST_UID, and where it finds each of `folders`.
 
     HOST_UID could not walk to a folder in root's home, so root opens the way before it lets go.
     """
-    give_up_root = f"exec setpriv --reuid {HOST_UID} --regid {HOST_UID} --clear-groups --no-new-privs"
-    script = f'mount --bind "$1" {SHOWN_AT} && shift && {give_up_root} -- "$@"'
-    return ["unshare", "--mount", "sh", "-c", script, "sh", str(folder)]
+    shown = [Path(SHOWN_AT)]
+    steps = []
+    if len(folders) > 1:
+        shown = [Path(SHOWN_AT, str(number)) for number in range(len(folders))]
+        steps = [f"mount -t tmpfs -o mode=0755 shown {SHOWN_AT}", f"mkdir {' '.join(map(str, shown))}"]
+    steps += [f'mount --bind "$1" {place} && shift' for place in shown]
+    steps += [f'exec setpriv --reuid {HOST_UID} --regid {HOST_UID} --clear-groups --no-new-privs -- "$@"']
+    return ["unshare", "--mount", "sh", "-c", " && ".join(steps), "sh", *map(str, folders)], shown
+
+
+def give(checkout: Path) -> None:
+    """Make a folder one that a sandbox can have as its checkout: for root, it has to belong to HOST_UID.
+
+    Elsewhere its files are the user's already. SandboxError if they can't be given.
+    """
+    if os.geteuid() != 0:
+        return
+    done = subprocess.run(
+        ["chown", "-R", "-h", f"{HOST_UID}:{HOST_UID}", "--", str(checkout)],
+        capture_output=True,
+        check=False,
+        timeout=GIVE_SECONDS,
+    )
+    if done.returncode != 0:
+        msg = f"could not give {checkout} to user {HOST_UID}: {done.stderr.decode(errors='replace')[-300:]}"
+        raise SandboxError(msg)
 
 
 def command(
-    limits: SandboxLimits, spec: SandboxSpec, keeper: Sequence[str], source: Path | None = None
+    limits: SandboxLimits,
+    spec: SandboxSpec,
+    keeper: Sequence[str],
+    source: Path | None = None,
+    checkout: Path | None = None,
 ) -> list[str]:
     """The bubblewrap command line. The order matters: what is mounted later lies on top.
 
-    `source`: see `host_view.arguments`.
+    `source`: see `host_view.arguments`. `checkout`: where bubblewrap finds that of the spec.
     """
     user = str(bundle.user(spec))
     arguments = ["bwrap", "--unshare-all", "--unshare-user", "--uid", user, "--gid", user]
@@ -135,7 +181,12 @@ def command(
     arguments += host_view.arguments(Path(spec.folder) if spec.folder else None, source)
     workdir = str(bundle.workdir(spec))
     arguments += ["--proc", "/proc", "--dev", "/dev", "--dev-bind", ZEROS, "/dev/zero"]
-    arguments += ["--perms", "0700", "--size", str(limits.disk_bytes), "--tmpfs", workdir, "--chdir", workdir]
+    if checkout is None:
+        arguments += ["--perms", "0700", "--size", str(limits.disk_bytes), "--tmpfs", workdir]
+    else:
+        arguments += ["--ro-bind", str(checkout), workdir, "--dir", "/tmp"]
+        arguments += [word for name in FOR_CHECKOUT for word in ("--cap-add", name)]
+    arguments += ["--chdir", workdir]
     # Both are tmpfs without a bound that the sandboxed user owns.
     arguments += ["--remount-ro", "/dev", "--remount-ro", "/"]
     return [*arguments, "--", *keeper]
@@ -150,7 +201,7 @@ class BubblewrapSandbox(KeptSandbox):
             self.spec,
             "bubblewrap",
             image="it has no engine for images; give a prepared root as `folder`",
-            writable_root="it can neither bound nor throw away what is written there; Docker can",
+            writable_root="it can neither bound nor throw away what is written there; give a `checkout`",
         )
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -162,7 +213,10 @@ class BubblewrapSandbox(KeptSandbox):
 
     def _keeper(self) -> Sequence[str]:
         limits, spec = self.limits, self.spec
-        rlimits = {"RLIMIT_DATA": limits.memory_bytes, "RLIMIT_NOFILE": OPEN_FILES}
+        rlimits = {
+            "RLIMIT_DATA": limits.memory_bytes,
+            "RLIMIT_NOFILE": limits.open_files or OPEN_FILES,
+        }
         if _kernel() >= NPROC_PER_NAMESPACE_SINCE:
             rlimits["RLIMIT_NPROC"] = limits.pids + 1
         python, path = "python3", bundle.PATH
@@ -175,7 +229,8 @@ class BubblewrapSandbox(KeptSandbox):
             spec,
             rlimits=rlimits,
             watch_memory_bytes=limits.memory_bytes,
-            socket_bytes=_socket_bytes(),
+            socket_bytes=_enlarged_socket_bytes() if spec.is_workspace else _socket_bytes(),
+            tcp_bytes=_tcp_bytes() if spec.is_workspace else 0,
             path=path,
         )
         return bundle.keeper_argv(python, settings)
@@ -194,16 +249,20 @@ class BubblewrapSandbox(KeptSandbox):
         return channel
 
     def _spawn(self) -> subprocess.Popen[bytes]:
-        folder = self.spec.folder
-        hidden = Path(folder) if folder else host_view.interpreter()[1]
+        spec = self.spec
+        system = Path(spec.folder) if spec.folder else host_view.interpreter()[1]
+        checkout = self._checkout()
+        hidden = [folder for folder in (system, checkout) if folder]
         root = os.geteuid() == 0
-        user = HOST_UID if root and hidden is None else None
+        user = HOST_UID if root and not hidden else None
+        before: list[str] = []
+        source = None
         try:
-            if root and hidden is not None:
-                before, source = as_unprivileged_user(hidden), Path(SHOWN_AT)
-            else:
-                before, source = [], None
-            argv = before + command(self.limits, self.spec, self._keeper(), source)
+            if root and hidden:
+                before, shown = as_unprivileged_user(hidden)
+                source = shown[0] if system else None
+                checkout = shown[-1] if checkout else None
+            argv = before + command(self.limits, spec, self._keeper(), source, checkout)
             return subprocess.Popen(
                 argv,
                 stdin=subprocess.PIPE,
@@ -218,6 +277,21 @@ class BubblewrapSandbox(KeptSandbox):
         except OSError as error:
             msg = f"could not start bubblewrap: {error}"
             raise SandboxError(msg) from error
+
+    def _checkout(self) -> Path | None:
+        """That of the spec, if its files can be those of a sandbox's user."""
+        if self.spec.checkout is None:
+            return None
+        checkout, user = Path(self.spec.checkout), os.geteuid() or HOST_UID
+        try:
+            owner = checkout.stat().st_uid
+        except OSError as error:
+            msg = f"no checkout: {error}"
+            raise SandboxError(msg) from error
+        if not checkout.is_dir() or owner != user:
+            msg = f"expected as checkout a folder of user {user} (bubblewrap.give), got {checkout} of {owner}"
+            raise SandboxError(msg)
+        return checkout
 
     def _destroy(self) -> None:
         forget(self)

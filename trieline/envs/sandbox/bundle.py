@@ -9,7 +9,7 @@ from typing import TypedDict
 from trieline.envs.sandbox import inside
 from trieline.envs.sandbox.base import SandboxLimits, SandboxSpec
 
-MODULES = ("frames", "files", "programs", "syscall_filter", "keeper")
+MODULES = ("frames", "files", "checkout", "programs", "syscall_filter", "keeper")
 WORKDIR = PurePosixPath("/work")
 UID = 1000
 """User and group id of keeper and programs, inside the sandbox."""
@@ -38,13 +38,19 @@ class Settings(TypedDict):
     """What the keeper is told once, at its start."""
 
     workdir: str
+    checkout: bool
+    """Is it what `workdir` shows, still to be made writable?"""
+    disk_bytes: int
     environment: Mapping[str, str]
     output_bytes: int
+    tail_bytes: int
     rlimits: Mapping[str, int]
     watch_memory_bytes: int
     """0: a control group bounds memory, the keeper need not watch."""
     socket_bytes: int
     """What the kernel can hold for one socket, where the keeper watches."""
+    tcp_bytes: int
+    """And beside it for one of TCP; 0: there are Unix sockets only."""
     max_files: int
     max_pids: int
 
@@ -63,7 +69,7 @@ def environment(spec: SandboxSpec, *, path: str = PATH, home: str | None = None)
     """Of all programs. Of `path` and `home` (None: /tmp or the work folder), the spec may have its own."""
     if home is None:
         # In a work folder with a checkout, what programs leave in their home would look like a part of it.
-        home = "/tmp" if spec.writable_root else str(workdir(spec))
+        home = "/tmp" if spec.is_workspace else str(workdir(spec))
     return {"PATH": path, "HOME": home, "TMPDIR": home, "LANG": "C.UTF-8", **dict(spec.environment)}
 
 
@@ -79,16 +85,25 @@ def settings(
     rlimits: Mapping[str, int],
     watch_memory_bytes: int,
     socket_bytes: int = 0,
+    tcp_bytes: int = 0,
     path: str = PATH,
 ) -> Settings:
     """Settings for these limits; `rlimits` are added to those that every backend sets."""
     return {
         "workdir": str(workdir(spec)),
+        "checkout": spec.checkout is not None,
+        "disk_bytes": limits.disk_bytes,
         "environment": environment(spec, path=path),
         "output_bytes": limits.output_bytes,
-        "rlimits": {"RLIMIT_FSIZE": limits.disk_bytes, "RLIMIT_NOFILE": OPEN_FILES, **rlimits},
+        "tail_bytes": limits.tail_bytes,
+        "rlimits": {
+            "RLIMIT_FSIZE": limits.disk_bytes,
+            "RLIMIT_NOFILE": limits.open_files or OPEN_FILES,
+            **rlimits,
+        },
         "watch_memory_bytes": watch_memory_bytes,
         "socket_bytes": socket_bytes,
+        "tcp_bytes": tcp_bytes,
         "max_files": max_files(limits),
         "max_pids": limits.pids,
     }

@@ -7,8 +7,8 @@ import ssl
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
-from functools import cache
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,7 +18,14 @@ import requests
 
 from trieline.envs.errors import SandboxError
 from trieline.envs.sandbox import bundle, owner
-from trieline.envs.sandbox.base import ExecResult, SandboxLimits, SandboxSpec, Snapshot, refuse
+from trieline.envs.sandbox.base import (
+    NO_MORE_VARIABLES,
+    ExecResult,
+    SandboxLimits,
+    SandboxSpec,
+    Snapshot,
+    refuse,
+)
 from trieline.envs.sandbox.channel import AttachChannel, Channel
 from trieline.envs.sandbox.exit_cleanup import close_at_exit, forget
 from trieline.envs.sandbox.first_come import Line
@@ -181,11 +188,18 @@ class DockerSandbox(KeptSandbox):
 
     def __init__(self, limits: SandboxLimits, spec: SandboxSpec | None = None) -> None:
         super().__init__(limits, spec)
-        refuse(self.spec, "docker", folder="it starts from images; make one of it with `docker import`")
+        refuse(
+            self.spec,
+            "docker",
+            folder="it starts from images; make one of it with `docker import`",
+            checkout="it starts from images; make one with it in it: see `images.make_of`",
+        )
         self.image = self.spec.image or IMAGE
         self._name: str | None = None
         self._over_disk = False
         """Did the last container end because its writable root had grown too large?"""
+        self._next_look = 0.0
+        """At its disk (time.monotonic())."""
 
     def __str__(self) -> str:
         return f"Docker sandbox {self._name or '(not started)'}"
@@ -246,7 +260,9 @@ class DockerSandbox(KeptSandbox):
         )
         return {
             "network_mode": "none",
-            "ipc_mode": "none",  # no /dev/shm: the writable folder is the only one
+            # Without /dev/shm the writable folder is the only one. Where it is, its pages count as memory.
+            "ipc_mode": "private" if self.spec.is_workspace else "none",
+            "shm_size": limits.memory_bytes,
             "read_only": not self.spec.writable_root,
             "tmpfs": {} if self.spec.writable_root else {str(self.workdir): workdir},
             "cap_drop": ["ALL"],
@@ -270,15 +286,21 @@ class DockerSandbox(KeptSandbox):
         return socket.socket(fileno=os.dup(connection.fileno()))
 
     def exec(
-        self, argv: Sequence[str], *, stdin: bytes = b"", wall_seconds: float | None = None
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: bytes = b"",
+        wall_seconds: float | None = None,
+        environment: Mapping[str, str] = NO_MORE_VARIABLES,
     ) -> ExecResult:
+        run = partial(super().exec, argv, stdin=stdin, wall_seconds=wall_seconds, environment=environment)
         if not self.spec.writable_root:
-            return super().exec(argv, stdin=stdin, wall_seconds=wall_seconds)
+            return run()
         ended = threading.Event()
         watch = threading.Thread(target=self._watch_disk, args=(ended,), name="disk-watch")
         watch.start()
         try:
-            return super().exec(argv, stdin=stdin, wall_seconds=wall_seconds)
+            return run()
         finally:
             ended.set()
             watch.join()
@@ -286,7 +308,9 @@ class DockerSandbox(KeptSandbox):
     def _watch_disk(self, ended: threading.Event) -> None:
         """A writable root lies on the engine's disk, with no bound that every storage driver has."""
         eng, name = engine(), self._name
-        while name is not None:
+        # Not soon after the last look, of the program before: a short program would end later for it.
+        while name is not None and not ended.wait(self._next_look - time.monotonic()):
+            self._next_look = time.monotonic() + DISK_SECONDS
             try:
                 found = eng.call("measure it", eng.api.containers, size=True, filters={"name": name})
                 if any(container.get("SizeRw", 0) > self.limits.disk_bytes for container in found):
@@ -295,8 +319,6 @@ class DockerSandbox(KeptSandbox):
                     return
             except SandboxError as error:
                 logger.warning("%s: %s", self, error)
-            if ended.wait(DISK_SECONDS):
-                return
 
     def snapshot(self) -> Snapshot:
         """The work folder, or an image of all that was changed where the root is writable."""

@@ -3,14 +3,16 @@
 import abc
 import logging
 import os
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
-from typing import Any, Self
+from typing import IO, Any, Self
 
 from trieline.envs.errors import SandboxError
-from trieline.envs.sandbox import bundle
+from trieline.envs.sandbox import archives, bundle
 from trieline.envs.sandbox.base import (
+    NO_MORE_VARIABLES,
     ExecResult,
     SandboxLimits,
     SandboxSpec,
@@ -27,6 +29,9 @@ logger = logging.getLogger(__name__)
 START_SECONDS = 60.0
 FILE_SECONDS = 30.0
 """For one read, write, archive, restore or reset, all bounded by `disk_bytes`."""
+FILE_BYTES_PER_SECOND = 8 * 1024 * 1024
+"""And what may be a gigabyte gets more time."""
+CHUNK = 1024 * 1024
 KILL_SECONDS = 15.0
 """What the keeper may need beyond the wall-clock limit of a program, to end and reap all processes."""
 ARCHIVE_OVERHEAD = 1024
@@ -93,14 +98,24 @@ class KeptSandbox(abc.ABC):
         self._pristine = True
 
     def exec(
-        self, argv: Sequence[str], *, stdin: bytes = b"", wall_seconds: float | None = None
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: bytes = b"",
+        wall_seconds: float | None = None,
+        environment: Mapping[str, str] = NO_MORE_VARIABLES,
     ) -> ExecResult:
         wall = wall_limit(wall_seconds, self.limits)
-        check_command(argv, stdin, self.limits)
+        check_command(argv, stdin, environment, self.limits)
         self._revive()
         self._pristine = False
         started = time.monotonic()
-        request = {"op": "exec", "argv": list(argv), "wall_seconds": wall}
+        request = {
+            "op": "exec",
+            "argv": list(argv),
+            "wall_seconds": wall,
+            "environment": dict(environment),
+        }
         try:
             reply, output = self._ask(
                 request, stdin, seconds=wall + KILL_SECONDS, max_body=2 * self.limits.output_bytes
@@ -108,13 +123,15 @@ class KeptSandbox(abc.ABC):
         except ChannelClosedError as error:
             return self._ended_by_program(time.monotonic() - started, error)
         split = int(reply["stdout_bytes"])
+        stdout_left_out, stderr_left_out = map(int, reply["left_out"])
         return ExecResult(
             exit_code=int(reply["exit_code"]),
             stdout=output[:split],
             stderr=output[split:],
             timed_out=bool(reply["timed_out"]),
             oom=bool(reply["oom"]),
-            truncated=bool(reply["truncated"]),
+            stdout_left_out=stdout_left_out,
+            stderr_left_out=stderr_left_out,
             seconds=float(reply["seconds"]),
         )
 
@@ -137,27 +154,40 @@ class KeptSandbox(abc.ABC):
         self._pristine = False
         self._ask_for_files({"op": "write", "path": path}, data, path=path)
 
+    def put(self, archive: IO[bytes], path: str = ".") -> None:
+        with archives.checked(archive, max_bytes=self.limits.disk_bytes) as checked:
+            self._revive()
+            self._pristine = False
+            self._ask_for_files({"op": "put", "path": path}, checked, path=path)
+
+    def get(self, out: IO[bytes], path: str = ".", *, max_bytes: int) -> None:
+        most = min(max_bytes + ARCHIVE_OVERHEAD * archives.MAX_MEMBERS, frames.MAX_BODY)
+        request = {"op": "get", "path": path, "max_bytes": most}
+        with archives.new_spool() as spool:
+            self._ask_for_files(request, out=spool, max_body=most, path=path)
+            spool.seek(0)
+            archives.copy(spool, out, max_bytes=max_bytes)
+
     def snapshot(self) -> Snapshot:
-        """The work folder as an archive in memory, bounded by `disk_bytes`: a tmpfs is in no image."""
-        return ArchiveSnapshot(
-            self,
-            self._ask_for_files(
-                {"op": "archive", "max_bytes": self._archive_bytes}, max_body=self._archive_bytes
-            ),
-        )
+        """What programs wrote as an archive, bounded by `disk_bytes`: a tmpfs is in no image."""
+        most = self.limits.disk_bytes + ARCHIVE_OVERHEAD * bundle.max_files(self.limits)
+        most = min(most, frames.MAX_BODY)
+        archive = archives.new_spool()
+        try:
+            self._ask_for_files({"op": "archive", "max_bytes": most}, out=archive, max_body=most)
+        except BaseException:
+            archive.close()
+            raise
+        return ArchiveSnapshot(self, archive)
 
-    @property
-    def _archive_bytes(self) -> int:
-        return self.limits.disk_bytes + ARCHIVE_OVERHEAD * bundle.max_files(self.limits)
-
-    def restore(self, archive: bytes) -> None:
+    def restore(self, archive: IO[bytes]) -> None:
         """Unpack what `snapshot` took. Only into a sandbox in which nothing ran."""
         self._pristine = False
         self._ask_for_files({"op": "restore"}, archive)
 
     def reset(self) -> None:
         """In place if that leaves it verifiably clean, else by a new sandbox in its place."""
-        if self._channel is not None and not self._pristine and not self.spec.writable_root:
+        if self._channel is not None and not self._pristine and not self.spec.is_workspace:
             try:
                 reply, _ = self._ask({"op": "reset"}, seconds=FILE_SECONDS)
                 self._pristine = bool(reply.get("clean"))
@@ -195,10 +225,17 @@ class KeptSandbox(abc.ABC):
             self.start()
 
     def _ask_for_files(
-        self, request: dict[str, Any], body: bytes = b"", *, max_body: int = 0, path: str = ""
+        self,
+        request: dict[str, Any],
+        body: bytes | IO[bytes] = b"",
+        *,
+        out: IO[bytes] | None = None,
+        max_body: int = 0,
+        path: str = "",
     ) -> bytes:
+        seconds = FILE_SECONDS + (_size(body) + max_body) / FILE_BYTES_PER_SECOND
         try:
-            reply, data = self._ask(request, body, seconds=FILE_SECONDS, max_body=max_body)
+            reply, data = self._ask(request, body, seconds=seconds, max_body=max_body, out=out)
         except ChannelClosedError as error:
             msg = f"{self}: the keeper ended during {request['op']!r}: {error}"
             self.close()
@@ -208,17 +245,25 @@ class KeptSandbox(abc.ABC):
         return data
 
     def _ask(
-        self, request: dict[str, Any], body: bytes = b"", *, seconds: float, max_body: int = 0
+        self,
+        request: dict[str, Any],
+        body: bytes | IO[bytes] = b"",
+        *,
+        seconds: float,
+        max_body: int = 0,
+        out: IO[bytes] | None = None,
     ) -> tuple[dict[str, Any], bytes]:
+        """The reply and its body, which goes to `out` if there is one."""
         if self._channel is None:
             msg = f"{self}: is not running; reset() or start() it first"
             raise SandboxError(msg)
         deadline = time.monotonic() + seconds
-        frame = frames.pack(request, len(body))
+        frame = frames.pack(request, _size(body))
         try:
             self._channel.send(frame, deadline)
-            self._channel.send(body, deadline)
-            reply, data = self._receive(self._channel, deadline, max_body)
+            for part in _parts(body):
+                self._channel.send(part, deadline)
+            reply, data = self._receive(self._channel, deadline, max_body, out)
         except ChannelTimeoutError as error:
             msg = f"{self}: waited {seconds:.1f} s for the keeper to answer {request['op']!r}; ended it"
             self.close()
@@ -234,34 +279,60 @@ class KeptSandbox(abc.ABC):
             raise SandboxError(msg)
         return reply, data
 
-    def _receive(self, channel: Channel, deadline: float, max_body: int) -> tuple[dict[str, Any], bytes]:
+    def _receive(
+        self, channel: Channel, deadline: float, max_body: int, out: IO[bytes] | None = None
+    ) -> tuple[dict[str, Any], bytes]:
         try:
             header, length = frames.unpack(lambda count: channel.receive(count, deadline), max_body)
-            return header, channel.receive(length, deadline)
         except frames.FrameError as error:
             msg = f"{self}: {error}"
             raise SandboxError(msg) from error
+        if out is None:
+            return header, channel.receive(length, deadline)
+        while length:
+            part = channel.receive(min(length, CHUNK), deadline)
+            out.write(part)
+            length -= len(part)
+        return header, b""
+
+
+def _size(body: bytes | IO[bytes]) -> int:
+    if isinstance(body, bytes):
+        return len(body)
+    size = body.seek(0, os.SEEK_END)
+    body.seek(0)
+    return size
+
+
+def _parts(body: bytes | IO[bytes]) -> Iterator[bytes]:
+    if isinstance(body, bytes):
+        yield body
+        return
+    while part := body.read(CHUNK):
+        yield part
 
 
 class ArchiveSnapshot:
     """The files of a sandbox at one moment, as an opaque archive that is only ever unpacked in a sandbox."""
 
-    def __init__(self, origin: KeptSandbox, archive: bytes) -> None:
+    def __init__(self, origin: KeptSandbox, archive: IO[bytes]) -> None:
         self._new_sandbox = origin._another
-        self._archive: bytes | None = archive
+        self._archive = archive
+        self._reading = threading.Lock()
 
     def start(self) -> KeptSandbox:
-        if self._archive is None:
-            msg = "expected an open snapshot, got one that was closed"
-            raise SandboxError(msg)
         sandbox = self._new_sandbox()
         sandbox.start()
         try:
-            sandbox.restore(self._archive)
+            with self._reading:
+                if self._archive.closed:
+                    msg = "expected an open snapshot, got one that was closed"
+                    raise SandboxError(msg)
+                sandbox.restore(self._archive)
         except BaseException:
             sandbox.close()
             raise
         return sandbox
 
     def close(self) -> None:
-        self._archive = None
+        self._archive.close()

@@ -131,10 +131,16 @@ class SandboxPool:
         if id(sandbox) not in self._lent:
             msg = "expected a sandbox that this pool has lent, got another one"
             raise ValueError(msg)
+        if keep and self.spec.is_workspace:
+            # It is not wiped but replaced, for which nobody need wait but who comes next.
+            threading.Thread(target=self._renew, args=(sandbox, keep), name="sandbox-renewal").start()
+        else:
+            self._renew(sandbox, keep)
+
+    def _renew(self, sandbox: Sandbox, keep: bool) -> None:
         clean = False
         try:
-            # A writable root is not wiped but replaced: the next one is started when there is need of it.
-            if keep and not self._closed and not self.spec.writable_root:
+            if keep and not self._closed:
                 sandbox.reset()
                 clean = True
         except SandboxError as error:

@@ -9,13 +9,15 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 from trieline.envs.errors import SandboxError
-from trieline.envs.sandbox import bundle, temporary
+from trieline.envs.sandbox import archives, bundle, temporary
 from trieline.envs.sandbox.base import (
+    NO_MORE_VARIABLES,
     ExecResult,
     SandboxLimits,
     SandboxSpec,
@@ -52,6 +54,7 @@ class UnprotectedSandbox:
             "none",
             image=on_host,
             folder=on_host,
+            checkout=on_host,
             user=on_host,
             writable_root=on_host,
             workdir="the work folder is a temporary one",
@@ -77,19 +80,25 @@ class UnprotectedSandbox:
             close_at_exit(self)
 
     def exec(
-        self, argv: Sequence[str], *, stdin: bytes = b"", wall_seconds: float | None = None
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: bytes = b"",
+        wall_seconds: float | None = None,
+        environment: Mapping[str, str] = NO_MORE_VARIABLES,
     ) -> ExecResult:
         limits = self.limits
-        check_command(argv, stdin, limits)
+        check_command(argv, stdin, environment, limits)
         workdir = str(self._running())
         path = f"{Path(sys.executable).parent}:{bundle.PATH}"
         order = programs.Order(
             argv=list(argv),
             stdin=stdin,
             workdir=workdir,
-            environment=bundle.environment(self.spec, path=path, home=workdir),
+            environment={**bundle.environment(self.spec, path=path, home=workdir), **environment},
             wall_seconds=wall_limit(wall_seconds, limits),
             output_bytes=limits.output_bytes,
+            tail_bytes=limits.tail_bytes,
             rlimits={
                 "RLIMIT_DATA": limits.memory_bytes,
                 "RLIMIT_FSIZE": limits.disk_bytes,
@@ -104,7 +113,8 @@ class UnprotectedSandbox:
             stderr=outcome.stderr,
             timed_out=outcome.timed_out,
             oom=outcome.oom,
-            truncated=outcome.truncated,
+            stdout_left_out=outcome.stdout_left_out,
+            stderr_left_out=outcome.stderr_left_out,
             seconds=outcome.seconds,
         )
 
@@ -114,6 +124,17 @@ class UnprotectedSandbox:
     def write(self, path: str, data: bytes) -> None:
         check_size(path, data, self.limits)
         files.write(str(self._running()), path, data)
+
+    def put(self, archive: IO[bytes], path: str = ".") -> None:
+        with archives.checked(archive, max_bytes=self.limits.disk_bytes) as checked:
+            files.unpack(str(self._running()), path, checked)
+
+    def get(self, out: IO[bytes], path: str = ".", *, max_bytes: int) -> None:
+        with archives.new_spool() as spool, files.packed(str(self._running()), path) as folder:
+            folder.archive_size(max_bytes + archives.IN_MEMORY_BYTES, hard_links=False)
+            folder.archive(spool, hard_links=False)
+            spool.seek(0)
+            archives.copy(spool, out, max_bytes=max_bytes)
 
     def snapshot(self) -> "CopiedFolder":
         copy = CopiedFolder(temporary.make(), self)

@@ -12,6 +12,7 @@ from typing import Any
 
 LENGTHS = struct.Struct(">II")
 MAX_HEADER_BYTES = 1024 * 1024
+MAX_BODY = (1 << 32) - 1
 
 
 class FrameError(Exception):
@@ -23,6 +24,9 @@ def pack(header: dict[str, Any], body_length: int = 0) -> bytes:
     text = json.dumps(header).encode()
     if len(text) > MAX_HEADER_BYTES:
         msg = f"a header of {len(text)} bytes is over the limit of {MAX_HEADER_BYTES}"
+        raise FrameError(msg)
+    if body_length > MAX_BODY:
+        msg = f"a body of {body_length} bytes is over the limit of {MAX_BODY}"
         raise FrameError(msg)
     return LENGTHS.pack(len(text), body_length) + text
 

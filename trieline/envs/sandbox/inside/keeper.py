@@ -27,12 +27,11 @@ import sys
 import time
 from typing import Any, Optional
 
-from trieline.envs.sandbox.inside import files, frames, programs, syscall_filter
+from trieline.envs.sandbox.inside import checkout, files, frames, programs, syscall_filter
 
 PR_SET_DUMPABLE = 4
 REQUESTS, REPLIES = 0, 1
 KILL_SECONDS = 5.0
-MAX_REQUEST_BODY = 1 << 30
 CHUNK = 1 << 20
 # Fields of /proc/*/smaps_rollup, and of /proc/*/status, in kB.
 SHARES = (b"Pss:", b"SwapPss:")
@@ -114,10 +113,18 @@ def cgroup_oom_kills() -> int:
     return 0
 
 
-def sockets() -> int:
-    """In the network namespace of this sandbox, those in flight or not yet accepted included."""
-    with open("/proc/net/sockstat") as counters:
-        return int(counters.readline().split()[2])  # "sockets: used 8"
+def socket_bytes(each: int, tcp: int) -> int:
+    """What the kernel can hold for the sockets of this network namespace, given that for one and one of TCP.
+
+    Those in flight or not yet accepted are among them.
+    """
+    total = 0
+    for path in ("/proc/net/sockstat", "/proc/net/sockstat6") if tcp else ("/proc/net/sockstat",):
+        with open(path) as counters:
+            for line in counters:  # "sockets: used 8", "TCP: inuse 3 orphan 0 ...", "TCP6: inuse 1"
+                words = line.split()
+                total += int(words[2]) * {"sockets:": each, "TCP:": tcp, "TCP6:": tcp}.get(words[0], 0)
+    return total
 
 
 def held_bytes(share: bool) -> int:
@@ -204,9 +211,10 @@ Reply = tuple[Optional[dict[str, Any]], bytes]  # noqa: UP045  # `|` of types is
 class Keeper:
     """Answers requests, one at a time. `settings` come from the owner, see `bundle.Settings`."""
 
-    def __init__(self, settings: dict[str, Any]) -> None:
+    def __init__(self, settings: dict[str, Any], layer: Optional[checkout.Layer]) -> None:  # noqa: UP045  # as above
         self.settings = settings
         self.workdir: str = settings["workdir"]
+        self.files = layer or files.Folder(self.workdir)
         self.clean_usage = self.usage()
         self.clean_marks = files.marks(self.workdir)
 
@@ -222,7 +230,7 @@ class Keeper:
             return False
         if self.usage()[1] > self.settings["max_files"] or len(others()) > self.settings["max_pids"]:
             return True
-        limit -= sockets() * self.settings["socket_bytes"]
+        limit -= socket_bytes(self.settings["socket_bytes"], self.settings["tcp_bytes"])
         return held_bytes(share=False) > limit and held_bytes(share=True) > limit
 
     def exec(self, header: dict[str, Any], body: Body) -> Reply:
@@ -231,9 +239,10 @@ class Keeper:
             argv=header["argv"],
             stdin=body.read(body.left),
             workdir=self.workdir,
-            environment=self.settings["environment"],
+            environment={**self.settings["environment"], **header["environment"]},
             wall_seconds=header["wall_seconds"],
             output_bytes=self.settings["output_bytes"],
+            tail_bytes=self.settings["tail_bytes"],
             rlimits=self.settings["rlimits"],
         )
         outcome = programs.run(
@@ -249,7 +258,7 @@ class Keeper:
             "stdout_bytes": len(outcome.stdout),
             "timed_out": outcome.timed_out,
             "oom": outcome.oom or cgroup_oom_kills() > kills,
-            "truncated": outcome.truncated,
+            "left_out": [outcome.stdout_left_out, outcome.stderr_left_out],
             "seconds": outcome.seconds,
         }
         return reply, outcome.stdout + outcome.stderr
@@ -263,13 +272,25 @@ class Keeper:
 
     def archive(self, header: dict[str, Any], _body: Body) -> Reply:
         """Sent as it is made: an archive in memory would count against the programs' limit."""
-        size = files.archive_size(self.workdir, header["max_bytes"])
+        size = self.files.archive_size(header["max_bytes"])
         _send(frames.pack({}, size))
-        files.archive(self.workdir, Replies())
+        self.files.archive(Replies())
         return None, b""
 
+    def get(self, header: dict[str, Any], _body: Body) -> Reply:
+        """As `archive`, of one folder and for others than this sandbox."""
+        with files.packed(self.workdir, header["path"]) as folder:
+            size = folder.archive_size(header["max_bytes"], hard_links=False)
+            _send(frames.pack({}, size))
+            folder.archive(Replies(), hard_links=False)
+        return None, b""
+
+    def put(self, header: dict[str, Any], body: Body) -> Reply:
+        files.unpack(self.workdir, header["path"], body)
+        return {}, b""
+
     def restore(self, _header: dict[str, Any], body: Body) -> Reply:
-        files.restore(self.workdir, body)
+        self.files.restore(body)
         return {}, b""
 
     def reset(self, _header: dict[str, Any], _body: Body) -> Reply:
@@ -287,6 +308,8 @@ class Keeper:
             "exec": self.exec,
             "read": self.read,
             "write": self.write,
+            "get": self.get,
+            "put": self.put,
             "archive": self.archive,
             "restore": self.restore,
             "reset": self.reset,
@@ -313,12 +336,15 @@ def _send(data: bytes) -> None:
 
 def main(settings: dict[str, Any]) -> None:
     """Say hello, then answer requests until the owner hangs up."""
-    harden(only_unix_sockets=settings["watch_memory_bytes"] > 0)
-    keeper = Keeper(settings)
+    layer = None
+    if settings["checkout"]:
+        layer = checkout.lay_over(settings["workdir"], settings["disk_bytes"], settings["max_files"])
+    harden(only_unix_sockets=settings["watch_memory_bytes"] > 0 and not settings["tcp_bytes"])
+    keeper = Keeper(settings, layer)
     _send(frames.pack({"hello": os.getpid(), "uid": os.getuid(), "python": sys.version.split()[0]}))
     try:
         while True:
-            header, length = frames.unpack(_read_exactly, MAX_REQUEST_BODY)
+            header, length = frames.unpack(_read_exactly, frames.MAX_BODY)
             keeper.answer(header, Body(length))
     except (EOFError, BrokenPipeError, programs.OwnerGoneError):
         os._exit(0)  # ends every process of the namespace

@@ -35,6 +35,8 @@ class Order:
     environment: dict[str, str]
     wall_seconds: float
     output_bytes: int
+    tail_bytes: int
+    """Of `output_bytes`, how many are for the end of a stream."""
     rlimits: dict[str, int]
     """Names of `resource` constants, such as RLIMIT_FSIZE, and the bound (soft and hard)."""
 
@@ -48,20 +50,25 @@ class Outcome:
     stderr: bytes = b""
     timed_out: bool = False
     oom: bool = False
-    truncated: bool = False
+    stdout_left_out: int = 0
+    stderr_left_out: int = 0
     seconds: float = 0.0
 
 
 class _Capture:
-    """The first `limit` bytes of a stream; the rest is read and thrown away."""
+    """The first and the last bytes of a stream; what is between them is read and thrown away."""
 
-    def __init__(self, pipe: IO[bytes], limit: int) -> None:
+    def __init__(self, pipe: IO[bytes], head_bytes: int, tail_bytes: int) -> None:
         self.pipe = pipe
         self.fd = pipe.fileno()
-        self.limit = limit
-        self.data = bytearray()
-        self.truncated = False
+        self.head_bytes, self.tail_bytes = head_bytes, tail_bytes
+        self.head, self.tail = bytearray(), bytearray()
+        self.left_out = 0
         os.set_blocking(self.fd, False)
+
+    @property
+    def data(self) -> bytes:
+        return bytes(self.head + self.tail)
 
     def read_some(self) -> bool:
         """False if nothing is there, for now or for good."""
@@ -69,9 +76,13 @@ class _Capture:
             chunk = os.read(self.fd, READ_CHUNK)
         except BlockingIOError:
             return False
-        room = self.limit - len(self.data)
-        self.data += chunk[:room]
-        self.truncated = self.truncated or len(chunk) > room
+        room = self.head_bytes - len(self.head)
+        self.head += chunk[:room]
+        self.tail += chunk[room:]
+        over = len(self.tail) - self.tail_bytes
+        if over > 0:
+            del self.tail[:over]
+            self.left_out += over
         return bool(chunk)
 
 
@@ -85,7 +96,8 @@ class _Running:
         self.process = process
         self.stdin = process.stdin
         self.unsent = memoryview(order.stdin)
-        self.captures = [_Capture(pipe, order.output_bytes) for pipe in (process.stdout, process.stderr)]
+        head, tail = order.output_bytes - order.tail_bytes, order.tail_bytes
+        self.captures = [_Capture(pipe, head, tail) for pipe in (process.stdout, process.stderr)]
         os.set_blocking(self.stdin.fileno(), False)
         self.exited_fd = os.pidfd_open(process.pid)
 
@@ -198,11 +210,12 @@ def run(
         stdout, stderr = running.captures
         return Outcome(
             exit_code=128 - code if code < 0 else code,
-            stdout=bytes(stdout.data),
-            stderr=bytes(stderr.data),
+            stdout=stdout.data,
+            stderr=stderr.data,
             timed_out=not ended and not oom,
             oom=oom,
-            truncated=stdout.truncated or stderr.truncated,
+            stdout_left_out=stdout.left_out,
+            stderr_left_out=stderr.left_out,
             seconds=time.monotonic() - started,
         )
     finally:
