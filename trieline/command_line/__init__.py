@@ -8,12 +8,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trieline import __version__
-from trieline.command_line import checks, environments, fine_tuning, inspection, processes, training
+from trieline.command_line import (
+    checks,
+    environments,
+    fine_tuning,
+    images,
+    inspection,
+    processes,
+    training,
+)
 from trieline.common.errors import in_one_line
 from trieline.common.text import LINES, visible
 from trieline.launcher.machine import missing_extra
 
-VERBS = (training, fine_tuning, processes, environments, inspection, checks)
+VERBS = (training, fine_tuning, processes, environments, images, inspection, checks)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
