@@ -339,7 +339,11 @@ class DockerSandbox(KeptSandbox):
 
 
 class CommittedSnapshot:
-    """A sandbox with a writable root at one moment, as an image that shares all but what was changed."""
+    """A sandbox with a writable root at one moment, as an image that shares all but what was changed.
+
+    The engine takes several times as long to list what was changed, for a copy of just that: it may compare
+    all files of the image.
+    """
 
     def __init__(self, origin: DockerSandbox) -> None:
         self._new_sandbox = origin._another
