@@ -13,6 +13,7 @@ import gymnasium
 from gymnasium.spaces import Text
 
 from trieline.envs.errors import SandboxError
+from trieline.envs.sandbox import shared_pool
 
 COUNTING = "tests.actors.fake_envs:fake/Counting-v0"
 FAULTY = "tests.actors.fake_envs:fake/Faulty-v0"
@@ -20,6 +21,7 @@ UNFORKABLE = "tests.actors.fake_envs:fake/Unforkable-v0"
 FINISHING = "tests.actors.fake_envs:fake/Finishing-v0"
 POOLED = "tests.actors.fake_envs:fake/Pooled-v0"
 LISTING = "tests.actors.fake_envs:fake/Listing-v0"
+BOXED = "tests.actors.fake_envs:fake/Boxed-v0"
 RESTLESS = "tests.actors.fake_envs:fake/Restless-v0"
 
 released = threading.Event()
@@ -179,6 +181,14 @@ class Pooled(Forkable):
         return observation, reward, over, truncated, info
 
 
+class Boxed(Counting):
+    """Borrows a sandbox of a pool, which keeps it for the worker's other episodes."""
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        with shared_pool("none").lend():
+            return super().step(action)
+
+
 class Restless(Counting):
     """Another task at each reset, whatever the seed."""
 
@@ -199,5 +209,6 @@ for name, entry in (
     ("Finishing", Finishing),
     ("Listing", Listing),
     ("Pooled", Pooled),
+    ("Boxed", Boxed),
 ):
     gymnasium.register(id=f"fake/{name}-v0", entry_point=entry, disable_env_checker=True)  # type: ignore[arg-type]

@@ -12,12 +12,13 @@ import msgspec
 import psutil
 import pytest
 
-from tests.actors.fake_envs import COUNTING, FAULTY, POOLED
+from tests.actors.fake_envs import BOXED, COUNTING, FAULTY, POOLED
 from tests.actors.peers import Learner, ScriptedServer, ipc_links
 from trieline.actors.chat import ChatRenderer
 from trieline.actors.config import ActorConfig
 from trieline.actors.errors import ChatTemplateError, EnvironmentSetupError
 from trieline.actors.process import run_actor
+from trieline.envs.sandbox import temporary
 from trieline.wire.config import EnvConfig, LinksConfig
 from trieline.wire.errors import AddressError
 from trieline.wire.messages import Sampling
@@ -192,6 +193,23 @@ def test_workers_end_when_their_parent_is_killed(links: LinksConfig, start: Star
         _, alive = psutil.wait_procs(workers, timeout=PATIENCE_S)
         assert not alive
         wait_until(lambda: not learner.receiver.actors(), "the workers' goodbye")
+
+
+def test_workers_whose_parent_is_killed_close_their_sandboxes(
+    folder: Path, links: LinksConfig, renderer: ChatRenderer, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(folder))
+    with Learner(links) as learner, ScriptedServer(links, renderer, reply):
+        program = start(EnvConfig(id=BOXED), processes=1)
+        learner.offer(BOXED, 1, group_size=1)
+        learner.take(1)
+        workers = workers_of(program)
+        assert list(folder.glob(f"{temporary.PREFIX}*"))
+        program.kill()
+        program.wait()
+        _, alive = psutil.wait_procs(workers, timeout=PATIENCE_S)
+        assert not alive
+    assert not list(folder.glob(f"{temporary.PREFIX}*"))
 
 
 def test_environments_that_hang_again_and_again_end_the_program(

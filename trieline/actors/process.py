@@ -26,6 +26,7 @@ from trieline.actors.env_session import check_env
 from trieline.common.program_log import file_handler
 from trieline.common.restarts import Deaths
 from trieline.common.signals import default_stop_signals, on_stop_signal, stop_signals_held
+from trieline.envs.sandbox.exit_cleanup import close_all
 from trieline.wire.addresses import check_address
 from trieline.wire.config import EnvConfig, LinksConfig
 
@@ -142,6 +143,7 @@ class Workers:
             status = EXIT_GAVE_UP
         if os.getppid() != parent_pid:
             # Nobody reads the log queue any more, and leaving the usual way would wait for that.
+            close_all()
             os._exit(status)
         raise SystemExit(status)
 

@@ -32,9 +32,9 @@ def close_at_exit(thing: Closeable) -> None:
         if _pid != os.getpid():
             _open.clear()
             _pid = os.getpid()
-            atexit.register(_close_all)
+            atexit.register(close_all)
             # Workers of multiprocessing end by os._exit, after these finalizers and without atexit.
-            util.Finalize(None, _close_all, exitpriority=100)
+            util.Finalize(None, close_all, exitpriority=100)
         _open[id(thing)] = thing
 
 
@@ -43,7 +43,8 @@ def forget(thing: Closeable) -> None:
     _open.pop(id(thing), None)
 
 
-def _close_all() -> None:
+def close_all() -> None:
+    """What else happens at the end of this process, for who ends it by os._exit. Idempotent."""
     if _pid != os.getpid():
         return
     while _open:
