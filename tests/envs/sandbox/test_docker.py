@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -17,6 +17,7 @@ from tests.envs.sandbox.programs import run_python, said
 from trieline.envs.errors import SandboxError
 from trieline.envs.sandbox import SandboxSpec, bundle, docker, owner
 from trieline.envs.sandbox.docker import DockerSandbox, Engine
+from trieline.envs.sandbox.exit_cleanup import close_all
 
 pytestmark = pytest.mark.docker
 
@@ -189,17 +190,18 @@ def _own_one(pipe: Connection) -> None:
     pipe.recv()
 
 
-def _child_with_a_sandbox() -> tuple[multiprocessing.Process, Connection, str]:
+def _child(work: Callable[[Connection], None]) -> tuple[multiprocessing.Process, Connection, str]:
+    """A process that does this work, and what it said first."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
-    process = context.Process(target=_own_one, args=(there,))
+    process = context.Process(target=work, args=(there,), daemon=True)
     process.start()
     assert here.poll(60)
     return process, here, here.recv()  # type: ignore[return-value]  # typeshed has SpawnProcess apart
 
 
 def test_a_worker_that_ends_removes_its_containers(engine: Engine) -> None:
-    process, pipe, _ = _child_with_a_sandbox()
+    process, pipe, _ = _child(_own_one)
     assert len(ours(engine, process.pid)) == 1
     pipe.send("end")
     process.join(30)
@@ -207,8 +209,42 @@ def test_a_worker_that_ends_removes_its_containers(engine: Engine) -> None:
     assert ours(engine, process.pid) == []
 
 
+def _end_while_one_is_made(pipe: Connection) -> None:
+    entered, errors = threading.Event(), list[str]()
+    api = docker.engine().api
+    create = api.create_container
+
+    def slowly(*args: Any, **kwargs: Any) -> Any:
+        entered.set()
+        time.sleep(1)
+        return create(*args, **kwargs)
+
+    def start() -> None:
+        with pytest.raises(SandboxError) as raised:
+            DockerSandbox(LIMITS).start()
+        errors.append(str(raised.value))
+
+    api.create_container = slowly
+    starting = threading.Thread(target=start)
+    starting.start()
+    entered.wait()
+    close_all()
+    starting.join()
+    pipe.send(errors[0])
+    pipe.recv()
+
+
+def test_what_is_being_made_when_its_process_ends_is_removed(engine: Engine) -> None:
+    process, pipe, error = _child(_end_while_one_is_made)
+    assert ours(engine, process.pid) == []
+    assert "the process ends: too late to attach" in error
+    pipe.send("end")
+    process.join(30)
+    assert process.exitcode == 0
+
+
 def test_orphans_of_a_killed_process_end_and_are_swept(engine: Engine) -> None:
-    process, _, name = _child_with_a_sandbox()
+    process, _, name = _child(_own_one)
     assert process.pid is not None
     os.kill(process.pid, signal.SIGKILL)
     process.join(30)

@@ -55,6 +55,8 @@ class Engine:
     def __init__(self) -> None:
         self._line = Line()
         self._running = 0
+        self._closed_by: int | None = None
+        """The thread that ends the process: from then on only it is served."""
         self._unwanted_images: set[str] = set()
         """Those that containers still need."""
         try:
@@ -70,6 +72,9 @@ class Engine:
         with self._line.turn(lambda: self._running < CONCURRENT_CALLS, 2 * ENGINE_SECONDS) as came:
             if not came:
                 msg = f"waited {2 * ENGINE_SECONDS} s for the engine's turn to {what}"
+                raise SandboxError(msg)
+            if self._closed_by not in (None, threading.get_ident()):
+                msg = f"the process ends: too late to {what}"
                 raise SandboxError(msg)
             self._running += 1
         try:
@@ -99,19 +104,23 @@ class Engine:
         for image in list(self._unwanted_images):
             self._remove_image(image)
 
-    def sweep(self) -> int:
-        """Remove containers and snapshots whose owner, a process of this machine, is gone; says how many."""
+    def sweep(self, *, own: bool = False) -> int:
+        """Remove containers and snapshots whose owner, a process of this machine, is gone; says how many.
+
+        `own`: those of this process, too.
+        """
         swept = 0
+        ended = {owner.this_process()} if own else set()
         filters = {"label": OWNER_LABEL}
         for container in self.call("list containers", self.api.containers, all=True, filters=filters):
             of = container["Labels"].get(OWNER_LABEL, "")
-            if owner.is_gone(of):
+            if of in ended or owner.is_gone(of):
                 logger.info("removing orphan container %s of %s", container["Id"][:12], of)
                 self.remove(container["Id"])
                 swept += 1
         for image in self.call("list snapshots", self.api.images, filters=filters):
             of = (image["Labels"] or {}).get(OWNER_LABEL, "")
-            if owner.is_gone(of):
+            if of in ended or owner.is_gone(of):
                 logger.info("removing orphan snapshot %s of %s", image["Id"], of)
                 self.remove_image(image["Id"])
                 swept += 1
@@ -136,10 +145,14 @@ class Engine:
             self._unwanted_images.add(image)
 
     def close(self) -> None:
-        """At the end of the process, its own containers being closed: a last look for orphans of others."""
+        """At the end of the process: a last look for orphans of others, and for what a thread still made."""
         forget(self)
+        with self._line.change():
+            self._closed_by = threading.get_ident()
+        with self._line.turn(lambda: self._running == 0, ENGINE_SECONDS):
+            pass
         try:
-            self.sweep()
+            self.sweep(own=True)
         except SandboxError as error:
             logger.warning("no sweep at exit: %s", error)
 
