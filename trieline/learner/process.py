@@ -126,7 +126,7 @@ def _run(run: LearnerRun, stop: threading.Event) -> None:
     with ExitStack() as stack:
         header = header_of(model_folder, learner.vocab_size)
         live, source = _open_source(run, learner, header, curriculum, state, stop, stack)
-        metrics = stack.enter_context(closing(MetricsLog(run.run_dir, step=state.step if state else 0)))
+        metrics = stack.enter_context(closing(MetricsLog(run.run_dir, step=state.step if state else None)))
         watch = None
         if live is not None:
             probe = AgreementProbe(learner, run.links, model_folder, run.model.template_kwargs)

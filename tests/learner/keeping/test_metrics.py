@@ -43,3 +43,12 @@ def test_steps_that_are_made_again_are_dropped(tmp_path: Path, caplog: pytest.Lo
         (4, 0.9),
     ]
     assert "no JSON" in caplog.text
+
+
+def test_a_run_that_begins_anew_keeps_no_record(tmp_path: Path) -> None:
+    # Those of a warm start stand at step 0, as all that is before the first step.
+    for step, kept in ((None, 0), (0, 1), (None, 0)):
+        log = MetricsLog(tmp_path, step=step)
+        assert len(read(tmp_path)) == kept
+        log.write(0, {"warm_start/step": 1})
+        log.close()

@@ -22,21 +22,22 @@ log = logging.getLogger(__name__)
 class MetricsLog:
     """Writes the metrics of one run."""
 
-    def __init__(self, run_dir: Path, *, step: int) -> None:
-        """Go on after `step`.
+    def __init__(self, run_dir: Path, *, step: int | None) -> None:
+        """Go on after `step`. None: begin anew; what a start without a checkpoint has written goes.
 
         Raises:
             MetricsError: the files can't be written.
         """
         from torch.utils.tensorboard import SummaryWriter
 
+        kept = -1 if step is None else step
         self._path, boards = run_dir / "metrics.jsonl", run_dir / "tensorboard"
         with _written_to(self._path):
-            _drop_after(self._path, step)
+            _drop_after(self._path, kept)
             self._file = self._path.open("a", encoding="utf-8")
         try:
             with _written_to(boards):
-                self._tensorboard = SummaryWriter(str(boards), purge_step=step + 1 if step else None)
+                self._tensorboard = SummaryWriter(str(boards), purge_step=kept + 1)
         except MetricsError:
             self._file.close()
             raise
