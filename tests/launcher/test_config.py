@@ -90,6 +90,10 @@ def test_the_resolved_copy_is_the_same_configuration(base: str, tmp_path: Path) 
             r"trees of 512 rollouts \(evaluation\.attempts\).*links\.max_tree_tokens.* got up to 1048576",
         ),
         ("evaluation.attempts=129", r"expected learner\.batch_timeout_s > 2700 s.*\(3 x the time limit"),
+        (
+            "evaluation={episodes = 0, every = 5}",
+            "expected every = 0 with episodes = 0, which measures nothing, got 5",
+        ),
         ("links.max_message_bytes=262143", r"within 16383 tokens \(links\.max_message_bytes\)"),
         ("links.heartbeat_s=16", r"expected links\.peer_timeout_s >= 2 x links\.heartbeat_s, got 30 and 16"),
         ("links.peer_timeout_s=60", r"weights_timeout_s > links\.peer_timeout_s, got 60 and 60"),

@@ -121,6 +121,16 @@ def test_a_live_run(max_staleness: int, links: LinksConfig, tiny_folder: Path, t
     assert len(numbers) == len(actor.sent), "what is played for an evaluation is not trained on"
 
 
+def test_a_run_without_an_evaluation_asks_for_training_alone(
+    links: LinksConfig, tiny_folder: Path, tmp_path: Path
+) -> None:
+    config = msgspec.structs.replace(CONFIG, steps=1)
+    with EvenActor(links) as actor:
+        assert run(config, links, tiny_folder, tmp_path, evaluation=EvaluationConfig(episodes=0)) == 0
+    assert {assignment.purpose for assignment in actor.asked} == {"train"}
+    assert not (tmp_path / "eval").exists()
+
+
 def test_a_second_learner_in_a_run_folder_is_refused(
     tiny_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -12,7 +12,7 @@ from trieline.actors.env_session import EnvHost
 from trieline.actors.episode_slots import EpisodeSlots
 from trieline.actors.gymnasium_player import play_environments
 from trieline.actors.player import Player, Stage
-from trieline.config import Config
+from trieline.config import Config, ConfigError
 from trieline.launcher.task_lists import list_tasks, lists_by_env
 from trieline.learner.intake.evaluation import Evaluation, evaluation_assignments
 from trieline.learner.intake.evaluation_report import EvalReport
@@ -26,9 +26,13 @@ def evaluate(
     """Play what the actors of a run would be asked to play, here. `progress` is told (finished, all) tasks.
 
     Raises:
+        ConfigError: no task is to be played.
         EnvironmentSetupError: an environment is not registered, or its list of tasks is none.
         PeerTimeoutError: no policy server answers.
     """
+    if not config.evaluation.episodes:
+        msg = "evaluation.episodes: expected at least 1 to measure success by, got 0"
+        raise ConfigError(msg)
     renderer = ChatRenderer(
         model_folder, system_prompt=config.actor.system_prompt, template_kwargs=config.model.template_kwargs
     )

@@ -53,8 +53,9 @@ class WarmStartConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 class EvaluationConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Held-out success on tasks of the split `test`, always the same ones, played by the actors."""
 
-    episodes: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 100
-    """Tasks per environment: evenly out of its list (all, if it is shorter), or drawn by `seed`."""
+    episodes: Annotated[int, msgspec.Meta(ge=0, le=100_000)] = 100
+    """Tasks per environment: evenly out of its list (all, if it is shorter), or drawn by `seed`. 0: success is
+    not measured."""
     attempts: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 1
     """Episodes per task; the k of avg@k and pass@k."""
     temperature: Annotated[float, msgspec.Meta(ge=0)] = 1.0
@@ -67,6 +68,11 @@ class EvaluationConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     transcripts: Annotated[int, msgspec.Meta(ge=0, le=100)] = 4
     """Episodes per environment that are kept as text, of the same tasks every time."""
     seed: Count = 20_000
+
+    def __post_init__(self) -> None:
+        if self.every and not self.episodes:
+            msg = f"expected every = 0 with episodes = 0, which measures nothing, got {self.every}"
+            raise ValueError(msg)
 
 
 class LearnerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -303,7 +303,7 @@ class Training:
 
 
 def _held_out(parts: Parts) -> HeldOut | None:
-    if parts.live is None:
+    if parts.live is None or not parts.live.evaluation.episodes:
         return None
     return HeldOut(
         parts.live.evaluations,
