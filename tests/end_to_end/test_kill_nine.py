@@ -4,13 +4,14 @@ import random
 
 import pytest
 
-from benchmarks.kill_nine import TARGETS, Figures, kill_in_one_run
+from benchmarks.kill_nine import kill_in_one_run
+from benchmarks.killed_run import TARGETS, Figures
 
 
 @pytest.mark.end_to_end
 @pytest.mark.timeout(900)
 def test_a_killed_program_ends_no_run_and_nothing_is_lost_or_taken_twice() -> None:
-    figures = Figures("each once")
+    figures = Figures("plain", "each once")
     kill_in_one_run([*TARGETS], random.Random(0), figures, early=False)
     assert figures.good, figures
     assert figures.kills == len(TARGETS)
