@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -328,6 +329,35 @@ def test_a_warm_start_ends_at_a_measured_success(
     assert set(shown[-8:]) == {"hard"}
     (step,) = steps_of(tmp_path)
     assert step["policy_version"] == 7
+
+
+def test_a_warm_start_that_is_stopped_goes_on_where_it_was(
+    links: LinksConfig, tiny_folder: Path, tmp_path: Path
+) -> None:
+    config = msgspec.structs.replace(
+        CONFIG, steps=1, warm_start=WarmStartConfig(target=0.5, evaluate_every=5, trees_per_step=2)
+    )
+
+    def warm_steps() -> list[int]:
+        return [r["warm_start/step"] for r in records(tmp_path) if "warm_start/step" in r]
+
+    def stop_in_it() -> None:
+        while len(warm_steps()) < 7:
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with EvenActor(links, success=lambda assignment: 0.0) as first:
+        threading.Thread(target=stop_in_it, daemon=True).start()
+        assert run(config, links, tiny_folder, tmp_path) == 0
+    checkpoint = latest_checkpoint(tmp_path / "checkpoints")
+    assert checkpoint is not None
+    made = read_state(checkpoint).policy_version
+    assert made >= 7
+    with EvenActor(links, "another") as second:
+        assert run(config, links, tiny_folder, tmp_path, resume=True) == 0
+    assert warm_steps() == list(range(1, 5 * (made // 5 + 1) + 1))
+    shown = [a.seed for a in (*first.asked, *second.asked) if a.purpose == "demonstrate"]
+    assert len(set(shown)) == len(shown)
 
 
 def test_a_context_beyond_the_model_s_positions_is_refused(

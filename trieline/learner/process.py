@@ -126,7 +126,7 @@ def _run(run: LearnerRun, stop: threading.Event) -> None:
     with ExitStack() as stack:
         header = header_of(model_folder, learner.vocab_size)
         live, source = _open_source(run, learner, header, curriculum, state, stop, stack)
-        metrics = stack.enter_context(closing(MetricsLog(run.run_dir, step=state.step if state else None)))
+        metrics = stack.enter_context(closing(_open_metrics(run.run_dir, state)))
         watch = None
         if live is not None:
             probe = AgreementProbe(learner, run.links, model_folder, run.model.template_kwargs)
@@ -183,6 +183,14 @@ def _restore(learner: Learner, curriculum: Curriculum, checkpoint: Path, state: 
     )
     curriculum.load_state_dict(state.curriculum)
     log.info("going on from %s", checkpoint)
+
+
+def _open_metrics(run_dir: Path, state: TrainerState | None) -> MetricsLog:
+    if state is None:
+        return MetricsLog(run_dir, step=None)
+    if state.warm_started:
+        return MetricsLog(run_dir, step=state.step)
+    return MetricsLog(run_dir, step=state.step, warm_start_step=state.policy_version)
 
 
 def _open_source(

@@ -236,6 +236,7 @@ class Training:
         steps = warm_start(
             self._learner,
             config,
+            made=self._learner.policy_version,  # nothing else has made a version before the first step
             demonstrations=parts.demonstrations.collect,
             measure=lambda: self._sampled_success(parts),
             record=lambda values: self._metrics.write(0, values),

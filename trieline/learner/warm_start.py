@@ -24,6 +24,7 @@ def warm_start(
     learner: Learner,
     config: WarmStartConfig,
     *,
+    made: int = 0,
     demonstrations: Callable[[int, Collection[str]], list[TrajectoryTree]],
     measure: Callable[[], Mapping[str, float]],
     record: Callable[[Mapping[str, Any]], None],
@@ -37,6 +38,7 @@ def warm_start(
     Args:
         learner: its optimizer begins anew afterwards.
         config: rates and limits.
+        made: steps that an earlier start has made.
         demonstrations: n trees of an expert's episodes, others at every call, in some environments; in all
             that there are if none is named.
         measure: sampled success by environment, of the weights as they are at the call.
@@ -44,7 +46,7 @@ def warm_start(
         stop: set when somebody asks to stop.
 
     Returns:
-        The number of steps.
+        The number of steps, those of an earlier start included.
 
     Raises:
         StopRequested: somebody asked to stop.
@@ -53,7 +55,7 @@ def warm_start(
     objective = ObjectiveConfig(loss="sft")
     success: Mapping[str, float] = {}
     behind: list[str] = []
-    for step in range(1, config.max_steps + 1):
+    for step in range(made + 1, config.max_steps + 1):
         if stop.is_set():
             raise StopRequested
         began = time.monotonic()

@@ -155,12 +155,14 @@ class Expert(FakeReceiver):
             self.come(asked.assignment_id, replace(tree, info={"broken": "no demonstrate()"}))
 
 
-def demonstrations(receiver: FakeReceiver, timeout_s: float = 5.0, seed: int = 0) -> Demonstrations:
+def demonstrations(
+    receiver: FakeReceiver, timeout_s: float = 5.0, seed: int = 0, first_id: int = 0
+) -> Demonstrations:
     return Demonstrations(
         receiver,  # type: ignore[arg-type]
         ENVS,
         seed=seed,
-        next_id=itertools.count().__next__,
+        next_id=itertools.count(first_id).__next__,
         timeout_s=timeout_s,
         stop=threading.Event(),
     )
@@ -177,6 +179,13 @@ def test_demonstrations_go_through_environments_and_levels_and_come_in_order() -
     assert {a.purpose for a in receiver.offered} == {"demonstrate"}
     assert len({a.seed for a in receiver.offered}) == len(receiver.offered)
     assert len(receiver.offered) == 16, "the next step is asked for while this one trains"
+
+
+def test_restarts_which_share_no_ids_share_no_demonstrations() -> None:
+    receiver = Expert()
+    for first_id in (0, 1_000_000):
+        demonstrations(receiver, first_id=first_id).collect(4, ())
+    assert len({a.seed for a in receiver.offered}) == len(receiver.offered) == 16
 
 
 def test_what_is_no_longer_wanted_is_not_shown() -> None:

@@ -52,3 +52,15 @@ def test_a_run_that_begins_anew_keeps_no_record(tmp_path: Path) -> None:
         assert len(read(tmp_path)) == kept
         log.write(0, {"warm_start/step": 1})
         log.close()
+
+
+def test_steps_of_a_warm_start_that_are_made_again_are_dropped(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path, step=None)
+    log.write(0, {"probe": 1})
+    for step in range(1, 5):
+        log.write(0, {"warm_start/step": step})
+    log.close()
+    MetricsLog(tmp_path, step=0, warm_start_step=2).close()
+    assert [r.get("warm_start/step") for r in read(tmp_path)] == [None, 1, 2]
+    MetricsLog(tmp_path, step=1, warm_start_step=0).close()
+    assert len(read(tmp_path)) == 3

@@ -39,7 +39,9 @@ class Demonstrations:
         self._next_id = next_id
         self._timeout_s = timeout_s
         self._stop = stop
-        self._asked = 0
+        self._next_number: int | None = None
+        """Of the seed that is shown next. The first is an assignment's id: restarts share no ids, and so show
+        nothing that was shown before."""
         self._shown = Counter[str]()
         self._ahead: list[int] = []
         """Ids asked for beyond the last step, in order, in the environments of `_wanted`."""
@@ -79,15 +81,16 @@ class Demonstrations:
             self._receiver.offer(missing)
 
     def _assignment(self) -> Assignment:
-        number = self._asked
-        self._asked += 1
+        assignment_id = self._next_id()
+        number = assignment_id if self._next_number is None else self._next_number
+        self._next_number = number + 1
         envs = [env for env in self._envs if not self._wanted or env.id in self._wanted]
         env = envs[number % len(envs)]
         levels = env.curriculum.levels
         level = levels[self._shown[env.id] % len(levels)] if levels else None
         self._shown[env.id] += 1
         return Assignment(
-            assignment_id=self._next_id(),
+            assignment_id=assignment_id,
             env_id=env.id,
             seed=DEMONSTRATION_SEEDS + (self._seed * 1_000_003 + number) % DEMONSTRATION_SEEDS,
             level=level,

@@ -22,8 +22,10 @@ log = logging.getLogger(__name__)
 class MetricsLog:
     """Writes the metrics of one run."""
 
-    def __init__(self, run_dir: Path, *, step: int | None) -> None:
+    def __init__(self, run_dir: Path, *, step: int | None, warm_start_step: float = math.inf) -> None:
         """Go on after `step`. None: begin anew; what a start without a checkpoint has written goes.
+
+        `warm_start_step`: of the warm start, whose records all stand at step 0, go on after this one.
 
         Raises:
             MetricsError: the files can't be written.
@@ -33,7 +35,7 @@ class MetricsLog:
         kept = -1 if step is None else step
         self._path, boards = run_dir / "metrics.jsonl", run_dir / "tensorboard"
         with _written_to(self._path):
-            _drop_after(self._path, kept)
+            _drop_after(self._path, (kept, warm_start_step))
             self._file = self._path.open("a", encoding="utf-8")
         try:
             with _written_to(boards):
@@ -79,8 +81,8 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _drop_after(path: Path, step: int) -> None:
-    """Keep the whole records up to `step`; a crash may have left half a line."""
+def _drop_after(path: Path, last: tuple[int, float]) -> None:
+    """Keep the whole records up to a step and one of the warm start; a crash may have left half a line."""
     if not path.exists():
         return
     kept = []
@@ -93,6 +95,6 @@ def _drop_after(path: Path, step: int) -> None:
         except ValueError:
             log.warning("%s: dropped a line that is no JSON: %.80s", path, line)
             continue
-        if isinstance(record, dict) and record.get("step", 0) <= step:
+        if isinstance(record, dict) and (record.get("step", 0), record.get("warm_start/step", 0)) <= last:
             kept.append(line)
     write_whole(path, "".join(line + "\n" for line in kept).encode())
