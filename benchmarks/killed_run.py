@@ -134,7 +134,7 @@ class KilledRun:
         self._wait(lambda: any(self._pids(target)), f"a {target}", PROGRESS_S)
         time.sleep(moment_s)
         self._wait(lambda: any(self._pids(target)), f"a {target}", PROGRESS_S)
-        if self._figures.kind == "warm-start" and self._checkpoint() is None:
+        if self._in_warm_start():
             self._figures.warm_start_steps.append(len(self._records("warm_start/step")))
         killed_at = time.time()
         for pid in list(self._pids(target)) if target == ALL else [next(self._pids(target))]:
@@ -221,6 +221,11 @@ class KilledRun:
         path = self.folder / "metrics.jsonl" if self.folder else None
         lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path and path.exists() else []
         return [record for line in lines if name in (record := json.loads(line))]
+
+    def _in_warm_start(self) -> bool:
+        checkpoint = self._checkpoint()
+        over = checkpoint is not None and read_state(checkpoint).warm_started
+        return self._figures.kind == "warm-start" and not over
 
     def _checkpoint(self) -> Path | None:
         return None if self.folder is None else latest_checkpoint(self.folder / "checkpoints")

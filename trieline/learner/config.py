@@ -54,8 +54,8 @@ class EvaluationConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """Held-out success on tasks of the split `test`, always the same ones, played by the actors."""
 
     episodes: Annotated[int, msgspec.Meta(ge=0, le=100_000)] = 100
-    """Tasks per environment: evenly out of its list (all, if it is shorter), or drawn by `seed`. 0: success is
-    not measured."""
+    """Tasks per environment: evenly out of its list (all, if it is shorter), or drawn by `seed`. 0: none is
+    played."""
     attempts: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 1
     """Episodes per task; the k of avg@k and pass@k."""
     temperature: Annotated[float, msgspec.Meta(ge=0)] = 1.0
