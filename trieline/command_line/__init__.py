@@ -9,6 +9,7 @@ from pathlib import Path
 
 from trieline import __version__
 from trieline.command_line import (
+    benchmarks,
     checks,
     environments,
     fine_tuning,
@@ -21,7 +22,7 @@ from trieline.common.errors import in_one_line
 from trieline.common.text import LINES, visible
 from trieline.launcher.machine import missing_extra
 
-VERBS = (training, fine_tuning, processes, environments, images, inspection, checks)
+VERBS = (training, fine_tuning, processes, environments, images, inspection, benchmarks, checks)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
