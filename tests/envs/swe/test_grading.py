@@ -241,7 +241,6 @@ CAUSES = {
     "source: lines at exit": "forged",
     "all expected to fail": "forged",
     "endless": "timed_out",
-    "memory without end": "out_of_memory",
 }
 
 
