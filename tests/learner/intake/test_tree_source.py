@@ -4,11 +4,11 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from trieline.learner.errors import TrainingError
 from trieline.learner.intake.curriculum import Curriculum
