@@ -265,13 +265,17 @@ def run_all(
                     failed += 1
                     continue
                 result = done.result()
+                if result["broken"]:  # its samples are not those of the setting
+                    print(f"{setting.study}, {setting.name}, seed {seed}: {result['broken']} broken rollouts")
+                    failed += 1
+                    continue
                 study = found["studies"].setdefault(setting.study, {})
                 study.setdefault(setting.name, {})[str(seed)] = result
                 keep(found, path)
                 curve = [round(point["success"], 3) for point in result["curve"]]
                 print(
                     f"{setting.study:10} {setting.name:20} seed {seed}: {curve}, {result['steps']} steps, "
-                    f"{result['broken']} broken, {result['seconds']:.0f} s",
+                    f"{result['seconds']:.0f} s",
                     flush=True,
                 )
     return failed

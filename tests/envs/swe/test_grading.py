@@ -43,7 +43,7 @@ python3 -m pytest -rA -p no:cacheprovider tests/test_calc.py tests/test_cases.py
 : '>>>>> End Test Output'
 git checkout 0123456789 tests/test_calc.py
 """
-WALL_SECONDS = 10.0
+WALL_SECONDS = 6.0
 
 
 class Course:

@@ -11,7 +11,7 @@ from trieline.envs.swe.patch_paths import is_git_folder
 from trieline.envs.swe.patches import checked_patch
 
 EXAMPLES = settings(
-    max_examples=30,
+    max_examples=12,
     deadline=None,
     suppress_health_check=list(HealthCheck),
     phases=[Phase.explicit, Phase.reuse, Phase.generate],  # each example runs git ten times: no shrinking
