@@ -116,6 +116,10 @@ def test_a_run_goes_on_where_it_was_and_grades_nothing_twice(
     assert bench(data, output, f"replay:{replay}", "--resume") == 0
     after = (output / "logs/run_evaluation/trieline/me__model-1" / data.ids[0] / "grade.json").stat()
     assert before.st_mtime_ns == after.st_mtime_ns
+    kept = [
+        json.loads(line)["instance_id"] for line in (output / "predictions.jsonl").read_text().splitlines()
+    ]
+    assert kept == data.ids[:2]
     report = json.loads((output / "me__model-1.trieline.json").read_text())
     assert (report["resolved_ids"], report["unresolved_ids"]) == (data.ids[:1], data.ids[1:2])
     assert report["incomplete_ids"] == data.ids[2:]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from trieline.actors.demonstrations import demonstration_tree
-from trieline.actors.env_session import TaskChoice, takes_split
+from trieline.actors.env_session import TaskChoice, split_asked
 from trieline.actors.env_threads import raised
 from trieline.actors.errors import ActorError, DemonstrationError, EnvFailure
 from trieline.actors.player import Stage
@@ -37,7 +37,7 @@ class DemonstrationPlayer:
             seed=assignment.seed,
             level=assignment.level,
             task_id=assignment.task_id,
-            split=assignment.split if assignment.split is not None and takes_split(env) else None,
+            split=split_asked(env, assignment.split),
         )
         what = f"{env.id}: its demonstration"
         timeout_s = env.episode.episode_timeout_s or self.stage.config.episode_timeout_s

@@ -266,6 +266,15 @@ def check_env(config: EnvConfig) -> None:
     _env_spec(config.id)
 
 
+def split_asked(config: EnvConfig, split: str | None) -> str | None:
+    """The split to make the environment with: None where none is asked for, or it has none.
+
+    Raises:
+        EnvironmentSetupError: as `check_env`.
+    """
+    return split if split is not None and takes_split(config) else None
+
+
 def takes_split(config: EnvConfig) -> bool:
     """Does the environment's constructor know `split`?
 

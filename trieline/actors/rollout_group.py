@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 
 from trieline.actors.branching import ForkPoints
-from trieline.actors.env_session import EnvSession, TaskChoice, takes_split
+from trieline.actors.env_session import EnvSession, TaskChoice, split_asked
 from trieline.actors.episode import EpisodePlayer
 from trieline.actors.player import Stage
 from trieline.actors.rollout import Origin, Rollout
@@ -42,7 +42,7 @@ class GroupPlayer:
         if env is None:
             self._break_unknown(rollouts, assignment.env_id)
         else:
-            split = assignment.split if assignment.split is not None and takes_split(env) else None
+            split = split_asked(env, assignment.split)
             rollouts += await self._play_known(assignment, env, split, rollouts)
             # A task that is asked for by name is of its own split, whatever the environment is made for.
             played = split if assignment.task_id is None else assignment.split

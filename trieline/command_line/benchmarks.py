@@ -30,9 +30,7 @@ def _swe(options: argparse.Namespace) -> int:
     from trieline.config import ConfigError
     from trieline.envs.sandbox import Sandbox, SandboxLimits, open_sandbox
     from trieline.envs.sandbox.backends import resolve_backend
-    from trieline.envs.swe.predictions import write_prediction
     from trieline.envs.swe.repository_task import RepositoryTask
-    from trieline.envs.swe.results import folder_name
     from trieline.envs.swe.rows import read_rows
     from trieline.envs.swe.workspaces import workspace_spec
     from trieline.launcher.swe_bench import SweBench, predictions_of
@@ -47,26 +45,16 @@ def _swe(options: argparse.Namespace) -> int:
     if options.ids:
         tasks = [task for task in tasks if task.instance_id in set(options.ids)]
     predictions = predictions_of(options.policy, tasks, complain=lambda text: sys.stderr.write(f"{text}\n"))
-    models = {p.model_name_or_path for p in predictions.values()}
-    if len(models) != 1:
-        msg = f"--policy: expected predictions of one model, got {sorted(models) or 'none'}"
-        raise ConfigError(msg)
-    model = folder_name(models.pop())
     backend = resolve_backend(options.backend)
 
     def open_workspace(task: RepositoryTask, limits: SandboxLimits) -> Sandbox:
         return open_sandbox(backend, limits, workspace_spec(task, backend, options.checkouts))
 
-    options.output.mkdir(parents=True, exist_ok=True)
-    if not (kept := options.output / "predictions.jsonl").exists():
-        for prediction in predictions.values():
-            write_prediction(kept, prediction)
     bench = SweBench(
         tasks=tasks,
         predictions=predictions,
         folder=options.output,
         run_id=options.run_id,
-        model=model,
         open_workspace=open_workspace,
         workers=options.workers,
         wall_seconds=options.timeout,

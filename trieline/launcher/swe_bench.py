@@ -20,7 +20,7 @@ from trieline.config import ConfigError
 from trieline.envs.errors import SandboxError, TaskError
 from trieline.envs.sandbox import WORKSPACE, Sandbox, SandboxLimits
 from trieline.envs.swe.grading import exam_of, grade
-from trieline.envs.swe.predictions import Prediction, read_predictions
+from trieline.envs.swe.predictions import Prediction, read_predictions, write_prediction
 from trieline.envs.swe.repository_task import RepositoryTask
 from trieline.envs.swe.results import Result, ResultFiles, run_report, summary
 
@@ -38,10 +38,9 @@ class SweBench:
 
     tasks: Sequence[RepositoryTask]
     predictions: Mapping[str, Prediction]
-    """By instance id; all of one model."""
+    """By instance id, of one model."""
     folder: Path
     run_id: str
-    model: str
     open_workspace: OpenWorkspace
     """A clean one of a task."""
     workers: int = 1
@@ -54,12 +53,18 @@ class SweBench:
         """Grade what is not graded yet and write the report. False if it was stopped.
 
         Raises:
-            ConfigError: there are results of such a run, and it is not to be resumed.
+            ConfigError: the predictions are not of one model, or there are results of such a run, and it is
+                not to be resumed.
+            DataError: the model's name can't be that of a folder.
             LockError: another process works on them.
             OSError: they can't be written; names the file.
         """
+        models = {prediction.model_name_or_path for prediction in self.predictions.values()}
+        if len(models) != 1:
+            msg = f"expected predictions of one model, got those of {sorted(models) or 'none'}"
+            raise ConfigError(msg)
+        files = ResultFiles(self.folder, run_id=self.run_id, model=models.pop())
         self.folder.mkdir(parents=True, exist_ok=True)
-        files = ResultFiles(self.folder, run_id=self.run_id, model=self.model)
         with file_lock(self.folder / ".lock", what="to grade in its folder", timeout_s=0.0):
             done = self._done(files)
             if done and not resume:
@@ -68,6 +73,7 @@ class SweBench:
                     f"{len(done)} instances; --resume goes on with them"
                 )
                 raise ConfigError(msg)
+            self._keep_predictions()
             with on_stop_signal(lambda name: self._stop.set()):
                 broken = self._grade_all(files, done)
             if self._stop.is_set():
@@ -79,6 +85,14 @@ class SweBench:
         self.say(text)
         self.say(f"report: {files.report_path}")
         return True
+
+    def _keep_predictions(self) -> None:
+        """In the official form; those that are there already are not written again."""
+        path = self.folder / "predictions.jsonl"
+        kept = read_predictions(path, self.predictions).by_id if path.exists() else {}
+        for instance_id, prediction in self.predictions.items():
+            if kept.get(instance_id) != prediction:
+                write_prediction(path, prediction)
 
     def _done(self, files: ResultFiles) -> dict[str, Result]:
         found = {i: files.read(prediction) for i, prediction in self.predictions.items()}

@@ -52,21 +52,21 @@ def warm_start(
         StopRequested: somebody asked to stop.
         TrainingError: the target was not reached within `max_steps`.
     """
-    objective = ObjectiveConfig(loss="sft")
-    success, behind = dict[str, float](), list[str]()
+    success: Mapping[str, float] = {}
+    behind: list[str] = []
     for step in range(made + 1, config.max_steps + 1):
         if stop.is_set():
             raise StopRequested
         began = time.monotonic()
         trees = demonstrations(config.trees_per_step, behind)
-        report = learner.step(trees, objective=objective, lr=config.lr)
+        report = learner.step(trees, objective=ObjectiveConfig(loss="sft"), lr=config.lr)
         values: dict[str, Any] = {
             "warm_start/step": step,
             "warm_start/loss": report.metrics.get("loss/policy"),
             "warm_start/time": time.monotonic() - began,
         }
         if step % config.evaluate_every == 0 or step == config.max_steps:
-            success = dict(measure())
+            success = measure()
             behind = [env for env, value in success.items() if value < config.target * (1 - REWARD_ROUNDING)]
             values |= {f"warm_start/success/{env}": value for env, value in success.items()}
             values["warm_start/success/mean"] = _mean(success)

@@ -14,6 +14,7 @@ sandbox's own failures are raised.
 
 import random
 import secrets
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -21,13 +22,21 @@ from typing import Final
 from trieline.envs.errors import LogError, PatchError, TaskError
 from trieline.envs.sandbox import ExecResult, Sandbox
 from trieline.envs.swe.eval_script import EvalScript, read_eval_script
-from trieline.envs.swe.log_parsers.outcome import Outcome
 from trieline.envs.swe.logs import parser_of
 from trieline.envs.swe.patches import Patch, checked_patch
 from trieline.envs.swe.planted import Planted, plant
 from trieline.envs.swe.repositories import PARSER_OF_REPOSITORY
 from trieline.envs.swe.repository_task import RepositoryTask
-from trieline.envs.swe.verdict import END, EXIT_CODE, START, EvalType, Verdict, graded_outcomes, verdict_on
+from trieline.envs.swe.verdict import (
+    END,
+    EXIT_CODE,
+    FAILURES,
+    START,
+    EvalType,
+    Verdict,
+    verdict_on,
+    with_line_ends,
+)
 
 CAUSES = (
     "",
@@ -56,7 +65,6 @@ NO_CONFIGURATION: Final[Mapping[str, str]] = {
 GIT_SECONDS = 120.0
 MAX_TEST_FILE = 4 * 2**20
 """Bytes of a test file in which a test is planted."""
-FAILURES = frozenset({Outcome.FAILED, Outcome.ERROR})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -206,13 +214,15 @@ def _plant_tests(sandbox: Sandbox, test_patch: Patch) -> list[Planted]:
 def _run_tests(sandbox: Sandbox, script: EvalScript, wall_seconds: float) -> tuple[str, ExecResult]:
     """The mark behind which the tests begin, and what came of them."""
     mark = secrets.token_hex(16)
-    lines = ("exec 2>&1", script.prepare, f"cd {_quoted(str(sandbox.workdir))}", f"echo {mark}", script.test)
+    lines = (
+        "exec 2>&1",
+        script.prepare,
+        f"cd {shlex.quote(str(sandbox.workdir))}",
+        f"echo {mark}",
+        script.test,
+    )
     result = sandbox.exec(["bash", "-c", "\n".join(lines)], wall_seconds=wall_seconds)
     return mark, result
-
-
-def _quoted(word: str) -> str:
-    return "'" + word.replace("'", "'\\''") + "'"
 
 
 def _judge(exam: Exam, planted: Sequence[Planted], mark: str, result: ExecResult) -> Grade:
@@ -245,8 +255,7 @@ def _judge(exam: Exam, planted: Sequence[Planted], mark: str, result: ExecResult
 
 def _forgery(exam: Exam, planted: Sequence[Planted], log: str, verdict: Verdict, exit_code: int) -> str:
     """How the log can't be that of an honest run; "" if it can."""
-    parse = parser_of(exam.log_parser, instance_id=exam.instance_id, version=exam.version)
-    outcomes = graded_outcomes(log, parse)
+    outcomes = verdict.outcomes
     passed = (*verdict.fail_to_pass.success, *verdict.pass_to_pass.success)
     for one in planted:
         found = {outcome for test, outcome in outcomes.items() if one.is_named_in(test)}
@@ -257,8 +266,10 @@ def _forgery(exam: Exam, planted: Sequence[Planted], log: str, verdict: Verdict,
             return f"a test of {one.path} that must fail was not reported, and others of the file were"
     if planted and exit_code == 0 and passed:
         return "the tests ended with status 0, though one of them must fail"
+    parse = parser_of(exam.log_parser, instance_id=exam.instance_id, version=exam.version)
     try:
-        first = graded_outcomes("\n".join([START, *reversed(log.split("\n")), END]), parse)
+        # The last word on a test counts: backwards, that is the first.
+        first = parse("\n".join(reversed(with_line_ends(log).split("\n"))))
     except LogError:
         return ""
     for test in passed:

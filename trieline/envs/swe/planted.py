@@ -77,10 +77,10 @@ def plant(path: str, source: str, rng: random.Random) -> Planted | None:
             f"    def {name}(self):",
             f"        self.assertEqual({claim}, {wrong})",
         ]
+    there = source.rstrip("\n").split("\n")
     end = _end_of_tests(module)
-    before = source.split("\n")[:end] if end is not None else source.rstrip("\n").split("\n")
-    after = source.split("\n")[end:] if end is not None else [""]
-    return Planted(path=path, name=name, source="\n".join([*before, "", "", *lines, "", "", *after]))
+    whole = [*there[:end], "", "", *lines, "", "", *(there[end:] if end is not None else ()), ""]
+    return Planted(path=path, name=name, source="\n".join(whole))
 
 
 def _new_name(names: list[str], source: str, rng: random.Random) -> str:

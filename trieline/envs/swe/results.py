@@ -84,9 +84,9 @@ class ResultFiles:
         if grade.log:
             write_whole(folder / "test_output.txt", grade.log.encode("utf-8", "surrogatepass"))
         has_report = grade.cause not in WITHOUT_REPORT
-        report = official_report(instance_id, grade.verdict)
-        report[instance_id] |= {"patch_is_None": False, "patch_exists": True, "resolved": grade.resolved}
         if has_report:
+            report = official_report(instance_id, grade.verdict)
+            report[instance_id]["resolved"] = grade.resolved  # which the tests of a forged run say wrongly
             write_whole(folder / "report.json", json.dumps(report, indent=4).encode())
         sign = None if grade.resolved else infrastructure_sign(grade.log)
         result = Result(
@@ -144,9 +144,9 @@ def run_report(
         },
     }
     counts = {
-        name.removesuffix("_ids") + "_instances": len(ids[name])
-        for name in ids
-        if name not in ("incomplete_ids",)
+        name.removesuffix("_ids") + "_instances": len(found)
+        for name, found in ids.items()
+        if name != "incomplete_ids"
     }
     return {
         "total_instances": len(all_ids),

@@ -5,8 +5,8 @@ Where swebench 4.1.0 differs it is told at the rule. Source: https://github.com/
 """
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -25,6 +25,7 @@ NOT_RUN = {
     ">>>>> Tests Timed Out": "the tests timed out",
 }
 """Marks of an evaluation that came to nothing, each with what it says."""
+FAILURES = frozenset({Outcome.FAILED, Outcome.ERROR})
 LONGEST_LOG = 128 * 2**20
 """Characters. Longer ones are not graded."""
 
@@ -76,6 +77,8 @@ class Verdict:
     ungraded: str = ""
     """Why nothing was graded; the lists are empty then. What was graded is called
     `patch_successfully_applied` in the official report."""
+    outcomes: Mapping[str, Outcome] = field(default_factory=dict)
+    """Of every test that the log tells of, if it was graded."""
     fail_to_pass: JudgedList = JudgedList()
     pass_to_pass: JudgedList = JudgedList()
     infrastructure: str = ""
@@ -108,7 +111,7 @@ def verdict_on(
         msg = f"expected an eval_type of {', '.join(EvalType)}, got {eval_type!r}"
         raise TaskError(msg)
     parse = parser_of(parser, instance_id=instance_id, version=version)
-    log = log.replace("\r\n", "\n").replace("\r", "\n")
+    log = with_line_ends(log)
     try:
         outcomes = graded_outcomes(log, parse)
     except LogError as error:
@@ -120,15 +123,22 @@ def verdict_on(
         )
     if eval_type == EvalType.FAIL_ONLY:
         return Verdict(
+            outcomes=outcomes,
             fail_to_pass=_told_failed(fail_to_pass, outcomes),
             pass_to_pass=_told_failed(pass_to_pass, outcomes),
         )
     passes = frozenset({Outcome.PASSED, Outcome.XFAIL})
     return Verdict(
+        outcomes=outcomes,
         fail_to_pass=_judged(fail_to_pass, outcomes, passes),
         # 4.1.0 lets a skipped test of either list stand in neither part.
         pass_to_pass=_judged(pass_to_pass, outcomes, passes | {Outcome.SKIPPED}),
     )
+
+
+def with_line_ends(log: str) -> str:
+    """A log as it is read from a file: with one kind of line ends."""
+    return log.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def graded_outcomes(log: str, parse: Parser) -> Outcomes:
@@ -150,8 +160,7 @@ def graded_outcomes(log: str, parse: Parser) -> Outcomes:
     if not outcomes and not _SUITE_RAN.search(log):
         msg = "the log tells of no test"
         raise LogError(msg)
-    failures = {Outcome.FAILED, Outcome.ERROR}.intersection(outcomes.values())
-    if outcomes and not failures and _exit_code(log) != 0:
+    if outcomes and FAILURES.isdisjoint(outcomes.values()) and _exit_code(log) != 0:
         msg = "the tests ended with an error that no test tells of"
         raise LogError(msg)
     return outcomes
