@@ -4,13 +4,15 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 RECIPE ?= smollm2
 TRAIN_FLAGS ?=
+GPU_FLAGS ?=
 
-.PHONY: help install train tiny test check clean
+.PHONY: help install train tiny test check gpu clean
 
 help:
 	@echo "make train   teach a real pretrained model code, math and games on this machine"
 	@echo "make tiny    the same loop with a model of 1 M parameters: minutes, no download"
 	@echo "make test    all tests, Docker and end-to-end ones included"
+	@echo "make gpu     tests and figures of a GPU, on a bare machine: PYTHON's own packages, no network"
 	@echo "make check   ruff, formatting and the type checker"
 
 # Installed anew whenever the list of what is needed changes.
@@ -37,6 +39,9 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+gpu:
+	$(PYTHON) -m benchmarks.gpu $(GPU_FLAGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -14,7 +14,8 @@ gives log-probabilities of the targets and entropies, and the gradients of both 
 With `--children C` each row has C targets, as in a trie: `liger` and `torch` then get every row C times.
 Times are the fastest of the rounds, in alternation. Peak memory is torch's own count on a GPU, operands
 included; on a CPU it is how far resident memory rises above what it was. What is not installed or does not
-fit is named. Written to `benchmarks/results/token_logprob.json` and, where matplotlib is, `.png`.
+fit is named. Written to `token_logprob.json` and, where matplotlib is, `.png` in `--output`
+(`benchmarks/results`, on a GPU its folder `gpu`).
 """
 
 import argparse
@@ -36,7 +37,7 @@ from torch.utils.checkpoint import checkpoint
 
 from trieline.kernels.token_logprob import reference_token_logprob, token_logprob
 
-RESULTS = Path(__file__).parent / "results" / "token_logprob.json"
+RESULTS = Path(__file__).parent / "results"
 TEMPERATURE = 0.8
 CHUNK_ROWS = 1024
 ENTROPY_WEIGHT = 0.01
@@ -218,16 +219,18 @@ def main() -> None:
     parser.add_argument("--children", type=int, default=1)
     parser.add_argument("--dtype", default="bfloat16" if on_gpu else "float32")
     parser.add_argument("--rounds", type=int, default=5 if on_gpu else 3)
+    parser.add_argument("--output", type=Path, default=RESULTS / "gpu" if on_gpu else RESULTS)
     options = parser.parse_args()
     about = machine()
     print(about)
     rows = measure(options)
-    RESULTS.parent.mkdir(exist_ok=True)
+    options.output.mkdir(parents=True, exist_ok=True)
     command = "python benchmarks/token_logprob.py " + " ".join(sys.argv[1:])
     result = {"command": command.strip(), "machine": about, "options": vars(options), "rows": rows}
-    RESULTS.write_text(json.dumps(result, indent=1) + "\n")
+    file = options.output / "token_logprob.json"
+    file.write_text(json.dumps(result, indent=1, default=str) + "\n")
     size = f"{options.rows} rows x {options.hidden} x {options.vocab}, {options.dtype}"
-    plot(rows, f"log-probability head, forward and backward: {size}", RESULTS.with_suffix(".png"))
+    plot(rows, f"log-probability head, forward and backward: {size}", file.with_suffix(".png"))
 
 
 if __name__ == "__main__":

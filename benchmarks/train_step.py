@@ -17,8 +17,9 @@ that the output layer does the same work on both sides. `flops` is the gain that
 
 Loss and gradient of trie and merged rows are compared first, which also warms up. A round runs both sides one
 after the other; the figures are those of each side's fastest round, as other programs can only slow one down.
-Runs on a GPU if there is one. Written to `benchmarks/results/train_step.json`, one entry for each model,
-precision, attention and load, with a picture beside it; what is there for others stays.
+Runs on a GPU if there is one, and then says the most memory that a side took. Written to `train_step.json`
+in `--output` (`benchmarks/results`, on a GPU its folder `gpu`), one entry for each model, precision,
+attention and load, with a picture beside it; what is there for others stays.
 """
 
 import argparse
@@ -43,7 +44,7 @@ from trieline.learner.update.optimizer import MasterOptimizer
 from trieline.learner.update.train_step import accumulate_gradients
 from trieline.wire.tree import TrajectoryTree
 
-RESULTS = Path(__file__).parent / "results" / "train_step.json"
+RESULTS = Path(__file__).parent / "results"
 BAR = 0.9
 ALONE = "nothing shared"
 SMOLLM2 = LlamaConfig(
@@ -135,6 +136,16 @@ def fastest(sides: Sequence[Callable[[], None]], rounds: int) -> list[float]:
     return seconds
 
 
+def peak_gib(side: Callable[[], None]) -> float | None:
+    """The most of a GPU's memory that tensors take while `side` runs, model and optimizer included."""
+    if not torch.cuda.is_available():
+        return None
+    torch.cuda.reset_peak_memory_stats()
+    side()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() / 2**30
+
+
 def step(model: TreeModel, batch: Batch, optimizer: MasterOptimizer) -> Callable[[], None]:
     """A whole step that leaves the weights as they are: its learning rate is 0."""
 
@@ -160,8 +171,10 @@ def measure(dtype: torch.dtype, options: argparse.Namespace, *, with_turns: bool
             trees = trees_for(load, ratio, options.unique_tokens)
             trie = prepare_batch(trees, OBJECTIVE, max_tokens=options.max_tokens)
             merged = merged_rows(trees, options.max_tokens)
-            apart = compare(model, optimizer, (trie, merged))
-            seconds = fastest([step(model, b, optimizer) for b in (trie, merged)], options.rounds)
+            apart = compare(model, optimizer, (trie, merged)) if options.compare else {}
+            sides = [step(model, b, optimizer) for b in (trie, merged)]
+            peaks = [peak_gib(side) for side in sides]
+            seconds = fastest(sides, options.rounds)
             n, total = tokens_of(trie), tokens_of(merged)
             row = {
                 "model": options.model,
@@ -178,9 +191,11 @@ def measure(dtype: torch.dtype, options: argparse.Namespace, *, with_turns: bool
                 "merged_gflops": flops(merged, model) / seconds[1] / 1e9,
                 "speed_up": seconds[1] / seconds[0],
                 "share_of_ratio": seconds[1] / seconds[0] * n / total,
-                "loss_difference": apart["loss"],
-                "gradient_difference": apart["gradient"],
+                "loss_difference": apart.get("loss"),
+                "gradient_difference": apart.get("gradient"),
             }
+            if all(peaks):
+                row |= {"trie_peak_gib": peaks[0], "merged_peak_gib": peaks[1]}
             if with_turns and load == "agent" and ratio in options.turn_ratios:
                 turns = turn_rows(trees, options.max_tokens)
                 (turn_seconds,) = fastest([step(model, turns, optimizer)], 1)
@@ -197,12 +212,19 @@ def _line(row: dict[str, Any]) -> str:
             f"  turns {row['turn_tokens']} tokens {row['turn_seconds']:.2f} s "
             f"= {row['turn_seconds'] / row['trie_seconds']:.1f}x"
         )
+    apart = row["gradient_difference"]
+    gradients = "not compared" if apart is None else f"{apart:.0e} apart"
+    memory = (
+        f"  peak {row['trie_peak_gib']:.1f} and {row['merged_peak_gib']:.1f} GiB"
+        if "trie_peak_gib" in row
+        else ""
+    )
     return (
         f"{row['dtype']:9} {row['load']:15} N {row['unique_tokens']:5} L {row['sequence_tokens']:6}"
         f"  L/N {row['ratio']:5.2f} (flops {row['flops_ratio']:5.2f})"
         f"  trie {row['trie_seconds']:7.2f} s  merged {row['merged_seconds']:7.2f} s"
         f"  {row['speed_up']:5.2f}x = {row['share_of_ratio']:4.0%} of L/N"
-        f"  (gradients {row['gradient_difference']:.0e} apart){turns}"
+        f"  (gradients {gradients}){memory}{turns}"
     )
 
 
@@ -236,10 +258,11 @@ def keep(rows: list[dict[str, Any]], options: argparse.Namespace) -> list[dict[s
     about = {"machine": machine(), "rounds": options.rounds, "max_tokens": options.max_tokens}
     new = [row | about for row in rows]
     measured = {_kind(row) for row in new}
-    found = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
+    file = options.output / "train_step.json"
+    found = json.loads(file.read_text())["rows"] if file.exists() else []
     kept = [row for row in found if _kind(row) not in measured]
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps({"bar": BAR, "rows": kept + new}, indent=1) + "\n")
+    options.output.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps({"bar": BAR, "rows": kept + new}, indent=1) + "\n")
     return kept + new
 
 
@@ -294,6 +317,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--output", type=Path, default=RESULTS / "gpu" if torch.cuda.is_available() else RESULTS
+    )
+    parser.add_argument(
+        "--compare", action=argparse.BooleanOptionalAction, default=True, help="the gradients of both sides"
+    )
     options = parser.parse_args()
     keep_freed_memory()  # as the learner's program does
     torch.set_num_threads(options.threads)
@@ -301,7 +330,7 @@ def main() -> None:
     rows = []
     for number, name in enumerate(options.dtypes):
         rows += measure(getattr(torch, name), options, with_turns=number == 0)
-    plot(keep(rows, options), RESULTS.with_suffix(".png"))
+    plot(keep(rows, options), options.output / "train_step.png")
     judged = [row for row in rows if row["load"] != "rollouts"]
     if judged:
         worst = min(judged, key=lambda row: row["share_of_ratio"])

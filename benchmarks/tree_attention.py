@@ -19,7 +19,8 @@ Times are the fastest of the rounds, the sides in alternation; TFLOP/s count vis
 head forward and 10 D backward, for `sequences` those of the tree too. The ideal saving against `sequences` is
 their visible pairs over those of the trie, and less than L/N; `of ideal` says how much of it forward and
 backward together reach. All sides are compared with `dense`. What is not installed, or can't run a size, is
-named. Written to `benchmarks/results/tree_attention.json` and `.png`.
+named. Written to `tree_attention.json` and `.png` in `--output` (`benchmarks/results`, on a GPU its folder
+`gpu`).
 """
 
 import argparse
@@ -44,7 +45,7 @@ from trieline.kernels.cpu.precision import HALF_DTYPES
 from trieline.kernels.tree_attention import reference_tree_attention, tree_attention
 from trieline.kernels.tree_plan import TreeAttentionPlan, plan_tree_attention
 
-RESULTS = Path(__file__).parent / "results" / "tree_attention.json"
+RESULTS = Path(__file__).parent / "results"
 DENSE_LIMIT = 16_384
 """Tokens from which the dense mask is left out: it alone takes N^2 bytes."""
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -406,6 +407,7 @@ def main() -> None:
     parser.add_argument("--head-dim", type=int, default=128 if on_gpu else 64)
     parser.add_argument("--rounds", type=int, default=10 if on_gpu else 3)
     parser.add_argument("--max-sequence-tokens", type=int, default=1 << 19)
+    parser.add_argument("--output", type=Path, default=RESULTS / "gpu" if on_gpu else RESULTS)
     options = parser.parse_args()
     about = machine()
     print(about)
@@ -417,11 +419,12 @@ def main() -> None:
         for ratio in options.ratios
         for row in measure(load, tokens, ratio, dtype, options)
     ]
-    RESULTS.parent.mkdir(exist_ok=True)
     command = "python benchmarks/tree_attention.py " + " ".join(sys.argv[1:])
     result = {"command": command.strip(), "machine": about, "options": vars(options), "rows": rows}
-    RESULTS.write_text(json.dumps(result, indent=1) + "\n")
-    plot(rows, RESULTS.with_suffix(".png"))
+    options.output.mkdir(parents=True, exist_ok=True)
+    file = options.output / "tree_attention.json"
+    file.write_text(json.dumps(result, indent=1, default=str) + "\n")
+    plot(rows, file.with_suffix(".png"))
 
 
 if __name__ == "__main__":

@@ -198,6 +198,8 @@ def test_what_the_kernels_cannot_do_is_named() -> None:
         tree_attention_on_gpu(q, k.half(), v, blocks, scale=1.0)
     with pytest.raises(ValueError, match="expected 20 queries and 20 keys as planned, got 19 and 20"):
         tree_attention_on_gpu(q[:, :, 1:], k, v, blocks, scale=1.0)
+    with pytest.raises(ValueError, match="expected a scale above 0, got -1"):
+        tree_attention_on_gpu(q, k, v, blocks, scale=-1.0)
     with pytest.raises(ValueError, match="multiple of the key heads, got 3 and 2"):
         tree_attention_on_gpu(*random_qkv(20, 20, 32, heads=(3, 2)), blocks, scale=1.0)
     with pytest.raises(ValueError, match="on one device"):

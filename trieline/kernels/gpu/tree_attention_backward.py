@@ -132,8 +132,9 @@ def keys_kernel(
         rows = m0 + tl.arange(0, BLOCK_M)
         q = load_rows(Q + query_head * stride_qh, stride_qm, m0, num_queries, BLOCK_M, HEAD_DIM, BLOCK_D, DOT)
         lse = tl.load(Lse + query_head * num_queries + rows, mask=rows < num_queries, other=float("inf"))
-        s_t, slope_t = scores(tl.dot(k, tl.trans(q), input_precision=PRECISION), scale, softcap, SOFTCAP)
-        p_t = tl.exp2(s_t - lse[None, :])
+        products = tl.dot(k, tl.trans(q), input_precision=PRECISION)
+        s_t, factor, slope_t = scores(products, scale, softcap, SOFTCAP)
+        p_t = tl.exp2(s_t * factor - lse[None, :])
         if (tile < full_first) | (tile >= full_stop):
             queries = query_offset + rows
             visible = (keys[:, None] <= queries[None, :]) & (queries[None, :] < ends[:, None])
@@ -232,8 +233,9 @@ def _gather_keys(
         stop = tl.load(Runs + _MAX_RUNS + run) * _KEY_BLOCK
         for n0 in range(start, stop, BLOCK_N):
             k = load_rows(K, stride_kn, n0, num_keys, BLOCK_N, HEAD_DIM, BLOCK_D, DOT)
-            s, slope = scores(tl.dot(q, tl.trans(k), input_precision=PRECISION), scale, softcap, SOFTCAP)
-            p = tl.exp2(s - lse[:, None])
+            products = tl.dot(q, tl.trans(k), input_precision=PRECISION)
+            s, factor, slope = scores(products, scale, softcap, SOFTCAP)
+            p = tl.exp2(s * factor - lse[:, None])
             if MASKED:
                 keys = n0 + tl.arange(0, BLOCK_N)
                 ends = tl.load(SubtreeEnd + keys, mask=keys < num_keys, other=0)

@@ -51,13 +51,16 @@ def load_rows(
 
 @triton.jit
 def scores(products, scale, softcap, SOFTCAP: tl.constexpr):
-    """Products q . k to scores in units of log2 e, and their derivative by scale * q . k."""
+    """Of products q . k: x and a factor > 0, x * factor the score in units of log2 e, and its derivative.
+
+    The derivative is by scale * q . k. The factor stays apart, so that x * factor - y is one operation.
+    """
     if SOFTCAP:
         # tanh(x) = 1 - 2 / (1 + e^2x), which holds at both infinities too.
         capped = 1.0 - 2.0 / (1.0 + tl.exp2(products * (scale * 2.0 * LOG2_E / softcap)))
-        return capped * (softcap * LOG2_E), 1.0 - capped * capped
+        return capped, softcap * LOG2_E, 1.0 - capped * capped
     else:  # Not only style: Triton compiles what follows a return.
-        return products * (scale * LOG2_E), 1.0
+        return products, scale * LOG2_E, 1.0
 
 
 @triton.jit
@@ -90,15 +93,16 @@ def _attend(
         stop = tl.load(Runs + _MAX_RUNS + run) * _KEY_BLOCK
         for n0 in range(start, stop, BLOCK_N):
             k = load_rows(K, stride_kn, n0, num_keys, BLOCK_N, HEAD_DIM, BLOCK_D, DOT)
-            s, _ = scores(tl.dot(q, tl.trans(k), input_precision=PRECISION), scale, softcap, SOFTCAP)
+            products = tl.dot(q, tl.trans(k), input_precision=PRECISION)
+            s, factor, _ = scores(products, scale, softcap, SOFTCAP)
             if MASKED:
                 keys = n0 + tl.arange(0, BLOCK_N)
                 ends = tl.load(SubtreeEnd + keys, mask=keys < num_keys, other=0)
                 visible = (keys[None, :] <= queries[:, None]) & (queries[:, None] < ends[None, :])
                 s = tl.where(visible, s, float("-inf"))
-            larger = tl.maximum(largest, tl.max(s, axis=1))
+            larger = tl.maximum(largest, tl.max(s, axis=1) * factor)
             shrink = tl.exp2(largest - larger)
-            p = tl.exp2(s - larger[:, None])
+            p = tl.exp2(s * factor - larger[:, None])
             total = total * shrink + tl.sum(p, axis=1)
             accumulator = accumulator * shrink[:, None]
             v = load_rows(V, stride_vn, n0, num_keys, BLOCK_N, HEAD_DIM, BLOCK_D, DOT)

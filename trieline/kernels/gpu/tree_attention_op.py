@@ -67,7 +67,7 @@ def tree_attention_on_gpu(
 
     `softcap` > 0 caps scores: softcap * tanh(score / softcap). Raises ValueError for what kernels can't do.
     """
-    _check(q, k, v, blocks, softcap)
+    _check(q, k, v, blocks, scale, softcap)
     out: Tensor = tree_attention_op(
         q[0],
         k[0],
@@ -86,7 +86,7 @@ def tree_attention_on_gpu(
     return out[None]
 
 
-def _check(q: Tensor, k: Tensor, v: Tensor, blocks: TreeBlocks, softcap: float) -> None:
+def _check(q: Tensor, k: Tensor, v: Tensor, blocks: TreeBlocks, scale: float, softcap: float) -> None:
     if q.ndim != 4 or k.ndim != 4 or k.shape != v.shape or q.shape[0] != 1 or k.shape[0] != 1:
         msg = (
             "expected q of [1, heads, queries, size], k and v of [1, key heads, keys, size], "
@@ -113,6 +113,8 @@ def _check(q: Tensor, k: Tensor, v: Tensor, blocks: TreeBlocks, softcap: float) 
         msg = f"expected tensors on a CUDA device, got {q.device}"
     elif softcap < 0:
         msg = f"expected a softcap of 0 (none) or more, got {softcap}"
+    elif scale <= 0:
+        msg = f"expected a scale above 0, got {scale}"
     else:
         return
     raise ValueError(msg)
