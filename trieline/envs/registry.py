@@ -53,6 +53,11 @@ OWN_ENVS = (
         entry_point="trieline.envs.code.python_function:PythonFunction",
         description="write a one-line Python function, tested in a sandbox; levels 0-2",
     ),
+    OwnEnv(
+        name="Repair",
+        entry_point="trieline.envs.code.repair:Repair",
+        description="mend the wrong line of a function, tested in a sandbox; levels 0-3 up to a file",
+    ),
 )
 
 

@@ -145,8 +145,8 @@ def test_every_template_has_telling_cases(name: str) -> None:
         task = _any_task(name, seed)
         task_id = env.task_id(task)
         assert env.task_id(env.parse_task(task_id)) == task_id
-        cases = python_function.make_cases(task, task_id)
-        assert cases == python_function.make_cases(task, task_id)
+        cases = python_function.cases_of(task, task_id)
+        assert cases == python_function.cases_of(task, task_id)
         assert len({str(case.expected) for case in cases}) > 1
 
 
@@ -156,7 +156,7 @@ def test_near_misses_fail_and_the_solution_passes(name: str) -> None:
         if task.template.name != name:
             continue
         constants = dict(task.constants)
-        cases = python_function.make_cases(task, python_function.PythonFunction().task_id(task))
+        cases = python_function.cases_of(task, python_function.PythonFunction().task_id(task))
         assert _passes(task.gold, task, cases)
         slips = [slip.format_map(constants) for slip in SLIPS.get(name, ())]
         passing = {miss for miss in (*near_misses(task.gold), *slips) if _passes(miss, task, cases)}
@@ -194,9 +194,9 @@ def test_solutions_pass_in_the_sandbox() -> None:
 
 def test_edges_come_first() -> None:
     env = python_function.PythonFunction()
-    cases = python_function.make_cases(env.parse_task("greater_than:k=7"), "greater_than:k=7")
+    cases = python_function.cases_of(env.parse_task("greater_than:k=7"), "greater_than:k=7")
     assert [case.arguments for case in cases[:4]] == [(6,), (7,), (8,), (0,)]
-    cases = python_function.make_cases(env.parse_task("longer_than:k=4"), "longer_than:k=4")
+    cases = python_function.cases_of(env.parse_task("longer_than:k=4"), "longer_than:k=4")
     assert [len(case.arguments[0]) for case in cases[:3]] == [3, 4, 5]
 
 

@@ -31,7 +31,7 @@ def extract_source(reply: str, params: str) -> str:
         text = fence[1]
     if definition := DEFINITION.search(text) or DEFINITION_IN_LINE.search(text):
         imports = "\n".join(IMPORT.findall(text[: definition.start()]))
-        return f"{imports}\n{_block(text[definition.start() :])}".strip("\n")
+        return f"{imports}\n{definition_block(text[definition.start() :])}".strip("\n")
     if assignment := ASSIGNMENT.search(text):
         return assignment[0]
     body = textwrap.dedent(text.strip("\n").strip("`")).strip()
@@ -44,7 +44,7 @@ def extract_source(reply: str, params: str) -> str:
     )
 
 
-def _block(text: str) -> str:
+def definition_block(text: str) -> str:
     """The definition that `text` starts with, without what follows it at its own depth."""
     first, *rest = text.split("\n")
     depth = len(first) - len(first.lstrip())

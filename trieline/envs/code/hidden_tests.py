@@ -36,6 +36,8 @@ class Report:
     passed: int
     total: int
     error: str
+    first_failed: int = 0
+    """The place of the first case that failed, if one did."""
 
 
 def make_case(arguments: tuple[Any, ...], value: object) -> Case:
@@ -47,12 +49,18 @@ def judge(cases: tuple[Case, ...], result: ExecResult) -> Report:
     """Compare line by line. Anything unreadable counts as a failed test."""
     lines = result.stdout.split(b"\n")[: len(cases)] if result.stdout else []
     outcomes = [_outcome(line) for line in lines]
-    passed = sum(
+    # Of a program that ended early, there are fewer outcomes than cases.
+    correct = [
         kind == "value" and same(case.expected, value)
         for case, (kind, value) in zip(cases, outcomes, strict=False)
-    )
+    ] + [False] * (len(cases) - len(outcomes))
+    if all(correct):
+        return Report(passed=len(cases), total=len(cases), error="")
     return Report(
-        passed=passed, total=len(cases), error="" if passed == len(cases) else _error(outcomes, cases, result)
+        passed=sum(correct),
+        total=len(cases),
+        error=_error(outcomes, cases, result),
+        first_failed=correct.index(False),
     )
 
 

@@ -4,34 +4,25 @@ One exec an episode: all tests at once, in a bare interpreter. A sandbox that fa
 the episode is broken; a program that fails scores 0.
 """
 
-import contextlib
-import hashlib
 import itertools
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from trieline.common.text import encodable
-from trieline.envs.code import examples, runner
+from trieline.envs.code import runner
+from trieline.envs.code.cases import make_cases
 from trieline.envs.code.extraction import extract_source
-from trieline.envs.code.hidden_tests import Case, Report, judge, make_case
+from trieline.envs.code.hidden_tests import Case, Report, judge
 from trieline.envs.code.templates import LEVELS, TEMPLATES, Constant, Template
-from trieline.envs.errors import TaskError
 from trieline.envs.sandbox import Backend, SandboxLimits, SandboxSpec, shared_pool
 from trieline.envs.sandbox.backends import resolve_backend
 from trieline.envs.text_env import ListedTextEnv, Split, Turn
 
 PROMPT = "Write a one-line Python function {name}({params}) that returns {description}. Reply with code only."
 
-RANDOM_CASES = 8
-"""Hidden tests of a task besides those at the edges."""
-CASE_DRAWS = 50
-"""Sets of inputs to try until the right answer is not the same for all of them."""
 SHOWN_LENGTH = 400
 """Characters of the program that `score` repeats."""
 WALL_SECONDS = 4.0
@@ -133,7 +124,7 @@ class PythonFunction(ListedTextEnv[FunctionTask]):
     def begin(self, task: FunctionTask) -> str:
         # Whether there is a sandbox at all is said at the start, not after the first answer.
         resolve_backend(self.backend)
-        self.cases = make_cases(task, self.task_id(task))
+        self.cases = cases_of(task, self.task_id(task))
         return PROMPT.format(name=runner.NAME, params=task.params, description=task.description)
 
     def act(self, action: str) -> Turn:
@@ -156,32 +147,11 @@ class PythonFunction(ListedTextEnv[FunctionTask]):
         yield self.solution()
 
 
-def make_cases(task: FunctionTask, task_id: str) -> tuple[Case, ...]:
-    """The hidden tests: the same ones for a task for ever. Not all of them expect the same value."""
-    rng = np.random.default_rng(int.from_bytes(hashlib.sha256(task_id.encode()).digest()[:8], "big"))
-    constants = dict(task.constants)
-    edges = _defined(task, examples.edge_calls(task.template.params, constants))
-    for _ in range(CASE_DRAWS):
-        drawn = [
-            tuple(examples.draw(kind, constants, rng) for kind in task.template.params.values())
-            for _ in range(RANDOM_CASES)
-        ]
-        cases = (*edges, *_defined(task, drawn))
-        if any(case.expected != cases[0].expected for case in cases):
-            return cases
-    msg = f"{task_id}: the right answer is the same for all inputs in {CASE_DRAWS} draws of {RANDOM_CASES}"
-    raise TaskError(msg)
-
-
-def _defined(task: FunctionTask, calls: Iterable[tuple[Any, ...]]) -> list[Case]:
-    """Cases of those calls for which there is a right value: the largest number of none is not asked for."""
+def cases_of(task: FunctionTask, task_id: str) -> tuple[Case, ...]:
+    """The hidden tests: the same ones for a task for ever."""
     # Our own expression, from the table of templates; nothing in it comes from outside.
     gold = eval(f"lambda {task.params}: {task.gold}")
-    cases = []
-    for arguments in calls:
-        with contextlib.suppress(ValueError, IndexError, ZeroDivisionError):
-            cases.append(make_case(arguments, gold(*arguments)))
-    return cases
+    return make_cases(gold, task.template.params, dict(task.constants), task_id)
 
 
 def run_tests(source: str, cases: tuple[Case, ...], *, backend: Backend = "auto") -> Report:
