@@ -151,7 +151,8 @@ def _env_contradictions(config: Config, number: int) -> Iterator[str]:
         (learner.group_size + actor.branches, "learner.group_size + actor.branches"),
         (attempts, "evaluation.attempts"),
     )
-    largest = rollouts * episode.max_context
+    largest = rollouts * episode.max_context * episode.windows
+    windows = f" and max_windows = {episode.windows}" if episode.windows > 1 else ""
     for name, most in (
         ("max_tree_tokens", links.max_tree_tokens),
         ("max_message_bytes", links.max_message_bytes // TOKEN_BYTES),
@@ -159,8 +160,8 @@ def _env_contradictions(config: Config, number: int) -> Iterator[str]:
         if largest > most:
             yield (
                 f"expected trees of {rollouts} rollouts ({named}) with {at}.max_context = "
-                f"{episode.max_context} to stay within {most} tokens (links.{name}), got up to {largest}: "
-                "the learner would reject them"
+                f"{episode.max_context}{windows} to stay within {most} tokens (links.{name}), got up to "
+                f"{largest}: the learner would reject them"
             )
     whole, limits = _episode_limits(config, number)
     for name, seconds in limits.items():

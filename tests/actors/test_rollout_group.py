@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -77,7 +78,13 @@ def play(
 
     tree = asyncio.run(run())
     expectation = Expectation(
-        envs={env.id: EnvExpectation(max_context=env.episode.max_context, levels=frozenset((level or 0,)))},
+        envs={
+            env.id: EnvExpectation(
+                max_context=env.episode.max_context,
+                max_windows=env.episode.windows,
+                levels=frozenset((level or 0,)),
+            )
+        },
         vocab_size=renderer.vocab_size,
         max_forks=config.branches,
     )
@@ -593,3 +600,90 @@ def test_what_breaks_again_and_again_is_counted_and_logged_once(caplog: pytest.L
         "a: 1 broken (timeout), the latest: xxxxxxxxxxxxxxx",
     ]
     assert len(caplog.records[1].getMessage()) < 600
+
+
+def compacting(
+    renderer: ChatRenderer, how: str, *, reply: str = "good", held: int = 4, **settings: Any
+) -> EnvConfig:
+    """An episode of 9 turns of which a window holds about `held`."""
+    prompt = len(renderer.prompt_tokens("task train-11-0"))
+    said = len(renderer.reply_tokens(reply))
+    answer = len(renderer.turn_tokens(5, f"turn 5 after {'/'.join([reply] * 5)}", last_token=0))
+    limits = EpisodeConfig(
+        max_turns=9,
+        max_tokens=said,
+        max_context=prompt + held * (said + answer),
+        compaction=how,  # type: ignore[arg-type]
+        **settings,
+    )
+    return EnvConfig(id=COUNTING, kwargs={"turns": 9}, episode=limits)
+
+
+@pytest.mark.parametrize(
+    ("how", "reply", "held", "note"),
+    [("turns", "good", 4, "earlier turns left out"), ("outputs", "good " * 9, 7, "characters left out")],
+)
+def test_a_full_context_goes_on_in_a_window_that_the_one_before_continues_in(
+    renderer: ChatRenderer, how: str, reply: str, held: int, note: str
+) -> None:
+    policy = ScriptedPolicy(renderer, always(reply))
+    env = compacting(renderer, how, reply=reply, held=held, max_windows=9)
+    tree = play(policy, renderer, env, group_size=1)
+    (episode,) = tree.episodes()
+    assert len(episode) == tree.num_leaves >= 2
+    assert tree.leaf_terminated.tolist() == [*[False] * (len(episode) - 1), True]
+    assert tree.fork_causes.count("compaction") == len(episode) - 1 == len(tree.edge_kinds)
+    # Each reply was sampled once, and the episode's return is that of all its windows, for each of them.
+    assert int(tree.sampled.sum()) == 9
+    whole = sum(turn / 9 for turn in range(1, 10)) if reply == "good" else 0.0
+    assert [tree.sequence_return(leaf) for leaf in episode] == pytest.approx([whole] * len(episode))
+    # What the policy saw is what the tree has, and never more than the limit.
+    sampled = np.flatnonzero(tree.sampled)
+    for node, seen in zip(sampled, policy.prompts, strict=True):
+        path = tree.path(int(node))[:-1]
+        stored = np.concatenate([tree.token_ids[tree.node_tokens(n)] for n in path])
+        assert stored.tolist() == seen.tolist()
+        assert len(seen) + env.episode.max_tokens <= env.episode.max_context
+    for source, target in zip(tree.edge_sources, tree.edge_targets, strict=True):
+        assert note in renderer.decode(tree.token_ids[tree.node_tokens(int(target))])
+        assert int(tree.parents[target]) == 0
+        assert int(source) in tree.leaf_nodes
+
+
+def test_the_last_window_ends_the_episode(renderer: ChatRenderer) -> None:
+    env = compacting(renderer, "turns", max_windows=2)
+    env = EnvConfig(
+        id=COUNTING, kwargs={"turns": 30}, episode=msgspec.structs.replace(env.episode, max_turns=30)
+    )
+    tree = play(ScriptedPolicy(renderer, always("good")), renderer, env)
+    assert {len(episode) for episode in tree.episodes()} == {2}
+    assert not tree.leaf_terminated.any()
+
+
+def test_what_fits_into_no_window_ends_the_episode(renderer: ChatRenderer) -> None:
+    prompt = len(renderer.prompt_tokens("task train-11-0"))
+    limits = EpisodeConfig(max_turns=9, max_tokens=8, max_context=prompt + 20, compaction="turns")
+    env = EnvConfig(id=COUNTING, kwargs={"turns": 9}, episode=limits)
+    tree = play(ScriptedPolicy(renderer, always("good")), renderer, env, group_size=1)
+    assert (tree.num_leaves, tree.leaf_terminated.tolist()) == (1, [False])
+
+
+def test_a_fork_goes_on_from_the_window_of_its_turn(renderer: ChatRenderer) -> None:
+    policy = ScriptedPolicy(renderer, always("good"))
+    env = compacting(renderer, "turns", max_windows=9)
+    tree = play(policy, renderer, env, group_size=1, branching="random", branches=3)
+    episodes = tree.episodes()
+    assert len(episodes) == 4
+    assert tree.fork_causes.count("branch") == 3
+    for leaves in episodes:
+        assert tree.leaf_terminated[leaves[-1]]
+        nodes = {n for leaf in leaves for n in tree.path(int(tree.leaf_nodes[leaf]))}
+        assert sum(bool(tree.sampled[n]) for n in nodes) == 9
+
+
+def test_a_broken_episode_is_broken_in_all_its_windows(renderer: ChatRenderer) -> None:
+    env = compacting(renderer, "turns", max_windows=9)
+    env = EnvConfig(id=FAULTY, kwargs={"fault": "raise", "at": 8, "turns": 9}, episode=env.episode)
+    tree = play(ScriptedPolicy(renderer, always("good")), renderer, env, group_size=1)
+    assert tree.num_leaves >= 2
+    assert set(tree.leaf_causes) == {"environment"}

@@ -70,6 +70,13 @@ def test_nothing_at_all_is_a_tree_of_one_token() -> None:
     assert (tree.num_tokens, tree.leaf_causes) == (1, ("environment", "sandbox"))
 
 
+def tokens_of(of: Rollout, last_turn: int | None = None) -> Int32:
+    """Context and replies of the own turns before `last_turn` (None: all), in order."""
+    return np.concatenate(
+        [ids(), *(run for t in of.turns[:last_turn] for run in (t.context, t.completion.token_ids))]
+    )
+
+
 tokens = st.lists(st.integers(0, 3), min_size=1, max_size=4).map(lambda t: ids(*t))
 contexts = st.lists(st.integers(0, 3), max_size=3).map(lambda t: ids(*t))
 
@@ -83,7 +90,7 @@ def task(draw: st.DrawFn) -> tuple[list[Rollout], list[list[int]]]:
         count = draw(st.integers(0, 4))
         turns = [(prompt if turn == 0 else draw(contexts), draw(tokens)) for turn in range(count)]
         group.append(rollout(index, prompt, *turns))
-    sequences = [(r.tokens() if r.turns else prompt).tolist() for r in group]
+    sequences = [(tokens_of(r) if r.turns else prompt).tolist() for r in group]
     forks: list[Rollout] = []
     for _ in range(draw(st.integers(0, 3))):
         origin = draw(st.sampled_from(group))
@@ -94,8 +101,8 @@ def task(draw: st.DrawFn) -> tuple[list[Rollout], list[list[int]]]:
         fork = rollout(len(group) + len(forks), prompt, *own)
         fork.prompt, fork.origin = None, Origin(rollout=origin.index, turn=turn)
         forks.append(fork)
-        before = [*origin.tokens(turn).tolist(), *origin.turns[turn].context.tolist()]
-        sequences.append([*before, *fork.tokens().tolist()])
+        before = [*tokens_of(origin, turn).tolist(), *origin.turns[turn].context.tolist()]
+        sequences.append([*before, *tokens_of(fork).tolist()])
     return [*group, *forks], sequences
 
 

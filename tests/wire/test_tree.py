@@ -44,6 +44,65 @@ def test_sequences_of_the_example() -> None:
     assert tree.sequence_index(1).dtype == np.int32
 
 
+def windows(*, fork: bool = False, causes: tuple[str, ...] = ("", "", "", "")) -> TrajectoryTree:
+    """An episode of three context windows (leaves 0, 1 and 2), and one of a single one (leaf 3).
+
+    With `fork`, the last window has a fork: leaf 3 leaves it at node 4 then.
+    """
+    #       prompt  window 0  context, window 1  context, window 2  the other one
+    parents = [-1, 0, 0, 2, 0, 4, 4 if fork else 0]
+    return TrajectoryTree(
+        env_id="test/Windows-v0",
+        task_id="t",
+        parents=np.array(parents, np.int32),
+        node_offsets=np.arange(8, dtype=np.int32),
+        sampled=np.array([False, True, False, True, False, True, True]),
+        rewards=np.array([8, 1, 0, 0.5, 0, 0.25, 4], np.float32),
+        fork_causes=("", "", "compaction", "", "compaction", "", "rollout"),
+        token_ids=np.arange(7, dtype=np.int32),
+        behavior_logprobs=np.array([0, -1, 0, -1, 0, -1, -1], np.float32),
+        entropies=np.array([0, 1, 0, 1, 0, 1, 1], np.float32),
+        policy_versions=np.array([-1, 0, -1, 0, -1, 0, 0], np.int32),
+        leaf_nodes=np.array([1, 3, 5, 6], np.int32),
+        leaf_terminated=np.array([False, False, True, True]),
+        leaf_causes=causes,
+        edge_sources=np.array([1, 3, 1], np.int32),
+        edge_targets=np.array([2, 4, 6], np.int32),
+        edge_kinds=("continues", "continues", "returns"),
+    )
+
+
+def test_windows_are_one_episode_and_have_its_return() -> None:
+    tree = windows()
+    tree.validate()
+    assert tree.episodes() == [[0, 1, 2], [3]]
+    assert [tree.sequence_return(leaf) for leaf in range(4)] == [9.75, 9.75, 9.75, 12.0]
+
+
+def test_windows_that_were_forked_later_belong_to_several_episodes() -> None:
+    tree = windows(fork=True)
+    assert tree.episodes() == [[0, 1, 2], [0, 1, 3]]
+    whole, other = 8 + 1 + 0.5 + 0.25, 8 + 1 + 0.5 + 4
+    assert [tree.sequence_return(leaf) for leaf in range(4)] == [(whole + other) / 2] * 2 + [whole, other]
+    # What is broken has no return.
+    broken = windows(fork=True, causes=("", "", "", "sandbox"))
+    assert [broken.sequence_return(leaf) for leaf in range(3)] == [whole] * 3
+
+
+def test_trees_without_edges_have_an_episode_for_each_leaf() -> None:
+    assert two_rollouts().episodes() == [[0], [1]]
+
+
+@given(seed=st.integers(0, 2**32 - 1))
+def test_every_leaf_is_in_an_episode_whatever_the_edges_say(seed: int) -> None:
+    tree = random_tree(np.random.default_rng(seed), vocab_size=20, later_columns=True)
+    episodes = tree.episodes()
+    assert {leaf for leaves in episodes for leaf in leaves} == set(range(tree.num_leaves))
+    ends = [leaves[-1] for leaves in episodes]
+    assert len(set(ends)) == len(ends)
+    assert all(len(set(leaves)) == len(leaves) for leaves in episodes)
+
+
 @given(seed=st.integers(0, 2**32 - 1), later_columns=st.booleans())
 def test_random_trees_are_valid_and_their_paths_begin_at_the_root(seed: int, later_columns: bool) -> None:
     tree = random_tree(np.random.default_rng(seed), vocab_size=20, later_columns=later_columns)

@@ -1,5 +1,6 @@
 """Every kind of tree that does not fit, and that no honest one is ever refused."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -25,7 +26,7 @@ VOCAB_SIZE = 40
 ENV, OTHER_ENV = "test/Long-v0", "test/Other-v0"
 EXPECTATION = Expectation(
     envs={
-        ENV: EnvExpectation(max_context=60, levels=frozenset((1, 2))),
+        ENV: EnvExpectation(max_context=60, max_windows=2, levels=frozenset((1, 2))),
         OTHER_ENV: EnvExpectation(max_context=1_000),
     },
     vocab_size=VOCAB_SIZE,
@@ -248,3 +249,28 @@ def test_a_demonstration_is_taken() -> None:
     by_policy = np.arange(120) >= 40
     versions = np.where(by_policy, 0, -1).astype(np.int32)
     admit(tree(behavior_logprobs=zeros, entropies=zeros, policy_versions=versions))
+
+
+def in_windows(*edges: tuple[int, int]) -> TrajectoryTree:
+    """Leaves that other leaves continue."""
+    sources, targets = np.array(edges, np.int32).T
+    return tree(
+        edge_sources=sources.copy(), edge_targets=targets.copy(), edge_kinds=("continues",) * len(edges)
+    )
+
+
+def test_windows_of_an_episode_count_as_one_and_are_bounded() -> None:
+    two = Assignment(assignment_id=0, env_id=ENV, seed=0, level=2, group_size=2)
+    expectation = replace_expectation(max_forks=0)
+    expect_admissible(in_windows((1, 2), (3, 4)), two, expectation, newest_version=NEWEST_VERSION)
+    with pytest.raises(TreeError, match="expected 2 leaves, the group assigned and its forks, got 4"):
+        expect_admissible(tree(), two, expectation)
+    with pytest.raises(TreeError, match="expected episodes of at most 2 context windows, got one of 3"):
+        expect_admissible(in_windows((1, 2), (2, 3)), two, expectation)
+    alone = Assignment(assignment_id=0, env_id=ENV, seed=0, level=2, group_size=1)
+    with pytest.raises(TreeError, match="expected 1 leaves, the group assigned and its forks, got 4"):
+        expect_admissible(in_windows((1, 2), (2, 3), (3, 4)), alone, expectation)
+
+
+def replace_expectation(**changes: Any) -> Expectation:
+    return dataclasses.replace(EXPECTATION, **changes)

@@ -8,8 +8,6 @@ import logging
 from collections.abc import Awaitable
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from trieline.actors.branching import ForkPoints
 from trieline.actors.chat import ChatRenderer
 from trieline.actors.config import ActorConfig
@@ -17,6 +15,7 @@ from trieline.actors.env_session import EnvHost, EnvSession, TaskChoice
 from trieline.actors.errors import ActorError, EnvFailure
 from trieline.actors.policy import Policy
 from trieline.actors.rollout import Origin, Rollout, Turn
+from trieline.actors.window import Exchange, Window
 from trieline.common.arrays import Int32
 from trieline.common.seeds import derived_seed
 from trieline.wire.config import EnvConfig
@@ -55,9 +54,9 @@ class EpisodePlayer:
         """
         await self._guarded(rollout, self._from_start(rollout))
 
-    async def play_fork(self, rollout: Rollout, session: EnvSession, context: Int32, turns: int) -> None:
-        """From the middle: `context` [P] is all tokens so far, `turns` the replies. Closes `session`."""
-        await self._guarded(rollout, self._play_and_close(rollout, session, context, turns))
+    async def play_fork(self, rollout: Rollout, session: EnvSession, window: Window, turns: int) -> None:
+        """From the middle: `window` is what the policy sees, `turns` its replies. Closes `session`."""
+        await self._guarded(rollout, self._play_and_close(rollout, session, window, turns))
 
     async def _guarded(self, rollout: Rollout, episode: Awaitable[None]) -> None:
         limit = self.env.episode.episode_timeout_s or self.config.episode_timeout_s
@@ -88,25 +87,30 @@ class EpisodePlayer:
         await self._play_and_close(rollout, session, None, 0)
 
     async def _play_and_close(
-        self, rollout: Rollout, session: EnvSession, context: Int32 | None, turns: int
+        self, rollout: Rollout, session: EnvSession, window: Window | None, turns: int
     ) -> None:
         try:
-            if context is None:
-                context = rollout.prompt = self._prompt(rollout.observations[0])
-                await self._play_turns(rollout, session, context, context, turns)
+            if window is None:
+                prompt = rollout.prompt = self._prompt(rollout.observations[0])
+                await self._play_turns(rollout, session, Window(prompt=prompt), prompt, turns)
             else:
-                await self._play_turns(rollout, session, context, context[:0], turns)
+                await self._play_turns(rollout, session, window, window.prompt[:0], turns)
         finally:
             session.close()
 
     async def _play_turns(
-        self, rollout: Rollout, session: EnvSession, tokens: Int32, own_context: Int32, turn: int
+        self, rollout: Rollout, session: EnvSession, window: Window, own_context: Int32, turn: int
     ) -> None:
-        """`tokens` is the whole sequence so far, `own_context` the end of it that no turn records yet."""
+        """`window` is the whole sequence so far, `own_context` the end of it that no turn records yet."""
+        tokens, opens = window.tokens(), False
         while True:
             completion = await self._generate(rollout, tokens, turn)
             reply = self.renderer.decode(completion.token_ids)
-            rollout.turns.append(Turn(context=own_context, completion=completion, reply=reply))
+            rollout.turns.append(
+                Turn(
+                    context=own_context, completion=completion, reply=reply, window=window, opens_window=opens
+                )
+            )
             if self.fork_points is not None and rollout.origin is None and turn > 0:
                 await self.fork_points.offer(Origin(rollout=rollout.index, turn=turn), completion, session)
             step = await session.step(reply)
@@ -119,12 +123,30 @@ class EpisodePlayer:
                 return None
             if turn >= self.env.episode.max_turns or self._too_long(step.observation):
                 return await self._cut(rollout, session)
-            own_context = self.renderer.turn_tokens(
-                turn, step.observation, last_token=int(completion.token_ids[-1])
+            own_context = self._answer_tokens(
+                len(window.exchanges) + 1, step.observation, int(completion.token_ids[-1])
             )
-            tokens = np.concatenate([tokens, completion.token_ids, own_context])
-            if len(tokens) >= self.env.episode.max_context:
+            window = window.followed_by(
+                Exchange(reply=completion.token_ids, answer=own_context, message=step.observation)
+            )
+            following = self._next_window(window)
+            opens = following is not None
+            if following is not None:
+                window, own_context = following, following.after_prompt()
+            if len(window) >= self.env.episode.max_context:
                 return await self._cut(rollout, session)
+            tokens = window.tokens()
+
+    def _answer_tokens(self, turn: int, message: str, last_token: int) -> Int32:
+        return self.renderer.turn_tokens(turn, message, last_token=last_token)
+
+    def _next_window(self, window: Window) -> Window | None:
+        """The one to go on in, if a whole reply has no room in `window` and the settings allow another."""
+        limits = self.env.episode
+        room = limits.max_context - limits.max_tokens
+        if limits.compaction == "none" or len(window) <= room or window.number + 1 >= limits.max_windows:
+            return None
+        return window.compacted(limits.compaction, room=room, render=self._answer_tokens)
 
     async def _cut(self, rollout: Rollout, session: EnvSession) -> None:
         """A limit ends the episode: what was done so far may count all the same."""

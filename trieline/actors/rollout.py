@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass, field
 
-import numpy as np
-
+from trieline.actors.window import Window
 from trieline.common.arrays import Int32
 from trieline.wire.messages import Completion
 from trieline.wire.tree import SCORED
@@ -14,11 +13,15 @@ class Turn:
     """One reply of the policy, the tokens that came before it, and what the environment gave for it."""
 
     context: Int32
-    """[C] tokens between the previous reply and this one; the prompt at the first turn, nothing at the
-    first turn of a fork (its origin has them)."""
+    """[C] tokens between the previous reply and this one. At the first turn, the prompt; at that of a fork,
+    nothing (its origin has them); at that of a later window, all that follows the prompt."""
     completion: Completion
     reply: str
     """The text that the environment got."""
+    window: Window | None = None
+    """All that the policy saw before this reply; None: nobody played it."""
+    opens_window: bool = False
+    """The reply is the first one of a later context window."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,8 +53,3 @@ class Rollout:
     reason: str = ""
     """Why it is broken, for the log."""
     score: str = ""
-
-    def tokens(self, last_turn: int | None = None) -> Int32:
-        """Context and replies of the own turns before `last_turn` (None: all), in order."""
-        runs = [run for t in self.turns[:last_turn] for run in (t.context, t.completion.token_ids)]
-        return np.concatenate(runs) if runs else np.zeros(0, dtype=np.int32)

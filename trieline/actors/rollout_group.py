@@ -5,7 +5,6 @@ import logging
 from dataclasses import dataclass
 
 import msgspec
-import numpy as np
 
 from trieline.actors.branching import ForkPoints
 from trieline.actors.env_session import EnvSession, TaskChoice, split_asked
@@ -128,8 +127,9 @@ class GroupPlayer:
                 return
             turn = rollout.origin.turn
             rollout.observations.append(origin.observations[turn])
-            context = np.concatenate([origin.tokens(turn), origin.turns[turn].context])
-            await player.play_fork(rollout, session, context, turn)
+            window = origin.turns[turn].window
+            assert window is not None  # of every turn that was played
+            await player.play_fork(rollout, session, window, turn)
 
     def _fork_points(self, assignment: Assignment) -> ForkPoints | None:
         if self.stage.config.branching == "none" or assignment.purpose == "evaluate":

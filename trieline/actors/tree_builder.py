@@ -144,24 +144,31 @@ def build_tree(
     info: Mapping[str, str],
     task_id: str | None = None,
 ) -> TrajectoryTree:
-    """One tree of all rollouts of a task, in the order of their numbers, one leaf each.
+    """One tree of all rollouts of a task, in the order of their numbers, one leaf for each context window.
 
-    Rollouts from `group_size` on are forks that the branching policy asked for. A rollout that never began is
-    a broken leaf on the prompt. `task_id`: the task that was asked for; None: the one that was drawn.
+    A later window hangs from the prompt, and the one before it *continues* in it. Rollouts from `group_size`
+    on are forks that the branching policy asked for. A rollout that never began is a broken leaf on the
+    prompt. `task_id`: the task that was asked for; None: the one that was drawn.
     """
     builder = TreeBuilder()
     prompt_nodes = _add_prompts(builder, [r.prompt for r in rollouts if r.prompt is not None])
     before_reply: dict[tuple[int, int], int] = {}
     for rollout in rollouts:
+        begun = rollout if rollout.origin is None else rollouts[rollout.origin.rollout]
+        root = 0 if begun.prompt is None else prompt_nodes[begun.prompt.tobytes()]
         if rollout.origin is None:
-            node = 0 if rollout.prompt is None else prompt_nodes[rollout.prompt.tobytes()]
-            first_turn = 0
+            node, first_turn = root, 0
         else:
             node = before_reply[rollout.origin.rollout, rollout.origin.turn]
             first_turn = rollout.origin.turn
         cause = "rollout" if rollout.index < group_size else "branch"
         for number, turn in enumerate(rollout.turns):
-            if number:  # the first context is the prompt, or belongs to the origin
+            if turn.opens_window:
+                builder.add_leaf(node, terminated=False, cause=rollout.cause)
+                window = builder.add_context(root, turn.context, fork_cause="compaction")
+                builder.add_edge(node, window, kind="continues")
+                node = window
+            elif number:  # the first context is the prompt, or belongs to the origin
                 node = builder.add_context(node, turn.context, fork_cause=cause)
             before_reply[rollout.index, first_turn + number] = node
             node = builder.add_sampled(node, turn.completion, fork_cause=cause)

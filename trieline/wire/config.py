@@ -72,11 +72,22 @@ class EpisodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     max_tokens: Positive = 64
     """New tokens the policy may sample in one turn."""
     max_context: Positive = 2048
-    """Tokens of one sequence, prompt included. An episode that would pass it is truncated."""
+    """Tokens of one sequence, prompt included. An episode that would pass it is truncated, or goes on in a
+    new context window."""
+    compaction: Literal["none", "turns", "outputs"] = "none"
+    """What the next window leaves out: the oldest replies with what they were answered, or the text of the
+    oldest answers alone. The first message always stays. `none`: the episode is truncated."""
+    max_windows: Annotated[int, msgspec.Meta(ge=2, le=100)] = 4
+    """Context windows of one episode with compaction; when the last one is full, it is truncated."""
     turn_timeout_s: Seconds | None = None
     """For one call into this environment. None: `actor.turn_timeout_s`."""
     episode_timeout_s: Seconds | None = None
     """For a whole episode. None: `actor.episode_timeout_s`."""
+
+    @property
+    def windows(self) -> int:
+        """Sequences that one episode may have."""
+        return 1 if self.compaction == "none" else self.max_windows
 
 
 class CurriculumConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

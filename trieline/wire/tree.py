@@ -190,8 +190,52 @@ class TrajectoryTree(msgspec.Struct, frozen=True, kw_only=True, eq=False, omit_d
         return np.concatenate(runs).astype(np.int32)
 
     def sequence_return(self, leaf: int) -> float:
-        """Undiscounted sum of the rewards on the path of `leaf`."""
-        return float(sum(float(self.rewards[n]) for n in self.path(int(self.leaf_nodes[leaf]))))
+        """Undiscounted return of the episode of `leaf`: the sum of the rewards on the path, as a rule.
+
+        Of a context window that several episodes share, the mean of those that are scored.
+        """
+        if not self.edge_kinds:
+            return self._sum_of_rewards([leaf])
+        found = [
+            self._sum_of_rewards(leaves)
+            for leaves in self.episodes()
+            if leaf in leaves and self.leaf_causes[leaves[-1]] == SCORED
+        ]
+        return sum(found) / len(found) if found else self._sum_of_rewards([leaf])
+
+    def episodes(self) -> list[list[int]]:
+        """The leaves of each episode: those of its context windows, and last the one with which it ended.
+
+        Usually one leaf each. A window that was forked later belongs to several episodes.
+        """
+        if not self.edge_kinds:
+            return [[leaf] for leaf in range(self.num_leaves)]
+        later = self._continuing()
+        windows: list[list[int]] = [[] for _ in later]
+        # Edges lead to later nodes, so that in their order a window's own ones are known before it is used.
+        for leaf in sorted(range(self.num_leaves), key=self.leaf_nodes.tolist().__getitem__):
+            for other in later[leaf]:
+                windows[other] += [w for w in (*windows[leaf], leaf) if w not in windows[other]]
+        return [[*windows[leaf], leaf] for leaf, others in enumerate(later) if not others]
+
+    def _sum_of_rewards(self, leaves: list[int]) -> float:
+        """On the paths of `leaves`, each node once."""
+        nodes = {n: None for leaf in leaves for n in self.path(int(self.leaf_nodes[leaf]))}
+        return float(sum(float(self.rewards[n]) for n in nodes))
+
+    def _continuing(self) -> list[list[int]]:
+        """[B] for each leaf those whose sequences go through a node in which its own continues."""
+        targets: dict[int, list[int]] = {}
+        edges = zip(self.edge_sources.tolist(), self.edge_targets.tolist(), self.edge_kinds, strict=True)
+        for source, target, kind in edges:
+            if kind == "continues":
+                targets.setdefault(source, []).append(target)
+        through: dict[int, list[int]] = {target: [] for found in targets.values() for target in found}
+        nodes = self.leaf_nodes.tolist()
+        for leaf, node in enumerate(nodes):
+            for passed in through.keys() & set(self.path(node)):
+                through[passed].append(leaf)
+        return [sorted({o for t in targets.get(node, ()) for o in through[t]}) for node in nodes]
 
     def scored_leaves(self) -> Iterator[int]:
         return (b for b, cause in enumerate(self.leaf_causes) if cause == SCORED)

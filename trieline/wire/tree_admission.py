@@ -27,6 +27,8 @@ class EnvExpectation:
 
     max_context: int
     """Tokens of one sequence."""
+    max_windows: int = 1
+    """Sequences of one episode."""
     levels: frozenset[int] = frozenset((0,))
     """Those that tasks are drawn from; 0 where the environment has none."""
 
@@ -41,7 +43,7 @@ class Expectation:
     max_positions: int | None = None
     """Tokens of one sequence that the model has positions for."""
     max_forks: int | None = None
-    """Leaves of one tree beside those of the group that was asked for."""
+    """Episodes of one tree beside those of the group that was asked for."""
     max_tree_tokens: int = 1_000_000
 
 
@@ -102,9 +104,16 @@ def _expect_asked_for(tree: TrajectoryTree, assignment: Assignment | None, expec
         raise TreeError(msg)
     least = assignment.group_size
     most = MAX_LEAVES if expectation.max_forks is None else least + expectation.max_forks
-    if not least <= tree.num_leaves <= most:
+    windows = MAX_LEAVES if env is None else env.max_windows
+    # The leaves are counted first: how they belong together takes longer to find out.
+    episodes = tree.episodes() if tree.num_leaves <= most * windows else []
+    count = len(episodes) or tree.num_leaves
+    if not least <= count <= most:
         expected = f"{least} leaves" if least == most else f"{least} to {most} leaves"
-        msg = f"expected {expected}, the group assigned and its forks, got {tree.num_leaves}"
+        msg = f"expected {expected}, the group assigned and its forks, got {count}"
+        raise TreeError(msg)
+    if (longest := max(map(len, episodes))) > windows:
+        msg = f"expected episodes of at most {windows} context windows, got one of {longest}"
         raise TreeError(msg)
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from trieline.learner.batch.advantages import group_advantages, return_scale, tree_advantages
+from trieline.learner.batch.advantages import Episodes, group_advantages, return_scale, tree_advantages
 from trieline.learner.batch.trie import build_trie
 
 
@@ -46,3 +46,34 @@ def test_tree_advantages_of_siblings_balance() -> None:
 def test_return_scale_of_equal_returns_is_finite() -> None:
     assert np.isfinite(return_scale(np.ones(4)))
     assert return_scale(np.array([0.0, 2.0])) == pytest.approx(1.0, rel=1e-5)
+
+
+def test_an_episode_counts_once_however_many_windows_it_has() -> None:
+    # Episode 0 has the windows 0 and 1, episode 1 the window 2, episode 2 the windows 3, 4 and 5.
+    through = np.array([[1, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 1], [0, 0, 1]], np.bool_)
+    episodes = Episodes(ends=np.array([1, 2, 5]), through=through)
+    returns = np.array([1.0, 1.0, 0.0, 0.25, 0.25, 0.25])
+    alone = group_advantages(np.array([1.0, 0.0, 0.25]))
+    assert group_advantages(returns, episodes).tolist() == pytest.approx(alone[[0, 0, 1, 2, 2, 2]].tolist())
+    # By hand: prompt 9, then each window its own branch; the prompt's mean is over three episodes.
+    sequences = [np.array([9, branch, 7], np.int32) for branch in range(1, 7)]
+    trie = build_trie(sequences)
+    by_token = tree_advantages(trie, returns, episodes)
+    mean = (1.0 + 0.0 + 0.25) / 3
+    for path, own in zip(trie.paths, returns, strict=True):
+        assert by_token[path].tolist() == pytest.approx([0, own - mean, own - mean])
+
+
+def test_a_window_that_was_forked_stands_for_the_mean_of_its_episodes() -> None:
+    # Window 0 goes on in 1 and, by a fork, in 2; the sequence 3 is an episode of its own.
+    through = np.array([[1, 1, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]], np.bool_)
+    episodes = Episodes(ends=np.array([1, 2, 3]), through=through)
+    assert episodes.weights.tolist() == [1.0, 0.5, 0.5, 1.0]
+    returns = np.array([0.5, 1.0, 0.0, 0.2])
+    expected = [0.5 - 0.2, 1.0 - (0.0 + 0.2) / 2, 0.0 - (1.0 + 0.2) / 2, 0.2 - (1.0 + 0.0) / 2]
+    assert group_advantages(returns, episodes).tolist() == pytest.approx(expected)
+
+
+def test_a_lone_episode_of_windows_has_no_advantage() -> None:
+    episodes = Episodes(ends=np.array([1]), through=np.ones((2, 1), np.bool_))
+    assert group_advantages(np.ones(2), episodes).tolist() == [0.0, 0.0]

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from trieline.learner.batch.advantages import group_advantages, return_scale
 from trieline.learner.batch.batch import prepare_batch
@@ -74,3 +75,48 @@ def test_what_has_no_scored_or_no_sampled_tokens_teaches_nothing() -> None:
     assert teaches(tree(ROUNDED), config)
     assert not teaches(tree(APART, scored=False), config)
     assert not teaches(tree(APART, tokens=False), config)
+
+
+@pytest.mark.parametrize("advantage", ["group", "tree"])
+def test_windows_get_the_advantage_of_their_episode(advantage: str) -> None:
+    """Three rollouts, of which the first goes on in the window that would be the second one."""
+    plain = tree([(1.0, 0.0), (0.0, 0.5), (0.0, 0.25)])
+    joined = replace(
+        plain,
+        edge_sources=np.array([2], np.int32),
+        edge_targets=np.array([3], np.int32),
+        edge_kinds=("continues",),
+    )
+    config = ObjectiveConfig(advantage=advantage, scale_rewards="none")  # type: ignore[arg-type]
+    (group,), _ = trained_groups(scored_sequences([joined]), config)
+    whole, other = 1.5, 0.25
+    if advantage == "group":
+        expected = [whole - other, whole - other, other - whole]
+    else:
+        mean = (whole + other) / 2
+        expected = [whole - mean, whole - mean, other - mean]
+    assert [set(np.round(a, 12).tolist()) for a in group.advantages] == [{round(e, 12)} for e in expected]
+
+
+def test_deviations_are_those_of_episodes() -> None:
+    joined = replace(
+        tree([(1.0, 0.0), (0.0, 0.5), (0.0, 0.25)]),
+        edge_sources=np.array([2], np.int32),
+        edge_targets=np.array([3], np.int32),
+        edge_kinds=("continues",),
+    )
+    for scale_rewards in ("group", "batch"):
+        config = ObjectiveConfig(advantage="group", scale_rewards=scale_rewards)
+        (group,), _ = trained_groups(scored_sequences([joined]), config)
+        expected = 1.25 * return_scale(np.array([1.5, 0.25]))
+        assert group.advantages[0] == pytest.approx([expected] * 2)
+
+
+def test_an_episode_of_windows_alone_teaches_nothing() -> None:
+    joined = replace(
+        tree([(1.0, 0.0), (0.0, 0.5)]),
+        edge_sources=np.array([2], np.int32),
+        edge_targets=np.array([3], np.int32),
+        edge_kinds=("continues",),
+    )
+    assert not teaches(joined, ObjectiveConfig())

@@ -8,6 +8,7 @@ import numpy as np
 from trieline.common.arrays import Bool, Float64, Int64
 from trieline.common.numbers import REWARD_ROUNDING
 from trieline.learner.batch.advantages import (
+    Episodes,
     compared_with_each_other,
     group_advantages,
     return_scale,
@@ -36,9 +37,24 @@ def trained_groups(scored: list[list[ScoredSequence]], config: ObjectiveConfig) 
     """
     all_compared = [_compared(sequences) for sequences in scored]
     returns = [_returns(*one) for one in zip(scored, all_compared, strict=True)]
-    all_returns = np.concatenate([np.empty(0), *returns])
+    all_episodes = [
+        [episodes_among([sequences[b] for b in members]) for members in compared]
+        for sequences, compared in zip(scored, all_compared, strict=True)
+    ]
+    all_returns = np.concatenate(
+        [
+            np.empty(0),
+            *(
+                _of_episodes(own[members], episodes)
+                for own, compared, found in zip(returns, all_compared, all_episodes, strict=True)
+                for members, episodes in zip(compared, found, strict=True)
+            ),
+        ]
+    )
     groups, num_equal = [], 0
-    for sequences, compared, own_returns in zip(scored, all_compared, returns, strict=True):
+    for sequences, compared, own_returns, in_episodes in zip(
+        scored, all_compared, returns, all_episodes, strict=True
+    ):
         if not sequences:
             continue
         equal = _equal(compared, own_returns)
@@ -53,9 +69,9 @@ def trained_groups(scored: list[list[ScoredSequence]], config: ObjectiveConfig) 
         trie = build_trie([s.token_ids for s in kept])
         whole = trie if trained.all() and len(compared) == 1 else None
         advantages: dict[int, Float64] = {}
-        for members in compared:
-            own = _advantages([sequences[b] for b in members], own_returns[members], whole, config)
-            scale = _scale(own_returns[members], all_returns, config)
+        for members, episodes in zip(compared, in_episodes, strict=True):
+            own = _advantages([sequences[b] for b in members], own_returns[members], episodes, whole, config)
+            scale = _scale(_of_episodes(own_returns[members], episodes), all_returns, config)
             advantages |= {b: a * scale for b, a in zip(members.tolist(), own, strict=True)}
         kept_advantages = [advantages[b] for b in np.flatnonzero(trained).tolist()]
         groups.append(Group(sequences=kept, trie=trie, advantages=kept_advantages))
@@ -74,6 +90,23 @@ def teaches(tree: TrajectoryTree, config: ObjectiveConfig) -> bool:
 
 def _compared(sequences: Sequence[ScoredSequence]) -> list[Int64]:
     return compared_with_each_other(np.array([s.leaf_group for s in sequences], np.int32))
+
+
+def episodes_among(sequences: Sequence[ScoredSequence]) -> Episodes | None:
+    """Which sequences that are compared are windows of which episodes; None: each is an episode."""
+    if all(s.episodes is None for s in sequences):
+        return None
+    place = {s.leaf: b for b, s in enumerate(sequences)}
+    # An episode that ends in another group is none here: its windows stand for themselves.
+    known = [[place[e] for e in s.episodes or () if e in place] or [b] for b, s in enumerate(sequences)]
+    ends = np.unique(np.concatenate(known))
+    through = np.array([np.isin(ends, own) for own in known])
+    return Episodes(ends=ends, through=through)
+
+
+def _of_episodes(returns: Float64, episodes: Episodes | None) -> Float64:
+    """[E] one return for each episode, of the returns [B] of its windows."""
+    return returns if episodes is None else returns[episodes.ends]
 
 
 def _equal(compared: Sequence[Int64], returns: Float64) -> Bool:
@@ -95,15 +128,20 @@ def _returns(sequences: Sequence[ScoredSequence], compared: Sequence[Int64]) -> 
 
 
 def _advantages(
-    sequences: list[ScoredSequence], returns: Float64, trie: Trie | None, config: ObjectiveConfig
+    sequences: list[ScoredSequence],
+    returns: Float64,
+    episodes: Episodes | None,
+    trie: Trie | None,
+    config: ObjectiveConfig,
 ) -> list[Float64]:
     """[B] arrays over the trained tokens of sequences that are compared with each other; `trie` is theirs."""
     if config.loss == "sft" or config.advantage == "vtrace":
         return [np.zeros(s.num_trained) for s in sequences]
     if config.advantage == "group":
-        return [np.full(s.num_trained, a) for s, a in zip(sequences, group_advantages(returns), strict=True)]
+        found = group_advantages(returns, episodes)
+        return [np.full(s.num_trained, a) for s, a in zip(sequences, found, strict=True)]
     trie = trie or build_trie([s.token_ids for s in sequences])
-    by_token = tree_advantages(trie, returns)
+    by_token = tree_advantages(trie, returns, episodes)
     return [by_token[path][s.trained] for path, s in zip(trie.paths, sequences, strict=True)]
 
 

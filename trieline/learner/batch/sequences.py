@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trieline.common.arrays import Bool, Float32, Int32
-from trieline.wire.tree import TrajectoryTree
+from trieline.wire.tree import SCORED, TrajectoryTree
 
 GOES_ON, TERMINATED, TRUNCATED = range(3)
 """What a sequence does after a token."""
@@ -44,10 +44,16 @@ class ScoredSequence:
     """Sequences of a tree are compared with each other if this is the same."""
     mask_index: Int32 | None = None
     """[T] the mask of its tree under which each token was sampled, -1: none. None: no token had one."""
+    episodes: tuple[int, ...] | None = None
+    """Of a context window, the last leaf of each episode that goes through it; None: it is an episode."""
+    episode_return: float | None = None
+    """Of a context window, the mean return of those episodes; None: that of the sequence."""
 
     @property
     def sequence_return(self) -> float:
-        """Undiscounted sum of the rewards."""
+        """Undiscounted sum of the rewards of its episode."""
+        if self.episode_return is not None:
+            return self.episode_return
         return float(self.rewards.sum(dtype=np.float64))
 
     @property
@@ -72,6 +78,7 @@ def tree_sequences(tree: TrajectoryTree, *, tree_index: int, leaves: Iterable[in
     by_policy = tree.sampled[nodes]
     rewards = np.zeros(tree.num_tokens, np.float32)
     rewards[tree.node_offsets[1:] - 1] = tree.rewards
+    windows = _windows(tree)
     sequences = []
     for leaf in leaves:
         index = tree.sequence_index(leaf)
@@ -91,6 +98,18 @@ def tree_sequences(tree: TrajectoryTree, *, tree_index: int, leaves: Iterable[in
                 nodes=nodes[index],
                 leaf_group=int(groups[leaf]),
                 mask_index=tree.mask_index[index] if len(tree.mask_index) else None,
+                episodes=windows.get(leaf),
+                episode_return=tree.sequence_return(leaf) if leaf in windows else None,
             )
         )
     return sequences
+
+
+def _windows(tree: TrajectoryTree) -> dict[int, tuple[int, ...]]:
+    """The scored episodes, each by its last leaf, of every leaf of an episode of several context windows."""
+    found: dict[int, tuple[int, ...]] = {}
+    if tree.edge_kinds:
+        for leaves in tree.episodes():
+            if len(leaves) > 1 and tree.leaf_causes[leaves[-1]] == SCORED:
+                found |= {leaf: (*found.get(leaf, ()), leaves[-1]) for leaf in leaves}
+    return found

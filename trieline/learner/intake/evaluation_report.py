@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from trieline.learner.intake.tree_metrics import scored_lengths, scored_returns
+from trieline.learner.intake.tree_metrics import broken_episodes, scored_lengths, scored_returns
 from trieline.wire.messages import Assignment
-from trieline.wire.tree import SCORED, TrajectoryTree
+from trieline.wire.tree import TrajectoryTree
 
 # Rewards are sums of floats: an episode counts as passed from here on.
 PASS_RETURN = 1.0 - 1e-6
@@ -120,7 +120,7 @@ class EvaluatedTask:
         """Of the broken episodes."""
         if self.tree is None:
             return [LOST] * self.assignment.group_size
-        return [cause for cause in self.tree.leaf_causes if cause != SCORED]
+        return broken_episodes(self.tree)
 
 
 def env_report(tasks: Sequence[EvaluatedTask], *, transcripts: int) -> EnvReport:

@@ -31,24 +31,37 @@ def failure_metrics(trees: Sequence[TrajectoryTree], given_up: Sequence[Assignme
     """`errored_rollouts/{env}/{cause}` over all trees that came, and over the tasks that will bring none."""
     metrics = Tally()
     for tree in trees:
-        for cause in tree.leaf_causes:
-            if cause != SCORED:
-                metrics.add_total(f"errored_rollouts/{tree.env_id}/{cause}", 1)
+        for cause in broken_episodes(tree):
+            metrics.add_total(f"errored_rollouts/{tree.env_id}/{cause}", 1)
     for task in given_up:
         metrics.add_total(f"errored_rollouts/{task.env_id}/{LOST_WORKER}", task.group_size)
     return metrics
 
 
 def scored_returns(tree: TrajectoryTree) -> list[float]:
-    """Undiscounted returns of the scored sequences."""
-    return [tree.sequence_return(leaf) for leaf in tree.scored_leaves()]
+    """Undiscounted returns of the scored episodes."""
+    return [tree.sequence_return(leaves[-1]) for leaves in scored_episodes(tree)]
 
 
 def scored_lengths(tree: TrajectoryTree) -> list[int]:
-    """Sampled tokens of the scored sequences."""
+    """Sampled tokens of the scored episodes, of all their context windows together."""
     sampled = np.where(tree.sampled, np.diff(tree.node_offsets), 0)
-    leaves = [int(tree.leaf_nodes[leaf]) for leaf in tree.scored_leaves()]
-    return [int(sampled[tree.path(leaf)].sum()) for leaf in leaves]
+    paths = [
+        sorted({n for leaf in leaves for n in tree.path(int(tree.leaf_nodes[leaf]))})
+        for leaves in scored_episodes(tree)
+    ]
+    return [int(sampled[nodes].sum()) for nodes in paths]
+
+
+def broken_episodes(tree: TrajectoryTree) -> list[str]:
+    """The cause of each episode that does not count."""
+    causes = [tree.leaf_causes[leaves[-1]] for leaves in tree.episodes()]
+    return [cause for cause in causes if cause != SCORED]
+
+
+def scored_episodes(tree: TrajectoryTree) -> list[list[int]]:
+    """The leaves of each episode that counts, the one with which it ended last."""
+    return [leaves for leaves in tree.episodes() if tree.leaf_causes[leaves[-1]] == SCORED]
 
 
 def text_sample(trees: Sequence[TrajectoryTree], step: int) -> dict[str, Any] | None:
@@ -80,8 +93,9 @@ def _add_rewards(metrics: Tally, tree: TrajectoryTree) -> None:
 
 
 def _add_completions(metrics: Tally, tree: TrajectoryTree) -> None:
-    """Of scored sequences: sampled tokens, and the share that was cut off instead of ending by itself."""
-    for leaf, length in zip(tree.scored_leaves(), scored_lengths(tree), strict=True):
+    """Of scored episodes: sampled tokens, and the share that was cut off instead of ending by itself."""
+    ends = [leaves[-1] for leaves in scored_episodes(tree)]
+    for leaf, length in zip(ends, scored_lengths(tree), strict=True):
         metrics.add_mean("completions/mean_length", length, 1)
         metrics.add_maximum("completions/max_length", length)
         metrics.add_mean("completions/clipped_ratio", not tree.leaf_terminated[leaf], 1)

@@ -15,6 +15,7 @@ from typing import Protocol
 from trieline.learner.errors import GLANCE_S, StopRequested, TrainingError
 from trieline.learner.intake.curriculum import Curriculum
 from trieline.learner.intake.staleness import Pacing
+from trieline.learner.intake.tree_metrics import broken_episodes
 from trieline.wire.errors import PeerTimeoutError
 from trieline.wire.journal import read_journal
 from trieline.wire.messages import Assignment, TreeDelivery
@@ -281,7 +282,7 @@ class LiveSource:
 
 
 def _causes(step: StepTrees) -> str:
-    causes = Counter(f"{tree.env_id}: {cause}" for tree in step.taken for cause in tree.leaf_causes if cause)
+    causes = Counter(f"{tree.env_id}: {cause}" for tree in step.taken for cause in broken_episodes(tree))
     return ", ".join(f"{count} x {cause}" for cause, count in causes.most_common(4))
 
 
