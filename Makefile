@@ -6,12 +6,13 @@ RECIPE ?= smollm2
 TRAIN_FLAGS ?=
 GPU_FLAGS ?=
 
-.PHONY: help install train tiny test check gpu clean
+.PHONY: help install train tiny test test-long check gpu clean
 
 help:
 	@echo "make train   teach a real pretrained model code, math and games on this machine"
 	@echo "make tiny    the same loop with a model of 1 M parameters: minutes, no download"
-	@echo "make test    all tests, Docker and end-to-end ones included"
+	@echo "make test    the tests, Docker and end-to-end ones included: twenty minutes on two cores"
+	@echo "make test-long  all of them, those too that take minutes each"
 	@echo "make gpu     tests and figures of a GPU, on a bare machine: PYTHON's own packages, no network"
 	@echo "make check   ruff, formatting and the type checker"
 
@@ -32,6 +33,10 @@ tiny: install
 	$(BIN)/trieline train --config tiny $(TRAIN_FLAGS)
 
 test: install
+	./scripts/ensure_sandbox.sh --even-with-docker
+	./scripts/with_docker.sh $(BIN)/python -m pytest -m "not long"
+
+test-long: install
 	./scripts/ensure_sandbox.sh --even-with-docker
 	./scripts/with_docker.sh $(BIN)/python -m pytest
 

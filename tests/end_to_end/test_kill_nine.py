@@ -9,6 +9,7 @@ from benchmarks.killed_run import TARGETS, Figures
 
 
 @pytest.mark.end_to_end
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_a_killed_program_ends_no_run_and_nothing_is_lost_or_taken_twice() -> None:
     figures = Figures("plain", "each once")
