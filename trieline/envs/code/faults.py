@@ -1,8 +1,8 @@
 """Wrong versions of a right function: one small fault each, as people make them, in one line of its source.
 
 The operators work on the syntax tree of our own sources (`templates`, `loops`, `files`): a constant off by
-one; an operator, comparison, function or method exchanged for its neighbour; operands swapped; a condition inverted;
-a call or a step left out. Whether a version is really wrong is for its caller to see: some are not.
+one; an operator, comparison, function or method exchanged for its neighbour; operands swapped; a condition
+inverted; a call or a step left out. Whether a version is really wrong is for its caller to see.
 """
 
 import ast
