@@ -53,6 +53,11 @@ OWN_ENVS = (
         entry_point="trieline.envs.code.python_function:PythonFunction",
         description="write a one-line Python function, tested in a sandbox; levels 0-2",
     ),
+    OwnEnv(
+        name="SWE",
+        entry_point="trieline.envs.swe.repository_env:RepositoryEnv",
+        description="mend a repository with a shell, many turns: tasks as in SWE-bench, or a sample of 4",
+    ),
 )
 
 

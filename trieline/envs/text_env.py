@@ -46,8 +46,8 @@ class Turn:
 class TextEnv(gymnasium.Env[str, str], Generic[TaskT]):
     """One task an episode. `levels` counts from 0, the easiest."""
 
-    levels: ClassVar[int]
-    test_share: ClassVar[float] = 0.2
+    levels: int
+    test_share = 0.2
     """Of all tasks, as far as `in_test` is not replaced."""
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"], "render_fps": 4}  # type: ignore[misc]
 
