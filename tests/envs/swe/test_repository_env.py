@@ -19,7 +19,7 @@ from trieline.envs.swe.replies import Misunderstood, read_reply, written
 from trieline.envs.swe.repository_env import RepositoryEnv
 from trieline.envs.swe.repository_task import row_of, task_of
 from trieline.envs.swe.sample import sample_checkouts, sample_tasks
-from trieline.envs.swe.task_set import by_levels, fix_size, levels_of, task_set_of
+from trieline.envs.swe.task_set import fix_size, task_set_of
 
 ENV = "trieline/SWE-v0"
 TASK = "larder__larder-1"
@@ -107,14 +107,15 @@ def test_rows_are_read_from_a_file(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text(f"{json.dumps(row_of(task))}\n")
     env: Any = make_env(ENV, data=str(path), checkouts=str(tmp_path), test_share=0.0).unwrapped
+    with pytest.raises(
+        TaskError, match=r"other__other-1: expected a folder other__other-1 in .*, found none"
+    ):
+        env.reset(seed=0)
+    (tmp_path / "other__other-1").mkdir()
     observation, info = env.reset(seed=0)
     assert info["task_id"] == "other__other-1"
     assert "x\n(5 more characters are left out)" in observation
     assert env.observation_space.contains(observation)
-    with pytest.raises(
-        TaskError, match=r"other__other-1: expected a folder other__other-1 in .*, found none"
-    ):
-        env.step(written("ls"))
     with pytest.raises(TaskError, match="expected test tasks, got 1 tasks of the other split alone"):
         make_env(ENV, data=str(path), checkouts=str(tmp_path), test_share=0.0, split="test").reset()
     classic = row_of(task)
@@ -167,15 +168,16 @@ def test_levels_are_parts_by_the_size_of_the_fix() -> None:
         for n in range(8)
     ]
     assert [fix_size(task) for task in tasks] == [1, 2, 3, 4, 1, 2, 3, 4]
-    parts = by_levels(tasks, 3)
-    assert [[task.instance_id for task in part] for part in parts] == [
+    parts = task_set_of(tasks, []).by_level
+    assert [[task.instance_id for task in part] for part in parts["train"]] == [
         ["t-0", "t-4"],
         ["t-1", "t-5", "t-2"],
         ["t-6", "t-3", "t-7"],
     ]
-    assert levels_of(tasks, tasks[:2]) == 2
-    assert levels_of(tasks, []) == 3
-    assert task_set_of(tasks).by_id["t-3"] is tasks[3]
+    assert parts["test"] == ((), (), ())
+    two = task_set_of(tasks, ["t-3", "t-4"])
+    assert two.levels == 2
+    assert [[task.instance_id for task in part] for part in two.by_level["test"]] == [["t-4"], ["t-3"]]
 
 
 # ---- episodes
@@ -311,6 +313,14 @@ def test_forks_are_independent() -> None:
     say(further, "git checkout -q larder")
     reward, score = end(further)
     assert (reward, score["cause"], score["turns"]) == (0.0, "", 4)
+
+
+def test_what_can_not_be_copied_or_used_any_more_is_lost(env: RepositoryEnv) -> None:
+    say(env, "chmod 0 /testbed")
+    assert "Permission denied" in say(env, "ls")
+    fork = env.fork()
+    assert end(fork)[1]["cause"] == "workspace_lost"
+    assert env.finish()[1]["score"]["cause"] == "not_taken"
 
 
 HOSTILE = {

@@ -48,6 +48,8 @@ class AgentWorkspace:
         self._limits = limits
         self._lock = threading.Lock()
         self._opened: _Open | None = None
+        self.is_lost = False
+        """Has the agent made it unusable? A program may take so much that the sandbox ends with it."""
 
     @property
     def is_open(self) -> bool:
@@ -75,12 +77,13 @@ class AgentWorkspace:
     def run(self, line: str, seconds: float) -> ExecResult:
         """Run a line of shell; stderr goes where stdout goes. SandboxError if the sandbox fails."""
         environment = QUIET if self._workspaces.backend != "docker" else {**QUIET, **IMAGE_SHELL}
-        return self._sandbox.exec(
+        result = self._sandbox.exec(
             ["bash", "-c", f"exec 2>&1\n{line}"], wall_seconds=seconds, environment=environment
         )
+        self.is_lost = result.oom and not self._is_alive()
+        return result
 
-    def is_alive(self) -> bool:
-        """Can it be used? A program that takes too much may take the whole sandbox down."""
+    def _is_alive(self) -> bool:
         try:
             self._sandbox.exec(["true"])
         except SandboxError:
@@ -101,12 +104,20 @@ class AgentWorkspace:
         return changes_in(self._opened.sandbox, clean, self._opened.base)
 
     def fork(self) -> "AgentWorkspace":
-        """An independent copy in the same state. SandboxError if there is no place for it."""
+        """An independent copy in the same state, or a lost one if the agent left what can't be copied.
+
+        SandboxError if there is no place for it.
+        """
         copy = AgentWorkspace(self._workspaces, self._places, self._limits)
+        copy.is_lost = self.is_lost
         if self._opened is not None:
             place = self._places.take()
             try:
                 sandbox = fork(self._opened.sandbox)
+            except OSError:  # no permission, or sparse files of more than the disk: its own doing
+                place.close()
+                copy.is_lost = True
+                return copy
             except BaseException:
                 place.close()
                 raise
@@ -117,6 +128,7 @@ class AgentWorkspace:
         """End the sandbox. Idempotent; it can be opened again, for another episode."""
         with self._lock:
             opened, self._opened = self._opened, None
+            self.is_lost = False
         if opened is not None:
             opened.close()
 

@@ -80,7 +80,8 @@ def output_shown(result: ExecResult, *, head_bytes: int, limit_seconds: float) -
             *_tagged("output_tail", tail),
         ]
     else:
-        lines += _tagged("output", result.stdout)
+        # Commands write to stdout alone; on stderr is why one could not be started.
+        lines += _tagged("output", result.stdout + result.stderr)
     return "\n".join(lines)
 
 

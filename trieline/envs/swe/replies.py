@@ -16,6 +16,7 @@ MOST_COMMAND = 90_000
 """Bytes of a command: it is handed to a shell as one word, of which Linux takes 128 KiB."""
 SEARCH, DIVIDE, REPLACE = "<<<<<<< SEARCH", "=======", ">>>>>>> REPLACE"
 
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
 _FENCE = re.compile(r" {0,3}(`{3,})[ \t]*([\w+-]*)[ \t]*\r?")
 
 
@@ -49,7 +50,7 @@ def read_reply(reply: str, *, edits: bool) -> Command | Edit | Misunderstood:
     what = "one block of ```bash or ```edit" if edits else "one block of ```bash"
     if len(reply) > READ_LENGTH:
         return Misunderstood(message=f"Expected at most {READ_LENGTH:,} characters, got {len(reply):,}.")
-    if "\0" in reply or any("\ud800" <= letter <= "\udfff" for letter in reply):
+    if _NO_TEXT.search(reply):
         return Misunderstood(message="Expected Unicode text without NUL, got something else.")
     languages = BASH | {EDIT} if edits else BASH
     blocks, unclosed = _blocks(reply)

@@ -30,7 +30,7 @@ from trieline.envs.swe.observations import (
 from trieline.envs.swe.replies import Edit, Misunderstood, read_reply, written
 from trieline.envs.swe.repository_task import RepositoryTask
 from trieline.envs.swe.sample import sample_checkouts, sample_tasks
-from trieline.envs.swe.task_set import TaskSet, by_levels, levels_of, read_task_set, task_set_of
+from trieline.envs.swe.task_set import TaskSet, read_task_set, shared_out
 from trieline.envs.swe.workspaces import WORKDIR, Workspaces, workspaces_on
 from trieline.envs.text_env import ListedTextEnv, Split, Turn
 from trieline.envs.text_space import Text
@@ -39,8 +39,8 @@ GRADING = replace(WORKSPACE, output_bytes=32 * 2**20, tail_bytes=16 * 2**20)
 """A log that lacks its middle grades nothing, so much more is kept of it than an agent is shown."""
 LEAST_SHOWN = 200
 """Bytes of output."""
-DISK_BYTES = 2**30
-"""That an agent may change in its workspace."""
+PIDS, DISK_BYTES = 512, 2**30
+"""Of an agent's commands, and what they may change in its workspace."""
 MOST_MESSAGE = 200
 """Characters of `score["message"]`."""
 
@@ -94,12 +94,8 @@ class RepositoryEnv(ListedTextEnv[RepositoryTask]):
         if not 0 <= test_share <= 1:
             msg = f"expected a test_share of 0 to 1, got {test_share!r}"
             raise TaskError(msg)
-        self.test_share = test_share
-        self._set = _task_set(data)
-        self._of_split: dict[str, list[RepositoryTask]] = {"train": [], "test": []}
-        for task in self._set.tasks:
-            self._of_split["test" if self.in_test(task) else "train"].append(task)
-        self.levels = levels_of(*self._of_split.values())
+        self._set = _task_set(data, test_share)
+        self.levels = self._set.levels
         super().__init__(split=split, level=level, render_mode=render_mode)
         longest = max(MOST_STATEMENT, output_bytes) + MOST_AROUND
         self.observation_space = Text(longest)
@@ -111,6 +107,7 @@ class RepositoryEnv(ListedTextEnv[RepositoryTask]):
         limits = replace(
             WORKSPACE,
             wall_seconds=max(command_seconds, HISTORY_SECONDS),
+            pids=PIDS,
             disk_bytes=DISK_BYTES,
             output_bytes=output_bytes,
             tail_bytes=output_bytes // 2,
@@ -126,16 +123,15 @@ class RepositoryEnv(ListedTextEnv[RepositoryTask]):
     # ---- tasks
 
     def all_tasks(self) -> tuple[RepositoryTask, ...]:
-        return self._set.tasks
+        return tuple(self._set.by_id.values())
 
     def in_test(self, task: RepositoryTask) -> bool:
-        held_out = self._set.held_out
-        return super().in_test(task) if held_out is None else task.instance_id in held_out
+        return task.instance_id in self._set.test_ids
 
     def draw_task(self, level: int) -> RepositoryTask:
-        tasks = by_levels(self._of_split[self.split], self.levels)[level]
+        tasks = self._set.by_level[self.split][level]
         if not tasks:
-            msg = f"expected {self.split} tasks, got {len(self._set.tasks)} tasks of the other split alone"
+            msg = f"expected {self.split} tasks, got {len(self._set.by_id)} tasks of the other split alone"
             raise TaskError(msg)
         return tasks[self.np_random.integers(len(tasks))]
 
@@ -154,7 +150,9 @@ class RepositoryEnv(ListedTextEnv[RepositoryTask]):
 
     def begin(self, task: RepositoryTask) -> str:
         self._workspace.close()
-        exam_of(task)  # whether it can be graded at all is said now
+        # Whether it can be played and graded at all is said at the start.
+        self._workspaces.spec(task)
+        exam_of(task)
         self._turns = 0
         return first_observation(
             task.problem_statement,
@@ -169,6 +167,8 @@ class RepositoryEnv(ListedTextEnv[RepositoryTask]):
         reply = read_reply(action, edits=self.edits)
         if isinstance(reply, Misunderstood):
             return self._goes_on(reply.message)
+        if self._workspace.is_lost:
+            return self._graded()
         self._workspace.open(self.task)
         if isinstance(reply, Edit):
             return self._goes_on(edit_file(self._workspace, reply))
@@ -176,9 +176,7 @@ class RepositoryEnv(ListedTextEnv[RepositoryTask]):
         shown = output_shown(result, head_bytes=self._head_bytes, limit_seconds=self.command_seconds)
         if is_submission(result):
             return self._graded()
-        if result.oom and not self._workspace.is_alive():
-            return self._lost(shown)
-        return self._goes_on(shown)
+        return self._graded(f"{shown}\n") if self._workspace.is_lost else self._goes_on(shown)
 
     def _goes_on(self, observation: str) -> Turn:
         if self._turns < self.steps:
@@ -205,7 +203,7 @@ class RepositoryEnv(ListedTextEnv[RepositoryTask]):
     def shared_by_forks(self) -> tuple[object, ...]:
         return (
             *super().shared_by_forks(),
-            *(self._set, self._of_split, self._task, self._workspace, self._workspaces),
+            *(self._set, self._task, self._workspace, self._workspaces),
         )
 
     # ---- the end of the episode
@@ -229,15 +227,11 @@ class RepositoryEnv(ListedTextEnv[RepositoryTask]):
         said = "The issue is solved." if found.resolved else "The issue is not solved."
         return Turn(observation=f"{observation}{said}", reward=reward, over=True, score=score)
 
-    def _lost(self, shown: str) -> Turn:
-        """The agent's own program has taken its sandbox down, and the files with it."""
-        self._workspace.close()
-        score = {"resolved": False, "cause": "workspace_lost", "turns": self._turns, "message": ""}
-        return Turn(observation=f"{shown}\nThe workspace is gone.", over=True, score=score)
-
     def _grade(self) -> tuple[Changes, Grade]:
         """What the agent has changed, and what the tests say of it. The agent's workspace is closed."""
         nothing = Grade(cause="empty", message="the files are as they were")
+        if self._workspace.is_lost:
+            return Changes(), Grade(cause="workspace_lost", message="the agent has made it unusable")
         if not self._workspace.is_open:
             return Changes(), nothing
         with shared_places(default_size(), "workspaces for grading").take(self.test_seconds):
@@ -274,11 +268,11 @@ def _check_at_least(*settings: tuple[float, float, str]) -> None:
             raise TaskError(msg)
 
 
-def _task_set(data: str | Path | None) -> TaskSet:
+def _task_set(data: str | Path | None, test_share: float) -> TaskSet:
     if data is None:
-        return task_set_of(sample_tasks())
+        return shared_out(sample_tasks(), test_share)
     try:
-        return read_task_set(Path(data).absolute())
+        return read_task_set(Path(data).absolute(), test_share)
     except OSError as error:
         msg = f"expected rows in {data}: {error}"
         raise DataError(msg) from error
@@ -290,4 +284,4 @@ def _workspaces(backend: Backend, data: str | Path | None, checkouts: str | Path
     if backend not in ("auto", "bubblewrap"):
         msg = f"expected backend auto or bubblewrap for the tasks of the sample, got {backend!r}"
         raise TaskError(msg)
-    return workspaces_on("bubblewrap", sample_checkouts())
+    return workspaces_on("auto", sample_checkouts())

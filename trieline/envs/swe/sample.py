@@ -17,6 +17,7 @@ from pathlib import Path
 from trieline.envs.errors import SandboxError
 from trieline.envs.sandbox import bubblewrap, temporary
 from trieline.envs.sandbox.exit_cleanup import close_at_exit
+from trieline.envs.swe.git import NO_CONFIGURATION
 from trieline.envs.swe.repository_task import RepositoryTask
 from trieline.envs.swe.workspaces import WORKDIR
 
@@ -368,7 +369,7 @@ def _git(folder: Path, *arguments: str) -> None:
     subprocess.run(
         ["git", *options, *arguments],
         cwd=folder,
-        env={"PATH": os.environ.get("PATH", os.defpath), "GIT_CONFIG_GLOBAL": os.devnull},
+        env={"PATH": os.environ.get("PATH", os.defpath), **NO_CONFIGURATION},
         capture_output=True,
         check=True,
         timeout=GIT_SECONDS,

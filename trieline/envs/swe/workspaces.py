@@ -1,11 +1,13 @@
 """Where the repository of a task is: an image under Docker, a checkout on this host under bubblewrap."""
 
+import os
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from trieline.envs.errors import TaskError
-from trieline.envs.sandbox import Backend, Sandbox, SandboxLimits, SandboxSpec, open_sandbox
+from trieline.envs.errors import SandboxError, TaskError
+from trieline.envs.sandbox import Backend, Sandbox, SandboxLimits, SandboxSpec, bubblewrap, open_sandbox
 from trieline.envs.sandbox.backends import resolve_backend
 from trieline.envs.swe.repository_task import RepositoryTask
 
@@ -29,10 +31,13 @@ class Workspaces:
             SandboxError: it can't be started.
             TaskError: there is no repository for it.
         """
-        return open_sandbox(self.backend, limits, self._spec(task))
+        return open_sandbox(self.backend, limits, self.spec(task))
 
-    def _spec(self, task: RepositoryTask) -> SandboxSpec:
-        """Under Docker: its image, else the one that SWE-bench publishes for its id."""
+    def spec(self, task: RepositoryTask) -> SandboxSpec:
+        """What a workspace of the task is made of. Raises TaskError if there is no repository for it.
+
+        Under Docker: its image, else the one that SWE-bench publishes for its id.
+        """
         if self.backend == "docker":
             name = task.instance_id.lower().replace("__", "_1776_")
             image = task.image or PUBLISHED_IMAGE.format(name=name)
@@ -45,12 +50,21 @@ class Workspaces:
         raise TaskError(msg)
 
 
+@cache
+def _against_bubblewrap(_pid: int) -> str | None:
+    """Tried once a process."""
+    return bubblewrap.reason_against()
+
+
 def workspaces_on(backend: Backend, checkouts: Path | None) -> Workspaces:
     """Those of a backend. `auto` is bubblewrap where there is a folder of checkouts: nothing else takes one.
 
     Raises:
-        SandboxError: there is no such backend.
+        SandboxError: there is no such backend, or it can't be used here.
     """
     if backend == "auto" and checkouts is not None:
+        if reason := _against_bubblewrap(os.getpid()):
+            msg = f"expected bubblewrap for the repositories in {checkouts}: {reason}"
+            raise SandboxError(msg)
         backend = "bubblewrap"
     return Workspaces(backend=resolve_backend(backend), checkouts=checkouts)
