@@ -118,6 +118,26 @@ def test_without_hiding_it_would_be_found(clean: Sandbox) -> None:
     )
 
 
+def test_objects_in_other_places_are_not_there_either(tmp_path: Path) -> None:
+    folder = tmp_path / "checkout"
+    make_repository(folder)
+    apart = """
+        mkdir -p build/one/info build/two; mv .git/objects/* build/two/; mkdir -p .git/objects/info
+        mv .git build/git; echo 'gitdir: build/git' > .git
+        echo ../../one > build/git/objects/info/alternates; echo ../two > build/one/info/alternates
+        test $(git rev-list --all --count) -gt 3"""
+    subprocess.run(apart, shell=True, cwd=folder, check=True, capture_output=True)
+    give(folder)
+    spec = SandboxSpec(workdir="/testbed", checkout=str(folder))
+    sandbox = open_sandbox("bubblewrap", LIMITS, spec)
+    try:
+        base = hide_history(sandbox)
+        said = sh(sandbox, "git rev-parse HEAD; git fsck; git rev-list --all --count; ls build")
+        assert said == f"{base}\n1\nout\n"
+    finally:
+        sandbox.close()
+
+
 def test_an_agents_own_git_works(agents: tuple[Sandbox, str]) -> None:
     sandbox, _ = agents
     assert sh(sandbox, "git ls-files -z | tr '\\0' '\\n' | grep -c .") == f"{len(TREE) + 1 + 1}\n"

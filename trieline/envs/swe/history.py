@@ -64,7 +64,26 @@ rm "$base/objects/info/alternates"
 echo "$commit"
 """
 _REMOVE_INNER = "find . -mindepth 2 -name .git -prune -exec rm -rf {} +"
-_HIDE = f'set -eu\n{_REMOVE_INNER}\nrm -rf .git\nmv "$1" .git\n'
+# $1: the base; then git with its options. Objects may lie in other places than `.git`, and borrow from there.
+_HIDE = f"""
+set -eu
+base=$1; shift
+remove_objects() {{
+    local borrowed=
+    [ ! -f "$1/info/alternates" ] || borrowed=$(cd "$1" && while IFS= read -r place; do
+        [ ! -d "$place" ] || (cd "$place" && pwd)
+    done < info/alternates)
+    rm -rf "$1"
+    while IFS= read -r place; do
+        [ -z "$place" ] || remove_objects "$place"
+    done <<< "$borrowed"
+}}
+folder=$(cd "$("$@" --git-dir=.git rev-parse --git-common-dir)" && pwd)
+remove_objects "$(cd "$("$@" --git-dir=.git rev-parse --git-path objects)" && pwd)"
+{_REMOVE_INNER}
+rm -rf "$folder" .git
+mv "$base" .git
+"""
 # $1: the base; then git with its options. What can't be added is said on stderr, and the others are.
 _TAKE = f"""
 set -u

@@ -31,12 +31,10 @@ from trieline.envs.swe.replies import Edit, Misunderstood, read_reply, written
 from trieline.envs.swe.repository_task import RepositoryTask
 from trieline.envs.swe.sample import sample_checkouts, sample_tasks
 from trieline.envs.swe.task_set import TaskSet, read_task_set, shared_out
-from trieline.envs.swe.workspaces import WORKDIR, Workspaces, workspaces_on
+from trieline.envs.swe.workspaces import GRADING, WORKDIR, Workspaces, workspaces_on
 from trieline.envs.text_env import ListedTextEnv, Split, Turn
 from trieline.envs.text_space import Text
 
-GRADING = replace(WORKSPACE, output_bytes=32 * 2**20, tail_bytes=16 * 2**20)
-"""A log that lacks its middle grades nothing, so much more is kept of it than an agent is shown."""
 LEAST_SHOWN = 200
 """Bytes of output."""
 PIDS, DISK_BYTES = 512, 2**30

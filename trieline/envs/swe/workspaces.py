@@ -1,19 +1,29 @@
 """Where the repository of a task is: an image under Docker, a checkout on this host under bubblewrap."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Literal
 
 from trieline.envs.errors import SandboxError, TaskError
-from trieline.envs.sandbox import Backend, Sandbox, SandboxLimits, SandboxSpec, bubblewrap, open_sandbox
+from trieline.envs.sandbox import (
+    WORKSPACE,
+    Backend,
+    Sandbox,
+    SandboxLimits,
+    SandboxSpec,
+    bubblewrap,
+    open_sandbox,
+)
 from trieline.envs.sandbox.backends import resolve_backend
 from trieline.envs.swe.repository_task import RepositoryTask
 
 WORKDIR = "/testbed"
 PUBLISHED_IMAGE = "swebench/sweb.eval.x86_64.{name}:latest"
 ROOT = 0
+GRADING = replace(WORKSPACE, output_bytes=32 * 2**20, tail_bytes=16 * 2**20)
+"""Limits for the tests. A log that lacks its middle grades nothing, so much is kept of it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
