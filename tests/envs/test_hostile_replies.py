@@ -14,6 +14,7 @@ import pytest
 from trieline.envs.code import extraction
 from trieline.envs.game import frozen_lake
 from trieline.envs.math import arithmetic, form
+from trieline.envs.swe import replies
 
 LENGTH = 200_000
 CPU_SECONDS = 20
@@ -21,6 +22,7 @@ CPU_SECONDS = 20
 PIECES = (
     "\n", " ", "\t", "\n ", "x\n", "def ", "def\n", "def f", "def f (", "f\n", "f = ", "f = lambda\n",
     "import ", "from\n", "import a\n", "return", "\nreturn_", " return\n\n", "```", "```py ", "```python\t",
+    "```bash\n", "````edit\n", "<<<<<<< SEARCH\n", "=======\n", "\n```\n",
     "`", "1", "1,", "111,", "1 ", "111 ", "1_", "-", "-1", "−", "1.", ".", "{,}", "1/", "x_", "left", "lef",
     "_left", "$", "(", "{", "\\", "\\frac", "\\frac{1}", "\\sqrt", "\\sqrt[", "\\sqrt{1}{", "^", "^{", "a/",
     "1 /", "(1,", "(111,", "\ud800",
@@ -43,8 +45,12 @@ def _form(reply: str) -> object:
     return form.NUMBER.fullmatch(reply)
 
 
+def _command(reply: str) -> object:
+    return replies.read_reply(reply, edits=True)
+
+
 READERS: dict[str, Callable[[str], object]] = {
-    reader.__name__: reader for reader in (_integer, _direction, _source, _form)
+    reader.__name__: reader for reader in (_integer, _direction, _source, _form, _command)
 }
 
 
@@ -58,7 +64,7 @@ def test_readers_take_time_in_proportion(reader: str) -> None:
 
 def _main(reader: str) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
-    for module in (arithmetic, frozen_lake, extraction):
+    for module in (arithmetic, frozen_lake, extraction, replies):
         module.READ_LENGTH = 2 * LENGTH  # type: ignore[attr-defined]
     for piece in PIECES:
         for opening in ("", "(", "return x", "```"):

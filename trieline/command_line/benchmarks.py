@@ -28,11 +28,8 @@ def _swe(options: argparse.Namespace) -> int:
     import sys
 
     from trieline.config import ConfigError
-    from trieline.envs.sandbox import Sandbox, SandboxLimits, open_sandbox
-    from trieline.envs.sandbox.backends import resolve_backend
-    from trieline.envs.swe.repository_task import RepositoryTask
     from trieline.envs.swe.rows import read_rows
-    from trieline.envs.swe.workspaces import workspace_spec
+    from trieline.envs.swe.workspaces import workspaces_on
     from trieline.launcher.swe_bench import SweBench, predictions_of
 
     if options.workers < 1:
@@ -45,17 +42,12 @@ def _swe(options: argparse.Namespace) -> int:
     if options.ids:
         tasks = [task for task in tasks if task.instance_id in set(options.ids)]
     predictions = predictions_of(options.policy, tasks, complain=lambda text: sys.stderr.write(f"{text}\n"))
-    backend = resolve_backend(options.backend)
-
-    def open_workspace(task: RepositoryTask, limits: SandboxLimits) -> Sandbox:
-        return open_sandbox(backend, limits, workspace_spec(task, backend, options.checkouts))
-
     bench = SweBench(
         tasks=tasks,
         predictions=predictions,
         folder=options.output,
         run_id=options.run_id,
-        open_workspace=open_workspace,
+        open_workspace=workspaces_on(options.backend, options.checkouts).open,
         workers=options.workers,
         wall_seconds=options.timeout,
     )

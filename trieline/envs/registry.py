@@ -58,6 +58,11 @@ OWN_ENVS = (
         entry_point="trieline.envs.code.repair:Repair",
         description="mend the wrong line of a function, tested in a sandbox; levels 0-3 up to a file",
     ),
+    OwnEnv(
+        name="SWE",
+        entry_point="trieline.envs.swe.repository_env:RepositoryEnv",
+        description="mend a repository with a shell, many turns: tasks as in SWE-bench, or a sample of 4",
+    ),
 )
 
 

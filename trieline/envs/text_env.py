@@ -46,8 +46,8 @@ class Turn:
 class TextEnv(gymnasium.Env[str, str], Generic[TaskT]):
     """One task an episode. `levels` counts from 0, the easiest."""
 
-    levels: ClassVar[int]
-    test_share: ClassVar[float] = 0.2
+    levels: int
+    test_share = 0.2
     """Of all tasks, as far as `in_test` is not replaced."""
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"], "render_fps": 4}  # type: ignore[misc]
 
@@ -92,8 +92,7 @@ class TextEnv(gymnasium.Env[str, str], Generic[TaskT]):
 
     def in_test(self, task: TaskT) -> bool:
         """Whether the task is held out. A property of the task alone, the same on every machine."""
-        digest = hashlib.sha256(self.split_key(task).encode()).digest()
-        return int.from_bytes(digest[:4], "big") < self.test_share * 2**32
+        return is_held_out(self.split_key(task), self.test_share)
 
     def shared_by_forks(self) -> tuple[object, ...]:
         """What holds no state of the episode, and would be most of the cost of a copy."""
@@ -196,6 +195,12 @@ class ListedTextEnv(TextEnv[TaskT]):
         """See `protocols.Listed`. Raises TaskError for an unknown split."""
         in_test = _known_split(split) == "test"
         return tuple(self.task_id(task) for task in self.all_tasks() if self.in_test(task) == in_test)
+
+
+def is_held_out(key: str, share: float) -> bool:
+    """Is what has this key among the share that is held out? By its SHA-256: the same on every machine."""
+    digest = hashlib.sha256(key.encode()).digest()
+    return int.from_bytes(digest[:4], "big") < share * 2**32
 
 
 def _known_split(split: str) -> Split:

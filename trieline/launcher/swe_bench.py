@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from trieline.common.file_lock import file_lock
@@ -18,16 +18,15 @@ from trieline.common.signals import on_stop_signal
 from trieline.common.text import shortened
 from trieline.config import ConfigError
 from trieline.envs.errors import SandboxError, TaskError
-from trieline.envs.sandbox import WORKSPACE, Sandbox, SandboxLimits
+from trieline.envs.sandbox import Sandbox, SandboxLimits
 from trieline.envs.swe.grading import exam_of, grade
 from trieline.envs.swe.predictions import Prediction, read_predictions, write_prediction
 from trieline.envs.swe.repository_task import RepositoryTask
 from trieline.envs.swe.results import Result, ResultFiles, run_report, summary
+from trieline.envs.swe.workspaces import GRADING
 
 ATTEMPTS = 3
 """Of an instance whose sandbox fails."""
-LIMITS = replace(WORKSPACE, output_bytes=32 * 2**20, tail_bytes=16 * 2**20)
-"""A log that lacks its middle grades nothing, so much more is kept of it than an agent is shown."""
 
 OpenWorkspace = Callable[[RepositoryTask, SandboxLimits], Sandbox]
 
@@ -44,7 +43,7 @@ class SweBench:
     open_workspace: OpenWorkspace
     """A clean one of a task."""
     workers: int = 1
-    wall_seconds: float = LIMITS.wall_seconds
+    wall_seconds: float = GRADING.wall_seconds
     """For the tests of one instance."""
     say: Callable[[str], None] = print
     _stop: threading.Event = field(default_factory=threading.Event)
@@ -144,7 +143,7 @@ class SweBench:
 
     @contextmanager
     def _workspace(self, task: RepositoryTask) -> Iterator[Sandbox]:
-        sandbox = self.open_workspace(task, LIMITS)
+        sandbox = self.open_workspace(task, GRADING)
         try:
             yield sandbox
         finally:

@@ -11,6 +11,7 @@ from trieline.envs.sandbox.base import (
     Snapshot,
     fork,
 )
+from trieline.envs.sandbox.places import Place, Places, shared_places
 from trieline.envs.sandbox.pool import Loan, SandboxPool, shared_pool
 
 __all__ = [
@@ -19,6 +20,8 @@ __all__ = [
     "Backend",
     "ExecResult",
     "Loan",
+    "Place",
+    "Places",
     "Sandbox",
     "SandboxLimits",
     "SandboxPool",
@@ -27,5 +30,6 @@ __all__ = [
     "available_backends",
     "fork",
     "open_sandbox",
+    "shared_places",
     "shared_pool",
 ]

@@ -15,13 +15,13 @@ sandbox's own failures are raised.
 import random
 import secrets
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Final
 
 from trieline.envs.errors import LogError, PatchError, TaskError
 from trieline.envs.sandbox import ExecResult, Sandbox
 from trieline.envs.swe.eval_script import EvalScript, read_eval_script
+from trieline.envs.swe.git import GIT_SECONDS, apply_patch, git, problem_of
 from trieline.envs.swe.logs import parser_of
 from trieline.envs.swe.patches import Patch, checked_patch
 from trieline.envs.swe.planted import Planted, plant
@@ -51,18 +51,6 @@ CAUSES = (
 )
 """Of a Grade, beside what the tests say. "" where they had their say."""
 
-GIT: Final = (
-    "git",
-    *("-c", "core.hooksPath=/dev/null", "-c", "core.autocrlf=false", "-c", "core.attributesFile=/dev/null"),
-    *("-c", "core.fsmonitor=false", "-c", "safe.directory=*", "-c", "advice.detachedHead=false"),
-)
-NO_CONFIGURATION: Final[Mapping[str, str]] = {
-    "GIT_CONFIG_NOSYSTEM": "1",
-    "GIT_CONFIG_GLOBAL": "/dev/null",
-    "GIT_ATTR_NOSYSTEM": "1",
-    "GIT_TERMINAL_PROMPT": "0",
-}
-GIT_SECONDS = 120.0
 MAX_TEST_FILE = 4 * 2**20
 """Bytes of a test file in which a test is planted."""
 
@@ -142,10 +130,10 @@ def grade(sandbox: Sandbox, exam: Exam, patch: str | bytes, *, wall_seconds: flo
         checked = checked_patch(patch)
     except PatchError as error:
         return Grade(cause="refused", message=str(error))
-    if problem := _apply(sandbox, checked):
+    if problem := apply_patch(sandbox, checked):
         return Grade(cause="not_applied", message=problem)
     test_patch = _test_patch(exam)
-    if problem := _restore(sandbox, test_patch) or _apply(sandbox, test_patch):
+    if problem := _restore(sandbox, test_patch) or apply_patch(sandbox, test_patch):
         return Grade(cause="tests_not_restored", message=problem)
     planted = _plant_tests(sandbox, test_patch)
     return _judge(exam, planted, *_run_tests(sandbox, exam.script, wall_seconds))
@@ -159,40 +147,15 @@ def _test_patch(exam: Exam) -> Patch:
         raise TaskError(msg) from error
 
 
-def _git(sandbox: Sandbox, *arguments: str, stdin: bytes = b"") -> ExecResult:
-    return sandbox.exec(
-        [*GIT, *arguments], stdin=stdin, wall_seconds=GIT_SECONDS, environment=NO_CONFIGURATION
-    )
-
-
-def _problem(result: ExecResult) -> str:
-    """The end of what a command said of its failure; "" if it had none."""
-    if result.exit_code == 0 and not result.timed_out:
-        return ""
-    said = result.stderr.decode(errors="replace").strip()[-500:]
-    return f"{'timed out; ' if result.timed_out else ''}status {result.exit_code}: {said}"
-
-
-def _apply(sandbox: Sandbox, patch: Patch) -> str:
-    """Apply one of the forms of a patch; the problem with the first, if none does."""
-    problems = []
-    for content in patch.contents:
-        problem = _problem(_git(sandbox, "apply", "--whitespace=nowarn", "-", stdin=content))
-        if not problem:
-            return ""
-        problems.append(problem)
-    return problems[0]
-
-
 def _restore(sandbox: Sandbox, test_patch: Patch) -> str:
     """Put what the test patch touches back to the base commit; what went wrong."""
     paths = test_patch.touched_files
     cleaned = sandbox.exec(["rm", "-rf", "--", *paths], wall_seconds=GIT_SECONDS)
-    listed = _git(sandbox, "ls-tree", "-r", "--name-only", "-z", "HEAD", "--", *paths)
-    if problem := _problem(cleaned) or _problem(listed):
+    listed = git(sandbox, "ls-tree", "-r", "--name-only", "-z", "HEAD", "--", *paths)
+    if problem := problem_of(cleaned) or problem_of(listed):
         return problem
     there = [path for path in listed.stdout.decode("utf-8", "surrogateescape").split("\0") if path]
-    return _problem(_git(sandbox, "checkout", "-q", "HEAD", "--", *there)) if there else ""
+    return problem_of(git(sandbox, "checkout", "-q", "HEAD", "--", *there)) if there else ""
 
 
 def _plant_tests(sandbox: Sandbox, test_patch: Patch) -> list[Planted]:

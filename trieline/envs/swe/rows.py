@@ -70,14 +70,25 @@ def read_rows(path: Path, split: str | None = None) -> list[RepositoryTask]:
     return tasks
 
 
-def _files_of_split(folder: Path, split: str | None) -> list[Path]:
-    """Files with rows, by name. Several splits and none chosen is an error."""
+def splits_in(folder: Path) -> frozenset[str]:
+    """Names of the splits of a folder. OSError if it can't be read."""
+    return frozenset(_splits(folder))
+
+
+def _splits(folder: Path) -> dict[str, list[Path]]:
+    """Files with rows, by name, of each split."""
     splits: dict[str, list[Path]] = {}
     for place in (folder, *sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))):
         for file in sorted(place.iterdir()):
             name = _split_of(file)
             if file.is_file() and name is not None:
                 splits.setdefault(name, []).append(file)
+    return splits
+
+
+def _files_of_split(folder: Path, split: str | None) -> list[Path]:
+    """Files with rows, by name. Several splits and none chosen is an error."""
+    splits = _splits(folder)
     found = ", ".join(sorted(splits)) or "no file with rows"
     if split is None and len(splits) != 1:
         msg = f"expected one split in {folder}, or the name of one, got {found}"

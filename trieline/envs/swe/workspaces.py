@@ -1,31 +1,80 @@
 """Where the repository of a task is: an image under Docker, a checkout on this host under bubblewrap."""
 
+import os
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from trieline.envs.errors import TaskError
-from trieline.envs.sandbox import SandboxSpec
+from trieline.envs.errors import SandboxError, TaskError
+from trieline.envs.sandbox import (
+    WORKSPACE,
+    Backend,
+    Sandbox,
+    SandboxLimits,
+    SandboxSpec,
+    bubblewrap,
+    open_sandbox,
+)
+from trieline.envs.sandbox.backends import resolve_backend
 from trieline.envs.swe.repository_task import RepositoryTask
 
 WORKDIR = "/testbed"
 PUBLISHED_IMAGE = "swebench/sweb.eval.x86_64.{name}:latest"
 ROOT = 0
+GRADING = replace(WORKSPACE, output_bytes=32 * 2**20, tail_bytes=16 * 2**20)
+"""Limits for the tests. A log that lacks its middle grades nothing, so much is kept of it."""
 
 
-def workspace_spec(
-    task: RepositoryTask, backend: Literal["docker", "bubblewrap", "none"], checkouts: Path | None
-) -> SandboxSpec:
-    """What a workspace of the task is made of.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Workspaces:
+    """Opens clean ones."""
 
-    Under Docker: its image, else the one that SWE-bench publishes for its id. Under bubblewrap: the folder of
-    its id in `checkouts`. Raises TaskError if there is none.
+    backend: Literal["docker", "bubblewrap", "none"]
+    checkouts: Path | None
+    """A folder with one folder an instance, for bubblewrap."""
+
+    def open(self, task: RepositoryTask, limits: SandboxLimits) -> Sandbox:
+        """A started sandbox with the task's repository as its work folder. The caller closes it.
+
+        Raises:
+            SandboxError: it can't be started.
+            TaskError: there is no repository for it.
+        """
+        return open_sandbox(self.backend, limits, self.spec(task))
+
+    def spec(self, task: RepositoryTask) -> SandboxSpec:
+        """What a workspace of the task is made of. Raises TaskError if there is no repository for it.
+
+        Under Docker: its image, else the one that SWE-bench publishes for its id.
+        """
+        if self.backend == "docker":
+            name = task.instance_id.lower().replace("__", "_1776_")
+            image = task.image or PUBLISHED_IMAGE.format(name=name)
+            return SandboxSpec(image=image, workdir=WORKDIR, writable_root=True, user=ROOT)
+        checkout = self.checkouts / task.instance_id if self.checkouts else None
+        if self.backend == "bubblewrap" and checkout is not None and checkout.is_dir():
+            return SandboxSpec(checkout=str(checkout.resolve()), workdir=WORKDIR)
+        where = f"a folder {task.instance_id} in {self.checkouts}" if checkout else "a folder of checkouts"
+        msg = f"{task.instance_id}: expected {where} to work on under {self.backend}, found none"
+        raise TaskError(msg)
+
+
+@cache
+def _against_bubblewrap(_pid: int) -> str | None:
+    """Tried once a process."""
+    return bubblewrap.reason_against()
+
+
+def workspaces_on(backend: Backend, checkouts: Path | None) -> Workspaces:
+    """Those of a backend. `auto` is bubblewrap where there is a folder of checkouts: nothing else takes one.
+
+    Raises:
+        SandboxError: there is no such backend, or it can't be used here.
     """
-    if backend == "docker":
-        name = task.instance_id.lower().replace("__", "_1776_")
-        image = task.image or PUBLISHED_IMAGE.format(name=name)
-        return SandboxSpec(image=image, workdir=WORKDIR, writable_root=True, user=ROOT)
-    if backend == "bubblewrap" and checkouts is not None and (checkouts / task.instance_id).is_dir():
-        return SandboxSpec(checkout=str((checkouts / task.instance_id).resolve()), workdir=WORKDIR)
-    where = f"a folder {task.instance_id} in {checkouts}" if checkouts else "a folder of checkouts"
-    msg = f"{task.instance_id}: expected {where} to work on under {backend}, found none"
-    raise TaskError(msg)
+    if backend == "auto" and checkouts is not None:
+        if reason := _against_bubblewrap(os.getpid()):
+            msg = f"expected bubblewrap for the repositories in {checkouts}: {reason}"
+            raise SandboxError(msg)
+        backend = "bubblewrap"
+    return Workspaces(backend=resolve_backend(backend), checkouts=checkouts)
