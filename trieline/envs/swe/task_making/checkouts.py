@@ -40,7 +40,7 @@ def difference(repository: Path, files: Path, paths: Sequence[str], without: Seq
     Args:
         repository: the objects of the files stay in it, so it is no checkout for anybody.
         files: a folder without a repository of its own.
-        paths: of files and folders that count; none: nothing does.
+        paths: of files and folders that count; none: nothing does; `.`: all.
         without: those below them that do not.
     """
     if not paths:
@@ -50,7 +50,7 @@ def difference(repository: Path, files: Path, paths: Sequence[str], without: Seq
     index.unlink(missing_ok=True)
     _git(repository, f"--work-tree={files.resolve()}", "add", "-A", "-f", environment=with_index)
     options = ["--cached", "--no-color", "--no-ext-diff", "--no-textconv", "--no-renames", "--binary"]
-    chosen = [f":(top,literal){path}" for path in paths]
+    chosen = [":(top)" if path == "." else f":(top,literal){path}" for path in paths]
     chosen += [f":(top,literal,exclude){path}" for path in without]
     return _git(repository, "diff", *options, "HEAD", "--", *chosen, environment=with_index)
 

@@ -47,7 +47,7 @@ _TURNED = (ast.Sub, ast.Div, ast.FloorDiv, ast.Mod, ast.Pow, ast.Add)
 
 
 def nodes_of_code(tree: ast.Module) -> Iterator[ast.AST]:
-    """Classes, and all that runs when a function is called; no annotations, decorators or f-strings.
+    """Classes, functions, and all that runs when one is called; no annotations, decorators or f-strings.
 
     In an f-string the parser of Python 3.11 does not know the places of nodes.
     """
@@ -56,9 +56,9 @@ def nodes_of_code(tree: ast.Module) -> Iterator[ast.AST]:
         node, called = waiting.pop()
         if isinstance(node, ast.JoinedStr | ast.arguments):
             continue
-        if called or isinstance(node, ast.ClassDef):
-            yield node
         inside = called or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        if inside or isinstance(node, ast.ClassDef):
+            yield node
         waiting += reversed([(child, inside) for child in _children(node)])
 
 
