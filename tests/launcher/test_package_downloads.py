@@ -1,4 +1,4 @@
-"""pip as it is set up here, with a folder in place of an index: nothing is run, all is held against its hash."""
+"""pip as it is set up here, with a folder in place of an index: nothing is run, files are those of a hash."""
 
 import hashlib
 import io

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -32,7 +33,8 @@ from trieline.envs.swe.task_making.commit_history import CommitHistory
 from trieline.envs.swe.task_making.mutated_package import MutatedPackage
 from trieline.envs.swe.task_making.package_files import compile_all, unpack_sdist, unpack_wheel
 from trieline.envs.swe.task_making.release_pair import ReleasePair
-from trieline.envs.swe.task_making.verification import RefusedCandidateError, Workshop
+from trieline.envs.swe.task_making.release_parts import ReleaseParts
+from trieline.envs.swe.task_making.verification import Cause, RefusedCandidateError, Workshop
 from trieline.launcher.package_downloads import Form, download
 from trieline.launcher.task_journal import TaskJournal, Tried, summary, summary_text
 from trieline.launcher.task_recipes import History, Mutations, PackageRecipe, Release, TaskRecipe
@@ -170,6 +172,11 @@ class TaskMaking:
         instance_id = package.instance_id(f"{release.before}-to-{release.after}")
         if turn.is_over(instance_id):
             return
+        if release.split:
+            self._make_parts(release, files, workshop, turn)
+            if not self._stop.is_set():
+                turn.note(instance_id, Cause.SPLIT)
+            return
         pair = ReleasePair(
             package=package,
             before=release.before,
@@ -177,7 +184,30 @@ class TaskMaking:
             before_files=files.tree(release.before),
             after_files=files.tree(release.after),
         )
-        turn.take(instance_id, lambda: workshop.make(pair.candidate(), files.packages()))
+        turn.take(instance_id, partial(workshop.make, pair.candidate(), files.packages()))
+
+    def _make_parts(
+        self, release: Release, files: "_PackageFiles", workshop: Workshop, turn: "_Turn"
+    ) -> None:
+        later = self._mutated(release.after, files, workshop)
+        baseline = later.baseline(files.folder / f"baseline-{release.after}")
+        parts = ReleaseParts(later=later, earlier_files=files.tree(release.before))
+        for changes in parts.parts(parts.changes(), baseline):
+            instance_id = later.instance_id("fix", changes)
+            if self._stop.is_set():
+                return
+            if not turn.is_over(instance_id):
+                turn.take(instance_id, partial(later.attempt, instance_id, changes, baseline))
+
+    def _mutated(self, version: str, files: "_PackageFiles", workshop: Workshop) -> MutatedPackage:
+        return MutatedPackage(
+            package=files.recipe.package,
+            version=version,
+            files=files.tree(version),
+            packages=files.packages(),
+            workshop=workshop,
+            seed=self.recipe.seed,
+        )
 
     def _make_history(
         self, history: History, files: "_PackageFiles", workshop: Workshop, turn: "_Turn"
@@ -193,7 +223,7 @@ class TaskMaking:
                 continue
             with scratch_folder(workshop.scratch, prefix="commit-") as scratch:
                 candidate = found.candidate(commit, scratch)
-                turn.take(instance_id, lambda c=candidate: workshop.make(c, files.packages()))  # type: ignore[misc]
+                turn.take(instance_id, partial(workshop.make, candidate, files.packages()))
 
     def _make_mutations(
         self, mutations: Mutations, files: "_PackageFiles", workshop: Workshop, turn: "_Turn"
@@ -201,21 +231,15 @@ class TaskMaking:
         most = mutations.attempts or ATTEMPTS_PER_TASK * mutations.count
         if turn.made() >= mutations.count or turn.tried() >= most:
             return
-        mutated = MutatedPackage(
-            package=files.recipe.package,
-            version=mutations.version,
-            files=files.tree(mutations.version),
-            packages=files.packages(),
-            workshop=workshop,
-            seed=self.recipe.seed,
-        )
-        baseline = mutated.baseline(files.folder / "baseline")
+        mutated = self._mutated(mutations.version, files, workshop)
+        baseline = mutated.baseline(files.folder / f"baseline-{mutations.version}")
         for placed in mutated.mutations():
             if self._stop.is_set() or turn.made() >= mutations.count or turn.tried() >= most:
                 return
-            instance_id = mutated.instance_id(placed)
+            changes = mutated.changes(placed)
+            instance_id = mutated.instance_id(placed.mutation.operator, changes)
             if not turn.is_over(instance_id):
-                turn.take(instance_id, lambda p=placed: mutated.attempt(p, baseline))  # type: ignore[misc]
+                turn.take(instance_id, partial(mutated.attempt, instance_id, changes, baseline))
 
 
 def _named(source: Source) -> str:
@@ -243,19 +267,25 @@ class _Turn:
     def tried(self) -> int:
         return len(self.journal.tried(self.recipe.name, self.kind))
 
+    def note(self, instance_id: str, cause: Cause, message: str = "") -> None:
+        """Keep that a candidate is none."""
+        self.journal.add(replace(self._tried(instance_id), cause=cause, message=message))
+        self.making.say(f"{instance_id}: refused: {shortened(message or cause, 200)}")
+
+    def _tried(self, instance_id: str) -> Tried:
+        return Tried(instance_id=instance_id, package=self.recipe.name, kind=self.kind)
+
     def is_over(self, instance_id: str) -> bool:
         return instance_id in self.journal
 
     def take(self, instance_id: str, make: Callable[[], RepositoryTask]) -> None:
         """Try one, and keep what became of it. Raises SandboxError if a sandbox fails again and again."""
-        tried = Tried(instance_id=instance_id, package=self.recipe.name, kind=self.kind)
         try:
             task = _with_patience(make)
         except RefusedCandidateError as error:
-            self.journal.add(replace(tried, cause=error.cause, message=shortened(error)))
-            self.making.say(f"{instance_id}: refused: {shortened(error, 200)}")
+            self.note(instance_id, error.cause, shortened(error))
             return
-        self.journal.add(replace(tried, row=row_of(task)))
+        self.journal.add(replace(self._tried(instance_id), row=row_of(task)))
         counts = f"{len(task.fail_to_pass)} to mend, {len(task.pass_to_pass)} to keep"
         self.making.say(f"{instance_id}: made: {counts}")
 

@@ -31,10 +31,12 @@ class Mutations(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class Release(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A task out of two versions that follow each other."""
+    """A task, or several, out of two versions that follow each other."""
 
     before: Version
     after: Version
+    split: bool = False
+    """Into one task for each fix that the tests tell from the others; the whole is none then."""
 
 
 class History(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -3,7 +3,7 @@
 import hashlib
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,13 +55,18 @@ class MutatedPackage:
 
     def mutations(self) -> Iterator[PlacedMutation]:
         """All, in the order in which they are tried: the same each time."""
-        return drawn(self._sources(), f"{self.seed} {self.package.name} {self.version}")
+        return drawn(self.sources(), f"{self.seed} {self.package.name} {self.version}")
 
-    def instance_id(self, placed: PlacedMutation) -> str:
-        """Of a mutation: it names what was made of which file."""
-        mutated = placed.mutation.applied((self.files / placed.path).read_bytes())
-        digest = hashlib.sha256(placed.path.encode() + b"\0" + mutated).hexdigest()[:8]
-        return self.package.instance_id(f"{self.version}-{placed.mutation.operator}-{digest}")
+    def changes(self, placed: PlacedMutation) -> dict[str, bytes]:
+        """The file that a mutation changes."""
+        return {placed.path: placed.mutation.applied((self.files / placed.path).read_bytes())}
+
+    def instance_id(self, kind: str, changes: Mapping[str, bytes]) -> str:
+        """Of the task to undo changes: it names what became of which files."""
+        digest = hashlib.sha256()
+        for path, data in sorted(changes.items()):
+            digest.update(path.encode() + b"\0" + data)
+        return self.package.instance_id(f"{self.version}-{kind}-{digest.hexdigest()[:8]}")
 
     def baseline(self, checkout: Path) -> Baseline:
         """Make the checkout, and run all its tests twice.
@@ -84,30 +89,39 @@ class MutatedPackage:
             checkout=checkout, passing=frozenset(both), seconds=max(result.seconds for _, result in runs)
         )
 
-    def attempt(self, placed: PlacedMutation, baseline: Baseline) -> RepositoryTask:
-        """The task of one mutation. Raises RefusedCandidateError, or SandboxError."""
-        sound = (self.files / placed.path).read_bytes()
-        mutated = placed.mutation.applied(sound)
+    def failing(self, changes: Mapping[str, bytes], baseline: Baseline) -> frozenset[str]:
+        """The tests that fail with some files changed, all that there is to know of a mistake.
+
+        Raises:
+            RefusedCandidateError: none fails, or more than pass in the files that hold them.
+            SandboxError: the sandbox failed.
+        """
         seconds = min(self.workshop.wall_seconds, max(LEAST_SECONDS, PATIENCE * baseline.seconds))
         outcomes, _ = self.workshop.run_tests(
-            self.package, baseline.checkout, self.package.tests, {placed.path: mutated}, seconds
+            self.package, baseline.checkout, self.package.tests, changes, seconds
         )
         failing = {test for test in baseline.passing if outcomes.get(test) is not Outcome.PASSED}
         if not failing:
             raise RefusedCandidateError(Cause.NOTHING_FAILS)
         # Those in the same files are all that the task will run.
         files = {test_name(test)[0] for test in failing}
-        passing = [t for t in baseline.passing - failing if test_name(t)[0] in files]
+        passing = [test for test in baseline.passing - failing if test_name(test)[0] in files]
         if len(passing) <= len(failing):
             message = f"{len(failing)} fail, {len(passing)} pass"
             raise RefusedCandidateError(Cause.MORE_FAIL_THAN_PASS, message)
+        return frozenset(failing)
+
+    def attempt(self, instance_id: str, changes: Mapping[str, bytes], baseline: Baseline) -> RepositoryTask:
+        """The task to undo changes of files. Raises RefusedCandidateError, or SandboxError."""
+        failing = self.failing(changes, baseline)
         with scratch_folder(self.workshop.scratch, prefix="mutated-") as scratch:
             before = scratch / "before"
             shutil.copytree(self.files, before, symlinks=True)
-            (before / placed.path).write_bytes(mutated)
+            for path, data in changes.items():
+                (before / path).write_bytes(data)
             _hide(before, failing)
             candidate = Candidate(
-                instance_id=self.instance_id(placed),
+                instance_id=instance_id,
                 package=self.package,
                 version=self.version,
                 before=before,
@@ -119,7 +133,8 @@ class MutatedPackage:
             except DataError as error:
                 raise RefusedCandidateError(Cause.PATCH_REFUSED, str(error)) from error
 
-    def _sources(self) -> dict[str, bytes]:
+    def sources(self) -> dict[str, bytes]:
+        """The code of the sound package, by path; no links, and no files that are too large to be read."""
         paths = {path.relative_to(self.files).as_posix(): path for path in self.files.rglob("*.py")}
         return {
             name: path.read_bytes()
@@ -144,7 +159,7 @@ class MutatedPackage:
         return seen_failing(*name_version, evidence.failures, snippet, evidence.changed, rng)
 
 
-def _hide(folder: Path, failing: set[str]) -> None:
+def _hide(folder: Path, failing: Collection[str]) -> None:
     """Take these tests out of their files; a file from which they can't be taken goes as a whole."""
     by_file: dict[str, set[Name]] = {}
     for test in failing:

@@ -2,14 +2,15 @@
 
 import ast
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from trieline.envs.swe.task_making.mutation_operators import OPERATORS, nodes_of_code
 from trieline.envs.swe.task_making.source_edits import Edit, Source, edited, parsed
 
 COMBINED = "combined"
-COMBINED_OF = 2
+COMBINED_SHARE = 0.5
+"""Of the mutations that come after another one of the same file."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,7 +63,7 @@ class PlacedMutation:
 
 
 def drawn(files: Mapping[str, bytes], seed: str) -> Iterator[PlacedMutation]:
-    """Mutations of all files, one operator after the other, each from a file drawn first: all kinds come."""
+    """Mutations of all files, in rounds of one of each operator, in files drawn first: all kinds come."""
     rng = random.Random(seed)
     meanings = {path: _meaning(data) for path, data in files.items()}
     by_operator: dict[str, dict[str, list[Mutation]]] = {}
@@ -81,10 +82,14 @@ def drawn(files: Mapping[str, bytes], seed: str) -> Iterator[PlacedMutation]:
         return _meaning(mutated) not in (meanings[placed.path], None)
 
     while by_operator:
-        singles = [_taken(by_operator[operator], rng) for operator in sorted(by_operator)]
-        singles = [placed for placed in singles if changes(placed)]
-        yield from singles
-        yield from filter(changes, _combined(singles, rng))
+        operators = rng.sample(sorted(by_operator), len(by_operator))
+        singles: list[PlacedMutation] = []
+        for placed in filter(changes, (_taken(by_operator[operator], rng) for operator in operators)):
+            yield placed
+            others = [other for other in singles if other.path == placed.path]
+            if others and rng.random() < COMBINED_SHARE:
+                yield from filter(changes, [_combined(placed, rng.choice(others))])
+            singles.append(placed)
         by_operator = {operator: places for operator, places in by_operator.items() if places}
 
 
@@ -96,13 +101,6 @@ def _taken(places: dict[str, list[Mutation]], rng: random.Random) -> PlacedMutat
     return placed
 
 
-def _combined(singles: Sequence[PlacedMutation], rng: random.Random) -> Iterator[PlacedMutation]:
-    """Of one round, two of each file together."""
-    by_path: dict[str, list[Mutation]] = {}
-    for placed in singles:
-        by_path.setdefault(placed.path, []).append(placed.mutation)
-    for path, mutations in sorted(by_path.items()):
-        if len(mutations) >= COMBINED_OF:
-            chosen = rng.sample(mutations, COMBINED_OF)
-            edits = tuple(sorted(edit for mutation in chosen for edit in mutation.edits))
-            yield PlacedMutation(path=path, mutation=Mutation(operator=COMBINED, edits=edits))
+def _combined(one: PlacedMutation, other: PlacedMutation) -> PlacedMutation:
+    edits = tuple(sorted((*one.mutation.edits, *other.mutation.edits)))
+    return PlacedMutation(path=one.path, mutation=Mutation(operator=COMBINED, edits=edits))

@@ -12,11 +12,13 @@ from trieline.envs.swe.workspaces import WORKDIR
 
 LOG_PARSER = "parse_log_pytest_v2"
 """The published one that keeps the blanks in the parameters of a test."""
-IMAGE = "trieline/task:{instance_id}"
-"""Of a container: one is built of a checkout where Docker is used."""
-
 _END_OF_PATCH = "EOF_114329324912"
 _TEST_FILE = re.compile(r"test.*\.py|.*_tests?\.py")
+
+
+def image_of(instance_id: str) -> str:
+    """The name of the image that Docker is to have of a checkout; tags have neither capitals nor `+` here."""
+    return f"trieline/task:{instance_id.lower().replace('+', '-')[:128]}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

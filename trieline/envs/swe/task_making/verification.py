@@ -7,7 +7,7 @@ statement holds no line of the patch. A candidate that falls short is refused, w
 
 import shutil
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -22,7 +22,7 @@ from trieline.envs.swe.logs import parser_of
 from trieline.envs.swe.patches import Patch, checked_patch
 from trieline.envs.swe.repository_task import RepositoryTask
 from trieline.envs.swe.task_making.checkouts import commit, difference, lay_packages
-from trieline.envs.swe.task_making.package import IMAGE, LOG_PARSER, Package
+from trieline.envs.swe.task_making.package import LOG_PARSER, Package, image_of
 from trieline.envs.swe.task_making.statements import Failure, changed_lines, failures_told, tells
 from trieline.envs.swe.verdict import FAILURES
 
@@ -44,6 +44,8 @@ class Cause(StrEnum):
     NO_STATEMENT = "no_statement"
     STATEMENT_TELLS = "statement_tells"
     DUPLICATE = "duplicate"
+    SPLIT = "split"
+    """No refusal: its parts were tried instead."""
 
 
 NOTHING = (
@@ -178,7 +180,7 @@ class Workshop:
             fail_to_pass=(),
             pass_to_pass=(),
             created_at=candidate.created_at,
-            image=IMAGE.format(instance_id=candidate.instance_id.lower()),
+            image=image_of(candidate.instance_id),
             log_parser=LOG_PARSER,
             eval_script=script,
         )
@@ -224,7 +226,7 @@ class Workshop:
         package: Package,
         checkout: Path,
         files: Sequence[str],
-        changes: dict[str, bytes],
+        changes: Mapping[str, bytes],
         seconds: float,
     ) -> tuple[Outcomes, ExecResult]:
         """What the tests of a checkout say with some of its files changed, without any check of honesty.
