@@ -16,13 +16,14 @@ from trieline.command_line import (
     images,
     inspection,
     processes,
+    tasks,
     training,
 )
 from trieline.common.errors import in_one_line
 from trieline.common.text import LINES, visible
 from trieline.launcher.machine import missing_extra
 
-VERBS = (training, fine_tuning, processes, environments, images, inspection, benchmarks, checks)
+VERBS = (training, fine_tuning, processes, environments, images, inspection, benchmarks, tasks, checks)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
