@@ -25,8 +25,7 @@ def _make(options: argparse.Namespace) -> int:
     from trieline.config import ConfigError
     from trieline.envs.sandbox import Sandbox, SandboxSpec, open_sandbox
     from trieline.envs.sandbox.backends import resolve_backend
-    from trieline.envs.swe.workspaces import WORKDIR
-    from trieline.launcher.swe_bench import LIMITS
+    from trieline.envs.swe.workspaces import GRADING, WORKDIR
     from trieline.launcher.task_making import KINDS, TaskMaking
     from trieline.launcher.task_recipes import read_task_recipe
 
@@ -44,7 +43,7 @@ def _make(options: argparse.Namespace) -> int:
     backend = resolve_backend("bubblewrap")
 
     def open_workspace(checkout: Path) -> Sandbox:
-        return open_sandbox(backend, LIMITS, SandboxSpec(checkout=str(checkout.resolve()), workdir=WORKDIR))
+        return open_sandbox(backend, GRADING, SandboxSpec(checkout=str(checkout.resolve()), workdir=WORKDIR))
 
     making = TaskMaking(
         recipe=recipe,

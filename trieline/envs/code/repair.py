@@ -17,7 +17,7 @@ from trieline.common.text import encodable
 from trieline.envs.code import runner
 from trieline.envs.code.cases import make_cases
 from trieline.envs.code.extraction import DEFINITION, FENCE, READ_LENGTH, definition_block
-from trieline.envs.code.faults import plain, wrong_versions
+from trieline.envs.code.faults import wrong_versions
 from trieline.envs.code.files import FILES
 from trieline.envs.code.hidden_tests import Case, make_case, same
 from trieline.envs.code.loops import LOOPS
@@ -73,7 +73,7 @@ class Broken:
 
     @property
     def right(self) -> str:
-        return plain(self.program.source.format_map(dict(self.constants)))
+        return self.program.source.format_map(dict(self.constants))
 
     @property
     def wrong(self) -> str:

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
+from trieline.envs.mutation.source_edits import Edit, edited
 from trieline.envs.swe.task_making.mutated_package import Baseline, MutatedPackage
 from trieline.envs.swe.task_making.release_parts import Change, ReleaseParts, joined, taken_back
-from trieline.envs.swe.task_making.source_edits import Edit, edited
 from trieline.envs.swe.task_making.verification import Cause, RefusedCandidateError
 
 

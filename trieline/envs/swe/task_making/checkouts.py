@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trieline.envs.errors import DataError
-from trieline.envs.swe.grading import GIT, NO_CONFIGURATION
+from trieline.envs.swe.git import GIT, NO_CONFIGURATION
 
 PACKAGES = ".git/packages"
 GIT_SECONDS = 120.0

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from trieline.envs.errors import DataError
 from trieline.envs.sandbox import ArchiveError, archives
-from trieline.envs.swe.grading import GIT, NO_CONFIGURATION
+from trieline.envs.swe.git import GIT, NO_CONFIGURATION
 from trieline.envs.swe.task_making.package import Package
 from trieline.envs.swe.task_making.package_files import MOST_BYTES
 from trieline.envs.swe.task_making.release_pair import statement_of

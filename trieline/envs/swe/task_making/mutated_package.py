@@ -9,9 +9,9 @@ from pathlib import Path
 
 from trieline.common.folders import scratch_folder
 from trieline.envs.errors import DataError
+from trieline.envs.mutation.mutations import PlacedMutation, drawn
 from trieline.envs.swe.log_parsers.outcome import Outcome
 from trieline.envs.swe.repository_task import RepositoryTask
-from trieline.envs.swe.task_making.mutations import PlacedMutation, drawn
 from trieline.envs.swe.task_making.package import Package
 from trieline.envs.swe.task_making.removed_tests import Name, source_of_test, test_name, without_tests
 from trieline.envs.swe.task_making.statements import seen_failing

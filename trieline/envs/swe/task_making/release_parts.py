@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from trieline.envs.mutation.source_edits import Edit, edited
 from trieline.envs.swe.task_making.mutated_package import Baseline, MutatedPackage
-from trieline.envs.swe.task_making.source_edits import Edit, edited
 from trieline.envs.swe.task_making.verification import RefusedCandidateError
 
 NEAR_LINES = 3

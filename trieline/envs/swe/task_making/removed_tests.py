@@ -3,7 +3,7 @@
 import ast
 from collections.abc import Collection
 
-from trieline.envs.swe.task_making.source_edits import Edit, Source, edited, parsed
+from trieline.envs.mutation.source_edits import Edit, Source, edited, parsed
 
 Name = tuple[str, ...]
 """Of a function or method: those of its classes, and its own."""

@@ -9,10 +9,10 @@ import pytest
 import trieline.common.text
 import trieline.envs.swe.task_making.changelogs
 from tests.envs.swe.repositories import Repository
+from trieline.envs.mutation.mutations import COMBINED, drawn, mutations_of
+from trieline.envs.mutation.operators import OPERATORS
+from trieline.envs.mutation.source_edits import Edit, Source, edited
 from trieline.envs.swe.task_making.checkouts import commit, difference
-from trieline.envs.swe.task_making.mutation_operators import OPERATORS
-from trieline.envs.swe.task_making.mutations import COMBINED, drawn, mutations_of
-from trieline.envs.swe.task_making.source_edits import Edit, Source, edited
 
 SOURCES = {
     name: Path(module.__file__ or "").read_bytes()

@@ -5,8 +5,8 @@ import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from trieline.envs.swe.task_making.mutation_operators import OPERATORS, nodes_of_code
-from trieline.envs.swe.task_making.source_edits import Edit, Source, edited, parsed
+from trieline.envs.mutation.operators import OPERATORS, Finder, nodes_of_code
+from trieline.envs.mutation.source_edits import Edit, Source, edited, parsed
 
 COMBINED = "combined"
 COMBINED_SHARE = 0.5
@@ -18,7 +18,7 @@ class Mutation:
     """One mistake, or several that are made together (`combined`)."""
 
     operator: str
-    """A name of `OPERATORS`, or `combined`."""
+    """Its name, or `combined`."""
     edits: tuple[Edit, ...]
 
     def applied(self, data: bytes) -> bytes:
@@ -26,13 +26,14 @@ class Mutation:
         return edited(data, self.edits)
 
 
-def mutations_of(data: bytes) -> list[Mutation]:
+def mutations_of(data: bytes, operators: Mapping[str, Finder] = OPERATORS) -> list[Mutation]:
     """Every single mutation of a file, in the order of its parse. [] for what is no Python."""
     tree = _meaning(data)
-    return [m for m in _proposals(data) if tree is not None and _meaning(m.applied(data)) not in (tree, None)]
+    proposed = [] if tree is None else _proposals(data, operators)
+    return [m for m in proposed if _meaning(m.applied(data)) not in (tree, None)]
 
 
-def _proposals(data: bytes) -> list[Mutation]:
+def _proposals(data: bytes, operators: Mapping[str, Finder] = OPERATORS) -> list[Mutation]:
     """Mutations of which nobody has looked yet whether they compile; no two give the same file."""
     try:
         source = Source(data)
@@ -40,7 +41,7 @@ def _proposals(data: bytes) -> list[Mutation]:
         return []
     proposed: dict[tuple[Edit, ...], str] = {}
     for node in nodes_of_code(source.tree):
-        for operator, finder in OPERATORS.items():
+        for operator, finder in operators.items():
             for edits in finder(source, node):
                 proposed.setdefault(tuple(sorted(edits)), operator)
     return [Mutation(operator=operator, edits=edits) for edits, operator in proposed.items()]

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 
-from trieline.envs.swe.task_making.source_edits import Edit, Source, parsed
+from trieline.envs.mutation.source_edits import Edit, Source, parsed
 
 MOST_GUARD_LINES = 6
 LARGEST_CONSTANT = 10_000
@@ -264,7 +264,7 @@ def dropped_base_class(source: Source, node: ast.AST) -> Iterator[Edits]:
     yield (Edit(start=spans[-2][1], end=spans[-1][1], text=b""),)
 
 
-OPERATORS: Mapping[str, Finder] = {
+OPERATORS: dict[str, Finder] = {
     finder.__name__: finder
     for finder in (
         inverted_condition,

@@ -1,0 +1,1 @@
+"""Mistakes made in Python sources, a few bytes each."""
