@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from tests.trees import long_tree, random_tree
 from tests.wire.raw_peer import connect_raw, frames
+from tests.wire.raw_router import RawRouter, raw_router
 from trieline.wire.addresses import free_loopback_address
 from trieline.wire.codec import InFrame, decode, encode
 from trieline.wire.config import LinksConfig
@@ -24,6 +25,7 @@ from trieline.wire.messages import (
     ActorGoodbye,
     ActorHeartbeat,
     ActorHello,
+    ActorToLearner,
     Assignment,
     AssignmentFailed,
     LearnerToActor,
@@ -298,6 +300,35 @@ def test_nothing_is_lost_over_a_restart_of_the_learner(
 
     asyncio.run(act())
     assert sorted(journal) == [("actor", number) for number in range(4)]
+
+
+def test_a_learner_hears_hello_and_then_the_trees_in_order_however_late_its_actor_notices_it(
+    links: LinksConfig,
+) -> None:
+    def trees_heard(router: RawRouter, count: int) -> list[int | str]:
+        """What comes up to that many trees: their numbers, and what else it is."""
+        heard: list[int | str] = []
+        while sum(isinstance(one, int) for one in heard) < count:
+            message = decode(router.hear(), ActorToLearner, max_bytes=1 << 20)
+            if isinstance(message, TreeDelivery):
+                heard.append(message.sequence_number)
+            elif not isinstance(message, ActorHeartbeat):
+                heard.append(type(message).__name__)
+        return heard
+
+    async def act() -> None:
+        async with sender(links) as actor:
+            with raw_router(links.trajectories) as first:
+                for number in range(2):
+                    await actor.send(number, tree(number))
+                assert await asyncio.to_thread(trees_heard, first, 2) == ["ActorHello", 0, 1]
+            with raw_router(links.trajectories) as second:
+                # The actor is busy, and finishes a tree before it looks at its link again.
+                second.wait_connected()
+                await actor.send(2, tree(2))
+                assert await asyncio.to_thread(trees_heard, second, 3) == ["ActorHello", 0, 1, 2]
+
+    asyncio.run(act())
 
 
 def test_trees_for_another_run_are_refused_and_its_actor_goes_on(

@@ -2,6 +2,10 @@
 
 What was handed to a connection that broke is gone; the owner gives it again when `on_connect` is called. So
 nothing is queued for a peer that is away, and nothing is lost when that peer comes back as a new process.
+
+ZeroMQ connects again by itself, and gives the new peer what waits in the socket before the owner has heard of
+it. So nothing waits there: the owner is asked for a message once there is room for it, on a connection that
+it knows of.
 """
 
 import asyncio
@@ -76,6 +80,9 @@ class Dealer:
             self._socket.routing_id = self._routing_id
         events = zmq.Event.HANDSHAKE_SUCCEEDED | zmq.Event.DISCONNECTED
         self._monitor = self._socket.get_monitor_socket(events)
+        self._events: zmq.Socket[bytes] = zmq.Socket.shadow(self._monitor)
+        self._room = zmq.asyncio.Poller()
+        self._room.register(self._socket, zmq.POLLOUT)
         sockets.connect(self._socket, self.address)
         self._tasks = [
             asyncio.create_task(self._guard(loop())) for loop in (self._watch, self._write, self._read)
@@ -113,7 +120,8 @@ class Dealer:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if last_words is not None and self.connected:
             with contextlib.suppress(zmq.ZMQError):
-                await self._socket.send_multipart(last_words, zmq.NOBLOCK)
+                # The asyncio socket would line them up behind whatever still waits for room.
+                zmq.Socket.shadow(self._socket).send_multipart(last_words, zmq.NOBLOCK)
         self.connected = False
         self._socket.disable_monitor()
         self._monitor.close(linger=0)
@@ -131,24 +139,53 @@ class Dealer:
 
     async def _watch(self) -> None:
         while True:
-            event = (await recv_monitor_message(self._monitor))["event"]
-            if event == zmq.Event.HANDSHAKE_SUCCEEDED:
-                self.connected = True
-                self.connections += 1
-                self.heard_at = time.monotonic()
-                logger.debug("%s is connected to %s", self._name, self.address)
-                self._on_connect()
-                self._wake.set()
-            elif event == zmq.Event.DISCONNECTED:
-                self.connected = False
-                self._complaints.add("connections lost that are tried again", self._name)
+            await self._monitor.poll()
+            self._note_events()
+
+    def _note_events(self) -> None:
+        """Take in all that has happened to the connection up to now."""
+        with contextlib.suppress(zmq.Again):
+            while True:
+                event = recv_monitor_message(self._events, zmq.NOBLOCK)["event"]
+                if event == zmq.Event.HANDSHAKE_SUCCEEDED:
+                    self.connected = True
+                    self.connections += 1
+                    self.heard_at = time.monotonic()
+                    logger.debug("%s is connected to %s", self._name, self.address)
+                    self._on_connect()
+                    self._wake.set()
+                elif event == zmq.Event.DISCONNECTED:
+                    self.connected = False
+                    self._complaints.add("connections lost that are tried again", self._name)
 
     async def _write(self) -> None:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            while self.connected and (frames := self._next_frames()) is not None:
-                await self._socket.send_multipart(frames, copy=False)
+            while await self._has_room() and (frames := self._next_frames()) is not None:
+                await self._send(frames)
+
+    async def _has_room(self) -> bool:
+        """Wait until the connection that the owner knows of takes a message. False: there is none."""
+        while True:
+            # What room there is may be that of the next connection, while `_watch` has not had its turn.
+            self._note_events()
+            if not self.connected:
+                return False
+            if int(self._socket.get(zmq.EVENTS)) & zmq.POLLOUT:
+                return True
+            await self._room.poll()
+
+    async def _send(self, frames: Sequence[OutFrame]) -> None:
+        for at, frame in enumerate(frames):
+            more = zmq.SNDMORE if at + 1 < len(frames) else 0
+            try:
+                await self._socket.send(frame, zmq.NOBLOCK | more, copy=False)
+            except zmq.Again:
+                # The connection ends just now. Amid a message, libzmq drops what comes till a last frame: it
+                # gets the rest of this message, or the next connection would lack its first one.
+                if at == 0:
+                    return
 
     async def _read(self) -> None:
         while True:
