@@ -80,6 +80,14 @@ NEW = {
     "tests/test_calc.py": TESTS.format(names=", sign") + SIGN_TEST,
     "CHANGES.rst": CHANGES,
 }
+BEST = "    best = numbers[0]\n"
+NEWER = {
+    **NEW,
+    "src/calc.py": NEW["src/calc.py"].replace(BEST, f"    if not numbers:\n        return None\n{BEST}"),
+    "tests/test_calc.py": NEW["tests/test_calc.py"]
+    + "\n\ndef test_of_none():\n    assert largest([]) is None\n",
+}
+RELEASES = {"1.0": OLD, "1.1": NEW, "1.2": NEWER}
 NO_PYGMENTS = ("pygments/lexers/", "pygments/styles/")
 NEEDED_PYGMENTS = ("__init__.py", "_mapping.py", "python.py", "diff.py", "default.py")
 
@@ -103,7 +111,7 @@ def recipe(tmp_path: Path) -> Path:
     downloads = tmp_path / "made/downloads"
     downloads.mkdir(parents=True)
     wheels = dict(make_wheel(downloads, name) for name in PYTEST)
-    sdists = {v: make_sdist(downloads, "calc", v, files) for v, files in (("1.0", OLD), ("1.1", NEW))}
+    sdists = {v: make_sdist(downloads, "calc", v, files) for v, files in RELEASES.items()}
     broken = make_sdist(downloads, "broken", "1", {"tests/test_a.py": "def test_a(:\n", "src/a.py": ""})
     history = Repository(tmp_path / "history", tree(OLD))
     history.write(tree(NEW))
@@ -131,12 +139,13 @@ license = "MIT"
 sources = ["src"]
 tests = ["tests"]
 import_paths = ["src"]
-releases = [{{ before = "1.0", after = "1.1" }}]
+releases = [{{ before = "1.0", after = "1.1" }}, {{ before = "1.1", after = "1.2", split = true }}]
 mutations = {{ version = "1.1", count = 1 }}
 history = {{ checkout = "history", count = 2 }}
 [packages.sdists]
 "1.0" = "{sha256_of(sdists["1.0"])}"
 "1.1" = "{sha256_of(sdists["1.1"])}"
+"1.2" = "{sha256_of(sdists["1.2"])}"
 """)
     return path
 
@@ -157,9 +166,9 @@ def test_tasks_are_made_and_gold_resolves_them(
     said = capsys.readouterr().out
     found = json.loads((folder / "summary.json").read_text())
     # The commit asks for what the release asks for.
-    assert found["packages"] == {"broken": {}, "calc": {"mutation": 1, "release": 1}}
+    assert found["packages"] == {"broken": {}, "calc": {"mutation": 1, "release": 2}}
     assert found["refused"]["duplicate"] == 1
-    assert "| calc | 1 | 1 | 2 |" in said
+    assert "| calc | 1 | 2 | 3 |" in said
     tasks = read_rows(folder / "tasks.jsonl")
     assert sorted(path.name for path in (folder / "checkouts").iterdir()) == [t.instance_id for t in tasks]
     for task in tasks:
@@ -169,6 +178,10 @@ def test_tasks_are_made_and_gold_resolves_them(
     release = next(task for task in tasks if "-to-" in task.instance_id)
     assert release.fail_to_pass == ("tests/test_calc.py::test_sign",)
     assert "tells zero from negative numbers" in release.problem_statement
+    assert found["refused"]["split"] == 1
+    part = next(task for task in tasks if "-1.2-fix-" in task.instance_id)
+    assert part.fail_to_pass == ("tests/test_calc.py::test_of_none",)
+    assert changed_lines(part.patch) == {"if not numbers:", "return None"}
     assert not (folder / ".work").exists()
 
     before = (folder / "candidates.jsonl").read_text()
@@ -177,7 +190,7 @@ def test_tasks_are_made_and_gold_resolves_them(
 
     bench = ["bench", "swe", "--data", str(folder / "tasks.jsonl"), "--checkouts", str(folder / "checkouts")]
     bench += ["--backend", "bubblewrap", "--timeout", "60"]
-    for policy, resolved in (("gold", 2), ("empty", 0)):
+    for policy, resolved in (("gold", 3), ("empty", 0)):
         assert main([*bench, "--policy", policy, "--output", str(tmp_path / policy)]) == 0
         report = json.loads((tmp_path / policy / f"{policy}.trieline.json").read_text())
         assert report["resolved_instances"] == resolved
@@ -194,7 +207,7 @@ def test_the_recipes_that_ship_can_be_read() -> None:
 @pytest.mark.parametrize(
     ("was", "new", "said"),
     [
-        ('"1.1" = "', '"1.2" = "', r"calc: expected hashes in `wheels` and `sdists`, got none of \['1\.1'"),
+        ('"1.1" = "', '"1.3" = "', r"calc: expected hashes in `wheels` and `sdists`, got none of \['1\.1'"),
         ('sources = ["src"]', 'sources = ["../src"]', "packages"),
         ("seed = 1", "seeds = 1", "seeds"),
         ("count = 1", "count = 0", "count"),

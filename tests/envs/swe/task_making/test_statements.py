@@ -11,7 +11,7 @@ from trieline.envs.swe.task_making.statements import (
     failures_told,
     seen_failing,
     tells,
-    told_by_changelog,
+    to_be_done,
 )
 
 LOG = """\
@@ -97,12 +97,17 @@ def test_a_statement_of_what_fails_never_tells() -> None:
 def test_a_statement_of_a_changelog_never_tells() -> None:
     changed = changed_lines(PATCH)
     notes = ["- Adding adds again (#12)", "  by return a + b", ""]
-    text = told_by_changelog("calc", "1.0", notes, failures_told(LOG), changed)
+    snippet = "def test_add():\n    assert add(1, 2) == 3"
+    text = to_be_done("calc", "1.0", notes, failures_told(LOG), snippet, changed)
     assert text is not None
     assert "Adding adds again" in text
+    assert snippet in text
     assert "- add: `assert -1 == 3`" in text
     assert not tells(text, changed)
-    assert told_by_changelog("calc", "1.0", ["return a + b", "-"], [], changed) is None
+    leaky = to_be_done("calc", "1.0", notes, [], "    return a + b", changed)
+    assert leaky is not None
+    assert not tells(leaky, changed)
+    assert to_be_done("calc", "1.0", ["return a + b", "-"], [], None, changed) is None
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from trieline.envs.sandbox import ArchiveError, archives
 from trieline.envs.swe.git import GIT, NO_CONFIGURATION
 from trieline.envs.swe.task_making.package import Package
 from trieline.envs.swe.task_making.package_files import MOST_BYTES
-from trieline.envs.swe.task_making.release_pair import statement_of
-from trieline.envs.swe.task_making.verification import Candidate
+from trieline.envs.swe.task_making.statements import to_be_done
+from trieline.envs.swe.task_making.verification import Candidate, snippet_of
 
 GIT_SECONDS = 300.0
 SHORT_HASH = 10
@@ -79,7 +79,14 @@ class CommitHistory:
             created_at=commit.date,
             before=trees["before"],
             after=trees["after"],
-            statement=lambda evidence: statement_of(self.package.name, version, notes, evidence),
+            statement=lambda evidence: to_be_done(
+                self.package.name,
+                version,
+                notes,
+                evidence.failures,
+                snippet_of(trees["after"], evidence),
+                evidence.changed,
+            ),
         )
 
     def _unpack(self, revision: str, folder: Path, name: str) -> None:

@@ -13,7 +13,7 @@ from trieline.envs.mutation.mutations import PlacedMutation, drawn
 from trieline.envs.swe.log_parsers.outcome import Outcome
 from trieline.envs.swe.repository_task import RepositoryTask
 from trieline.envs.swe.task_making.package import Package
-from trieline.envs.swe.task_making.removed_tests import Name, source_of_test, test_name, without_tests
+from trieline.envs.swe.task_making.removed_tests import Name, test_name, without_tests
 from trieline.envs.swe.task_making.statements import seen_failing
 from trieline.envs.swe.task_making.verification import (
     Candidate,
@@ -21,6 +21,7 @@ from trieline.envs.swe.task_making.verification import (
     Evidence,
     RefusedCandidateError,
     Workshop,
+    snippet_of,
 )
 
 MOST_SOURCE = 512 * 1024
@@ -148,13 +149,8 @@ class MutatedPackage:
     def _statement(self, evidence: Evidence) -> str | None:
         if not any(failure.error for failure in evidence.failures):
             return None
-        first = next(failure for failure in evidence.failures if failure.error)
-        snippet = None
-        for test in evidence.fail_to_pass:
-            path, name = test_name(test)
-            if test.partition("::")[2].replace("::", ".") == first.title and (self.files / path).is_file():
-                snippet = source_of_test((self.files / path).read_bytes(), name)
         rng = random.Random(f"{self.seed} {sorted(evidence.fail_to_pass)}")
+        snippet = snippet_of(self.files, evidence)
         name_version = (self.package.name, self.version)
         return seen_failing(*name_version, evidence.failures, snippet, evidence.changed, rng)
 

@@ -3,15 +3,13 @@
 What was mended in between was mended by people, who said in the changelog what it was.
 """
 
-import random
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from trieline.envs.swe.task_making.changelogs import is_changelog, notes_of
 from trieline.envs.swe.task_making.package import Package
-from trieline.envs.swe.task_making.statements import seen_failing, told_by_changelog
-from trieline.envs.swe.task_making.verification import Candidate, Evidence
+from trieline.envs.swe.task_making.statements import to_be_done
+from trieline.envs.swe.task_making.verification import Candidate, snippet_of
 
 MOST_CHANGELOG = 4 * 2**20
 """Bytes."""
@@ -37,17 +35,15 @@ class ReleasePair:
             version=self.before,
             before=self.before_files,
             after=self.after_files,
-            statement=lambda evidence: statement_of(self.package.name, self.before, notes, evidence),
+            statement=lambda evidence: to_be_done(
+                self.package.name,
+                self.before,
+                notes,
+                evidence.failures,
+                snippet_of(self.after_files, evidence),
+                evidence.changed,
+            ),
         )
-
-
-def statement_of(name: str, version: str, notes: Sequence[str], evidence: Evidence) -> str | None:
-    """From what people said of the change, else from what fails."""
-    told = told_by_changelog(name, version, notes, evidence.failures, evidence.changed)
-    if told is not None or not any(failure.error for failure in evidence.failures):
-        return told
-    rng = random.Random(f"{name} {version}")
-    return seen_failing(name, version, evidence.failures, None, evidence.changed, rng)
 
 
 def changelogs_in(folder: Path) -> dict[str, str]:

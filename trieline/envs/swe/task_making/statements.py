@@ -121,30 +121,43 @@ def seen_failing(
     return "\n".join(parts)
 
 
-def told_by_changelog(
-    package: str, version: str, notes: Sequence[str], failures: Sequence[Failure], changed: Collection[str]
+def to_be_done(
+    package: str,
+    version: str,
+    notes: Sequence[str],
+    failures: Sequence[Failure],
+    snippet: str | None,
+    changed: Collection[str],
 ) -> str | None:
-    """The statement of a release or a commit; None if the notes say nothing that may be told.
+    """The statement of a release or a commit; None if nothing may be told.
 
     Args:
         package: its name.
         version: in which all this is still to be done.
-        notes: lines of the changelog, or of the commit message.
+        notes: lines of the changelog, or of the commit message, if there are any.
         failures: of the tests that the patch mends, as far as known.
+        snippet: the first of these tests as it was typed.
         changed: lines that must not be told.
     """
     said = without_told((visible(line, keep=LINES).rstrip() for line in notes), changed)
-    if not any(len(line.strip()) > SHORT_LINE for line in said):
-        return None
-    parts = [f"{package} {version}: to be done for the next release", "", *said, ""]
+    parts = [f"{package} {version}: to be done for the next release", ""]
+    known = any(len(line.strip()) > SHORT_LINE for line in said)
+    if known:
+        parts += [*said, ""]
+    if snippet is not None and _fits(snippet, changed):
+        parts += ["This is to work, and does not yet:", "", "```python", *snippet.splitlines(), "```", ""]
+        known = True
     shown = []
     for failure in [failure for failure in failures if failure.error][:MOST_FAILURES]:
-        error = without_told(failure.error, changed)
-        if error:
+        if error := without_told(failure.error, changed):
             shown.append(f"- {_topic(failure.title)}: `{_cut(error[0], 160)}`")
     if shown:
         parts += ["What can be seen of it at present:", "", *shown, ""]
-    return "\n".join(parts)
+    return "\n".join(parts) if known or shown else None
+
+
+def _fits(snippet: str, changed: Collection[str]) -> bool:
+    return len(snippet.splitlines()) <= MOST_SNIPPET_LINES and not tells(snippet, changed)
 
 
 def _topic(title: str) -> str:

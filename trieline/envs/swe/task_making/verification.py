@@ -23,6 +23,7 @@ from trieline.envs.swe.patches import Patch, checked_patch
 from trieline.envs.swe.repository_task import RepositoryTask
 from trieline.envs.swe.task_making.checkouts import commit, difference, lay_packages
 from trieline.envs.swe.task_making.package import LOG_PARSER, Package, image_of
+from trieline.envs.swe.task_making.removed_tests import source_of_test, test_name
 from trieline.envs.swe.task_making.statements import Failure, changed_lines, failures_told, tells
 from trieline.envs.swe.verdict import FAILURES
 
@@ -281,7 +282,7 @@ def _test_files(package: Package, tests: Patch) -> list[str]:
 
 
 def _statement(candidate: Candidate, patch: str, log: str, fail_to_pass: Sequence[str]) -> str:
-    titles = {test.partition("::")[2].replace("::", ".") for test in fail_to_pass}
+    titles = set(map(title_of, fail_to_pass))
     titles |= {test.partition("::")[0] for test in fail_to_pass}  # a file that could not be imported
     changed = changed_lines(patch)
     statement = candidate.statement(
@@ -296,3 +297,19 @@ def _statement(candidate: Candidate, patch: str, log: str, fail_to_pass: Sequenc
     if tells(statement, changed):
         raise RefusedCandidateError(Cause.STATEMENT_TELLS)
     return statement
+
+
+def snippet_of(files: Path, evidence: Evidence) -> str | None:
+    """The first test whose error is known, as it is typed in a tree."""
+    first = next((failure.title for failure in evidence.failures if failure.error), None)
+    for test in evidence.fail_to_pass:
+        path, name = test_name(test)
+        file = files / path
+        if title_of(test) == first and file.is_file() and not file.is_symlink():
+            return source_of_test(file.read_bytes(), name)
+    return None
+
+
+def title_of(test: str) -> str:
+    """What pytest calls a test where it tells of its failure."""
+    return test.partition("::")[2].replace("::", ".")
