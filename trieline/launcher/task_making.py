@@ -30,7 +30,7 @@ from trieline.envs.errors import EnvError, SandboxError
 from trieline.envs.sandbox import Sandbox
 from trieline.envs.swe.repository_task import RepositoryTask, row_of, task_of
 from trieline.envs.swe.task_making.commit_history import CommitHistory
-from trieline.envs.swe.task_making.mutated_package import MutatedPackage
+from trieline.envs.swe.task_making.mutated_package import Baseline, MutatedPackage
 from trieline.envs.swe.task_making.package_files import compile_all, unpack_sdist, unpack_wheel
 from trieline.envs.swe.task_making.release_pair import ReleasePair
 from trieline.envs.swe.task_making.release_parts import ReleaseParts
@@ -189,8 +189,7 @@ class TaskMaking:
     def _make_parts(
         self, release: Release, files: "_PackageFiles", workshop: Workshop, turn: "_Turn"
     ) -> None:
-        later = self._mutated(release.after, files, workshop)
-        baseline = later.baseline(files.folder / f"baseline-{release.after}")
+        later, baseline = files.tested(release.after, workshop)
         parts = ReleaseParts(later=later, earlier_files=files.tree(release.before))
         for changes in parts.parts(parts.changes(), baseline):
             instance_id = later.instance_id("fix", changes)
@@ -198,16 +197,6 @@ class TaskMaking:
                 return
             if not turn.is_over(instance_id):
                 turn.take(instance_id, partial(later.attempt, instance_id, changes, baseline))
-
-    def _mutated(self, version: str, files: "_PackageFiles", workshop: Workshop) -> MutatedPackage:
-        return MutatedPackage(
-            package=files.recipe.package,
-            version=version,
-            files=files.tree(version),
-            packages=files.packages(),
-            workshop=workshop,
-            seed=self.recipe.seed,
-        )
 
     def _make_history(
         self, history: History, files: "_PackageFiles", workshop: Workshop, turn: "_Turn"
@@ -231,8 +220,7 @@ class TaskMaking:
         most = mutations.attempts or ATTEMPTS_PER_TASK * mutations.count
         if turn.made() >= mutations.count or turn.tried() >= most:
             return
-        mutated = self._mutated(mutations.version, files, workshop)
-        baseline = mutated.baseline(files.folder / f"baseline-{mutations.version}")
+        mutated, baseline = files.tested(mutations.version, workshop)
         for placed in mutated.mutations():
             if self._stop.is_set() or turn.made() >= mutations.count or turn.tried() >= most:
                 return
@@ -307,6 +295,7 @@ class _PackageFiles:
     all: TaskRecipe
     making: TaskMaking
     folder: Path
+    _tested: dict[str, tuple[MutatedPackage, Baseline]] = field(default_factory=dict)
 
     def tree(self, version: str) -> Path:
         """The source distribution of a version. Raises DataError."""
@@ -327,6 +316,20 @@ class _PackageFiles:
                     unpack_wheel(wheel, scratch)
                 compile_all(scratch)
         return folder
+
+    def tested(self, version: str, workshop: Workshop) -> tuple[MutatedPackage, Baseline]:
+        """A version whose tests were run. Raises RefusedCandidateError if they don't run here."""
+        if version not in self._tested:
+            mutated = MutatedPackage(
+                package=self.recipe.package,
+                version=version,
+                files=self.tree(version),
+                packages=self.packages(),
+                workshop=workshop,
+                seed=self.all.seed,
+            )
+            self._tested[version] = mutated, mutated.baseline(self.folder / f"tested-{version}")
+        return self._tested[version]
 
     def _download(self, requirement: str, form: Form, sha256: str) -> Path:
         return download(requirement, form, sha256, self.making.folder / "downloads")

@@ -76,6 +76,7 @@ class MutatedPackage:
             DataError: git can't take the files.
             RefusedCandidateError: the tests do not run to their end, or none passes.
         """
+        shutil.rmtree(checkout, ignore_errors=True)
         self.workshop.checkout(self.files, self.packages, checkout)
         runs = [
             self.workshop.run_tests(
@@ -115,6 +116,8 @@ class MutatedPackage:
     def attempt(self, instance_id: str, changes: Mapping[str, bytes], baseline: Baseline) -> RepositoryTask:
         """The task to undo changes of files. Raises RefusedCandidateError, or SandboxError."""
         failing = self.failing(changes, baseline)
+        if self.workshop.is_mended_elsewhere(self.package.repo, failing):
+            raise RefusedCandidateError(Cause.DUPLICATE)
         with scratch_folder(self.workshop.scratch, prefix="mutated-") as scratch:
             before = scratch / "before"
             shutil.copytree(self.files, before, symlinks=True)

@@ -7,7 +7,7 @@ statement holds no line of the patch. A candidate that falls short is refused, w
 
 import shutil
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -111,12 +111,17 @@ class Workshop:
 
     def remember(self, task: RepositoryTask) -> bool:
         """Count a task as made. False if there is one that asks for the same."""
-        marks = {f"patch {task.repo} {task.patch}", f"tests {task.repo} {sorted(task.fail_to_pass)}"}
+        marks = {f"patch {task.repo} {task.patch}", _mark(task.repo, task.fail_to_pass)}
         with self._lock:
             if not self._known.isdisjoint(marks):
                 return False
             self._known.update(marks)
             return True
+
+    def is_mended_elsewhere(self, repo: str, tests: Collection[str]) -> bool:
+        """Whether there is a task of a repository that mends just these tests."""
+        with self._lock:
+            return _mark(repo, tests) in self._known
 
     def checkout(self, files: Path, packages: Path, folder: Path) -> str:
         """Make `folder` a checkout of files, ready for a workspace; returns the hash of its commit."""
@@ -262,6 +267,10 @@ def split_tests(before: Outcomes, after: Sequence[Outcomes]) -> tuple[tuple[str,
     ]
     failing = [test for test in passing if test not in before or before[test] in FAILURES]
     return tuple(failing), tuple(test for test in passing if before.get(test) is Outcome.PASSED)
+
+
+def _mark(repo: str, tests: Collection[str]) -> str:
+    return f"tests {repo} {sorted(tests)}"
 
 
 def _outcomes(found: Grade) -> Outcomes:
