@@ -19,7 +19,7 @@ forks    8 rollouts of a task, against 4 and 4 forks at random turns or at those
 Recipe `smollm2`: Arithmetic, PythonFunction (with replies of up to 64 tokens) and GuessNumber, from the
 pretrained weights; lag 0. Studies:
 
-scaling     as above; `off` is the recipe as it is: `group` advantages of 8 rollouts
+scaling     as above; `off` is the recipe as it was: `group` advantages of 8 rollouts, `ppo_clip`
 advantages  `tree` and V-trace instead of `group`; and all three with 4 rollouts and 4 forks at the turns of
             the highest entropy. The first two environments have one turn, so there is no later one to fork:
             the actor plays 4 more rollouts of the task there, and only GuessNumber differs
@@ -153,7 +153,7 @@ def table(found: dict[str, Any], recipe: Recipe) -> str:
                 verdicts.append(f"{setting.study}, {setting.name}, {what}: {verdict}")
         lines.append(f"| {setting.study} | {setting.name} | {' | '.join(cells)} | {len(runs)} |")
     if verdicts:
-        lines += ["", "Against the recipe as it is:", *verdicts]
+        lines += ["", "Against the recipe as it was:", *verdicts]
     return "\n".join(lines)
 
 

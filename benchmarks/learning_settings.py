@@ -7,6 +7,12 @@ from pathlib import Path
 RESULTS = Path(__file__).parent / "results"
 LAGS = (0, 4, 16)
 V_TRACE = ("learner.objective.advantage=vtrace", "learner.objective.loss=vtrace_pg")
+GROUP = (
+    "learner.objective.advantage=group",
+    "learner.objective.loss=ppo_clip",
+    "learner.objective.scale_rewards=group",
+)
+"""The recipe `smollm2` as it was when the study began; V-trace came out of it."""
 CORRECTIONS = {
     "none": ("learner.objective.loss=pg",),
     "truncated": ("learner.objective.loss=tis",),
@@ -45,7 +51,7 @@ class Recipe:
     panels: dict[str, dict[str, tuple[str, str]]]
     """Of the picture: title to the lines' labels, each a study and a name."""
     baseline: tuple[str, str] | None = None
-    """The recipe as it is, which the others are held against."""
+    """What the others are held against."""
     overrides: tuple[str, ...] = ()
     """Of all runs."""
 
@@ -80,7 +86,7 @@ def smollm2_settings() -> Iterator[Setting]:
         yield Setting(study="advantages", name=f"{name}, forks", settings=settings + forked("entropy"))
 
 
-AS_IT_IS = ("scaling", "off")
+BASELINE = ("scaling", "off")
 RECIPES = {
     "tiny": Recipe(
         results=RESULTS / "learning.json",
@@ -101,14 +107,14 @@ RECIPES = {
         panels={
             "entropy scaling": {name: ("scaling", name) for name in SCALINGS},
             "8 rollouts": {
-                name: AS_IT_IS if name == "group" else ("advantages", name) for name in ADVANTAGES
+                name: BASELINE if name == "group" else ("advantages", name) for name in ADVANTAGES
             },
             "4 rollouts, 4 forks by entropy": {
                 **{name: ("advantages", f"{name}, forks") for name in ADVANTAGES},
-                "group, 8 rollouts": AS_IT_IS,
+                "group, 8 rollouts": BASELINE,
             },
         },
-        baseline=AS_IT_IS,
-        overrides=("envs.1.episode.max_tokens=64",),
+        baseline=BASELINE,
+        overrides=("envs.1.episode.max_tokens=64", *GROUP),
     ),
 }
