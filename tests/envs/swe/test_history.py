@@ -138,6 +138,18 @@ def test_objects_in_other_places_are_not_there_either(tmp_path: Path) -> None:
         sandbox.close()
 
 
+def test_what_tests_import_stays(tmp_path: Path) -> None:
+    repository = Repository(tmp_path / "repository", {"a.py": (b"a = 1\n", False)})
+    packages = repository.folder / ".git/packages"
+    packages.mkdir()
+    (packages / "helper.py").write_bytes(b"")
+    give(repository.folder)
+    sandbox = opened(repository)
+    hide_history(sandbox)
+    assert sh(sandbox, "ls .git/packages; git status --short") == "helper.py\n"
+    sandbox.close()
+
+
 def test_an_agents_own_git_works(agents: tuple[Sandbox, str]) -> None:
     sandbox, _ = agents
     assert sh(sandbox, "git ls-files -z | tr '\\0' '\\n' | grep -c .") == f"{len(TREE) + 1 + 1}\n"

@@ -6,12 +6,13 @@ the garbage collector or the end of the process, ends its sandbox and gives its 
 
 import threading
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from trieline.envs.errors import PatchError, SandboxError, TaskError
 from trieline.envs.sandbox import ExecResult, Place, Places, Sandbox, SandboxLimits
 from trieline.envs.sandbox.base import fork
 from trieline.envs.swe.git import apply_patch
+from trieline.envs.swe.grading import exam_of
 from trieline.envs.swe.history import Changes, changes_in, hide_history
 from trieline.envs.swe.patches import checked_patch
 from trieline.envs.swe.repository_task import RepositoryTask
@@ -31,6 +32,8 @@ class _Open:
     place: Place
     base: str
     """The commit of the base: see `history`."""
+    environment: dict[str, str]
+    """Of the repository's tests, so that the agent can run those that are there."""
 
     def close(self) -> None:
         try:
@@ -71,12 +74,16 @@ class AgentWorkspace:
             undo.callback(sandbox.close)
             base = hide_history(sandbox)
             _check_has_no_tests(sandbox, task)
-            self._opened = _Open(sandbox=sandbox, place=place, base=base)
+            exports = exam_of(task).script.exports
+            self._opened = _Open(sandbox=sandbox, place=place, base=base, environment=exports)
             undo.pop_all()
 
     def run(self, line: str, seconds: float) -> ExecResult:
         """Run a line of shell; stderr goes where stdout goes. SandboxError if the sandbox fails."""
-        environment = QUIET if self._workspaces.backend != "docker" else {**QUIET, **IMAGE_SHELL}
+        assert self._opened is not None, "the workspace was never opened"
+        environment = {**QUIET, **self._opened.environment}
+        if self._workspaces.backend == "docker":
+            environment |= IMAGE_SHELL
         result = self._sandbox.exec(
             ["bash", "-c", f"exec 2>&1\n{line}"], wall_seconds=seconds, environment=environment
         )
@@ -121,7 +128,7 @@ class AgentWorkspace:
             except BaseException:
                 place.close()
                 raise
-            copy._opened = _Open(sandbox=sandbox, place=place, base=self._opened.base)
+            copy._opened = replace(self._opened, sandbox=sandbox, place=place)
         return copy
 
     def close(self) -> None:

@@ -6,6 +6,7 @@ out, and so are the ones that only print the state of the repository.
 """
 
 import re
+import shlex
 from dataclasses import dataclass
 
 from trieline.envs.errors import TaskError
@@ -15,6 +16,7 @@ MAX_SCRIPT = 90_000
 """Characters: it is handed to a shell as one word, of which Linux takes 128 KiB."""
 
 _HEREDOC = re.compile(r"<<-?\s*(['\"]?)([A-Za-z_][A-Za-z_0-9]*)\1")
+_EXPORT = re.compile(r"export(?: [A-Za-z_]\w*=(?:[\w@%+=:,./-]*|'[^'$`]*'))+ *")
 _LEFT_OUT = re.compile(
     r"#!"
     r"|set -[A-Za-z]*(?: pipefail)?$"
@@ -30,6 +32,17 @@ class EvalScript:
     prepare: str
     test: str
     """The status of its last command is that of the tests."""
+
+    @property
+    def exports(self) -> dict[str, str]:
+        """Variables that `prepare` exports on a line of their own, with values that expand nothing."""
+        found: dict[str, str] = {}
+        for line in self.prepare.split("\n"):
+            if _EXPORT.fullmatch(line):
+                for word in shlex.split(line)[1:]:
+                    name, _, value = word.partition("=")
+                    found[name] = value
+        return found
 
 
 def read_eval_script(script: str) -> EvalScript:

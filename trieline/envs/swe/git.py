@@ -17,6 +17,8 @@ NO_CONFIGURATION: Final[Mapping[str, str]] = {
     "GIT_ATTR_NOSYSTEM": "1",
     "GIT_TERMINAL_PROMPT": "0",
 }
+PACKAGES = ".git/packages"
+"""What the tests of a task that was made here import beside the repository: where no patch reaches it."""
 GIT_SECONDS = 120.0
 
 

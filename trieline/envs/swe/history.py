@@ -21,7 +21,7 @@ from typing import Final
 from trieline.envs.errors import TaskError
 from trieline.envs.sandbox import ExecResult, Sandbox
 from trieline.envs.sandbox.archives import new_spool
-from trieline.envs.swe.git import GIT, NO_CONFIGURATION, problem_of
+from trieline.envs.swe.git import GIT, NO_CONFIGURATION, PACKAGES, problem_of
 from trieline.envs.swe.patches import DEFAULT_LIMITS
 
 HISTORY_SECONDS = 300.0
@@ -81,6 +81,7 @@ remove_objects() {{
 folder=$(cd "$("$@" --git-dir=.git rev-parse --git-common-dir)" && pwd)
 remove_objects "$(cd "$("$@" --git-dir=.git rev-parse --git-path objects)" && pwd)"
 {_REMOVE_INNER}
+if [ -d {PACKAGES} ] && [ ! -L {PACKAGES} ]; then mv {PACKAGES} "$base/packages"; fi
 rm -rf "$folder" .git
 mv "$base" .git
 """

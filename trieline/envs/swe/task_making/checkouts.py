@@ -14,10 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trieline.envs.errors import DataError
-from trieline.envs.swe.git import GIT, NO_CONFIGURATION
+from trieline.envs.swe.git import GIT, GIT_SECONDS, NO_CONFIGURATION, PACKAGES
 
-PACKAGES = ".git/packages"
-GIT_SECONDS = 120.0
 ATTRIBUTES = "* -text !eol -ident -filter !working-tree-encoding !diff !merge\n"
 AUTHOR = ("trieline", "tasks@trieline.invalid", "2000-01-01T00:00:00Z")
 """Of every commit, so that its hash says what is in it and not when it was made."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from trieline.envs.swe.task_making.checkouts import PACKAGES
+from trieline.envs.swe.git import PACKAGES
 from trieline.envs.swe.verdict import END, START
 from trieline.envs.swe.workspaces import WORKDIR
 
