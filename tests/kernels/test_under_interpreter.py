@@ -13,7 +13,14 @@ ROOT = HERE.parents[1]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="they run on the GPU instead")
-@pytest.mark.parametrize("name", sorted(p.name for p in (HERE / "gpu").glob("test_*.py")))
+@pytest.mark.parametrize(
+    "name",
+    [
+        # Minutes; `test_segment_attention` runs the same kernels.
+        pytest.param(p.name, marks=[pytest.mark.long] if p.name == "test_tree_attention.py" else [])
+        for p in sorted((HERE / "gpu").glob("test_*.py"))
+    ],
+)
 def test_under_interpreter(name: str) -> None:
     environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     ran = subprocess.run(

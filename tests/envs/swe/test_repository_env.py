@@ -347,12 +347,13 @@ def test_a_repository_with_its_tests_in_it_is_refused(tmp_path: Path) -> None:
     rows.write_text(json.dumps(row_of(task)))
     env: Any = make_env(ENV, data=str(rows), checkouts=str(sample_checkouts())).unwrapped
     env.reset(seed=0)
+    before = programs()
     with pytest.raises(
         TaskError, match="expected a repository without the tests of its test patch, found them"
     ):
         env.step(written("ls"))
     assert not env._workspace.is_open
-    assert not programs()
+    assert programs() == before
 
 
 # ---- what is left
