@@ -289,7 +289,10 @@ class BubblewrapSandbox(KeptSandbox):
             msg = f"no checkout: {error}"
             raise SandboxError(msg) from error
         if not checkout.is_dir() or owner != user:
-            msg = f"expected as checkout a folder of user {user} (bubblewrap.give), got {checkout} of {owner}"
+            msg = (
+                f"expected as checkout a folder of user {user}, got {checkout} of {owner}; "
+                f"chown -R {user}:{user} makes it that"
+            )
             raise SandboxError(msg)
         return checkout
 
