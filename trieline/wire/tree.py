@@ -195,13 +195,13 @@ class TrajectoryTree(msgspec.Struct, frozen=True, kw_only=True, eq=False, omit_d
         Of a context window that several episodes share, the mean of those that are scored.
         """
         if not self.edge_kinds:
-            return self._sum_of_rewards([leaf])
+            return self.episode_return([leaf])
         found = [
-            self._sum_of_rewards(leaves)
+            self.episode_return(leaves)
             for leaves in self.episodes()
             if leaf in leaves and self.leaf_causes[leaves[-1]] == SCORED
         ]
-        return sum(found) / len(found) if found else self._sum_of_rewards([leaf])
+        return sum(found) / len(found) if found else self.episode_return([leaf])
 
     def episodes(self) -> list[list[int]]:
         """The leaves of each episode: those of its context windows, and last the one with which it ended.
@@ -218,8 +218,8 @@ class TrajectoryTree(msgspec.Struct, frozen=True, kw_only=True, eq=False, omit_d
                 windows[other] += [w for w in (*windows[leaf], leaf) if w not in windows[other]]
         return [[*windows[leaf], leaf] for leaf, others in enumerate(later) if not others]
 
-    def _sum_of_rewards(self, leaves: list[int]) -> float:
-        """On the paths of `leaves`, each node once."""
+    def episode_return(self, leaves: list[int]) -> float:
+        """Undiscounted sum of the rewards on the paths of the leaves of an episode, each node once."""
         nodes = {n: None for leaf in leaves for n in self.path(int(self.leaf_nodes[leaf]))}
         return float(sum(float(self.rewards[n]) for n in nodes))
 

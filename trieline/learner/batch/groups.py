@@ -38,19 +38,15 @@ def trained_groups(scored: list[list[ScoredSequence]], config: ObjectiveConfig) 
     all_compared = [_compared(sequences) for sequences in scored]
     returns = [_returns(*one) for one in zip(scored, all_compared, strict=True)]
     all_episodes = [
-        [episodes_among([sequences[b] for b in members]) for members in compared]
+        [(members, episodes_among([sequences[b] for b in members])) for members in compared]
         for sequences, compared in zip(scored, all_compared, strict=True)
     ]
-    all_returns = np.concatenate(
-        [
-            np.empty(0),
-            *(
-                _of_episodes(own[members], episodes)
-                for own, compared, found in zip(returns, all_compared, all_episodes, strict=True)
-                for members, episodes in zip(compared, found, strict=True)
-            ),
-        ]
-    )
+    of_episodes = [
+        _of_episodes(own_returns[members], episodes)
+        for own_returns, in_episodes in zip(returns, all_episodes, strict=True)
+        for members, episodes in in_episodes
+    ]
+    all_returns = np.concatenate([np.empty(0), *of_episodes])
     groups, num_equal = [], 0
     for sequences, compared, own_returns, in_episodes in zip(
         scored, all_compared, returns, all_episodes, strict=True
@@ -69,7 +65,7 @@ def trained_groups(scored: list[list[ScoredSequence]], config: ObjectiveConfig) 
         trie = build_trie([s.token_ids for s in kept])
         whole = trie if trained.all() and len(compared) == 1 else None
         advantages: dict[int, Float64] = {}
-        for members, episodes in zip(compared, in_episodes, strict=True):
+        for members, episodes in in_episodes:
             own = _advantages([sequences[b] for b in members], own_returns[members], episodes, whole, config)
             scale = _scale(_of_episodes(own_returns[members], episodes), all_returns, config)
             advantages |= {b: a * scale for b, a in zip(members.tolist(), own, strict=True)}

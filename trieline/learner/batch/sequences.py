@@ -5,6 +5,7 @@ Broken leaves never get here. Tokens are shared between sequences of a tree only
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import numpy as np
 import numpy.typing as npt
@@ -98,18 +99,20 @@ def tree_sequences(tree: TrajectoryTree, *, tree_index: int, leaves: Iterable[in
                 nodes=nodes[index],
                 leaf_group=int(groups[leaf]),
                 mask_index=tree.mask_index[index] if len(tree.mask_index) else None,
-                episodes=windows.get(leaf),
-                episode_return=tree.sequence_return(leaf) if leaf in windows else None,
+                episodes=tuple(windows[leaf]) if leaf in windows else None,
+                episode_return=fmean(windows[leaf].values()) if leaf in windows else None,
             )
         )
     return sequences
 
 
-def _windows(tree: TrajectoryTree) -> dict[int, tuple[int, ...]]:
-    """The scored episodes, each by its last leaf, of every leaf of an episode of several context windows."""
-    found: dict[int, tuple[int, ...]] = {}
+def _windows(tree: TrajectoryTree) -> dict[int, dict[int, float]]:
+    """The returns of the scored episodes, by their last leaf, of every leaf of one of several windows."""
+    found: dict[int, dict[int, float]] = {}
     if tree.edge_kinds:
         for leaves in tree.episodes():
             if len(leaves) > 1 and tree.leaf_causes[leaves[-1]] == SCORED:
-                found |= {leaf: (*found.get(leaf, ()), leaves[-1]) for leaf in leaves}
+                earned = tree.episode_return(leaves)
+                for leaf in leaves:
+                    found.setdefault(leaf, {})[leaves[-1]] = earned
     return found

@@ -40,7 +40,7 @@ def failure_metrics(trees: Sequence[TrajectoryTree], given_up: Sequence[Assignme
 
 def scored_returns(tree: TrajectoryTree) -> list[float]:
     """Undiscounted returns of the scored episodes."""
-    return [tree.sequence_return(leaves[-1]) for leaves in scored_episodes(tree)]
+    return [tree.episode_return(leaves) for leaves in scored_episodes(tree)]
 
 
 def scored_lengths(tree: TrajectoryTree) -> list[int]:
