@@ -22,6 +22,12 @@ PACKAGES = ".git/packages"
 GIT_SECONDS = 120.0
 
 
+def identity(name: str, email: str, date: str) -> dict[str, str]:
+    """The environment in which commits are by this author, at this date: their hashes say what is in them."""
+    told = {"NAME": name, "EMAIL": email, "DATE": date}
+    return {f"GIT_{role}_{what}": said for role in ("AUTHOR", "COMMITTER") for what, said in told.items()}
+
+
 def git(sandbox: Sandbox, *arguments: str, stdin: bytes = b"") -> ExecResult:
     """Run it in the work folder."""
     return sandbox.exec(

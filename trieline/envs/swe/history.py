@@ -21,7 +21,7 @@ from typing import Final
 from trieline.envs.errors import TaskError
 from trieline.envs.sandbox import ExecResult, Sandbox
 from trieline.envs.sandbox.archives import new_spool
-from trieline.envs.swe.git import GIT, NO_CONFIGURATION, PACKAGES, problem_of
+from trieline.envs.swe.git import GIT, NO_CONFIGURATION, PACKAGES, identity, problem_of
 from trieline.envs.swe.patches import DEFAULT_LIMITS
 
 HISTORY_SECONDS = 300.0
@@ -31,11 +31,7 @@ MOST_BASE = 2**30
 AGENT: Final = ("agent", "agent@localhost")
 """Name and address of who commits in a workspace."""
 
-_IDENTITY: Final = {
-    f"GIT_{role}_{what}": value
-    for role in ("AUTHOR", "COMMITTER")
-    for what, value in (("NAME", AGENT[0]), ("EMAIL", AGENT[1]), ("DATE", "2000-01-01T00:00:00Z"))
-}
+_IDENTITY: Final = identity(*AGENT, "2000-01-01T00:00:00Z")
 _ATTRIBUTES = "* -text !eol !filter !ident !working-tree-encoding !diff !merge"
 """Files as they are: these win over a `.gitattributes`."""
 _EXCLUDED = ("__pycache__/", "*.pyc", ".pytest_cache/", "/.trieline-*/")

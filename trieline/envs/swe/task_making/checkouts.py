@@ -9,27 +9,27 @@ it, and no patch can touch it.
 
 import os
 import shutil
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from trieline.envs.errors import DataError
-from trieline.envs.swe.git import GIT, GIT_SECONDS, NO_CONFIGURATION, PACKAGES
+from trieline.envs.swe.git import PACKAGES, identity
+from trieline.envs.swe.task_making.host_git import host_git
 
 ATTRIBUTES = "* -text !eol -ident -filter !working-tree-encoding !diff !merge\n"
 AUTHOR = ("trieline", "tasks@trieline.invalid", "2000-01-01T00:00:00Z")
 """Of every commit, so that its hash says what is in it and not when it was made."""
+_IDENTITY = identity(*AUTHOR)
 
 
 def commit(folder: Path) -> str:
     """Make the files of a folder the one commit of a new repository; returns its hash."""
-    _git(folder, "init", "-q", "--initial-branch=main", "--template=")
+    host_git(folder, "init", "-q", "--initial-branch=main", "--template=")
     info = folder / ".git/info"
     info.mkdir(exist_ok=True)
     (info / "attributes").write_text(ATTRIBUTES)
-    _git(folder, "add", "-A", "-f")
-    _git(folder, "commit", "-q", "--allow-empty", "--no-verify", "-m", "base")
-    return _git(folder, "rev-parse", "HEAD").decode().strip()
+    host_git(folder, "add", "-A", "-f")
+    host_git(folder, "commit", "-q", "--allow-empty", "--no-verify", "-m", "base", environment=_IDENTITY)
+    return host_git(folder, "rev-parse", "HEAD").decode().strip()
 
 
 def difference(repository: Path, files: Path, paths: Sequence[str], without: Sequence[str] = ()) -> bytes:
@@ -46,36 +46,13 @@ def difference(repository: Path, files: Path, paths: Sequence[str], without: Seq
     index = repository / ".git/index.other"
     with_index = {"GIT_INDEX_FILE": str(index)}
     index.unlink(missing_ok=True)
-    _git(repository, f"--work-tree={files.resolve()}", "add", "-A", "-f", environment=with_index)
+    host_git(repository, f"--work-tree={files.resolve()}", "add", "-A", "-f", environment=with_index)
     options = ["--cached", "--no-color", "--no-ext-diff", "--no-textconv", "--no-renames", "--binary"]
     chosen = [":(top)" if path == "." else f":(top,literal){path}" for path in paths]
     chosen += [f":(top,literal,exclude){path}" for path in without]
-    return _git(repository, "diff", *options, "HEAD", "--", *chosen, environment=with_index)
+    return host_git(repository, "diff", *options, "HEAD", "--", *chosen, environment=with_index)
 
 
 def lay_packages(packages: Path, checkout: Path) -> None:
     """Show the unpacked packages in a checkout, as links to the same files."""
     shutil.copytree(packages, checkout / PACKAGES, copy_function=os.link, symlinks=True)
-
-
-def _git(folder: Path, *arguments: str, environment: dict[str, str] | None = None) -> bytes:
-    name, email, date = AUTHOR
-    identity = {f"GIT_{who}_{what}": value for who in ("AUTHOR", "COMMITTER")
-                for what, value in (("NAME", name), ("EMAIL", email), ("DATE", date))}  # fmt: skip
-    try:
-        done = subprocess.run(
-            [*GIT, "-c", "gc.auto=0", "-c", "commit.gpgsign=false", *arguments],
-            cwd=folder,
-            env={**NO_CONFIGURATION, **identity, **(environment or {}), "PATH": os.environ["PATH"]},
-            capture_output=True,
-            check=False,
-            timeout=GIT_SECONDS,
-        )
-    except subprocess.TimeoutExpired as error:
-        msg = f"git {arguments[0]} in {folder} did not end within {GIT_SECONDS:.0f} s"
-        raise DataError(msg) from error
-    if done.returncode != 0:
-        said = done.stderr.decode(errors="replace").strip()[-300:]
-        msg = f"git {arguments[0]} in {folder}: status {done.returncode}: {said}"
-        raise DataError(msg)
-    return done.stdout

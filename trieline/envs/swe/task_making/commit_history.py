@@ -1,7 +1,5 @@
 """Candidates out of the history of a git checkout: commits that change both code and tests."""
 
-import os
-import subprocess
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,11 +8,10 @@ from pathlib import Path
 
 from trieline.envs.errors import DataError
 from trieline.envs.sandbox import ArchiveError, archives
-from trieline.envs.swe.git import GIT, NO_CONFIGURATION
+from trieline.envs.swe.task_making.host_git import host_git
 from trieline.envs.swe.task_making.package import Package
 from trieline.envs.swe.task_making.package_files import MOST_BYTES
-from trieline.envs.swe.task_making.statements import to_be_done
-from trieline.envs.swe.task_making.verification import Candidate, snippet_of
+from trieline.envs.swe.task_making.verification import Candidate, noted
 
 GIT_SECONDS = 300.0
 SHORT_HASH = 10
@@ -45,11 +42,8 @@ class CommitHistory:
             DataError: it is no git checkout.
         """
         form = "--format=%H%x00%P%x00%cI%x00%B%x01"
-        for entry in (
-            self._git("log", "--first-parent", f"--max-count={most}", form)
-            .decode("utf-8", "replace")
-            .split("\x01")
-        ):
+        log = self._git("log", "--first-parent", f"--max-count={most}", form).decode("utf-8", "replace")
+        for entry in log.split("\x01"):
             if not entry.strip():
                 continue
             commit_hash, parents, date, message = entry.strip("\n").split("\0", 3)
@@ -79,14 +73,7 @@ class CommitHistory:
             created_at=commit.date,
             before=trees["before"],
             after=trees["after"],
-            statement=lambda evidence: to_be_done(
-                self.package.name,
-                version,
-                notes,
-                evidence.failures,
-                snippet_of(trees["after"], evidence),
-                evidence.changed,
-            ),
+            statement=noted(self.package.name, version, notes, trees["after"]),
         )
 
     def _unpack(self, revision: str, folder: Path, name: str) -> None:
@@ -103,19 +90,7 @@ class CommitHistory:
 
     def _git(self, *arguments: str) -> bytes:
         try:
-            done = subprocess.run(
-                [*GIT, *arguments],
-                cwd=self.checkout,
-                env={**NO_CONFIGURATION, "PATH": os.environ["PATH"]},
-                capture_output=True,
-                check=False,
-                timeout=GIT_SECONDS,
-            )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            msg = f"{self.checkout}: git {arguments[0]}: {error}"
+            return host_git(self.checkout, *arguments, seconds=GIT_SECONDS)
+        except DataError as error:
+            msg = f"expected a git checkout at {self.checkout}: {error}"
             raise DataError(msg) from error
-        if done.returncode != 0:
-            said = done.stderr.decode(errors="replace").strip()[-300:]
-            msg = f"{self.checkout}: expected a git checkout: git {arguments[0]}: {said}"
-            raise DataError(msg)
-        return done.stdout

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from trieline.envs.swe.task_making.changelogs import is_changelog, notes_of
 from trieline.envs.swe.task_making.package import Package
-from trieline.envs.swe.task_making.statements import to_be_done
-from trieline.envs.swe.task_making.verification import Candidate, snippet_of
+from trieline.envs.swe.task_making.verification import Candidate, noted
 
 MOST_CHANGELOG = 4 * 2**20
 """Bytes."""
@@ -35,14 +34,7 @@ class ReleasePair:
             version=self.before,
             before=self.before_files,
             after=self.after_files,
-            statement=lambda evidence: to_be_done(
-                self.package.name,
-                self.before,
-                notes,
-                evidence.failures,
-                snippet_of(self.after_files, evidence),
-                evidence.changed,
-            ),
+            statement=noted(self.package.name, self.before, notes, self.after_files),
         )
 
 

@@ -24,7 +24,13 @@ from trieline.envs.swe.repository_task import RepositoryTask
 from trieline.envs.swe.task_making.checkouts import commit, difference, lay_packages
 from trieline.envs.swe.task_making.package import LOG_PARSER, Package, image_of
 from trieline.envs.swe.task_making.removed_tests import source_of_test, test_name
-from trieline.envs.swe.task_making.statements import Failure, changed_lines, failures_told, tells
+from trieline.envs.swe.task_making.statements import (
+    Failure,
+    changed_lines,
+    failures_told,
+    tells,
+    to_be_done,
+)
 from trieline.envs.swe.verdict import FAILURES
 
 
@@ -306,6 +312,13 @@ def _statement(candidate: Candidate, patch: str, log: str, fail_to_pass: Sequenc
     if tells(statement, changed):
         raise RefusedCandidateError(Cause.STATEMENT_TELLS)
     return statement
+
+
+def noted(name: str, version: str, notes: Sequence[str], after: Path) -> Callable[[Evidence], str | None]:
+    """The statement of a candidate of which people have said what it is; `after` is the mended tree."""
+    return lambda evidence: to_be_done(
+        name, version, notes, evidence.failures, snippet_of(after, evidence), evidence.changed
+    )
 
 
 def snippet_of(files: Path, evidence: Evidence) -> str | None:
