@@ -64,7 +64,7 @@ def test_a_reply_without_end_is_read_in_part() -> None:
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_every_fault_that_is_asked_for_is_wrong_and_its_solution_mends_it(name: str) -> None:
-    faults = [task for task in _faults(name) if repair._failing(task, repair._cases(task))]
+    faults = [task for task in _faults(name) if repair._failing(task)]
     assert faults
     env = Repair()
     for task in faults:
@@ -164,5 +164,5 @@ def _faults(name: str) -> list[Broken]:
 
 
 def _a_task(name: str) -> str:
-    wrong = (task for task in _faults(name) if repair._failing(task, repair._cases(task)))
+    wrong = (task for task in _faults(name) if repair._failing(task))
     return Repair().task_id(next(itertools.islice(wrong, 1)))

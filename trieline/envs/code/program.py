@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from trieline.envs.code.templates import Choices
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Program:
     """`source` defines f, which returns {description}."""
 

@@ -125,7 +125,7 @@ class Repair(TextEnv[Broken]):
             task = Broken(
                 program=program, constants=constants, fault=int(self.np_random.integers(len(versions)))
             )
-            if _failing(task, _cases(task)):
+            if _failing(task):
                 return task
         msg = f"no fault that makes a function wrong in {FAULT_DRAWS} draws of level {level}"
         raise TaskError(msg)
@@ -154,7 +154,7 @@ class Repair(TextEnv[Broken]):
             msg = f"expected a fault below {number}, got {match[3]}"
             raise ValueError(msg)
         task = Broken(program=program, constants=constants, fault=int(match[3]))
-        if not _failing(task, _cases(task)):
+        if not _failing(task):
             msg = f"expected a fault that makes the function wrong, got {match[3]}, which does not"
             raise ValueError(msg)
         return task
@@ -164,7 +164,7 @@ class Repair(TextEnv[Broken]):
         resolve_backend(self.backend)
         self.cases = _cases(task)
         self.used = 0
-        case, outcome = _failing(task, self.cases)[0]
+        case, outcome = _failing(task)[0]
         return (
             f"{task.wrong}\n\nThis should return {task.description}, but {_call(case)} {outcome}, "
             f"not {_shown(case)}. {self._ask(task)}"
@@ -256,6 +256,7 @@ def _versions(source: str) -> tuple[str, ...]:
     return wrong_versions(source)
 
 
+@lru_cache(maxsize=256)
 def _cases(task: Broken) -> tuple[Case, ...]:
     """The same ones for all faults of a function."""
     constants = dict(task.constants)
@@ -271,11 +272,12 @@ def _function(source: str) -> Any:
     return namespace[runner.NAME]
 
 
-def _failing(task: Broken, cases: tuple[Case, ...]) -> list[tuple[Case, str]]:
+@lru_cache(maxsize=256)
+def _failing(task: Broken) -> tuple[tuple[Case, str], ...]:
     """The cases that the wrong version fails, the shortest first, and what it does with each."""
     function = _function(task.wrong)
     found = []
-    for case in cases:
+    for case in _cases(task):
         try:
             value = make_case(case.arguments, function(*case.arguments)).expected
         except Exception as error:  # noqa: BLE001 - whatever the fault leads to
@@ -283,7 +285,7 @@ def _failing(task: Broken, cases: tuple[Case, ...]) -> list[tuple[Case, str]]:
             continue
         if not same(case.expected, value):
             found.append((case, f"is {_plain_value(value)}"))
-    return sorted(found, key=lambda one: len(json.dumps(one[0].arguments)))
+    return tuple(sorted(found, key=lambda one: len(json.dumps(one[0].arguments))))
 
 
 def _call(case: Case) -> str:
