@@ -196,6 +196,10 @@ class Repair(TextEnv[Broken]):
     def demonstrate(self) -> Iterator[str]:
         yield self.solution()
 
+    def shared_by_forks(self) -> tuple[object, ...]:
+        # A program is known by being the one of its table: a copy would be of no level.
+        return *super().shared_by_forks(), self._task
+
     def _ask(self, task: Broken) -> str:
         by_line = any(task.program in programs for programs in LEVELS[:LINE_LEVELS])
         return f"Reply with the corrected {'line' if by_line else 'function'} only."
