@@ -29,6 +29,9 @@ logger = logging.getLogger(__name__)
 
 # Whole messages. Full: `_write` waits, and what is to be sent stays with the owner.
 SEND_QUEUE = 64
+# As plain numbers: with an enumeration's members, its own arithmetic would be a good part of a send.
+IN, OUT = int(zmq.POLLIN), int(zmq.POLLOUT)
+LAST, MORE = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE)
 
 
 class Dealer:
@@ -83,6 +86,8 @@ class Dealer:
         self._events: zmq.Socket[bytes] = zmq.Socket.shadow(self._monitor)
         self._room = zmq.asyncio.Poller()
         self._room.register(self._socket, zmq.POLLOUT)
+        # Sends there and then. What it takes of the socket's news, `_has_room` tells to `_read`.
+        self._out: zmq.Socket[bytes] = zmq.Socket.shadow(self._socket)
         sockets.connect(self._socket, self.address)
         self._tasks = [
             asyncio.create_task(self._guard(loop())) for loop in (self._watch, self._write, self._read)
@@ -120,8 +125,7 @@ class Dealer:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if last_words is not None and self.connected:
             with contextlib.suppress(zmq.ZMQError):
-                # The asyncio socket would line them up behind whatever still waits for room.
-                zmq.Socket.shadow(self._socket).send_multipart(last_words, zmq.NOBLOCK)
+                self._out.send_multipart(last_words, zmq.NOBLOCK)
         self.connected = False
         self._socket.disable_monitor()
         self._monitor.close(linger=0)
@@ -144,43 +148,42 @@ class Dealer:
 
     def _note_events(self) -> None:
         """Take in all that has happened to the connection up to now."""
-        with contextlib.suppress(zmq.Again):
-            while True:
-                event = recv_monitor_message(self._events, zmq.NOBLOCK)["event"]
-                if event == zmq.Event.HANDSHAKE_SUCCEEDED:
-                    self.connected = True
-                    self.connections += 1
-                    self.heard_at = time.monotonic()
-                    logger.debug("%s is connected to %s", self._name, self.address)
-                    self._on_connect()
-                    self._wake.set()
-                elif event == zmq.Event.DISCONNECTED:
-                    self.connected = False
-                    self._complaints.add("connections lost that are tried again", self._name)
+        while int(self._events.get(zmq.EVENTS)) & IN:
+            event = recv_monitor_message(self._events, zmq.NOBLOCK)["event"]
+            if event == zmq.Event.HANDSHAKE_SUCCEEDED:
+                self.connected = True
+                self.connections += 1
+                self.heard_at = time.monotonic()
+                logger.debug("%s is connected to %s", self._name, self.address)
+                self._on_connect()
+                self._wake.set()
+            elif event == zmq.Event.DISCONNECTED:
+                self.connected = False
+                self._complaints.add("connections lost that are tried again", self._name)
 
     async def _write(self) -> None:
         while True:
             await self._wake.wait()
             self._wake.clear()
             while await self._has_room() and (frames := self._next_frames()) is not None:
-                await self._send(frames)
+                self._send(frames)
 
     async def _has_room(self) -> bool:
         """Wait until the connection that the owner knows of takes a message. False: there is none."""
         while True:
             # What room there is may be that of the next connection, while `_watch` has not had its turn.
             self._note_events()
+            events = int(self._socket.get(zmq.EVENTS))
             if not self.connected:
                 return False
-            if int(self._socket.get(zmq.EVENTS)) & zmq.POLLOUT:
+            if events & OUT:
                 return True
             await self._room.poll()
 
-    async def _send(self, frames: Sequence[OutFrame]) -> None:
+    def _send(self, frames: Sequence[OutFrame]) -> None:
         for at, frame in enumerate(frames):
-            more = zmq.SNDMORE if at + 1 < len(frames) else 0
             try:
-                await self._socket.send(frame, zmq.NOBLOCK | more, copy=False)
+                self._out.send(frame, MORE if at + 1 < len(frames) else LAST, copy=False)
             except zmq.Again:
                 # The connection ends just now. Amid a message, libzmq drops what comes till a last frame: it
                 # gets the rest of this message, or the next connection would lack its first one.
