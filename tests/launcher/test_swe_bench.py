@@ -11,7 +11,7 @@ from tests.envs.swe.test_grading import AFTER, BASE, CALC, FIXED, SCRIPT, tree_o
 from tests.envs.swe.workspaces import IGNORED, make_checkout
 from trieline.command_line import main
 from trieline.envs.sandbox.bubblewrap import give
-from trieline.envs.swe.results import resolved_interval
+from trieline.envs.swe.rates import resolved_interval
 
 FILES = {**tree_of(BASE), ".gitignore": IGNORED}
 
@@ -136,7 +136,7 @@ def test_a_task_without_its_checkout_is_broken_and_not_wrong(data: Data, tmp_pat
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--policy", "silver"], "--policy: expected gold, empty or replay:FILE, got 'silver'"),
+        (["--policy", "silver"], "replay:FILE, run:FOLDER or openai:URL, got 'silver'"),
         (["--policy", "gold", "--ids", "nobody__x-1"], "--ids: expected ids of"),
         (["--policy", "gold", "--workers", "0"], "--workers: expected at least 1, got 0"),
     ],

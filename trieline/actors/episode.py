@@ -9,17 +9,16 @@ from collections.abc import Awaitable
 from dataclasses import dataclass, field
 
 from trieline.actors.branching import ForkPoints
-from trieline.actors.chat import ChatRenderer
 from trieline.actors.config import ActorConfig
 from trieline.actors.env_session import EnvHost, EnvSession, TaskChoice
 from trieline.actors.errors import ActorError, EnvFailure
-from trieline.actors.policy import Policy
+from trieline.actors.policy import Policy, Renderer
 from trieline.actors.rollout import Origin, Rollout, Turn
 from trieline.actors.window import Exchange, Window
 from trieline.common.arrays import Int32
 from trieline.common.seeds import derived_seed
 from trieline.wire.config import EnvConfig
-from trieline.wire.errors import WireError
+from trieline.wire.errors import ContextFullError, WireError
 from trieline.wire.messages import Completion, Sampling
 
 log = logging.getLogger(__name__)
@@ -36,7 +35,7 @@ class EpisodePlayer:
 
     env: EnvConfig
     config: ActorConfig
-    renderer: ChatRenderer
+    renderer: Renderer
     policy: Policy
     host: EnvHost
     task: TaskChoice
@@ -104,7 +103,12 @@ class EpisodePlayer:
         """`window` is the whole sequence so far, `own_context` the end of it that no turn records yet."""
         tokens, opens = window.tokens(), False
         while True:
-            completion = await self._generate(rollout, tokens, turn)
+            try:
+                completion = await self._generate(rollout, tokens, turn)
+            except ContextFullError:
+                if not rollout.rewards:
+                    raise
+                return await self._cut(rollout, session)
             reply = self.renderer.decode(completion.token_ids)
             rollout.turns.append(
                 Turn(

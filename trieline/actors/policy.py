@@ -17,3 +17,20 @@ class Policy(Protocol):
         Raises:
             WireError: there was no reply within `timeout_s`, or the request was refused for good.
         """
+
+
+class Renderer(Protocol):
+    """Chats to tokens and back: `chat.ChatRenderer` is one, of a model's own format."""
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Tokens that end a reply."""
+
+    def prompt_tokens(self, observation: str) -> Int32:
+        """Tokens [P] before the first reply."""
+
+    def turn_tokens(self, turn: int, observation: str, *, last_token: int) -> Int32:
+        """Tokens [C] between a reply, the `turn`-th, which ends with `last_token`, and the next one."""
+
+    def decode(self, token_ids: Int32) -> str:
+        """The text of a reply, without the tokens that end it."""

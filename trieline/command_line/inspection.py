@@ -98,7 +98,7 @@ def _show(options: argparse.Namespace) -> int:
         raise ConfigError(msg)
     journal, run_dir = _find_journal(options.run_dir)
     trees = _chosen(_deliveries(journal, options.env), options.tree, options.count, journal)
-    decode = _decoder(run_dir)
+    decode = _decoder(journal, run_dir)
     console = Console()
     for tree in trees:
         console.print(draw_tree(tree, decode=decode, advantages=_leaf_advantages(tree)))
@@ -182,11 +182,16 @@ def _leaf_advantages(tree: "TrajectoryTree") -> list[float]:
     return [by_leaf.get(leaf, float("nan")) for leaf in range(tree.num_leaves)]
 
 
-def _decoder(run_dir: "Path | None") -> Any:
+def _decoder(journal: "Path", run_dir: "Path | None") -> Any:
+    from trieline.actors.endpoint_policy import bytes_shown
     from trieline.launcher.run_folder import RunFolder
     from trieline.wire.errors import ModelFolderError
+    from trieline.wire.journal_header import BYTES_TOKENIZER, read_header
     from trieline.wire.model_folder import tokenizer_folder
 
+    header = read_header(journal)
+    if header is not None and header.tokenizer == BYTES_TOKENIZER:
+        return bytes_shown
     if run_dir is None:
         return None
     try:

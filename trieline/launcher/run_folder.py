@@ -8,6 +8,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from typing import Any
 from trieline.common.errors import about_file
 from trieline.common.folders import can_be_written
 from trieline.config import Config, ConfigError, load_config, write_config
+
+_STEP = re.compile(r"step_(\d+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +118,11 @@ class RunFolder:
 
     def log(self, process: str) -> Path:
         return self.logs / f"{process}.log"
+
+    def newest_checkpoint(self) -> Path | None:
+        """The one of the highest step; None: there is none."""
+        found = [(int(m[1]), p) for p in self.path.glob("checkpoints/*") if (m := _STEP.fullmatch(p.name))]
+        return max(found)[1] if found else None
 
     def write(self, config: Config) -> None:
         """Write the resolved configuration."""

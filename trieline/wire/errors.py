@@ -29,3 +29,7 @@ class JournalError(WireError):
 
 class ModelFolderError(WireError):
     """The model's folder, with the tokenizer that both ends must share, is not on this machine."""
+
+
+class ContextFullError(WireError):
+    """What the policy is to read has no room in its context: the episode can't go on, and is not broken."""

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from trieline.common.file_lock import try_lock
-from trieline.common.folders import sync
+from trieline.common.folders import sync, write_whole
 from trieline.wire.codec import InFrame, decode, encode
 from trieline.wire.errors import JournalError, MessageError, TreeError
 from trieline.wire.journal_header import JournalHeader, expect_tokenizer, read_header, write_header
@@ -253,6 +253,27 @@ def read_journal(folder: Path) -> Iterator[TreeDelivery]:
         for record in read_records(segment):
             yield _delivery(segment, record, vocab_size)
             number += 1
+
+
+def write_tree(path: Path, delivery: TreeDelivery) -> None:
+    """One tree in a file of its own, a segment of one record: whole, and on the disk when this returns.
+
+    Raises:
+        OSError: it can't be written.
+    """
+    write_whole(path, SEGMENT_MAGIC + record_bytes(encode(delivery)))
+
+
+def read_tree(path: Path) -> TreeDelivery:
+    """The tree in a file that `write_tree` wrote. Raises JournalError: there is none, or it is corrupt."""
+    try:
+        segment = Segment(path=path, first_record=0, synced=path.stat().st_size)
+    except OSError as error:
+        msg = f"can't read {path}: {error}"
+        raise JournalError(msg) from error
+    for record in read_records(segment):
+        return _delivery(segment, record, None)
+    raise corrupt(segment, len(SEGMENT_MAGIC), "a tree", "none")
 
 
 def _delivery(segment: Segment, record: Record, vocab_size: int | None) -> TreeDelivery:

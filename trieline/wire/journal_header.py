@@ -14,6 +14,10 @@ from trieline.wire.errors import JournalError, ModelFolderError
 from trieline.wire.messages import PROTOCOL_VERSION
 
 HEADER_FILE = "journal.json"
+BYTES_TOKENIZER = "utf-8"
+"""In place of a tokenizer's fingerprint: the token ids are bytes of text, and four marks between messages
+(`actors.endpoint_policy`)."""
+BYTES_VOCABULARY = 260
 
 
 class JournalHeader(msgspec.Struct, frozen=True, kw_only=True):

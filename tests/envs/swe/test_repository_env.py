@@ -14,6 +14,7 @@ from trieline.envs import make_env
 from trieline.envs.errors import DataError, EnvError, SandboxError, TaskError
 from trieline.envs.sandbox import Places
 from trieline.envs.swe.gold import CHUNK, gold_commands
+from trieline.envs.swe.hand_in import HandIn, take_hand_in
 from trieline.envs.swe.observations import MOST_STATEMENT, SUBMIT
 from trieline.envs.swe.replies import Misunderstood, read_reply, written
 from trieline.envs.swe.repository_env import RepositoryEnv
@@ -397,3 +398,24 @@ def test_a_sandbox_that_fails_is_an_error(env: RepositoryEnv) -> None:
         os.kill(int(pid), 9)
     with pytest.raises(SandboxError):
         env.step(written("ls"))
+
+
+# ---- patches that somebody else grades
+
+
+def test_a_patch_is_handed_in_and_not_graded(tmp_path: Path) -> None:
+    env = made_with(hand_in=str(tmp_path / "in"))
+    say(env, FIX + " && printf '\\377\\n' > larder/odd.txt")
+    reward, score = end(env)
+    assert (reward, score["cause"], score["turns"]) == (0.0, "", 2)
+    found = take_hand_in(tmp_path / "in", TASK)
+    assert found is not None
+    assert (found.submitted, found.cause, found.turns) == (True, "", 2)
+    assert '"tbsp": 15' in found.patch
+    assert "\udcff" in found.patch
+    assert take_hand_in(tmp_path / "in", TASK) is None
+    env.reset(seed=0, options={"task_id": TASK})
+    env.finish()
+    found = take_hand_in(tmp_path / "in", TASK)
+    assert found == HandIn(cause="empty", message="the files are as they were", turns=0)
+    env.close()

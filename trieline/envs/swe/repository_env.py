@@ -18,6 +18,7 @@ from trieline.envs.swe.agent_workspace import AgentWorkspace
 from trieline.envs.swe.edits import edit_file
 from trieline.envs.swe.gold import gold_commands
 from trieline.envs.swe.grading import Grade, exam_of, grade
+from trieline.envs.swe.hand_in import HandIn, write_hand_in
 from trieline.envs.swe.history import HISTORY_SECONDS, Changes
 from trieline.envs.swe.observations import (
     MOST_AROUND,
@@ -62,6 +63,7 @@ class RepositoryEnv(ListedTextEnv[RepositoryTask]):
         output_bytes: shown of its output, half of them its head and half its tail.
         test_seconds: for the tests. A call of `step` may take as long as both, and some more.
         workspaces: of agents, open at once in this process.
+        hand_in: a folder. The patch is kept there (see `hand_in`) and not graded: the reward is 0.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class RepositoryEnv(ListedTextEnv[RepositoryTask]):
         output_bytes: int = 10_000,
         test_seconds: float = 1200.0,
         workspaces: int = 64,
+        hand_in: str | Path | None = None,
         render_mode: str | None = None,
     ) -> None:
         _check_at_least(
@@ -99,6 +102,7 @@ class RepositoryEnv(ListedTextEnv[RepositoryTask]):
         self.observation_space = Text(longest)
         self.edits, self.partial_credit = edits, partial_credit
         self.steps, self.command_seconds, self.test_seconds = steps, command_seconds, test_seconds
+        self._hand_in = None if hand_in is None else Path(hand_in).absolute()
         self._head_bytes = output_bytes - output_bytes // 2
         self._workspaces = _workspaces(backend, data, checkouts)
         self._grading_limits = replace(GRADING, wall_seconds=max(test_seconds, HISTORY_SECONDS))
@@ -173,7 +177,7 @@ class RepositoryEnv(ListedTextEnv[RepositoryTask]):
         result = self._workspace.run(reply.line, self.command_seconds)
         shown = output_shown(result, head_bytes=self._head_bytes, limit_seconds=self.command_seconds)
         if is_submission(result):
-            return self._graded()
+            return self._graded(submitted=True)
         return self._graded(f"{shown}\n") if self._workspace.is_lost else self._goes_on(shown)
 
     def _goes_on(self, observation: str) -> Turn:
@@ -206,9 +210,11 @@ class RepositoryEnv(ListedTextEnv[RepositoryTask]):
 
     # ---- the end of the episode
 
-    def _graded(self, observation: str = "") -> Turn:
+    def _graded(self, observation: str = "", *, submitted: bool = False) -> Turn:
         changes, found = self._grade()
         self._workspace.close()
+        if self._hand_in is not None:
+            return self._handed_in(observation, changes, found, submitted)
         verdict = found.verdict
         reward = float(found.resolved)
         score: dict[str, Any] = {"resolved": found.resolved, "cause": found.cause, "turns": self._turns}
@@ -225,8 +231,29 @@ class RepositoryEnv(ListedTextEnv[RepositoryTask]):
         said = "The issue is solved." if found.resolved else "The issue is not solved."
         return Turn(observation=f"{observation}{said}", reward=reward, over=True, score=score)
 
+    def _handed_in(self, observation: str, changes: Changes, found: Grade, submitted: bool) -> Turn:
+        assert self._hand_in is not None
+        message = (found.message or changes.notes)[:MOST_MESSAGE]
+        write_hand_in(
+            self._hand_in,
+            self.task.instance_id,
+            HandIn(
+                patch="" if found.cause else changes.patch.decode("utf-8", "surrogateescape"),
+                cause=found.cause,
+                message=message,
+                submitted=submitted,
+                turns=self._turns,
+            ),
+        )
+        score = {"cause": found.cause, "turns": self._turns, "patch_bytes": len(changes.patch)}
+        said = "The files are handed in."
+        return Turn(observation=f"{observation}{said}", over=True, score={**score, "message": message})
+
     def _grade(self) -> tuple[Changes, Grade]:
-        """What the agent has changed, and what the tests say of it. The agent's workspace is closed."""
+        """What the agent has changed, and what the tests say of it. The agent's workspace is closed.
+
+        The tests are not asked where the patch is to be handed in.
+        """
         nothing = Grade(cause="empty", message="the files are as they were")
         if self._workspace.is_lost:
             return Changes(), Grade(cause="workspace_lost", message="the agent has made it unusable")
@@ -241,6 +268,8 @@ class RepositoryEnv(ListedTextEnv[RepositoryTask]):
                     return changes, Grade(cause="not_taken", message=changes.problem)
                 if not changes.patch:
                     return changes, nothing
+                if self._hand_in is not None:
+                    return changes, Grade()
                 exam = exam_of(self.task)
                 return changes, grade(clean, exam, changes.patch, wall_seconds=self.test_seconds)
             finally:

@@ -13,8 +13,6 @@ An instance is done when its `grade.json` is there and of the same patch; one wh
 
 import hashlib
 import json
-import math
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +31,6 @@ SCHEMA_VERSION = 2
 WITHOUT_REPORT = frozenset(
     {"refused", "not_applied", "tests_not_restored", "timed_out", "out_of_memory", "too_much_output"}
 )
-CONFIDENCE_Z = 1.96
 MAX_NAME = 200
 
 
@@ -155,39 +152,3 @@ def run_report(
         "failure_reasons": {i: r.infrastructure for i, r in sorted(failed.items())},
         "schema_version": SCHEMA_VERSION,
     }
-
-
-def resolved_interval(resolved: int, total: int) -> tuple[float, float]:
-    """Of the rate of resolved instances, with 95 % confidence (Wilson 1927)."""
-    if total == 0:
-        return 0.0, 1.0
-    z, rate = CONFIDENCE_Z, resolved / total
-    middle = rate + z * z / (2 * total)
-    half = z * math.sqrt(rate * (1 - rate) / total + z * z / (4 * total * total))
-    scale = 1 + z * z / total
-    return max(0.0, (middle - half) / scale), min(1.0, (middle + half) / scale)
-
-
-def summary(report: Mapping[str, Any], results: Mapping[str, Result], broken: Mapping[str, str]) -> str:
-    """The run in Markdown, for people. `broken`: why an instance could not be graded, by its id."""
-    total, resolved = report["total_instances"], report["resolved_instances"]
-    low, high = resolved_interval(resolved, total)
-    rate = resolved / total if total else 0.0
-    causes = Counter(r.cause or ("resolved" if r.resolved else "tests fail") for r in results.values())
-    causes.update({"broken": len(broken)} if broken else {})
-    causes.update({"empty patch": report["empty_patch_instances"]} if report["empty_patch_instances"] else {})
-    causes.update({"no prediction": len(report["incomplete_ids"])} if report["incomplete_ids"] else {})
-    seconds = sum(r.seconds for r in results.values())
-    lines = [
-        f"# {resolved} of {total} resolved: {rate:.1%} ({low:.1%} to {high:.1%} with 95 % confidence)",
-        "",
-        "| what came of it | instances |",
-        "|---|---:|",
-        *(f"| {cause} | {count} |" for cause, count in causes.most_common()),
-        "",
-        f"Their tests ran for {seconds:.0f} s in all.",
-    ]
-    if broken:
-        lines += ["", "Broken, neither right nor wrong; `--resume` tries them again:", ""]
-        lines += [f"- {instance_id}: {reason}" for instance_id, reason in sorted(broken.items())]
-    return "\n".join(lines) + "\n"
