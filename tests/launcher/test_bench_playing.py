@@ -1,4 +1,4 @@
-"""`trieline bench swe` with policies that play: the endpoint is real HTTP on loopback, the sandboxes are real."""
+"""`trieline bench swe` with policies that play: real HTTP on loopback, real sandboxes."""
 
 import json
 from collections import Counter
@@ -105,7 +105,7 @@ def test_one_more_attempt_is_added_and_nothing_played_again(rows: Path, tmp_path
 
 
 def test_limits_end_episodes_and_the_files_count_as_they_are(rows: Path, tmp_path: Path) -> None:
-    """One looks around for ever, one mends and goes on, one fills its context, one is told that it is full."""
+    """One looks around for ever, one mends and goes on, two fill their context, one by the server's word."""
 
     def script(body: dict[str, Any]) -> str | Answer:
         task, turn = asked_about(body), len(body["messages"]) // 2
@@ -151,7 +151,9 @@ def test_an_endpoint_that_fails_is_broken_and_tried_again_with_resume(rows: Path
         assert play(rows, tmp_path, server.url, *patience) == 0
         found = summary(tmp_path)
         assert found["came"] == {"resolved": 2, "broken": 2}
-        assert found["pass_at_k"]["1"] == pytest.approx({"rate": 1.0, "tasks": 2, "low": 0.342, "high": 1.0}, abs=1e-3)
+        assert found["pass_at_k"]["1"] == pytest.approx(
+            {"rate": 1.0, "tasks": 2, "low": 0.342, "high": 1.0}, abs=1e-3
+        )
         reasons = {one["instance_id"]: one["reason"] for one in found["broken"]}
         assert "expected choices[0].message.content as text" in reasons[IDS[1]]
         assert "got no whole answer" in reasons[IDS[2]]

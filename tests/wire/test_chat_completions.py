@@ -104,9 +104,9 @@ def test_a_chat_that_is_too_long_is_told_apart() -> None:
 
 
 def test_one_that_hangs_or_is_not_there_is_waited_for_and_no_longer() -> None:
-    with chat_server(lambda _: Answer(hangs=True)) as server:
-        with pytest.raises(PeerTimeoutError, match=r"waited 1 s for a reply of me/model .*got no whole answer"):
-            endpoint(server.url).ask(HELLO, sampling={}, timeout_s=1)
+    late = r"waited 1 s for a reply of me/model .*got no whole answer"
+    with chat_server(lambda _: Answer(hangs=True)) as server, pytest.raises(PeerTimeoutError, match=late):
+        endpoint(server.url).ask(HELLO, sampling={}, timeout_s=1)
     with pytest.raises(PeerTimeoutError, match="Connection refused"):
         endpoint(server.url).ask(HELLO, sampling={}, timeout_s=1)
 
@@ -120,7 +120,12 @@ def test_closing_ends_the_wait() -> None:
 
     with chat_server(hang) as server:
         link = endpoint(server.url)
-        closer = threading.Thread(target=lambda: (asked.wait(), link.close()))
+
+        def close() -> None:
+            asked.wait()
+            link.close()
+
+        closer = threading.Thread(target=close)
         closer.start()
         with pytest.raises(WireError, match="is closed"):
             link.ask(HELLO, sampling={}, timeout_s=60)
@@ -128,7 +133,8 @@ def test_closing_ends_the_wait() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["", "127.0.0.1:80", "ftp://h/v1", "http:///v1", "http://u:p@h/v1", "http://h:x/v1", "http://h/v1?k=1"]
+    "url",
+    ["", "127.0.0.1:80", "ftp://h/v1", "http:///v1", "http://u:p@h/v1", "http://h:x/v1", "http://h/v1?k=1"],
 )
 def test_an_address_that_is_none_is_refused(url: str) -> None:
     with pytest.raises(EndpointError, match="expected an endpoint such as http://"):

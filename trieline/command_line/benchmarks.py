@@ -69,6 +69,7 @@ def _swe(options: argparse.Namespace) -> int:
     import sys
 
     from trieline.config import ConfigError
+    from trieline.envs.sandbox import sweep
     from trieline.envs.swe.rows import read_rows
     from trieline.envs.swe.workspaces import workspaces_on
     from trieline.launcher.swe_bench import SweBench
@@ -84,13 +85,15 @@ def _swe(options: argparse.Namespace) -> int:
     if options.ids:
         tasks = [task for task in tasks if task.instance_id in set(options.ids)]
     policy, model = _policy(options, tasks)
+    workspaces = workspaces_on(options.backend, options.checkouts)
+    sweep(workspaces.backend)  # after a run that was killed there may be nothing left to do but this
     bench = SweBench(
         tasks=tasks,
         policy=policy,
         model=model,
         folder=options.output,
         run_id=options.run_id,
-        open_workspace=workspaces_on(options.backend, options.checkouts).open,
+        open_workspace=workspaces.open,
         attempts=options.n,
         workers=options.workers,
         wall_seconds=options.timeout,

@@ -1,7 +1,7 @@
 """Sandboxes: where untrusted programs run. `open_sandbox` gives one, `shared_pool` lends warm ones."""
 
 from trieline.envs.sandbox.archives import ArchiveError
-from trieline.envs.sandbox.backends import Backend, available_backends, open_sandbox
+from trieline.envs.sandbox.backends import Backend, available_backends, open_sandbox, sweep
 from trieline.envs.sandbox.base import (
     WORKSPACE,
     ExecResult,
@@ -32,4 +32,5 @@ __all__ = [
     "open_sandbox",
     "shared_places",
     "shared_pool",
+    "sweep",
 ]

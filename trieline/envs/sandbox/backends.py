@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from trieline.envs.errors import SandboxError
-from trieline.envs.sandbox import bubblewrap
+from trieline.envs.sandbox import bubblewrap, temporary
 from trieline.envs.sandbox.base import Sandbox, SandboxLimits, SandboxSpec
 
 logger = logging.getLogger(__name__)
@@ -57,6 +57,18 @@ def resolve_backend(backend: Backend) -> Literal["docker", "bubblewrap", "none"]
         msg = f"expected a sandbox backend of {', '.join(get_args(Backend))}, got {backend!r}"
         raise SandboxError(msg)
     return _choose(os.getpid()) if backend == "auto" else backend
+
+
+def sweep(backend: Backend = "auto") -> None:
+    """End and remove what killed processes of this user left, as the first sandbox of a process does.
+
+    SandboxError if there is no sandbox, or it can't be done.
+    """
+    if resolve_backend(backend) == "docker":
+        from trieline.envs.sandbox import docker
+
+        docker.engine()  # sweeps when it is made
+    temporary.sweep()
 
 
 def open_sandbox(
