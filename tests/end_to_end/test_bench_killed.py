@@ -1,6 +1,8 @@
 """`trieline bench swe` killed and resumed: the same report as if nothing had been, and nothing left."""
 
 import random
+import signal
+import threading
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ import pytest
 
 from tests.end_to_end.killed_bench import KilledBench, killed_at_random
 from tests.launcher.benches import IDS, arguments, asked_about, gold_reply, sample_rows
-from tests.wire.chat_server import chat_server
+from tests.wire.chat_server import Answer, chat_server
 from trieline.envs.swe.observations import SUBMIT
 from trieline.envs.swe.replies import written
 from trieline.wire.journal import read_journal
@@ -31,6 +33,28 @@ def test_killed_once_in_the_middle(tmp_path: Path, victim: str) -> None:
     killed.finish()
     killed.expect_nothing_left()
     assert killed.reports()["gold.trieline.json"]["resolved_ids"] == IDS
+
+
+@pytest.mark.end_to_end
+def test_ctrl_c_ends_episodes_at_once_and_says_how_to_go_on(tmp_path: Path) -> None:
+    asked = threading.Event()
+    hangs = True
+
+    def script(body: dict[str, Any]) -> str | Answer:
+        asked.set()
+        return Answer(hangs=True) if hangs else gold_reply(asked_about(body))
+
+    with chat_server(script) as server:
+        stopped = bench(tmp_path / "stopped", sample_rows(tmp_path), f"openai:{server.url}", "--model", "m")
+        process = stopped.start()
+        assert asked.wait(60)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+        assert "stopped. Go on with: trieline bench swe" in (stopped.folder / "stdout").read_text()
+        stopped.expect_nothing_left()
+        hangs = False
+        stopped.finish()
+    assert stopped.reports()["m.trieline.json"]["resolved_ids"] == IDS
 
 
 @pytest.mark.end_to_end

@@ -179,6 +179,18 @@ def test_an_episode_out_of_time_is_no_right_one(rows: Path, tmp_path: Path) -> N
     assert found["came"] == {"empty patch, time limit": 1}
 
 
+def test_a_task_that_has_no_room_is_not_broken(rows: Path, tmp_path: Path) -> None:
+    """Once by the endpoint's word and once by the settings."""
+    full = Answer(status=400, body=b"the maximum context length is 10 tokens")
+    with chat_server(lambda body: full) as server:
+        assert play(rows, tmp_path / "a", server.url, "--ids", IDS[0]) == 0
+        small = ["--set", "envs.0.episode.max_context=100", "--set", "envs.0.episode.max_tokens=50"]
+        assert play(rows, tmp_path / "b", server.url, "--ids", IDS[0], *small) == 0
+    for output in (tmp_path / "a", tmp_path / "b"):
+        assert summary(output)["came"] == {"empty patch, context full": 1}
+    assert len(server.requests) == 1
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [
@@ -187,6 +199,10 @@ def test_an_episode_out_of_time_is_no_right_one(rows: Path, tmp_path: Path) -> N
         (["--policy", "gold", "--n", "2"], "expected --n 1 with --policy gold"),
         (["--policy", "gold", "--n", "0"], "--n: expected at least 1, got 0"),
         (["--policy", "run:"], "got 'run:'"),
+        (
+            ["--policy", "openai:http://h/v1", "--model", "m", "--request", "[]"],
+            "--request: expected a JSON object, got '[]'",
+        ),
     ],
 )
 def test_what_cannot_be_played_is_said(

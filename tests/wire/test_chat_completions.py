@@ -13,8 +13,8 @@ from trieline.wire.errors import ContextFullError, PeerTimeoutError, WireError
 HELLO = [{"role": "user", "content": "hello"}]
 
 
-def endpoint(url: str, **more: str) -> ChatEndpoint:
-    return ChatEndpoint(url=url, model="me/model", **more)
+def endpoint(url: str, key: str = "") -> ChatEndpoint:
+    return ChatEndpoint(url=url, model="me/model", key=key)
 
 
 def test_what_is_asked_and_what_comes_back() -> None:
@@ -27,6 +27,13 @@ def test_what_is_asked_and_what_comes_back() -> None:
     assert server.requests == [{"model": "me/model", "messages": HELLO, "max_tokens": 5, "seed": 3}]
     assert server.headers[0]["path"] == "/v1/chat/completions"
     assert server.headers[0]["Authorization"] == "Bearer secret"
+
+
+def test_fields_of_the_request_can_be_changed_and_left_out() -> None:
+    with chat_server(lambda body: "hi") as server:
+        link = ChatEndpoint(url=server.url, model="m", fields={"max_tokens": None, "top_k": 5})
+        link.ask(HELLO, sampling={"max_tokens": 5, "seed": 3}, timeout_s=10)
+    assert server.requests == [{"model": "m", "messages": HELLO, "seed": 3, "top_k": 5}]
 
 
 def test_without_a_key_none_is_sent_and_it_is_never_shown() -> None:

@@ -64,6 +64,9 @@ class EpisodePlayer:
                 await episode
         except EnvFailure as failure:
             self._break(rollout, failure.cause, failure.reason)
+        except ContextFullError as error:
+            rollout.full = True
+            self._break(rollout, "environment", f"{self.env.id}: {error}")
         except WireError as error:
             self._break(rollout, "policy_server", f"{self.env.id}: no reply from the policy: {error}")
         except TimeoutError:
@@ -179,15 +182,15 @@ class EpisodePlayer:
             raise EnvFailure(cause="policy_server", reason=reason) from None
 
     def _prompt(self, observation: str) -> Int32:
-        """Raises EnvFailure if the task does not fit."""
+        """Raises ContextFullError if the task does not fit."""
         prompt = self.prompts.get(observation)
         if prompt is None and not self._too_long(observation):
             prompt = self.prompts[observation] = self.renderer.prompt_tokens(observation)
         limit = self.env.episode.max_context
         if prompt is None or len(prompt) >= limit:
             length = f"{len(observation)} characters" if prompt is None else f"{len(prompt)} tokens"
-            reason = f"{self.env.id}: expected a prompt of fewer tokens than {limit}, got {length}"
-            raise EnvFailure(cause="environment", reason=reason)
+            msg = f"expected a prompt of fewer tokens than {limit}, got {length}"
+            raise ContextFullError(msg)
         return prompt
 
     def _too_long(self, observation: str) -> bool:

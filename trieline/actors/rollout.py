@@ -52,4 +52,6 @@ class Rollout:
     cause: str = SCORED
     reason: str = ""
     """Why it is broken, for the log."""
+    full: bool = False
+    """Broken because the first message alone has no room in the policy's context."""
     score: str = ""

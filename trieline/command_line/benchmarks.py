@@ -35,6 +35,12 @@ def add_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         metavar="NAME",
         help="environment variable with the key of openai:URL; unset: none is sent (default: %(default)s)",
     )
+    swe.add_argument(
+        "--request",
+        metavar="JSON",
+        help="fields of the requests to openai:URL, null for one that is not sent, e.g. "
+        '\'{"max_tokens": null, "max_completion_tokens": 4096}\'',
+    )
     swe.add_argument("--output", type=Path, required=True, help="folder of everything that is written")
     swe.add_argument("--run-id", default="trieline", help="names the run in the files (default: %(default)s)")
     swe.add_argument("--checkouts", type=Path, help="folder with one of each instance, for bubblewrap")
@@ -163,9 +169,29 @@ def _over_endpoint(options: argparse.Namespace, source: str) -> "tuple[Playing, 
         msg = "--model: expected the name of a model at the endpoint, got none"
         raise ConfigError(msg)
     config = bench_config(None, options.config, options.settings, _environment(options))
-    endpoint = ChatEndpoint(url=source, model=options.model, key=key_from(options.key_variable))
+    endpoint = ChatEndpoint(
+        url=source,
+        model=options.model,
+        key=key_from(options.key_variable),
+        fields=_fields(options.request),
+    )
     playing = over_endpoint(config, endpoint, options.output, attempts=options.n, workers=options.workers)
     return playing, options.model
+
+
+def _fields(request: str | None) -> dict[str, Any]:
+    import json
+
+    from trieline.config import ConfigError
+
+    try:
+        fields = json.loads(request) if request is not None else {}
+    except (ValueError, RecursionError):
+        fields = None
+    if not isinstance(fields, dict):
+        msg = f"--request: expected a JSON object, got {request!r}"
+        raise ConfigError(msg)
+    return fields
 
 
 def _environment(options: argparse.Namespace) -> dict[str, Any]:

@@ -35,8 +35,8 @@ ENV_ID = "trieline/SWE-v0"
 ENDINGS: Final = (
     "submitted",
     "turn limit",
-    "context full",
-    "time limit",  # there is no patch then
+    "context full",  # at the start already, maybe: there is no patch then
+    "time limit",  # nor is there then
     "workspace lost",
     "patch not taken",
 )
@@ -210,13 +210,14 @@ class BenchPlayer:
         handed_in = take_hand_in(folder, instance_id)
         limit_s = self._env.episode.episode_timeout_s or self._actor.episode_timeout_s
         out_of_time = rollout.cause == "timeout" and seconds >= limit_s
-        if rollout.cause and not out_of_time:
+        if rollout.cause and not out_of_time and not rollout.full:
             msg = f"{rollout.cause}: {shortened(rollout.reason, SHOWN)}"
             raise BrokenEpisodeError(msg)
-        if handed_in is None and not out_of_time:
+        if rollout.cause:
+            handed_in = HandIn(message=shortened(rollout.reason, SHOWN))
+        elif handed_in is None:
             msg = "environment: expected the episode to hand something in, got nothing"
             raise BrokenEpisodeError(msg)
-        handed_in = handed_in if handed_in is not None and not out_of_time else HandIn()
         facts = Facts(
             attempt=attempt,
             ending="time limit" if out_of_time else self._ending(rollout, handed_in),

@@ -25,6 +25,7 @@ from trieline.launcher.supervisor import ProcessSpec, Supervisor
 from trieline.launcher.swe_bench import Playing
 from trieline.wire.chat_completions import ChatEndpoint
 from trieline.wire.config import LinksConfig
+from trieline.wire.errors import WireError
 from trieline.wire.generate_link import PolicyClient
 from trieline.wire.journal_header import BYTES_TOKENIZER, BYTES_VOCABULARY, JournalHeader, header_of
 from trieline.wire.model_folder import tokenizer_folder
@@ -137,7 +138,11 @@ def served(
                 env=config.envs[0],
                 actor=config.actor,
                 renderer=renderer,
-                link=ServedLink(links=links, startup_s=config.learner.startup_timeout_s),
+                link=ServedLink(
+                    links=links,
+                    startup_s=config.learner.startup_timeout_s,
+                    max_context=config.envs[0].episode.max_context,
+                ),
                 folder=folder / "handed-in",
                 attempts=attempts,
                 workers=workers,
@@ -180,7 +185,11 @@ def over_endpoint(
     return Playing(
         open_player=open_player,
         header=JournalHeader(vocab_size=BYTES_VOCABULARY, tokenizer=BYTES_TOKENIZER),
-        prepare=partial(_expect_settings, folder, _settings(config, f"{endpoint.url} {endpoint.model}")),
+        prepare=partial(
+            _expect_settings,
+            folder,
+            _settings(config, f"{endpoint.url} {endpoint.model}") | {"request": dict(endpoint.fields)},
+        ),
     )
 
 
@@ -190,12 +199,20 @@ class ServedLink:
 
     links: LinksConfig
     startup_s: float
+    max_context: int
+    """Tokens of an episode's requests, at most."""
     _client: PolicyClient | None = field(default=None, init=False)
 
     async def start(self) -> None:
         self._client = PolicyClient(self.links)
         await self._client.start()
-        await self._client.status(timeout_s=self.startup_s)
+        status = await self._client.status(timeout_s=self.startup_s)
+        if self.max_context > status.max_context:
+            msg = (
+                f"expected envs.0.episode.max_context of at most {status.max_context}, which the policy "
+                f"server takes of this model, got {self.max_context}"
+            )
+            raise WireError(msg)
 
     def for_episode(self) -> Policy:
         assert self._client is not None, "started"

@@ -66,6 +66,8 @@ class ChatEndpoint:
     model: str
     key: str = field(default="", repr=False)
     """Sent as a bearer token; empty: none is."""
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    """Of every request, in place of what is asked for; None: the field is not sent."""
 
     def __post_init__(self) -> None:
         """Raises EndpointError for an address that is none."""
@@ -105,7 +107,8 @@ class ChatEndpoint:
             PeerTimeoutError: there was no answer in time; says what came instead.
             WireError: the endpoint was closed meanwhile.
         """
-        body = json.dumps({"model": self.model, "messages": list(messages), **sampling}).encode()
+        fields = {"model": self.model, "messages": list(messages), **sampling, **self.fields}
+        body = json.dumps({name: value for name, value in fields.items() if value is not None}).encode()
         deadline, pause_s, asked, problem = time.monotonic() + timeout_s, RETRY_FIRST_S, 0, "nothing"
         while not self._closed.is_set():
             left_s = deadline - time.monotonic()
