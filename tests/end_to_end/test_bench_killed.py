@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.end_to_end.killed_bench import KilledBench, killed_at_random
+from tests.cases.commands import left_behind
+from tests.end_to_end.killed_bench import KilledBench, Victim, killed_at_random
 from tests.launcher.benches import IDS, arguments, asked_about, gold_reply, sample_rows
 from tests.wire.chat_server import Answer, chat_server
 from trieline.envs.swe.observations import SUBMIT
@@ -99,3 +100,30 @@ def test_episodes_killed_at_five_random_moments_are_each_there_once(tmp_path: Pa
     )
     assert all(len(found) == 3 for found in seeds.values())
     assert not (killed.output / "played").exists()
+
+
+@pytest.mark.end_to_end
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_a_served_policy_is_gone_with_the_bench_that_was_killed(tmp_path: Path) -> None:
+    limits = ["max_turns=3", "max_tokens=16", "max_context=4096"]
+    short = [word for limit in limits for word in ("--set", f"envs.0.episode.{limit}")]
+    killed = bench(tmp_path / "killed", sample_rows(tmp_path), "run:builtin:tiny", "--n", "2", *short)
+    journal = killed.output / "journal"
+    victims: tuple[Victim, ...] = ("main", "group")
+    for victim in victims:
+        before = size_of(journal)
+        killed.kill_when(victim, lambda before=before: size_of(journal) > before)  # type: ignore[misc]
+        assert left_behind(killed.mark) == []
+    killed.finish()
+    killed.expect_nothing_left()
+    trees = [delivery.tree for delivery in read_journal(journal)]
+    assert Counter((t.task_id, t.info["attempt"]) for t in trees) == Counter(
+        (i, n) for i in IDS for n in "12"
+    )
+    assert all(tree.info["ending"] == "turn limit" and tree.sequence_return(0) == 0 for tree in trees)
+    assert killed.reports()["summary.json"]["episodes"]["turns"] == 3 * len(trees)
+
+
+def size_of(journal: Path) -> int:
+    return max(sum(path.stat().st_size for path in journal.glob("trees-*")), 16)

@@ -190,7 +190,7 @@ def _spent(episodes: Mapping[str, Any]) -> str:
         for name in ("read_tokens", "sampled_tokens")
     )
     return (
-        f"The episodes ({count:,}) took {episodes['turns']:,} turns ({episodes['turns'] / count:.1f} each) and "
-        f"{episodes['seconds']:,.0f} s ({episodes['seconds'] / count:.1f} each); the policy read {read} "
+        f"The episodes ({count:,}) took {episodes['turns']:,} turns ({episodes['turns'] / count:.1f} each) "
+        f"and {episodes['seconds']:,.0f} s ({episodes['seconds'] / count:.1f} each); the policy read {read} "
         f"tokens, counted anew at every turn, and sampled {sampled}."
     )

@@ -20,7 +20,7 @@ from trieline.common.folders import write_whole
 from trieline.config import Config, ConfigError, config_to_dict, load_config
 from trieline.launcher.bench_player import ENV_ID, BenchPlayer
 from trieline.launcher.run_folder import RunFolder
-from trieline.launcher.run_sockets import run_sockets
+from trieline.launcher.run_sockets import run_sockets, sweep_sockets
 from trieline.launcher.supervisor import ProcessSpec, Supervisor
 from trieline.launcher.swe_bench import Playing
 from trieline.wire.chat_completions import ChatEndpoint
@@ -119,6 +119,11 @@ def served(
         model, system_prompt=config.actor.system_prompt, template_kwargs=config.model.template_kwargs
     )
 
+    def prepare() -> None:
+        _expect_settings(folder, _settings(config, "served"))
+        # After a run that was killed there may be nothing left to play.
+        sweep_sockets()
+
     @contextmanager
     def open_player(stop: threading.Event) -> Iterator[BenchPlayer]:
         with run_sockets(config.links) as links, ExitStack() as stack:
@@ -155,7 +160,7 @@ def served(
     return Playing(
         open_player=open_player,
         header=header_of(model, max(renderer.vocab_size, _vocabulary(model))),
-        prepare=partial(_expect_settings, folder, _settings(config, "served")),
+        prepare=prepare,
     )
 
 

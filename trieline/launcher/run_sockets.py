@@ -61,12 +61,22 @@ def with_free_addresses(links: LinksConfig, say: Callable[[str], None]) -> Links
     return links
 
 
+def _parents() -> list[str]:
+    """A path has at most 107 bytes, and a job's own temporary folder may have a long one."""
+    return list(dict.fromkeys((tempfile.gettempdir(), "/tmp")))
+
+
+def sweep_sockets() -> None:
+    """Remove the folders of runs of this user that were killed, as the next run does, too."""
+    for parent in _parents():
+        sweep(Path(parent), f"{PREFIX}*")
+
+
 @contextlib.contextmanager
 def _private_addresses() -> Iterator[dict[str, str]]:
-    # A path has at most 107 bytes, and a job's own temporary folder may have a long one.
-    parents = list(dict.fromkeys((tempfile.gettempdir(), "/tmp")))
+    sweep_sockets()
+    parents = _parents()
     for parent in map(Path, parents):
-        sweep(parent, f"{PREFIX}*")
         folder = claim_folder(Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent)))
         with contextlib.closing(folder):
             try:
