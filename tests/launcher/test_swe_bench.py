@@ -1,7 +1,6 @@
 """Predictions graded through the command, in workspaces under bubblewrap, and the files that come of it."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,6 @@ from tests.envs.swe.test_grading import AFTER, BASE, CALC, FIXED, SCRIPT, tree_o
 from tests.envs.swe.workspaces import IGNORED, make_checkout
 from trieline.command_line import main
 from trieline.envs.sandbox.bubblewrap import give
-from trieline.envs.swe.rates import resolved_interval
 
 FILES = {**tree_of(BASE), ".gitignore": IGNORED}
 
@@ -163,11 +161,3 @@ def test_a_model_whose_name_is_no_folder_is_refused(
         if model == ""
         else "model_name_or_path" in capsys.readouterr().err
     )
-
-
-def test_the_interval_is_wilsons() -> None:
-    low, high = resolved_interval(8, 10)  # statsmodels: proportion_confint(8, 10, method="wilson")
-    assert (round(low, 4), round(high, 4)) == (0.4902, 0.9433)
-    assert resolved_interval(0, 0) == (0.0, 1.0)
-    assert resolved_interval(0, 5)[0] == 0.0
-    assert sys.float_info.epsilon > 1 - resolved_interval(5, 5)[1]
