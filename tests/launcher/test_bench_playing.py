@@ -196,7 +196,9 @@ def test_a_task_that_has_no_room_is_not_broken(rows: Path, tmp_path: Path) -> No
     [
         (["--policy", "openai:http://127.0.0.1:1/v1"], "--model: expected the name of a model"),
         (["--policy", "openai:nonsense", "--model", "m"], "expected an endpoint such as http://"),
-        (["--policy", "gold", "--n", "2"], "expected --n 1 with --policy gold"),
+        (["--policy", "gold", "--n", "2"], "expected no --n with --policy gold"),
+        (["--policy", "empty", "--set", "actor.seed=1"], "expected no --set with --policy empty"),
+        (["--policy", "run:builtin:tiny", "--request", "{}"], "expected --request with --policy openai:URL"),
         (["--policy", "gold", "--n", "0"], "--n: expected at least 1, got 0"),
         (["--policy", "run:"], "got 'run:'"),
         (
@@ -211,6 +213,15 @@ def test_what_cannot_be_played_is_said(
     assert main(["bench", "swe", "--data", str(rows), "--output", str(tmp_path / "out"), *more]) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_the_folder_of_a_training_run_is_not_written_to(
+    rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.toml").write_text("mine")
+    assert play(rows, tmp_path, "http://127.0.0.1:1/v1") == 2
+    assert "--output: expected a new folder or that of a benchmark" in capsys.readouterr().err
+    assert (tmp_path / "config.toml").read_text() == "mine"
 
 
 def test_a_folder_that_is_no_model_is_said(

@@ -122,9 +122,10 @@ def _policy(
 
     kind, colon, source = options.policy.partition(":")
     if options.policy in ("gold", "empty") or (kind == "replay" and source):
-        if options.n > 1 or options.model:
-            what = "--n 1" if options.n > 1 else "no --model"
-            msg = f"expected {what} with --policy {kind}, whose predictions are there already"
+        given = {"n": options.n > 1, "model": options.model, "config": options.config}
+        given |= {"set": options.settings, "request": options.request}
+        if idle := next((name for name, value in given.items() if value), None):
+            msg = f"expected no --{idle} with --policy {kind}, whose predictions are there already"
             raise ConfigError(msg)
         predictions = predictions_of(options.policy, tasks, complain=lambda s: sys.stderr.write(f"{s}\n"))
         return predictions, next(iter(predictions.values())).model_name_or_path
@@ -139,10 +140,14 @@ def _served(options: argparse.Namespace, source: str) -> "tuple[Playing, str]":
     from rich.console import Console
 
     from trieline.common.program_log import start_log
+    from trieline.config import ConfigError
     from trieline.launcher.bench_policies import bench_config, served, weights_of
     from trieline.launcher.progress import say
     from trieline.launcher.training_run import prepare_model
 
+    if options.request is not None:
+        msg = f"expected --request with --policy openai:URL alone, got it with {options.policy}"
+        raise ConfigError(msg)
     start_log()
     console = Console()
     weights = weights_of(source)

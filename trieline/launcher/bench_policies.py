@@ -263,6 +263,9 @@ def _expect_settings(folder: Path, settings: dict[str, Any]) -> None:
     """Keep them, or raise ConfigError if episodes were played with others: their figures can't be mixed."""
     path = folder / SETTINGS_FILE
     if not path.exists():
+        if others := [name for name in ("config.toml", "journal") if (folder / name).exists()]:
+            msg = f"--output: expected a new folder or that of a benchmark, got {folder} with {others}"
+            raise ConfigError(msg)
         write_whole(path, json.dumps(settings, indent=1).encode())
         return
     try:

@@ -319,7 +319,7 @@ def predictions_of(
         DataError: the file can't be read as predictions.
     """
     if policy in ("gold", "empty"):
-        return {
+        found = {
             task.instance_id: Prediction(
                 instance_id=task.instance_id,
                 model_name_or_path=policy,
@@ -327,12 +327,14 @@ def predictions_of(
             )
             for task in tasks
         }
-    source = policy.partition(":")[2]
-    found = read_predictions(Path(source), {task.instance_id for task in tasks})
-    for message in found.messages:
-        complain(f"{source}: {message}")
-    models = {prediction.model_name_or_path for prediction in found.by_id.values()}
+    else:
+        source = policy.partition(":")[2]
+        read = read_predictions(Path(source), {task.instance_id for task in tasks})
+        for message in read.messages:
+            complain(f"{source}: {message}")
+        found = dict(read.by_id)
+    models = {prediction.model_name_or_path for prediction in found.values()}
     if len(models) != 1:
         msg = f"expected predictions of one model, got those of {sorted(models) or 'none'}"
         raise ConfigError(msg)
-    return dict(found.by_id)
+    return found
