@@ -22,6 +22,7 @@ from trieline.command_line import main
 from trieline.envs.swe.rates import pass_at_k
 from trieline.envs.swe.replies import written
 from trieline.wire.journal import read_journal
+from trieline.wire.journal_header import read_header
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +78,9 @@ def test_attempts_are_played_graded_and_counted(
         (i, n) for i in IDS for n in "123"
     )
     assert sum(tree.sequence_return(0) for tree in trees) == solved
+    header = read_header(tmp_path / "journal")
+    assert header is not None
+    assert header.tokenizer == "utf-8", "no model's, so nothing is trained on it"
     assert not (tmp_path / "played").exists()
     assert not (tmp_path / "handed-in").exists()
     said = (tmp_path / "summary.md").read_text()

@@ -6,6 +6,7 @@ neither.
 """
 
 import asyncio
+import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError, wait
@@ -27,7 +28,7 @@ from trieline.common.errors import TrielineError
 from trieline.common.seeds import derived_seed
 from trieline.common.text import encodable, shortened
 from trieline.envs.swe.hand_in import HandIn, take_hand_in
-from trieline.launcher.bench_trees import Facts, remove_if_empty
+from trieline.launcher.bench_trees import Facts
 from trieline.wire.config import EnvConfig
 from trieline.wire.tree import TrajectoryTree
 
@@ -170,7 +171,7 @@ class BenchPlayer:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
-        remove_if_empty(self._folder)
+        shutil.rmtree(self._folder, ignore_errors=True)  # what came of episodes that were given up
 
     async def _end(self, host: EnvHost) -> None:
         await asyncio.gather(*self._running, return_exceptions=True)

@@ -105,17 +105,12 @@ class BenchTrees:
     def close(self) -> None:
         """Idempotent. Raises JournalError."""
         self._journal.close()
-        remove_if_empty(self._played)
+        for folder in (*self._played.glob("*"), self._played):
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
 
     def _path(self, key: Key) -> Path:
         return self._played / str(key[0]) / f"{key[1]}.tree"
-
-
-def remove_if_empty(folder: Path) -> None:
-    """A folder of folders: each of them, and then itself."""
-    for one in (*folder.glob("*"), folder):
-        if one.is_dir() and not any(one.iterdir()):
-            one.rmdir()
 
 
 def rewarded(tree: TrajectoryTree, reward: float) -> TrajectoryTree:
