@@ -171,6 +171,21 @@ def test_an_endpoint_that_fails_is_broken_and_tried_again_with_resume(rows: Path
     assert results(tmp_path, "me__model")["resolved_ids"] == IDS
 
 
+def test_a_wrong_key_ends_the_run(rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    allowed = False
+
+    def script(body: dict[str, Any]) -> str | Answer:
+        return gold_reply(asked_about(body)) if allowed else Answer(status=401, body=b"no such key")
+
+    with chat_server(script) as server:
+        assert play(rows, tmp_path, server.url) == 2
+        assert "refused: HTTP status 401: no such key" in capsys.readouterr().err
+        assert not (tmp_path / "summary.md").exists()
+        allowed = True
+        assert play(rows, tmp_path, server.url) == 0
+    assert summary(tmp_path)["came"] == {"resolved": 4}
+
+
 def test_an_episode_out_of_time_is_no_right_one(rows: Path, tmp_path: Path) -> None:
     limit = ["--set", "actor.episode_timeout_s=2", "--set", "envs.0.episode.episode_timeout_s=2"]
     patience = ["--set", "actor.generate_timeout_s=2", "--set", "actor.turn_timeout_s=2"]

@@ -182,6 +182,7 @@ def over_endpoint(
                 folder=folder / "handed-in",
                 attempts=attempts,
                 workers=workers,
+                watch=endpoint.expect_allowed,
             )
             stack.callback(player.close)
             player.start(stop)

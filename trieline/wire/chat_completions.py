@@ -27,6 +27,8 @@ RETRY_FIRST_S, RETRY_LAST_S = 0.5, 30.0
 """Pauses before asking again, doubled each time, shortened by up to a half at random."""
 ASKED_AGAIN = frozenset({408, 409, 425, 429, *range(500, 600)})
 """HTTP statuses of what may pass."""
+ALWAYS_REFUSED = frozenset({401, 403, 404})
+"""Of a wrong key, model or address: every other request would be refused, too."""
 MOST_TOKENS = 2**31
 SHOWN = 300
 """Characters of an answer in an error message."""
@@ -86,6 +88,7 @@ class ChatEndpoint:
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
         self._closed = threading.Event()
+        self._refusal = ""
 
     def ask(
         self,
@@ -135,6 +138,11 @@ class ChatEndpoint:
             pause_s = min(2 * pause_s, RETRY_LAST_S)
         msg = f"the link to {self._shown} is closed"
         raise WireError(msg)
+
+    def expect_allowed(self) -> None:
+        """Raise EndpointError if a request was refused as every other one would be."""
+        if self._refusal:
+            raise EndpointError(self._refusal)
 
     def close(self) -> None:
         """Whoever waits gets WireError. Idempotent."""
@@ -192,6 +200,8 @@ class ChatEndpoint:
             msg = f"the chat has no room in the context of {self.model}: {problem}"
             raise ContextFullError(msg)
         msg = f"{self._shown} refused: {problem}"
+        if status in ALWAYS_REFUSED:
+            self._refusal = msg
         raise EndpointError(msg)
 
     def _read(self, data: bytes) -> ChatReply:
