@@ -34,7 +34,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     """From the reset to the end, without the grade."""
     read_tokens: int | None = None
-    """Tokens that the policy was given, each once for every time; None: it does not say."""
+    """Tokens that the policy was given, counted anew at every turn; None: it does not say."""
     sampled_tokens: int | None = None
     message: str = ""
     """Why there is no patch, or what of it was left out."""
