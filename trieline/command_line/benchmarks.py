@@ -27,20 +27,15 @@ def _swe(options: argparse.Namespace) -> int:
     import shlex
     import sys
 
+    from trieline.command_line.options import chosen_tasks
     from trieline.config import ConfigError
-    from trieline.envs.swe.rows import read_rows
     from trieline.envs.swe.workspaces import workspaces_on
     from trieline.launcher.swe_bench import SweBench, predictions_of
 
     if options.workers < 1:
         msg = f"--workers: expected at least 1, got {options.workers}"
         raise ConfigError(msg)
-    tasks = read_rows(options.data, options.split)
-    if unknown := set(options.ids or ()) - {task.instance_id for task in tasks}:
-        msg = f"--ids: expected ids of {options.data}, got {sorted(unknown)[:8]}"
-        raise ConfigError(msg)
-    if options.ids:
-        tasks = [task for task in tasks if task.instance_id in set(options.ids)]
+    tasks = chosen_tasks(options.data, options.split, options.ids)
     predictions = predictions_of(options.policy, tasks, complain=lambda text: sys.stderr.write(f"{text}\n"))
     bench = SweBench(
         tasks=tasks,

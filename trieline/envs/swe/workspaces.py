@@ -26,6 +26,11 @@ GRADING = replace(WORKSPACE, output_bytes=32 * 2**20, tail_bytes=16 * 2**20)
 """Limits for the tests. A log that lacks its middle grades nothing, so much is kept of it."""
 
 
+def image_of(task: RepositoryTask) -> str:
+    """Under Docker: the image that its row names, else the one that SWE-bench publishes for its id."""
+    return task.image or PUBLISHED_IMAGE.format(name=task.instance_id.lower().replace("__", "_1776_"))
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Workspaces:
     """Opens clean ones."""
@@ -44,14 +49,9 @@ class Workspaces:
         return open_sandbox(self.backend, limits, self.spec(task))
 
     def spec(self, task: RepositoryTask) -> SandboxSpec:
-        """What a workspace of the task is made of. Raises TaskError if there is no repository for it.
-
-        Under Docker: its image, else the one that SWE-bench publishes for its id.
-        """
+        """What a workspace of the task is made of. Raises TaskError if there is no repository for it."""
         if self.backend == "docker":
-            name = task.instance_id.lower().replace("__", "_1776_")
-            image = task.image or PUBLISHED_IMAGE.format(name=name)
-            return SandboxSpec(image=image, workdir=WORKDIR, writable_root=True, user=ROOT)
+            return SandboxSpec(image=image_of(task), workdir=WORKDIR, writable_root=True, user=ROOT)
         checkout = self.checkouts / task.instance_id if self.checkouts else None
         if self.backend == "bubblewrap" and checkout is not None and checkout.is_dir():
             return SandboxSpec(checkout=str(checkout.resolve()), workdir=WORKDIR)
