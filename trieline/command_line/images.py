@@ -85,7 +85,7 @@ def _build_of_tasks(options: argparse.Namespace) -> int:
     from trieline.envs.swe.task_images import build_images
 
     tasks, base = _tasks(options), images.tag(TASK_BASE)
-    if options.base is not None or not engine().has_image(base):
+    if not engine().has_image(base):
         print(f"built {base} on {images.build(TASK_BASE, base=options.base, offline=options.offline)}")
     done = build_images(tasks, options.checkouts, base=base, workers=options.workers)
     return _say("built", "unchanged", done, len(tasks))

@@ -45,6 +45,7 @@ CAUSES = (
     "tests_not_restored",  # the patch left no place for the test files
     "timed_out",
     "out_of_memory",
+    "out_of_disk",
     "too_much_output",
     "not_graded",  # the log is none of a run of tests
     "forged",  # the tests were made to pass
@@ -197,6 +198,8 @@ def _judge(exam: Exam, planted: Sequence[Planted], mark: str, result: ExecResult
         return replace(made, cause="timed_out", message=f"after {result.seconds:.0f} s")
     if result.oom:
         return replace(made, cause="out_of_memory")
+    if result.over_disk:
+        return replace(made, cause="out_of_disk")
     if result.truncated:
         return replace(made, cause="too_much_output", message=f"{result.stdout_left_out} bytes left out")
     verdict = verdict_on(

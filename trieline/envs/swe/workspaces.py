@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from trieline.envs.errors import SandboxError, TaskError
+from trieline.envs.errors import NoImageError, SandboxError, TaskError
 from trieline.envs.sandbox import (
     WORKSPACE,
     Backend,
@@ -46,7 +46,12 @@ class Workspaces:
             SandboxError: it can't be started.
             TaskError: there is no repository for it.
         """
-        return open_sandbox(self.backend, limits, self.spec(task))
+        try:
+            return open_sandbox(self.backend, limits, self.spec(task))
+        except NoImageError as error:
+            remedy = "trieline images build --tasks ROWS --checkouts FOLDER, or docker pull"
+            msg = f"{task.instance_id}: expected the image {image_of(task)}, found none ({remedy})"
+            raise TaskError(msg) from error
 
     def spec(self, task: RepositoryTask) -> SandboxSpec:
         """What a workspace of the task is made of. Raises TaskError if there is no repository for it."""
