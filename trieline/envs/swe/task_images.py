@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trieline.envs.errors import DataError, EnvError, TaskError
-from trieline.envs.swe.repository_task import RepositoryTask
-from trieline.envs.swe.workspaces import ROOT, WORKDIR, image_of
+from trieline.envs.swe.repository_task import WORKDIR, RepositoryTask
+from trieline.envs.swe.workspaces import ROOT, image_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -17,9 +17,8 @@ from trieline.envs.sandbox import (
     open_sandbox,
 )
 from trieline.envs.sandbox.backends import resolve_backend
-from trieline.envs.swe.repository_task import RepositoryTask
+from trieline.envs.swe.repository_task import WORKDIR, RepositoryTask
 
-WORKDIR = "/testbed"
 PUBLISHED_IMAGE = "swebench/sweb.eval.x86_64.{name}:latest"
 ROOT = 0
 GRADING = replace(WORKSPACE, output_bytes=32 * 2**20, tail_bytes=16 * 2**20)
