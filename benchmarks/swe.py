@@ -4,7 +4,7 @@
     trieline tasks make --recipe mini --output mini
     trieline images build --tasks mini/tasks.jsonl --checkouts mini/checkouts
     scripts/with_docker.sh python -m benchmarks.swe --data mini/tasks.jsonl \
-        --swebench-python swebench/bin/python [--count 8] [--rounds 3] [--workers 1 2 4]
+        --swebench-python swebench/bin/python [--count 10] [--rounds 3] [--workers 1 2 4]
 
 Both sides grade the gold patches of the same rows, in containers of the same images of the same engine, by
 their own commands, one after the other and in an order that is turned around with each round. The official
@@ -15,7 +15,8 @@ seconds and kills it. The third side is the same harness with a `docker` on its 
 Seconds are the whole command less those of the same command when there is nothing to be graded (the start of
 Python, which costs the official one more). `tests` are the seconds in which the tests themselves ran, all
 together, as each side counts them: the official run also applies the test patch in them. In the end both
-sides grade patches that mend nothing, too, and all verdicts have to be equal.
+sides grade patches that mend nothing, too. Verdicts that differ are named: the official harness runs tests as
+a root with capabilities, for whom no file is unreadable; some tests expect one that is.
 
 Written to `benchmarks/results/swe.json`, with the load of the machine before: other programs make both sides
 slower.
@@ -151,8 +152,7 @@ def measure(bench: Bench, workers: Sequence[int], rounds: int) -> dict[str, Any]
         for count in workers:
             for side in SIDES if number % 2 == 0 else reversed(SIDES):
                 run = bench.run(side, "gold", count)
-                if run.resolved != sorted(bench.ids):
-                    sys.exit(f"{side}: expected all gold patches to resolve, got {run}")
+                figures[side]["resolved"] = run.resolved
                 kept = figures[side].setdefault(f"workers {count}", {"seconds": [], "test_seconds": []})
                 kept["seconds"].append(round(run.seconds - starts[side], 2))
                 kept["test_seconds"].append(round(run.test_seconds, 2))
@@ -165,13 +165,13 @@ def measure(bench: Bench, workers: Sequence[int], rounds: int) -> dict[str, Any]
     return figures
 
 
-def compare_verdicts(bench: Bench) -> None:
-    """Exit with what differs, if something does."""
+def differing_verdicts(bench: Bench, figures: dict[str, Any]) -> list[str]:
+    """Of the gold patches, and of ones that mend nothing: ids, and what kind of patch."""
     harmless = bench.predictions("harmless", HARMLESS)
     ours, theirs = (bench.run(side, harmless, 2) for side in ("trieline", "swebench, killed"))
-    found = [(run.resolved, run.unresolved, run.others) for run in (ours, theirs)]
-    if found[0] != found[1] or ours.unresolved != sorted(bench.ids):
-        sys.exit(f"expected equal verdicts, unresolved all, got {found[0]} and of swebench {found[1]}")
+    gold = set(figures["trieline"]["resolved"]) ^ set(figures["swebench"]["resolved"])
+    idle = {*ours.resolved, *ours.others} ^ {*theirs.resolved, *theirs.others}
+    return sorted([f"{i} (gold)" for i in gold] + [f"{i} (harmless)" for i in idle])
 
 
 def table(figures: dict[str, Any], workers: Sequence[int]) -> str:
@@ -204,7 +204,7 @@ def main() -> None:
     )
     parser.add_argument("--data", type=Path, required=True, help="rows with images that the engine has")
     parser.add_argument("--swebench-python", type=Path, required=True, help=f"to get one: {GET_SWEBENCH}")
-    parser.add_argument("--count", type=int, default=8, help="of rows, at equal distances in the file")
+    parser.add_argument("--count", type=int, default=10, help="of rows, at equal distances in the file")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path, default=RESULTS)
@@ -225,7 +225,7 @@ def main() -> None:
         # As it is called, not what it links to: a virtual environment is known by its path.
         bench = Bench(tasks, options.swebench_python.absolute(), Path(folder))
         results["sides"] = measure(bench, options.workers, options.rounds)
-        compare_verdicts(bench)
+        results["verdicts_differ"] = differing_verdicts(bench, results["sides"])
     results["load_after"] = round(os.getloadavg()[0], 1)
     print(
         f"{results['machine']['cpu']}, {results['machine']['usable_cores']} cores, load before "
@@ -233,6 +233,7 @@ def main() -> None:
         f"{len(tasks)} instances, median of {options.rounds} rounds; instances an hour:"
     )
     print(table(results["sides"], options.workers))
+    print(f"verdicts that differ: {', '.join(results['verdicts_differ']) or 'none'}")
     options.json.write_text(json.dumps(results, indent=2) + "\n")
 
 

@@ -127,6 +127,10 @@ def test_an_image_is_one_layer_and_all_of_it_belongs_to_root(data: Data) -> None
             "find . ! -user 0 -o ! -group 0 | head; git status --short; touch .git/x larder/x && ls larder/x"
         )
         assert sandbox.exec(["sh", "-c", find]).stdout == b"larder/x\n"
+        names = images.made()
+        snapshot = sandbox.snapshot()
+        assert images.made() == names
+        snapshot.close()
     finally:
         sandbox.close()
 

@@ -181,7 +181,9 @@ def made() -> list[str]:
     """Names of all images by `make_of`."""
     eng = engine()
     found = eng.call("list images", eng.api.images, filters={"label": CHECKOUT_LABEL})
-    return sorted(name for image in found for name in image["RepoTags"] or () if name != "<none>:<none>")
+    # Snapshots of what was started from one have its label, too, and an owner.
+    unowned = [image for image in found if not image["Labels"].get(OWNER_LABEL)]
+    return sorted(name for image in unowned for name in image["RepoTags"] or () if name != "<none>:<none>")
 
 
 def remove_made(image: str) -> bool:
