@@ -37,12 +37,17 @@ def _swe(options: argparse.Namespace) -> int:
         raise ConfigError(msg)
     tasks = chosen_tasks(options.data, options.split, options.ids)
     predictions = predictions_of(options.policy, tasks, complain=lambda text: sys.stderr.write(f"{text}\n"))
+    workspaces = workspaces_on(options.backend, options.checkouts)
+    if workspaces.backend == "docker":
+        from trieline.envs.sandbox.docker import engine
+
+        engine()  # which says so at once if none answers, and not of every instance
     bench = SweBench(
         tasks=tasks,
         predictions=predictions,
         folder=options.output,
         run_id=options.run_id,
-        open_workspace=workspaces_on(options.backend, options.checkouts).open,
+        open_workspace=workspaces.open,
         workers=options.workers,
         wall_seconds=options.timeout,
     )
