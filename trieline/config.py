@@ -245,9 +245,9 @@ def _apply_setting(tree: dict[str, Any], setting: str) -> None:
             raise ConfigError(msg)
     if isinstance(node, list):
         _item(node, keys[-1], path)
-        node[int(keys[-1])] = _value(text)
+        node[int(keys[-1])] = setting_value(text)
     else:
-        node[keys[-1]] = _value(text)
+        node[keys[-1]] = setting_value(text)
 
 
 def _item(items: list[Any], key: str, path: str) -> Any:
@@ -257,7 +257,7 @@ def _item(items: list[Any], key: str, path: str) -> Any:
     return items[int(key)]
 
 
-def _value(text: str) -> Any:
+def setting_value(text: str) -> Any:
     """A TOML value if it parses as one, else the bare text (so that quotes may be left out)."""
     try:
         return tomllib.loads(f"value = {text}")["value"]

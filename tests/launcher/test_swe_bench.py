@@ -9,6 +9,7 @@ from tests.envs.swe.repositories import Repository
 from tests.envs.swe.test_grading import AFTER, BASE, CALC, FIXED, SCRIPT, tree_of
 from tests.envs.swe.workspaces import IGNORED, make_checkout
 from trieline.command_line import main
+from trieline.envs.sandbox import docker
 from trieline.envs.sandbox.bubblewrap import give
 
 FILES = {**tree_of(BASE), ".gitignore": IGNORED}
@@ -145,6 +146,17 @@ def test_what_cannot_be_run_is_said(
     command = ["bench", "swe", "--data", str(data.rows), "--output", str(tmp_path)]
     assert main([*command, *arguments]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_an_engine_that_is_not_there_is_said_once(
+    data: Data, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/socket")
+    monkeypatch.setattr(docker, "_engine_of", lambda _pid: docker.Engine())
+    what = ["--data", str(data.rows), "--policy", "gold", "--output", str(tmp_path / "run")]
+    assert main(["bench", "swe", *what, "--backend", "docker"]) == 2
+    assert capsys.readouterr().err.startswith("trieline bench: no Docker Engine answers: ")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("model", ["..", "", "a\0b", "x" * 300])

@@ -74,9 +74,9 @@ def _swe(options: argparse.Namespace) -> int:
     import shlex
     import sys
 
+    from trieline.command_line.options import chosen_tasks
     from trieline.config import ConfigError
     from trieline.envs.sandbox import sweep
-    from trieline.envs.swe.rows import read_rows
     from trieline.envs.swe.workspaces import workspaces_on
     from trieline.launcher.swe_bench import SweBench
 
@@ -84,14 +84,13 @@ def _swe(options: argparse.Namespace) -> int:
         if (value := getattr(options, name)) < least:
             msg = f"--{name}: expected at least {least}, got {value}"
             raise ConfigError(msg)
-    tasks = read_rows(options.data, options.split)
-    if unknown := set(options.ids or ()) - {task.instance_id for task in tasks}:
-        msg = f"--ids: expected ids of {options.data}, got {sorted(unknown)[:8]}"
-        raise ConfigError(msg)
-    if options.ids:
-        tasks = [task for task in tasks if task.instance_id in set(options.ids)]
+    tasks = chosen_tasks(options.data, options.split, options.ids)
     policy, model = _policy(options, tasks)
     workspaces = workspaces_on(options.backend, options.checkouts)
+    if workspaces.backend == "docker":
+        from trieline.envs.sandbox.docker import engine
+
+        engine()  # which says so at once if none answers, and not of every instance
     sweep(workspaces.backend)  # after a run that was killed there may be nothing left to do but this
     bench = SweBench(
         tasks=tasks,

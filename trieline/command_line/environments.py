@@ -18,10 +18,12 @@ def add_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
 
     check = actions.add_parser("check", help="hold an environment against the contract")
     check.add_argument("id", help="a Gymnasium id; module:namespace/Name-v0 imports a module first")
+    _add_settings(check)
     check.set_defaults(run=_check)
 
     play = actions.add_parser("play", help="be the agent yourself")
     play.add_argument("id")
+    _add_settings(play)
     play.add_argument("--seed", type=int, default=0)
     play.add_argument("--level", type=int, default=None)
     play.add_argument("--solution", action="store_true", help="show what an expert would answer")
@@ -32,6 +34,30 @@ def add_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     )
     add_config_options(tasks)
     tasks.set_defaults(run=_tasks)
+
+
+def _add_settings(action: argparse.ArgumentParser) -> None:
+    action.add_argument(
+        "--set",
+        dest="settings",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="one of the environment's own settings, as in `kwargs` of a config",
+    )
+
+
+def _settings(options: argparse.Namespace) -> dict[str, Any]:
+    from trieline.config import ConfigError, setting_value
+
+    found: dict[str, Any] = {}
+    for setting in options.settings:
+        name, equals, text = setting.partition("=")
+        if not equals or not name.isidentifier():
+            msg = f"--set: expected NAME=VALUE, got {setting!r}"
+            raise ConfigError(msg)
+        found[name] = setting_value(text)
+    return found
 
 
 def _list(options: argparse.Namespace) -> int:
@@ -50,15 +76,15 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    return check_one(options.id)
+    return check_one(options.id, **_settings(options))
 
 
-def check_one(env_id: str) -> int:
+def check_one(env_id: str, **kwargs: Any) -> int:
     """Print a line a check; 1 if one failed."""
     from trieline.common.text import LINES, visible
     from trieline.envs.check import check_environment
 
-    results = check_environment(env_id)
+    results = check_environment(env_id, **kwargs)
     for result in results:
         detail = f": {visible(result.detail, keep=LINES)}" if result.detail else ""
         print(f"{'OK  ' if result.passed else 'FAIL'}  {result.name}{detail}")
@@ -76,7 +102,7 @@ def _play(options: argparse.Namespace) -> int:
     from trieline.common.text import LINES, visible
     from trieline.envs import make_env
 
-    env: Any = make_env(options.id)
+    env: Any = make_env(options.id, **_settings(options))
     try:
         level = {} if options.level is None else {"options": {"level": options.level}}
         observation, _ = env.reset(seed=options.seed, **level)

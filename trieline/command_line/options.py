@@ -4,7 +4,11 @@ import argparse
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
     from trieline.config import Config
+    from trieline.envs.swe.repository_task import RepositoryTask
 
 
 def add_config_options(parser: argparse.ArgumentParser, *, default: str = "smollm2") -> None:
@@ -31,3 +35,17 @@ def read_config(options: argparse.Namespace) -> "Config":
     from trieline.config import load_config
 
     return load_config(options.config or [options.default_config], options.settings)
+
+
+def chosen_tasks(data: "Path", split: str | None, ids: "Sequence[str] | None") -> "list[RepositoryTask]":
+    """The tasks of a data set, or those of them with these ids. ConfigError for an id that it lacks."""
+    from trieline.config import ConfigError
+    from trieline.envs.swe.rows import read_rows
+
+    tasks = read_rows(data, split)
+    if not ids:
+        return tasks
+    if unknown := set(ids) - {task.instance_id for task in tasks}:
+        msg = f"--ids: expected ids of {data}, got {sorted(unknown)[:8]}"
+        raise ConfigError(msg)
+    return [task for task in tasks if task.instance_id in set(ids)]

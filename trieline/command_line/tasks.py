@@ -25,7 +25,8 @@ def _make(options: argparse.Namespace) -> int:
     from trieline.config import ConfigError
     from trieline.envs.sandbox import Sandbox, SandboxSpec, open_sandbox
     from trieline.envs.sandbox.backends import resolve_backend
-    from trieline.envs.swe.workspaces import GRADING, WORKDIR
+    from trieline.envs.swe.repository_task import WORKDIR
+    from trieline.envs.swe.workspaces import GRADING
     from trieline.launcher.task_making import KINDS, TaskMaking
     from trieline.launcher.task_recipes import read_task_recipe
 

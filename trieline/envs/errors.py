@@ -19,6 +19,10 @@ class SandboxError(EnvError):
     """The sandbox itself failed, never the program in it. The episode is broken, not lost."""
 
 
+class NoImageError(SandboxError):
+    """The engine has no image of that name. To try again is of no use."""
+
+
 class GraderError(EnvError):
     """The grader itself failed, never the answer. The episode is broken, not lost."""
 

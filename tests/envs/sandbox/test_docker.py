@@ -167,7 +167,7 @@ for n in range(4): open(f"/usr/{n}", "wb").write(os.urandom(8 << 20))
 time.sleep(60)
 """
     result = run_python(open_root, code)
-    assert (result.exit_code, result.oom, result.timed_out) == (137, True, False)
+    assert (result.exit_code, result.over_disk, result.oom, result.timed_out) == (137, True, False, False)
     open_root.reset()
     assert said(open_root, "import os; print(os.path.exists('/usr/0'))") == "False"
 

@@ -145,6 +145,8 @@ class ExecResult:
     stderr: bytes
     timed_out: bool = False
     oom: bool = False
+    over_disk: bool = False
+    """A writable root grew beyond `disk_bytes`, and the sandbox ended. Elsewhere it is writing that fails."""
     stdout_left_out: int = 0
     """Bytes of stdout that are not here: those after its first `output_bytes - tail_bytes`."""
     stderr_left_out: int = 0

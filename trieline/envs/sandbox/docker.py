@@ -10,13 +10,13 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import docker
 import docker.errors
 import requests
 
-from trieline.envs.errors import SandboxError
+from trieline.envs.errors import NoImageError, SandboxError
 from trieline.envs.sandbox import bundle, owner
 from trieline.envs.sandbox.base import (
     NO_MORE_VARIABLES,
@@ -57,6 +57,8 @@ class Engine:
         self._running = 0
         self._closed_by: int | None = None
         """The thread that ends the process: from then on only it is served."""
+        self._left_behind: set[str] = set()
+        """Containers that could not be removed."""
         self._unwanted_images: set[str] = set()
         """Those that containers still need."""
         try:
@@ -91,7 +93,12 @@ class Engine:
         try:
             self.call(f"remove {container}", self._remove, container)
         except SandboxError as error:
-            logger.warning("%s; if it is left behind, a later start sweeps it", error)
+            self._left_behind.add(container)
+            logger.warning("%s; tried again with the next one, or swept at a later start", error)
+            return
+        for other in list(self._left_behind):
+            self._left_behind.discard(other)
+            self.remove(other)
 
     def _remove(self, container: str) -> None:
         try:
@@ -236,7 +243,7 @@ class DockerSandbox(KeptSandbox):
         self._name = f"trieline-{uuid.uuid4().hex}"
         self._over_disk = False
         try:
-            eng.call(f"create a container of {self.image} (missing? {build_command()})", self._create, eng)
+            eng.call(f"create a container of {self.image}", self._create, eng)
             connection = eng.call("attach to the container", self._attach, eng)
             eng.call("start the container", eng.api.start, self._name)
         except BaseException:
@@ -247,6 +254,14 @@ class DockerSandbox(KeptSandbox):
         return AttachChannel(connection)
 
     def _create(self, eng: Engine) -> None:
+        try:
+            self._ask_for_container(eng)
+        except docker.errors.ImageNotFound as error:
+            remedy = f"build it: {build_command()}" if self.image == IMAGE else "nothing is pulled"
+            msg = f"Docker Engine has no image {self.image} ({remedy})"
+            raise NoImageError(msg) from error
+
+    def _ask_for_container(self, eng: Engine) -> None:
         settings = bundle.settings(self.limits, self.spec, rlimits={}, watch_memory_bytes=0)
         eng.api.create_container(
             self.image,
@@ -337,12 +352,12 @@ class DockerSandbox(KeptSandbox):
         """The work folder, or an image of all that was changed where the root is writable."""
         return CommittedSnapshot(self) if self.spec.writable_root else super().snapshot()
 
-    def _ended_at_a_bound(self) -> bool:
+    def _ended_at_bound(self) -> Literal["memory", "disk"] | None:
         if self._over_disk:
-            return True
+            return "disk"
         eng = engine()
         state = eng.call("inspect the container", eng.api.inspect_container, self._name)["State"]
-        return bool(state["OOMKilled"])
+        return "memory" if state["OOMKilled"] else None
 
     def _destroy(self) -> None:
         forget(self)

@@ -6,8 +6,9 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import PurePosixPath
-from typing import IO, Any, Self
+from typing import IO, Any, Literal, Self
 
 from trieline.envs.errors import SandboxError
 from trieline.envs.sandbox import archives, bundle
@@ -61,9 +62,9 @@ class KeptSandbox(abc.ABC):
     def _destroy(self) -> None:
         """End every process and free every resource of the last launch. Idempotent."""
 
-    def _ended_at_a_bound(self) -> bool:
-        """The keeper is gone: was the sandbox ended because *its* memory ran out, or its disk?"""
-        return False
+    def _ended_at_bound(self) -> Literal["memory", "disk"] | None:
+        """The keeper is gone: which of *its* bounds was the sandbox ended at, if at any?"""
+        return None
 
     @abc.abstractmethod
     def _another(self) -> "KeptSandbox":
@@ -137,12 +138,13 @@ class KeptSandbox(abc.ABC):
 
     def _ended_by_program(self, seconds: float, error: ChannelClosedError) -> ExecResult:
         """The program took the whole sandbox down. That is its result; the sandbox needs a reset."""
-        at_a_bound, name = self._ended_at_a_bound(), str(self)
+        bound, name = self._ended_at_bound(), str(self)
         self.close()
-        if not at_a_bound:
+        if bound is None:
             msg = f"{name}: the keeper ended while a program ran: {error}"
             raise SandboxError(msg) from error
-        return ExecResult(exit_code=137, stdout=b"", stderr=b"", oom=True, seconds=seconds)
+        ended = ExecResult(exit_code=137, stdout=b"", stderr=b"", seconds=seconds)
+        return replace(ended, oom=bound == "memory", over_disk=bound == "disk")
 
     def read(self, path: str, *, max_bytes: int = 1024 * 1024) -> bytes:
         request = {"op": "read", "path": path, "max_bytes": max_bytes}

@@ -87,7 +87,7 @@ class AgentWorkspace:
         result = self._sandbox.exec(
             ["bash", "-c", f"exec 2>&1\n{line}"], wall_seconds=seconds, environment=environment
         )
-        self.is_lost = result.oom and not self._is_alive()
+        self.is_lost = result.over_disk or (result.oom and not self._is_alive())
         return result
 
     def _is_alive(self) -> bool:

@@ -20,13 +20,14 @@ from dataclasses import dataclass, replace
 
 from trieline.envs.errors import LogError, PatchError, TaskError
 from trieline.envs.sandbox import ExecResult, Sandbox
+from trieline.envs.swe.classic import eval_script_of
 from trieline.envs.swe.eval_script import EvalScript, read_eval_script
 from trieline.envs.swe.git import GIT_SECONDS, apply_patch, git, problem_of
 from trieline.envs.swe.logs import parser_of
 from trieline.envs.swe.patches import Patch, checked_patch
 from trieline.envs.swe.planted import Planted, plant
 from trieline.envs.swe.repositories import PARSER_OF_REPOSITORY
-from trieline.envs.swe.repository_task import RepositoryTask
+from trieline.envs.swe.repository_task import WORKDIR, RepositoryTask
 from trieline.envs.swe.verdict import (
     END,
     EXIT_CODE,
@@ -45,6 +46,7 @@ CAUSES = (
     "tests_not_restored",  # the patch left no place for the test files
     "timed_out",
     "out_of_memory",
+    "out_of_disk",
     "too_much_output",
     "not_graded",  # the log is none of a run of tests
     "forged",  # the tests were made to pass
@@ -70,14 +72,18 @@ class Exam:
 
 
 def exam_of(task: RepositoryTask) -> Exam:
-    """The exam of a row. Raises TaskError if it does not say how its tests are run, as classic rows don't."""
+    """The exam of a row.
+
+    Raises:
+        TaskError: nobody knows how its tests are run: see `classic` for rows that do not say it.
+    """
     parser = task.log_parser or PARSER_OF_REPOSITORY.get(task.repo)
-    if task.eval_script is None or parser is None:
-        lacks = "eval_script" if task.eval_script is None else "log_parser"
-        msg = f"{task.instance_id}: expected a row with {lacks}, as those of swebench 5 have, got one without"
+    eval_script = task.eval_script or eval_script_of(task, workdir=WORKDIR)
+    if parser is None:
+        msg = f"{task.instance_id}: expected a row with log_parser, as of swebench 5, got one without"
         raise TaskError(msg)
     try:
-        script = read_eval_script(task.eval_script)
+        script = read_eval_script(eval_script)
     except TaskError as error:
         msg = f"{task.instance_id}: {error}"
         raise TaskError(msg) from error
@@ -197,6 +203,8 @@ def _judge(exam: Exam, planted: Sequence[Planted], mark: str, result: ExecResult
         return replace(made, cause="timed_out", message=f"after {result.seconds:.0f} s")
     if result.oom:
         return replace(made, cause="out_of_memory")
+    if result.over_disk:
+        return replace(made, cause="out_of_disk")
     if result.truncated:
         return replace(made, cause="too_much_output", message=f"{result.stdout_left_out} bytes left out")
     verdict = verdict_on(

@@ -72,6 +72,8 @@ def output_shown(result: ExecResult, *, head_bytes: int, limit_seconds: float) -
         lines.append(f"<note>It took longer than {limit_seconds:g} s and was ended.</note>")
     if result.oom:
         lines.append("<note>It took too much memory, or had too many processes, and was ended.</note>")
+    if result.over_disk:
+        lines.append("<note>It wrote more than there is room for, and was ended with the workspace.</note>")
     if result.stdout_left_out:
         head, tail = result.stdout[:head_bytes], result.stdout[head_bytes:]
         lines += [

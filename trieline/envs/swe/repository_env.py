@@ -29,10 +29,10 @@ from trieline.envs.swe.observations import (
     output_shown,
 )
 from trieline.envs.swe.replies import Edit, Misunderstood, read_reply, written
-from trieline.envs.swe.repository_task import RepositoryTask
+from trieline.envs.swe.repository_task import WORKDIR, RepositoryTask
 from trieline.envs.swe.sample import sample_checkouts, sample_tasks
 from trieline.envs.swe.task_set import TaskSet, read_task_set, shared_out
-from trieline.envs.swe.workspaces import GRADING, WORKDIR, Workspaces, workspaces_on
+from trieline.envs.swe.workspaces import GRADING, Workspaces, workspaces_on
 from trieline.envs.text_env import ListedTextEnv, Split, Turn
 from trieline.envs.text_space import Text
 

@@ -20,6 +20,8 @@ from trieline.envs.swe.records import said
 from trieline.envs.swe.repositories import eval_type_of
 from trieline.envs.swe.verdict import EvalType
 
+WORKDIR = "/testbed"
+"""Where a task has its repository, in every image and sandbox."""
 MOST_TEXT = 64 * 2**20
 """Characters of one text; the longest patches that were published have a hundredth of that."""
 MOST_TESTS = 500_000

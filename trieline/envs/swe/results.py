@@ -29,7 +29,10 @@ from trieline.envs.swe.verdict import official_report
 SCHEMA_VERSION = 2
 # What the official run calls an error: it stops before the tests have had their say, and writes no report.
 WITHOUT_REPORT = frozenset(
-    {"refused", "not_applied", "tests_not_restored", "timed_out", "out_of_memory", "too_much_output"}
+    {
+        *("refused", "not_applied", "tests_not_restored"),
+        *("timed_out", "out_of_memory", "out_of_disk", "too_much_output"),
+    }
 )
 MAX_NAME = 200
 

@@ -18,8 +18,7 @@ from trieline.envs.errors import SandboxError
 from trieline.envs.sandbox import bubblewrap, temporary
 from trieline.envs.sandbox.exit_cleanup import close_at_exit
 from trieline.envs.swe.git import NO_CONFIGURATION
-from trieline.envs.swe.repository_task import RepositoryTask
-from trieline.envs.swe.workspaces import WORKDIR
+from trieline.envs.swe.repository_task import WORKDIR, RepositoryTask
 
 REPO = "larder/larder"
 GIT_SECONDS = 60.0

@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from trieline.envs.errors import SandboxError, TaskError
+from trieline.envs.errors import NoImageError, SandboxError, TaskError
 from trieline.envs.sandbox import (
     WORKSPACE,
     Backend,
@@ -17,13 +17,17 @@ from trieline.envs.sandbox import (
     open_sandbox,
 )
 from trieline.envs.sandbox.backends import resolve_backend
-from trieline.envs.swe.repository_task import RepositoryTask
+from trieline.envs.swe.repository_task import WORKDIR, RepositoryTask
 
-WORKDIR = "/testbed"
 PUBLISHED_IMAGE = "swebench/sweb.eval.x86_64.{name}:latest"
 ROOT = 0
 GRADING = replace(WORKSPACE, output_bytes=32 * 2**20, tail_bytes=16 * 2**20)
 """Limits for the tests. A log that lacks its middle grades nothing, so much is kept of it."""
+
+
+def image_of(task: RepositoryTask) -> str:
+    """Under Docker: the image that its row names, else the one that SWE-bench publishes for its id."""
+    return task.image or PUBLISHED_IMAGE.format(name=task.instance_id.lower().replace("__", "_1776_"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,17 +45,17 @@ class Workspaces:
             SandboxError: it can't be started.
             TaskError: there is no repository for it.
         """
-        return open_sandbox(self.backend, limits, self.spec(task))
+        try:
+            return open_sandbox(self.backend, limits, self.spec(task))
+        except NoImageError as error:
+            remedy = "trieline images build --tasks ROWS --checkouts FOLDER, or docker pull"
+            msg = f"{task.instance_id}: expected the image {image_of(task)}, found none ({remedy})"
+            raise TaskError(msg) from error
 
     def spec(self, task: RepositoryTask) -> SandboxSpec:
-        """What a workspace of the task is made of. Raises TaskError if there is no repository for it.
-
-        Under Docker: its image, else the one that SWE-bench publishes for its id.
-        """
+        """What a workspace of the task is made of. Raises TaskError if there is no repository for it."""
         if self.backend == "docker":
-            name = task.instance_id.lower().replace("__", "_1776_")
-            image = task.image or PUBLISHED_IMAGE.format(name=name)
-            return SandboxSpec(image=image, workdir=WORKDIR, writable_root=True, user=ROOT)
+            return SandboxSpec(image=image_of(task), workdir=WORKDIR, writable_root=True, user=ROOT)
         checkout = self.checkouts / task.instance_id if self.checkouts else None
         if self.backend == "bubblewrap" and checkout is not None and checkout.is_dir():
             return SandboxSpec(checkout=str(checkout.resolve()), workdir=WORKDIR)

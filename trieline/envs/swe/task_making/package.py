@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from trieline.envs.swe.git import PACKAGES
+from trieline.envs.swe.repository_task import WORKDIR
 from trieline.envs.swe.verdict import END, START
-from trieline.envs.swe.workspaces import WORKDIR
 
 LOG_PARSER = "parse_log_pytest_v2"
 """The published one that keeps the blanks in the parameters of a test."""

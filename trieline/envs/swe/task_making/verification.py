@@ -259,7 +259,7 @@ class Workshop:
             raise RefusedCandidateError(Cause.TIMED_OUT, f"after {result.seconds:.0f} s")
         log = result.stdout.decode("utf-8", "replace")
         outcomes = parser_of(LOG_PARSER)(log)
-        if result.truncated or result.oom or not outcomes:
+        if result.truncated or result.oom or result.over_disk or not outcomes:
             raise RefusedCandidateError(Cause.NOT_GRADED, log[-300:])
         return outcomes, result
 
