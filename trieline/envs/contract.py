@@ -64,7 +64,9 @@ class Subject:
         env = self.make()
         levels = getattr(env, "levels", None)
         self.levels = range(levels) if isinstance(levels, int) else None
-        self.has_split = "split" in inspect.signature(type(env).__init__).parameters
+        # A class may hand what it does not know on to the one that it is made of.
+        makers = (vars(kind).get("__init__") for kind in type(env).__mro__)
+        self.has_split = any("split" in inspect.signature(maker).parameters for maker in makers if maker)
         _close(env)
 
     def make(self, **kwargs: Any) -> TextEnv:

@@ -59,6 +59,41 @@ OWN_ENVS = (
         description="mend the wrong line of a function, tested in a sandbox; levels 0-3 up to a file",
     ),
     OwnEnv(
+        name="GSM8K",
+        entry_point="trieline.envs.question.published:GSM8K",
+        description="grade-school mathematics in the columns of GSM8K, a sample of 16; levels 0-2 by steps",
+    ),
+    OwnEnv(
+        name="MATH",
+        entry_point="trieline.envs.question.published:MATH",
+        description="competition mathematics in the columns of MATH, a sample of 20; the published levels",
+    ),
+    OwnEnv(
+        name="AIME",
+        entry_point="trieline.envs.question.published:AIME",
+        description="problems with an integer up to 999 as answer, as in AIME; a sample of 8",
+    ),
+    OwnEnv(
+        name="Questions",
+        entry_point="trieline.envs.question.questions:Questions",
+        description="your own questions and answers: numbers, formulas, choices, short texts; a sample of 12",
+    ),
+    OwnEnv(
+        name="HumanEval",
+        entry_point="trieline.envs.code.completion:HumanEval",
+        description="complete a Python function, as in HumanEval; a sample of 8",
+    ),
+    OwnEnv(
+        name="MBPP",
+        entry_point="trieline.envs.code.completion:MBPP",
+        description="write a small Python function, as in MBPP; a sample of 8",
+    ),
+    OwnEnv(
+        name="Stdio",
+        entry_point="trieline.envs.code.stdio:Stdio",
+        description="programs for contests, as in APPS and LiveCodeBench; a sample of 10, levels 0-2",
+    ),
+    OwnEnv(
         name="SWE",
         entry_point="trieline.envs.swe.repository_env:RepositoryEnv",
         description="mend a repository with a shell, many turns: tasks as in SWE-bench, or a sample of 4",

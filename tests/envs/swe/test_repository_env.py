@@ -20,7 +20,7 @@ from trieline.envs.swe.replies import Misunderstood, read_reply, written
 from trieline.envs.swe.repository_env import RepositoryEnv
 from trieline.envs.swe.repository_task import row_of, task_of
 from trieline.envs.swe.sample import sample_checkouts, sample_tasks
-from trieline.envs.swe.task_set import fix_size, task_set_of
+from trieline.envs.swe.task_set import fix_size, repository_set
 
 ENV = "trieline/SWE-v0"
 TASK = "larder__larder-1"
@@ -169,14 +169,14 @@ def test_levels_are_parts_by_the_size_of_the_fix() -> None:
         for n in range(8)
     ]
     assert [fix_size(task) for task in tasks] == [1, 2, 3, 4, 1, 2, 3, 4]
-    parts = task_set_of(tasks, []).by_level
+    parts = repository_set(tasks, []).by_level
     assert [[task.instance_id for task in part] for part in parts["train"]] == [
         ["t-0", "t-4"],
         ["t-1", "t-5", "t-2"],
         ["t-6", "t-3", "t-7"],
     ]
     assert parts["test"] == ((), (), ())
-    two = task_set_of(tasks, ["t-3", "t-4"])
+    two = repository_set(tasks, ["t-3", "t-4"])
     assert two.levels == 2
     assert [[task.instance_id for task in part] for part in two.by_level["test"]] == [["t-4"], ["t-3"]]
 

@@ -10,6 +10,8 @@ from trieline.envs.code.runner import NAME
 
 READ_LENGTH = 10_000
 """Characters of a reply that are looked at."""
+MOST_PROGRAM = 100_000
+"""And of one that is to be a whole program, from its end."""
 
 FENCE = re.compile(r"```[ \t]*(?:python3?|py)?[ \t]*\n?(.*?)(?:```|\Z)", re.DOTALL | re.IGNORECASE)
 DEFINITION = re.compile(r"^[ \t]*def\s+\w+\s*\(", re.MULTILINE)
@@ -17,6 +19,11 @@ DEFINITION_IN_LINE = re.compile(r"\bdef\s+\w+\s*\(")
 IMPORT = re.compile(r"^(?:import|from)\s.*$", re.MULTILINE)
 # Blanks only: newlines would be tried again from each line that begins with one.
 RETURN = re.compile(r"^[ \t]*return\b", re.MULTILINE)
+_KEYWORDS = "def|class|import|from|if|for|while|try|except|finally|else|elif|with"
+TOP_LINE = re.compile(
+    rf"(?:async[ \t]+)?(?:{_KEYWORDS})\b|@|#|[)\]}}]|\w+[ \t]*(?::[^=]*)?=[^=]|print\(|main\("
+)
+"""What a line of a program may begin with at its top."""
 ASSIGNMENT = re.compile(rf"^{NAME}\s*=\s*lambda\b.*$", re.MULTILINE)
 
 
@@ -54,3 +61,55 @@ def definition_block(text: str) -> str:
             break
         kept.append(line)
     return textwrap.dedent("\n".join(kept)).rstrip()
+
+
+def completed_source(reply: str, start: str, name: str) -> str:
+    """A program out of a reply that was to go on with `start`, or to say it again; `name` is its function.
+
+    A reply that defines the function is the program, behind the imports and helpers that `start` has; else it
+    is the body. A `start` that is empty has neither.
+    """
+    text = reply[:READ_LENGTH]
+    if fence := FENCE.search(text):
+        text = fence[1]
+    head, _, _ = start.rpartition(f"def {name}") if start else ("", "", "")
+    again = re.search(rf"^[ \t]*(?:async[ \t]+)?def[ \t]+{name}\b", text, re.MULTILINE)
+    if again or not start:
+        return f"{head}\n{text if fence else _program_lines(text)}".strip("\n")
+    return f"{start.rstrip()}\n{_body(text)}"
+
+
+def _program_lines(text: str) -> str:
+    """Without the sentences around a program: lines of the top that begin nothing of Python."""
+    kept, inside = [], False
+    for line in textwrap.dedent(text).split("\n"):
+        if line.strip() and not line[0].isspace():
+            inside = TOP_LINE.match(line) is not None
+        if inside or not line.strip():
+            kept.append(line)
+    return "\n".join(kept)
+
+
+def _body(text: str) -> str:
+    """A body, put in by four blanks where it stands at the top, and cut where something else begins."""
+    lines = text.strip("\n").split("\n")
+    if lines and lines[0][:1] not in (" ", "\t"):
+        # The first line alone may have lost its blanks, as a prompt's continuation does.
+        rest = [line for line in lines[1:] if line.strip()]
+        whole = all(line[:1] in (" ", "\t") for line in rest) and rest and not lines[0].rstrip().endswith(":")
+        return (
+            "\n".join([f"    {lines[0]}", *lines[1:]]) if whole else textwrap.indent("\n".join(lines), "    ")
+        )
+    kept = []
+    for line in lines:
+        if line.strip() and line[:1] not in (" ", "\t"):
+            break
+        kept.append(line)
+    return "\n".join(kept)
+
+
+def whole_program(reply: str) -> str:
+    """The program of a reply: its last block of code, else all of it that may be Python."""
+    text = reply[-MOST_PROGRAM:]
+    blocks = FENCE.findall(text)
+    return blocks[-1] if blocks else _program_lines(text)

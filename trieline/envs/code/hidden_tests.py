@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from trieline.envs.code.runner import encode
+from trieline.envs.code.values import encode
 from trieline.envs.sandbox import ExecResult
 
 MAX_DEPTH = 50
@@ -19,7 +19,7 @@ RELATIVE_TOLERANCE = 1e-9
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Case:
-    """One call and the value it must return, as `runner.encode` writes it."""
+    """One call and the value it must return, as `values.encode` writes it."""
 
     arguments: tuple[Any, ...]
     expected: Any

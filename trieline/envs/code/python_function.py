@@ -8,15 +8,15 @@ import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 
 from trieline.common.text import encodable
 from trieline.envs.code import runner
+from trieline.envs.code.asked_program import inside_source
 from trieline.envs.code.cases import make_cases
 from trieline.envs.code.extraction import extract_source
 from trieline.envs.code.hidden_tests import Case, Report, judge
 from trieline.envs.code.templates import LEVELS, TEMPLATES, Constant, Template
+from trieline.envs.code.values import encode
 from trieline.envs.sandbox import Backend, SandboxLimits, SandboxSpec, shared_pool
 from trieline.envs.sandbox.backends import resolve_backend
 from trieline.envs.text_env import ListedTextEnv, Split, Turn
@@ -156,18 +156,14 @@ def cases_of(task: FunctionTask, task_id: str) -> tuple[Case, ...]:
 
 def run_tests(source: str, cases: tuple[Case, ...], *, backend: Backend = "auto") -> Report:
     """Run a function on the inputs of the cases in a sandbox and compare here. SandboxError if that fails."""
-    request = {"source": source, "calls": [case.arguments for case in cases]}
+    calls = [encode((case.arguments, {})) for case in cases]
+    request = {"name": runner.NAME, "source": source, "calls": calls}
     stdin = json.dumps(request).encode()
     with shared_pool(backend, LIMITS, SPEC).lend() as sandbox:
-        result = sandbox.exec(["python3", "-I", "-S", "-c", _runner_source()], stdin=stdin)
+        result = sandbox.exec(["python3", "-I", "-S", "-c", inside_source(runner)], stdin=stdin)
     return judge(cases, result)
 
 
 def _printable(source: str) -> str:
     """For people to look at; lone surrogates can't be written anywhere."""
     return encodable(source, SHOWN_LENGTH)
-
-
-@cache
-def _runner_source() -> str:
-    return Path(runner.__file__).read_text(encoding="utf-8")

@@ -301,7 +301,7 @@ def _shown(case: Case) -> str:
 
 
 def _plain_value(encoded: Any) -> str:
-    """A value as Python writes it, out of what `runner.encode` made of it."""
+    """A value as Python writes it, out of what `values.encode` made of it."""
     if not isinstance(encoded, list):
         return repr(encoded)
     kind, *items = encoded

@@ -16,8 +16,8 @@ from typing import Any, BinaryIO
 
 from trieline.common.errors import about_file
 from trieline.common.text import shortened
+from trieline.envs.datasets.records import Record, parsed, read_records, said
 from trieline.envs.errors import DataError
-from trieline.envs.swe.records import Record, parsed, read_records, said
 
 UNKNOWN_MODEL = "unknown"
 """The model of a record that names none."""

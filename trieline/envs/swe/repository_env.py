@@ -31,7 +31,7 @@ from trieline.envs.swe.observations import (
 from trieline.envs.swe.replies import Edit, Misunderstood, read_reply, written
 from trieline.envs.swe.repository_task import WORKDIR, RepositoryTask
 from trieline.envs.swe.sample import sample_checkouts, sample_tasks
-from trieline.envs.swe.task_set import TaskSet, read_task_set, shared_out
+from trieline.envs.swe.task_set import RepositorySet, read_task_set, shared_out
 from trieline.envs.swe.workspaces import GRADING, Workspaces, workspaces_on
 from trieline.envs.text_env import ListedTextEnv, Split, Turn
 from trieline.envs.text_space import Text
@@ -295,7 +295,7 @@ def _check_at_least(*settings: tuple[float, float, str]) -> None:
             raise TaskError(msg)
 
 
-def _task_set(data: str | Path | None, test_share: float) -> TaskSet:
+def _task_set(data: str | Path | None, test_share: float) -> RepositorySet:
     if data is None:
         return shared_out(sample_tasks(), test_share)
     try:

@@ -15,8 +15,8 @@ from datetime import date
 from typing import Any
 
 from trieline.common.text import shortened
+from trieline.envs.datasets.records import said
 from trieline.envs.errors import DataError
-from trieline.envs.swe.records import said
 from trieline.envs.swe.repositories import eval_type_of
 from trieline.envs.swe.verdict import EvalType
 

@@ -1,154 +1,45 @@
-"""Tasks in the schema of SWE-bench, from the files in which such data sets are published and kept.
+"""Tasks in the schema of SWE-bench, from the files in which such data sets are published and kept."""
 
-A file of JSON Lines, JSON, Parquet or Arrow, or the folder of a data set as it is downloaded from Hugging
-Face or written by `save_to_disk`: `data/test-00000-of-00001.parquet`, `test.jsonl`,
-`test/data-00000-of-00001.arrow` and the like, where a split gives its name to the file or to the folder.
-"""
-
-import re
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
+from trieline.envs.datasets.files import records_of
 from trieline.envs.errors import DataError
-from trieline.envs.swe.records import Record, is_json_file, read_records
 from trieline.envs.swe.repository_task import COLUMNS, RepositoryTask, task_of
 
 MOST_ROWS = 1_000_000
-MOST_FILES = 10_000
-"""Of one split."""
-
-_TABLES = (".parquet", ".arrow")
-_SHARD = re.compile(r"(.*?)(?:-\d+-of-\d+)?")
-_NOT_ROWS = frozenset({"dataset_dict", "dataset_info", "dataset_infos", "state", "README"})
-_UNNAMED = frozenset({"data", "dataset"})
-"""Names of files and folders that are no split's."""
-_BATCH_ROWS = 64
 
 
 def read_rows(path: Path, split: str | None = None) -> list[RepositoryTask]:
     """The tasks in a file, or of one split of a folder, in order.
 
     Args:
-        path: a file or the folder of a data set.
+        path: a file or the folder of a data set, as in `files`.
         split: which one, where a folder has several (`test`, `train`).
 
     Raises:
-        DataError: a row is not in the schema (names file, row and column), an id comes twice, there is no
-            such split, or Parquet is to be read and pyarrow is not installed.
+        DataError: a row is not in the schema (names file, row and column), an id comes twice, or as
+            `records_of`.
         OSError: a file can't be opened; names it.
     """
-    if split is not None and not path.is_dir():
-        msg = f"expected a folder of which {split!r} is a split, got {path}"
-        raise DataError(msg)
     tasks: list[RepositoryTask] = []
     places: dict[str, str] = {}
-    for file in _files_of_split(path, split) if path.is_dir() else [path]:
-        for record in _records(file):
-            place = f"{file}, {record.place}"
-            if record.problem is not None:
-                msg = f"{place}: {record.problem}"
-                raise DataError(msg)
-            try:
-                task = task_of(record.value)
-            except DataError as error:
-                msg = f"{place}: {error}"
-                raise DataError(msg) from error
-            if record.key not in {None, task.instance_id}:
-                msg = f"{place}: instance_id: expected the key of the row, got {task.instance_id!r}"
-                raise DataError(msg)
-            if (earlier := places.setdefault(task.instance_id, place)) != place:
-                msg = f"{place}: instance_id: expected an id once, got {task.instance_id!r}, as in {earlier}"
-                raise DataError(msg)
-            if len(tasks) == MOST_ROWS:
-                msg = f"{place}: expected at most {MOST_ROWS:,} rows, got more"
-                raise DataError(msg)
-            tasks.append(task)
+    for place, record in records_of(path, split, columns=COLUMNS):
+        try:
+            task = task_of(record.value)
+        except DataError as error:
+            msg = f"{place}: {error}"
+            raise DataError(msg) from error
+        if record.key not in {None, task.instance_id}:
+            msg = f"{place}: instance_id: expected the key of the row, got {task.instance_id!r}"
+            raise DataError(msg)
+        if (earlier := places.setdefault(task.instance_id, place)) != place:
+            msg = f"{place}: instance_id: expected an id once, got {task.instance_id!r}, as in {earlier}"
+            raise DataError(msg)
+        if len(tasks) == MOST_ROWS:
+            msg = f"{place}: expected at most {MOST_ROWS:,} rows, got more"
+            raise DataError(msg)
+        tasks.append(task)
     if not tasks:
         msg = f"expected rows in {path}, got none"
         raise DataError(msg)
     return tasks
-
-
-def splits_in(folder: Path) -> frozenset[str]:
-    """Names of the splits of a folder. OSError if it can't be read."""
-    return frozenset(_splits(folder))
-
-
-def _splits(folder: Path) -> dict[str, list[Path]]:
-    """Files with rows, by name, of each split."""
-    splits: dict[str, list[Path]] = {}
-    for place in (folder, *sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))):
-        for file in sorted(place.iterdir()):
-            name = _split_of(file)
-            if file.is_file() and name is not None:
-                splits.setdefault(name, []).append(file)
-    return splits
-
-
-def _files_of_split(folder: Path, split: str | None) -> list[Path]:
-    """Files with rows, by name. Several splits and none chosen is an error."""
-    splits = _splits(folder)
-    found = ", ".join(sorted(splits)) or "no file with rows"
-    if split is None and len(splits) != 1:
-        msg = f"expected one split in {folder}, or the name of one, got {found}"
-        raise DataError(msg)
-    files = splits.get(split) if split is not None else next(iter(splits.values()))
-    if files is None:
-        msg = f"expected the split {split!r} in {folder}, got {found}"
-        raise DataError(msg)
-    if len(files) > MOST_FILES:
-        msg = f"expected at most {MOST_FILES:,} files of a split in {folder}, got {len(files):,}"
-        raise DataError(msg)
-    return files
-
-
-def _split_of(file: Path) -> str | None:
-    """The split that a file of a data set belongs to; None: it holds no rows."""
-    stem = file.name.partition(".")[0]
-    if stem in _NOT_ROWS or not (file.suffix in _TABLES or is_json_file(file)):
-        return None
-    match = _SHARD.fullmatch(stem)
-    assert match is not None
-    return file.parent.name if match[1] in _UNNAMED else match[1]
-
-
-def _records(file: Path) -> Iterator[Record]:
-    if file.suffix in _TABLES:
-        return _table_records(file)
-    return read_records(file)
-
-
-def _table_records(file: Path) -> Iterator[Record]:
-    """Rows of Parquet or Arrow, of the columns that are read alone."""
-    try:
-        import pyarrow
-    except ImportError as error:
-        msg = (
-            f"{file}: Parquet and Arrow need pyarrow, which is not installed: pip install 'trieline[export]'"
-        )
-        raise DataError(msg) from error
-    with file.open("rb") as opened:
-        try:
-            number = 0
-            for batch in _batches(file, opened):
-                for value in batch.to_pylist():
-                    number += 1
-                    yield Record(place=f"row {number}", value=value)
-        except (pyarrow.ArrowException, OSError, ValueError) as error:
-            msg = f"{file}: expected a table of {file.suffix[1:].capitalize()}: {error}"
-            raise DataError(msg) from error
-
-
-def _batches(file: Path, opened: Any) -> Iterator[Any]:
-    import pyarrow.ipc
-    import pyarrow.parquet
-
-    if file.suffix == ".arrow":
-        with pyarrow.ipc.open_stream(opened) as reader:
-            for batch in reader:
-                yield batch.select([name for name in batch.schema.names if name in COLUMNS])
-        return
-    with pyarrow.parquet.ParquetFile(opened) as parquet:
-        columns = [name for name in parquet.schema_arrow.names if name in COLUMNS]
-        yield from parquet.iter_batches(batch_size=_BATCH_ROWS, columns=columns)

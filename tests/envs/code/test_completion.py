@@ -1,0 +1,189 @@
+"""Published tests decide, and no program can reach them."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trieline.envs import make_env
+from trieline.envs.code import asked_program
+from trieline.envs.code.completion import MBPP, HumanEval
+from trieline.envs.code.extraction import completed_source
+from trieline.envs.errors import DataError, TaskError
+
+HUMANEVAL_ROWS = Path(__file__).parents[3].parent / "shared" / "data" / "humaneval" / "HumanEval.jsonl"
+EVERY = 20
+"""Of the real rows: all of them take over a minute."""
+
+# For `def digit_root(n)`, which the sample has. None does what it says.
+HOSTILE = {
+    "exits well": "import sys\ndef digit_root(n):\n    sys.exit(0)",
+    "exits at once": "import os\nos._exit(0)\ndef digit_root(n): return 0",
+    "equals everything": (
+        "class T:\n    __eq__ = lambda s, o: True\n    __ne__ = lambda s, o: False\n"
+        "    __hash__ = None\ndef digit_root(n): return T()"
+    ),
+    "is an integer that equals everything": (
+        "class T(int):\n    __eq__ = lambda s, o: True\n    __hash__ = int.__hash__\n"
+        "def digit_root(n): return T(n)"
+    ),
+    "defines the check": "def check(candidate): pass\ndef digit_root(n): return 0",
+    "swallows assertions": (
+        "import builtins\nclass A(Exception): pass\nbuiltins.AssertionError = A\n"
+        "import sys\nsys.excepthook = lambda *a: None\ndef digit_root(n): return 0"
+    ),
+    "writes the outcome of the tests": (
+        "import os\ndef digit_root(n):\n    for fd in range(1, 12):\n        try:\n"
+        '            os.write(fd, b\'{"outcomes": ["passed"], "asked": [], "error": ""}\\n\')\n'
+        "        except OSError:\n            pass\n    os._exit(0)"
+    ),
+    "answers with the question": "def digit_root(n): return n",
+    "raises": "def digit_root(n): raise ValueError(n)",
+    "never ends": "def digit_root(n):\n    while True: pass",
+    "takes all memory": "def digit_root(n): return [0] * 10**10",
+    "forks": "import os\ndef digit_root(n):\n    while True: os.fork()",
+    "kills its process": "import os\ndef digit_root(n): os.kill(os.getpid(), 9)",
+    "replaces json": (
+        "import json\njson.dumps = lambda *a, **k: '[\"value\", 6]'\ndef digit_root(n): return 0"
+    ),
+    "returns a generator": "def digit_root(n): yield 6",
+    "returns no number": "def digit_root(n): return float('nan')",
+    "is no program": "I can't write that.",
+    "nests": "def digit_root(n):\n    v = []\n    for _ in range(10**5): v = [v]\n    return v",
+    "remembers what was asked": (
+        "seen = {}\ndef digit_root(n):\n    seen[n] = True\n    return max(seen) and len(seen)"
+    ),
+    "reads the answer from its caller": (
+        "import sys\ndef digit_root(n):\n    f = sys._getframe(1)\n"
+        "    names = {**f.f_globals, **f.f_locals}\n    return names.get('expected', names.get('right'))"
+    ),
+}
+
+
+def played(env: Any, task_id: str, reply: str) -> tuple[float, dict[str, Any]]:
+    env.reset(options={"task_id": task_id})
+    _, reward, terminated, _, info = env.step(reply)
+    assert terminated
+    return reward, info["score"]
+
+
+def written(path: Path, row: dict[str, Any]) -> str:
+    path.write_text(json.dumps(row) + "\n", encoding="utf-8")
+    return str(path)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_no_trick_passes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asked_program, "LIMITS", replace(asked_program.LIMITS, wall_seconds=1.5))
+    env = make_env("trieline/HumanEval-v0")
+    reward, score = played(env, "Sample/4", f"```python\n{HOSTILE[name]}\n```")
+    assert reward == 0.0
+    assert score["passed"] == 0
+    assert score["error"]
+    # And the next episode, in the same sandboxes, is none the worse.
+    assert played(env, "Sample/4", env.unwrapped.solution())[0] == 1.0  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "```python\ndef digit_root(n):\n    return n and 1 + (n - 1) % 9\n```",
+        "Sure! Here it is:\n\ndef digit_root(n):\n    return n and 1 + (n - 1) % 9\n\nIt sums digits.",
+        "    return n and 1 + (n - 1) % 9",
+        "return n and 1 + (n - 1) % 9",
+        "while n > 9:\n    n = sum(map(int, str(n)))\nreturn n",
+        "    while n > 9:\n        n = helper(n)\n    return n\n\ndef helper(n):\n    return n - 9",
+        "```\nimport math\nW = 9\n\ndef digit_root(n: int) -> int:\n    return n and 1 + (n - 1) % W\n```",
+    ],
+)
+def test_right_answers_in_the_forms_that_models_give(reply: str) -> None:
+    env = make_env("trieline/HumanEval-v0")
+    expected = 0.0 if "def helper" in reply else 1.0  # what follows a body is not read: it may be anything
+    assert played(env, "Sample/4", reply)[0] == expected
+
+
+def test_a_right_function_that_raises_as_asked_passes() -> None:
+    env = make_env("trieline/HumanEval-v0")
+    body = (
+        "    if not points: raise ValueError()\n    return sum(math.hypot(*p) for p in points) / len(points)"
+    )
+    assert played(env, "Sample/2", body)[0] == 1.0
+    assert played(env, "Sample/2", body.replace("ValueError", "KeyError"))[0] == 0.0
+
+
+def test_tests_may_ask_what_depends_on_answers(tmp_path: Path) -> None:
+    row = {
+        "task_id": "walk",
+        "prompt": "def step(n: int) -> int:\n",
+        "entry_point": "step",
+        "canonical_solution": "    return n + 1\n",
+        "test": "def check(candidate):\n    n = candidate(0)\n    assert candidate(n * n) > n\n",
+    }
+    env = HumanEval(data=written(tmp_path / "a.jsonl", row), test_share=0.0)
+    assert played(env, "walk", "    return n + 1")[0] == 1.0
+    # It is asked for 49 where the gold solution is asked for 1.
+    assert played(env, "walk", "    return n + 7")[0] == 1.0
+    assert played(env, "walk", "    return 5 - n")[0] == 0.0
+
+
+def test_a_gold_solution_that_fails_is_no_task(tmp_path: Path) -> None:
+    row = {
+        "text": "One.",
+        "code": "def one():\n    return 2",
+        "test_list": ["assert one() == 1"],
+        "task_id": 7,
+    }
+    env = MBPP(data=written(tmp_path / "a.jsonl", row), test_share=0.0)
+    with pytest.raises(TaskError, match=r"the gold solution of one to pass its own tests, got \['Assert"):
+        env.reset(seed=0)
+
+
+def test_objects_of_the_tests_own_classes_are_said_to_be_beyond_it(tmp_path: Path) -> None:
+    code = "class P:\n    def __init__(self, a): self.a = a\ndef first(p):\n    return p.a"
+    row = {"text": "?", "code": code, "test_list": ["assert first(P(3)) == 3"], "task_id": 1}
+    env = MBPP(data=written(tmp_path / "a.jsonl", row), test_share=0.0)
+    with pytest.raises(TaskError, match="objects of their own classes"):
+        env.reset(seed=0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "row", "said"),
+    [
+        (HumanEval, {"prompt": "x", "entry_point": "f", "canonical_solution": "y", "test": "z"}, "name: exp"),
+        (HumanEval, {"prompt": "def f():\n", "entry_point": "f", "test": "z"}, "solution: expected a text"),
+        (MBPP, {"text": "?", "code": "def f(): return 1", "test_list": []}, "tests: expected a list of asse"),
+        (MBPP, {"text": "?", "code": "def f(): return 1", "test_list": ["assert g()"]}, "tests: expected ca"),
+        (MBPP, {"text": "?", "code": "def f(): return 1", "test_list": [3]}, "tests: expected a list of at"),
+    ],
+)
+def test_a_bad_row_is_named(tmp_path: Path, kind: type[MBPP], row: dict[str, Any], said: str) -> None:
+    with pytest.raises(DataError, match=f"line 1: {said}"):
+        kind(data=written(tmp_path / "a.jsonl", row))
+
+
+def test_mbpp_shows_one_test_and_counts_all() -> None:
+    env = make_env("trieline/MBPP-v0")
+    observation, _ = env.reset(options={"task_id": "1"})
+    assert 'assert count_vowels("Education") == 5' in observation
+    assert "rhythm" not in observation
+    reward, score = played(env, "1", "def count_vowels(text):\n    return 5")
+    assert (reward, score["passed"], score["total"], score["error"]) == (0.0, 1, 3, "wrong")
+
+
+@pytest.mark.skipif(not HUMANEVAL_ROWS.is_file(), reason="shared/data/humaneval is not beside the checkout")
+def test_real_rows_pass_with_their_solutions_and_fail_without() -> None:
+    env = HumanEval(data=str(HUMANEVAL_ROWS))
+    ids = [*env.task_ids("train"), *env.task_ids("test")]
+    assert len(ids) == 164
+    for task_id in sorted(ids)[::EVERY]:
+        env.reset(options={"task_id": task_id})
+        assert env.step(env.solution())[1] == 1.0, task_id
+        assert played(env, task_id, "    pass")[0] == 0.0, task_id
+
+
+@pytest.mark.parametrize("reply", ["", "\x00", "\ud800", "def f(" * 3000, "```" * 3000, "def " * 30_000])
+def test_any_reply_has_a_source(reply: str) -> None:
+    for start in ("", "def f(x):\n"):
+        assert isinstance(completed_source(reply, start, "f"), str)
