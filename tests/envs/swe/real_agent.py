@@ -21,6 +21,8 @@ RECORDED = Path(__file__).with_name("real_agent.json")
 ACTION = r"```mswea_bash_command\s*\n(.*?)\n```"
 """How mini-swe-agent finds the command in a reply (`LitellmTextbasedModelConfig.action_regex`)."""
 CONFIG = "swebench_backticks.yaml"
+SHOWN_BYTES = 10_000
+"""Of output, in `trieline/SWE-v0`."""
 LOOK = (
     "pwd; git log --oneline | wc -l; git status --short; git ls-files | head -50",
     "true",
@@ -137,38 +139,31 @@ def env_plays(task_id: str, replies: Sequence[str], timeout: float, **settings: 
         env.close()
 
 
-def in_our_words(observation: str) -> str:
+def in_our_words(observation: str, raw: dict[str, Any] | None) -> str:
     """An observation of mini-swe-agent as `trieline/SWE-v0` puts it: all that differs.
 
     * The end of a line at the end of the output is not shown, and empty output is one line.
-    * Output that is too long (10,000 characters there, over 10,000 bytes here) has no warning, and says how
-      many bytes are left out, not characters, in other tags.
+    * Output is too long by its bytes, not its characters (over 10,000 here, 10,000 there), comes without a
+      warning and says in another tag how many bytes are left out. This form is made of `raw`, what was run.
     * Why a command was ended stands after the return code, as a note, not before it as an exception.
     * What is no command is answered in one sentence.
     """
-    if observation.startswith("Format error:"):
+    if raw is None:
         return "Expected one block of ```bash, found none."
-    returned = r"<returncode>\d+</returncode>"
-    ended = re.fullmatch(rf"<exception>(.*?)</exception>\n({returned})\n(.*)", observation, flags=re.S)
-    if ended:
-        observation = f"{ended[2]}\n<note>{ended[1]}</note>\n{ended[3]}"
-    observation = re.sub(r"<warning>\n.*?\n</warning>\n?", "", observation, count=1, flags=re.S)
-    observation = re.sub(
-        r"<elided_chars>\n(\d+) characters elided\n</elided_chars>",
-        lambda found: f"<left_out>{int(found[1]):,} bytes; print less, or to a file</left_out>",
-        observation,
-    )
-    for name in ("output", "output_head", "output_tail"):
-        before, begin, rest = observation.partition(f"<{name}>\n")
-        text, end, after = rest.rpartition(f"</{name}>")
-        if begin and end:
-            observation = before + _tagged(name, text) + after
-    return observation
+    ended = re.fullmatch(r"<exception>(.*?)</exception>\n(.*)", observation, flags=re.S)
+    code, _, rest = (ended[2] if ended else observation).partition("\n")
+    note = [f"<note>{ended[1]}</note>"] if ended else []
+    data = raw["output"].encode()
+    if len(data) <= SHOWN_BYTES:
+        text = rest.removeprefix("<output>\n").removesuffix("</output>")
+        return "\n".join([code, *note, _tagged("output", text)])
+    head, tail = data[: SHOWN_BYTES // 2], data[-SHOWN_BYTES // 2 :]
+    left_out = f"<left_out>{len(data) - SHOWN_BYTES:,} bytes; print less, or to a file</left_out>"
+    begin, end = (part.decode("utf-8", "replace") for part in (head, tail))
+    return "\n".join([code, *note, _tagged("output_head", begin), left_out, _tagged("output_tail", end)])
 
 
 def _tagged(name: str, text: str) -> str:
-    if name != "output":
-        text = text.removesuffix("\n")  # of the template
     text = text.removesuffix("\n")
     return f"<{name}>\n{text}\n</{name}>" if text else f"<{name}></{name}>"
 
@@ -176,9 +171,10 @@ def _tagged(name: str, text: str) -> str:
 def differences(agent: Played, env: Played) -> list[str]:
     """Between the two ways; of the score all but the turns, which here count replies without a command."""
     found = []
-    for number, (theirs, ours) in enumerate(zip(agent["observations"], env["observations"], strict=True)):
-        if in_our_words(theirs) != ours:
-            found.append(f"observation {number}: {in_our_words(theirs)[:200]!r} and {ours[:200]!r}")
+    pairs = zip(agent["observations"], agent["outputs"], env["observations"], strict=True)
+    for number, (theirs, raw, ours) in enumerate(pairs):
+        if (expected := in_our_words(theirs, raw)) != ours:
+            found.append(f"observation {number}: {expected[:200]!r} and {ours[:200]!r}")
     for what in ("patch", "reward"):
         if agent[what] != env[what]:
             found.append(f"{what}: {agent[what]!r:.200} and {env[what]!r:.200}")
