@@ -10,8 +10,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import IO, Optional
+from typing import IO, NamedTuple, Optional
 
 READ_CHUNK = 64 * 1024
 # As shells report them.
@@ -26,8 +25,8 @@ class OwnerGoneError(Exception):
     """The one who asked for the program closed the connection while it ran."""
 
 
-@dataclass(frozen=True)
-class Order:
+# No dataclasses here: their module alone takes 12 ms to import, a sixth of a keeper's start.
+class Order(NamedTuple):
     """What to run, and within which bounds."""
 
     argv: list[str]
@@ -42,8 +41,7 @@ class Order:
     """As for `limit`, of the program alone. None of them: what starts it has them already."""
 
 
-@dataclass
-class Outcome:
+class Outcome(NamedTuple):
     """What came of it."""
 
     exit_code: int
