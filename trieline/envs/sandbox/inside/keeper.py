@@ -8,6 +8,7 @@ Since the uid is the same, four things keep programs off it:
 - the syscall filter refuses limits and scheduling of other processes;
 - requests and replies run over pipes of its own, which no program inherits, and results are what it saw
   itself: pipes that it made, exit codes from the kernel. Nothing that a program prints is ever parsed.
+It has the bounds of a program itself, for good, so that programs start with them and can't raise them.
 What it sends is bounded, and when its owner hangs up it exits, which ends every process in the namespace.
 """
 
