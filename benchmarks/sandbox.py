@@ -1,13 +1,15 @@
-"""What a sandbox costs: warm exec beside the engine's own, reset, start, the pool's acquire and release.
+"""What a sandbox costs, beside Docker Engine's own means and SWE-ReX: exec, a clean one, a workspace, a fork.
 
-And a workspace on a repository of 20 MB in 2,000 files: a clean one, a shell line, a fork after a small
-change.
+    scripts/with_docker.sh python -m benchmarks.sandbox --swe-rex rex/bin/python
 
-    python -m benchmarks.sandbox [--backend docker|bubblewrap|none] [--execs N] [--json FILE]
+First the sides in turns, round by round (`sandbox_sides.py` says what each is asked for). The engine's
+containers are plain ones, without our limits; SWE-ReX's is that of its Docker deployment, on the host's
+network. Both lack what ours adds: an end to leftover processes, bounds on time, output, memory and disk.
+`--swe-rex` is a Python with the packages `swe-rex` and `aiohttp`; without it that side is left out. Then our
+backends alone: a sandbox, its pool, and a workspace on a repository of 20 MB in 2,000 files.
 
 Written to `benchmarks/results/sandbox.json`. Times are wall-clock milliseconds; `exec_cpu_ms` is the
-processor time of keeper and programs, per exec. The engine's exec runs in the same container, and lacks what
-ours adds: an end to leftover processes, bounds on time and output.
+processor time of keeper and programs, per exec.
 """
 
 import argparse
@@ -20,10 +22,21 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from benchmarks.sandbox_sides import (
+    CHANGE,
+    GET_SWE_REX,
+    PROGRAM,
+    EngineApi,
+    EngineCommand,
+    OurSide,
+    Side,
+    SweRex,
+    in_turns,
+)
 from trieline.envs.sandbox import (
     WORKSPACE,
     Sandbox,
@@ -37,9 +50,11 @@ from trieline.envs.sandbox import (
 )
 from trieline.envs.sandbox.backends import Backend
 from trieline.envs.sandbox.bubblewrap import BubblewrapSandbox
+from trieline.launcher.machine import describe_machine
 
 RESULTS = Path(__file__).parent / "results" / "sandbox.json"
-PROGRAM = ["python3", "-I", "-S", "-c", "print(6 * 7)"]
+COUNTS = {"true": 40, "program": 20, "line": 40, "clean": 2, "workspace": 2, "fork": 2, "copy": 1}
+"""Of each thing, a round and side."""
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -79,19 +94,60 @@ def resident_mib(pid: int) -> float:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") / 2**20
 
 
-def engine_exec(sandbox: Sandbox) -> Callable[[], object]:
-    """The engine's own exec of the same program in the same container."""
-    from trieline.envs.sandbox import docker
+def beside(rounds: int, swe_rex: Path | None) -> dict[str, Any]:
+    """Medians of all sides and, for each thing, how many times as long as under our Docker it takes."""
+    with ExitStack() as stack:
+        sides: list[Side] = []
 
-    api = docker.engine().api
-    name = sandbox._name  # type: ignore[attr-defined]
+        def add(side: Side) -> None:
+            stack.callback(side.close)
+            sides.append(side)
 
-    def run() -> None:
-        made = api.exec_create(name, PROGRAM)["Id"]
-        assert api.exec_start(made) == b"42\n"
-        assert api.exec_inspect(made)["ExitCode"] == 0
+        docker_spec = stack.enter_context(repository("docker"))
+        assert docker_spec.image is not None
+        ours = OurSide("docker", docker_spec)
+        add(ours)
+        if not available_backends().get("bubblewrap"):
+            add(OurSide("bubblewrap", stack.enter_context(repository("bubblewrap"))))
+        add(EngineApi(docker_spec.image))
+        add(EngineCommand())
+        if swe_rex is not None:
+            add(SweRex(swe_rex))
+        in_turns(sides, dict.fromkeys(COUNTS, 1), 1)
+        taken = in_turns(sides, COUNTS, rounds)
+    medians = {
+        what: {name: round(statistics.median(times), 3) for name, times in by_side.items()}
+        for what, by_side in taken.items()
+    }
+    ratios = {
+        what: {name: round(median / by_side[ours.name], 2) for name, median in by_side.items()}
+        for what, by_side in medians.items()
+        if ours.name in by_side
+    }
+    return {
+        "rounds": rounds,
+        "a_round": COUNTS,
+        "load_average": [round(load, 2) for load in os.getloadavg()],
+        "median_ms": medians,
+        "times_ours_under_docker": ratios,
+    }
 
-    return run
+
+def aims(report: dict[str, Any]) -> list[str]:
+    """What was to be reached, and what was."""
+    found = report["median_ms"]
+    ours, api = "trieline, docker", "engine, API"
+    lines = []
+    for what in ("true", "program", "line"):
+        share = found[what][ours] / found[what][api]
+        lines.append(f"exec of `{what}` takes {share:.2f} of the engine's time (aim: at most 1.1)")
+    lines.append(f"a clean sandbox from the pool takes {found['clean'][ours]:.1f} ms (aim: under 50)")
+    for name in found["true"]:
+        if name.startswith("SWE-ReX"):
+            for what in ("true", "program", "line"):
+                times = found[what][name] / found[what][ours]
+                lines.append(f"{times:.1f} times the commands a second of {name} with `{what}` (aim: 3)")
+    return lines
 
 
 def measure(backend: Backend, execs: int) -> dict[str, Any]:
@@ -118,8 +174,6 @@ def measure(backend: Backend, execs: int) -> dict[str, Any]:
             figures["keeper_resident_mib"] = round(resident_mib(pid), 1)
         figures["exec_true_ms"] = times(lambda: sandbox.exec(["true"]), execs)
         figures["reset_ms"] = {"median": round(statistics.median(dirty_reset(sandbox) for _ in range(20)), 2)}
-        if backend == "docker":
-            figures["engine_exec_ms"] = times(engine_exec(sandbox), max(20, execs // 5))
     finally:
         sandbox.close()
     started = time.perf_counter()
@@ -179,11 +233,6 @@ def repository(backend: Backend) -> Iterator[SandboxSpec]:
             docker.engine().remove_image(image)
 
 
-CHANGE = (
-    "for n in 1 2 3 4 5; do echo x >> package_$n/module_$n.py; done; rm -r package_9; mkdir new; date > new/a"
-)
-
-
 def measure_workspace(backend: Backend, count: int) -> dict[str, Any]:
     """Figures of one backend, in milliseconds."""
     with repository(backend) as spec:
@@ -221,14 +270,23 @@ def main() -> None:
     )
     parser.add_argument("--backend", choices=["docker", "bubblewrap", "none"], action="append")
     parser.add_argument("--execs", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=5, help="of all sides in turns; 0: our backends alone")
+    parser.add_argument("--swe-rex", type=Path, help="a Python with the packages swe-rex and aiohttp")
     parser.add_argument("--json", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     reasons = available_backends()
     report: dict[str, Any] = {
+        "machine": describe_machine(),
         "program": PROGRAM,
         "cores": len(os.sched_getaffinity(0)),
         "execs": arguments.execs,
     }
+    if arguments.rounds and reasons.get("docker"):
+        print(f"no comparison without Docker: {reasons['docker']}", file=sys.stderr)
+    elif arguments.rounds:
+        if arguments.swe_rex is None:
+            print("SWE-ReX is left out: " + GET_SWE_REX, file=sys.stderr)
+        report["beside"] = beside(arguments.rounds, arguments.swe_rex)
     for backend in arguments.backend or ["docker", "bubblewrap", "none"]:
         if reasons.get(backend):
             print(f"{backend}: {reasons[backend]}", file=sys.stderr)
@@ -238,6 +296,8 @@ def main() -> None:
             report[backend]["workspace"] = measure_workspace(backend, max(5, arguments.execs // 10))
     text = json.dumps(report, indent=2)
     print(text)
+    if "beside" in report:
+        print(*aims(report["beside"]), sep="\n")
     arguments.json.write_text(text + "\n")
 
 

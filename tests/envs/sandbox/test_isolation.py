@@ -1,15 +1,19 @@
 """Attacks on the sandboxed backends: by programs that want out, more than their share, or to stay."""
 
+import json
 import os
 import socket
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.envs.sandbox.conftest import LIMITS, MIB
+from tests.envs.sandbox.conftest import LIMITS, MIB, need
 from tests.envs.sandbox.programs import run_python, said
-from trieline.envs.sandbox import Sandbox
+from trieline.envs.errors import SandboxError
+from trieline.envs.sandbox import Sandbox, open_sandbox
+from trieline.envs.sandbox.bubblewrap import BubblewrapSandbox
 
 
 def test_programs_are_unprivileged(sealed: Sandbox) -> None:
@@ -20,6 +24,50 @@ def test_programs_are_unprivileged(sealed: Sandbox) -> None:
     assert {int(fields[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {0}
     assert fields["NoNewPrivs"].strip() == "1"
     assert fields["Seccomp"].strip() == "2"
+
+
+def test_programs_start_bounded_and_can_not_unbind_themselves(sealed: Sandbox) -> None:
+    code = """
+import json, resource
+found = {}
+for name in ("RLIMIT_FSIZE", "RLIMIT_NOFILE", "RLIMIT_DATA", "RLIMIT_CORE"):
+    soft, hard = resource.getrlimit(getattr(resource, name))
+    found[name] = soft if soft == hard else None
+    try:
+        resource.setrlimit(getattr(resource, name), (hard + 1, hard + 1))
+        raised = hard >= 0
+    except (OSError, ValueError):
+        raised = False
+    assert not raised, name
+print(json.dumps(found))
+"""
+    found = json.loads(said(sealed, code))
+    bubblewrap = isinstance(sealed, BubblewrapSandbox)
+    assert found["RLIMIT_FSIZE"] == LIMITS.disk_bytes
+    assert found["RLIMIT_NOFILE"] == (128 if bubblewrap else 256)
+    assert found["RLIMIT_DATA"] == (LIMITS.memory_bytes if bubblewrap else -1)
+    assert found["RLIMIT_CORE"] == 0
+
+
+def test_programs_are_ended_before_the_keeper_if_memory_runs_out(sealed: Sandbox) -> None:
+    scores = "[open(f'/proc/{pid}/oom_score_adj').read().strip() for pid in ('self', 1)]"
+    own, keeper = said(sealed, f"print(*{scores})").split()
+    assert own == "1000"
+    assert int(keeper) < 1000
+
+
+def test_what_the_keeper_has_no_memory_for_is_an_error() -> None:
+    need("bubblewrap")
+    limits = replace(LIMITS, memory_bytes=64 * MIB, disk_bytes=256 * MIB)
+    sandbox = open_sandbox("bubblewrap", limits)
+    try:
+        sandbox.write("fits", b"x" * 8 * MIB)
+        with pytest.raises(SandboxError, match="its memory has no room for the bytes of this request"):
+            sandbox.write("does not", b"x" * 200 * MIB)
+        sandbox.reset()
+        assert said(sandbox, "import os; print(os.listdir())") == "[]"
+    finally:
+        sandbox.close()
 
 
 def test_only_the_workdir_can_be_written(sealed: Sandbox) -> None:

@@ -5,7 +5,9 @@ import pytest
 from msgspec.structs import replace
 
 from tests.trees import NONE, random_tree
+from trieline.common.tally import Tally
 from trieline.learner.batch.batch import prepare_batch
+from trieline.learner.batch.batch_metrics import add_tree_shapes
 from trieline.learner.batch.groups import trained_groups
 from trieline.learner.batch.sequences import ScoredSequence, scored_sequences
 from trieline.learner.errors import BatchError
@@ -113,3 +115,13 @@ def test_unknown_entropies_are_refused_where_they_are_needed(scaling: str) -> No
         prepare_batch([tree], config, max_tokens=100)
     batch = prepare_batch([tree], ObjectiveConfig(), max_tokens=100)
     assert all(np.isfinite(pack.scales).all() for pack in batch.packs)
+
+
+def test_forks_are_counted_by_who_asked_for_them() -> None:
+    tree = random_tree(np.random.default_rng(3), vocab_size=4, max_nodes=14)
+    causes = ["rollout", "rollout", "branch", "compaction", "compaction", "compaction", "token_mismatch"]
+    assert len(tree.fork_causes) > len(causes)
+    rest = [""] * (len(tree.fork_causes) - 1 - len(causes))
+    metrics = Tally()
+    add_tree_shapes(metrics, [replace(tree, fork_causes=("", *causes, *rest))] * 2, [[], []])
+    assert (metrics["tree/forks"], metrics["tree/compactions"], metrics["tree/unasked_forks"]) == (5, 3, 1)

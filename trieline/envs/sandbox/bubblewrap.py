@@ -1,13 +1,13 @@
 """Sandboxes without a daemon: bubblewrap, which needs nothing but unprivileged user namespaces.
 
 There is no control group, so the bounds are made of other things than Docker's, and are looser:
-- memory: RLIMIT_DATA of `memory_bytes` for each process, and the keeper adds up all of them every 50 ms and
-  ends a program that is over. Between two looks, `pids` processes can in theory hold `pids * memory_bytes`.
-  Memory that is in no process is refused: see the last doors of `inside.syscall_filter`, and ZEROS. Of what
-  the kernel holds for programs, page tables are added as they are, mappings and sockets with the most that
-  one can take (for TCP that is 36 MiB: without a checkout there are Unix sockets only). Pipes and epolls are
-  bounded by OPEN_FILES a process: in the worst case 64 processes hold 135 and 56 MiB by them, beside
-  `memory_bytes`;
+- memory: RLIMIT_DATA of `memory_bytes` for each process, the keeper included (what a request brings has to
+  fit in it), and the keeper adds up the programs every 50 ms and ends one that is over. Between two looks,
+  `pids` processes can in theory hold `pids * memory_bytes`. Memory that is in no process is refused: see the
+  last doors of `inside.syscall_filter`, and ZEROS. Of what the kernel holds for programs, page tables are
+  added as they are, mappings and sockets with the most that one can take (for TCP that is 36 MiB: without a
+  checkout there are Unix sockets only). Pipes and epolls are bounded by OPEN_FILES a process: in the worst
+  case 64 processes hold 135 and 56 MiB by them, beside `memory_bytes`;
 - the writable folder: a tmpfs of `disk_bytes`, on top of `memory_bytes`. Over a checkout, a tmpfs of that
   size holds what is changed, /tmp and /dev/shm;
 - pids: RLIMIT_NPROC, which Linux counts per user namespace, that is per sandbox, from 5.14 on; before, only

@@ -5,12 +5,13 @@ the garbage collector or the end of the process, ends its sandbox and gives its 
 """
 
 import threading
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 from trieline.envs.errors import PatchError, SandboxError, TaskError
 from trieline.envs.sandbox import ExecResult, Place, Places, Sandbox, SandboxLimits
-from trieline.envs.sandbox.base import fork
+from trieline.envs.sandbox.base import NO_MORE_VARIABLES, fork
 from trieline.envs.swe.git import apply_patch
 from trieline.envs.swe.grading import exam_of
 from trieline.envs.swe.history import Changes, changes_in, hide_history
@@ -78,14 +79,19 @@ class AgentWorkspace:
             self._opened = _Open(sandbox=sandbox, place=place, base=base, environment=exports)
             undo.pop_all()
 
-    def run(self, line: str, seconds: float) -> ExecResult:
-        """Run a line of shell; stderr goes where stdout goes. SandboxError if the sandbox fails."""
+    def run(
+        self, line: str, seconds: float, environment: Mapping[str, str] = NO_MORE_VARIABLES
+    ) -> ExecResult:
+        """Run a line of shell; stderr goes where stdout goes. SandboxError if the sandbox fails.
+
+        `environment` is before that of the workspace.
+        """
         assert self._opened is not None, "the workspace was never opened"
-        environment = {**QUIET, **self._opened.environment}
-        if self._workspaces.backend == "docker":
-            environment |= IMAGE_SHELL
+        shell = IMAGE_SHELL if self._workspaces.backend == "docker" else {}
         result = self._sandbox.exec(
-            ["bash", "-c", f"exec 2>&1\n{line}"], wall_seconds=seconds, environment=environment
+            ["bash", "-c", f"exec 2>&1\n{line}"],
+            wall_seconds=seconds,
+            environment={**QUIET, **self._opened.environment, **shell, **environment},
         )
         self.is_lost = result.over_disk or (result.oom and not self._is_alive())
         return result

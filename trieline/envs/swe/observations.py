@@ -68,12 +68,7 @@ def first_observation(statement: str, *, workdir: str, seconds: float, steps: in
 def output_shown(result: ExecResult, *, head_bytes: int, limit_seconds: float) -> str:
     """What came of a command. Of output that was cut, the first `head_bytes` are its head."""
     lines = [f"<returncode>{result.exit_code}</returncode>"]
-    if result.timed_out:
-        lines.append(f"<note>It took longer than {limit_seconds:g} s and was ended.</note>")
-    if result.oom:
-        lines.append("<note>It took too much memory, or had too many processes, and was ended.</note>")
-    if result.over_disk:
-        lines.append("<note>It wrote more than there is room for, and was ended with the workspace.</note>")
+    lines += [f"<note>{why}</note>" for why in why_ended(result, limit_seconds)]
     if result.stdout_left_out:
         head, tail = result.stdout[:head_bytes], result.stdout[head_bytes:]
         lines += [
@@ -85,6 +80,18 @@ def output_shown(result: ExecResult, *, head_bytes: int, limit_seconds: float) -
         # Commands write to stdout alone; on stderr is why one could not be started.
         lines += _tagged("output", result.stdout + result.stderr)
     return "\n".join(lines)
+
+
+def why_ended(result: ExecResult, limit_seconds: float) -> list[str]:
+    """Sentences on why a command did not end by itself, if it did not."""
+    reasons = []
+    if result.timed_out:
+        reasons.append(f"It took longer than {limit_seconds:g} s and was ended.")
+    if result.oom:
+        reasons.append("It took too much memory, or had too many processes, and was ended.")
+    if result.over_disk:
+        reasons.append("It wrote more than there is room for, and was ended with the workspace.")
+    return reasons
 
 
 def _tagged(name: str, output: bytes) -> list[str]:

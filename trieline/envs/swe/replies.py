@@ -15,6 +15,7 @@ READ_LENGTH = 400_000
 MOST_COMMAND = 90_000
 """Bytes of a command: it is handed to a shell as one word, of which Linux takes 128 KiB."""
 SEARCH, DIVIDE, REPLACE = "<<<<<<< SEARCH", "=======", ">>>>>>> REPLACE"
+NO_TEXT = "Expected Unicode text without NUL, got something else."
 
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
 _FENCE = re.compile(r" {0,3}(`{3,})[ \t]*([\w+-]*)[ \t]*\r?")
@@ -51,7 +52,7 @@ def read_reply(reply: str, *, edits: bool) -> Command | Edit | Misunderstood:
     if len(reply) > READ_LENGTH:
         return Misunderstood(message=f"Expected at most {READ_LENGTH:,} characters, got {len(reply):,}.")
     if _NO_TEXT.search(reply):
-        return Misunderstood(message="Expected Unicode text without NUL, got something else.")
+        return Misunderstood(message=NO_TEXT)
     languages = BASH | {EDIT} if edits else BASH
     blocks, unclosed = _blocks(reply)
     found = [(language, body) for language, body in blocks if language in languages]
@@ -62,10 +63,21 @@ def read_reply(reply: str, *, edits: bool) -> Command | Edit | Misunderstood:
     if language == EDIT:
         return _read_edit(body)
     line = "\n".join(body).strip()
-    size = len(line.encode())
-    if not 0 < size <= MOST_COMMAND:
-        return Misunderstood(message=f"Expected a command of 1 to {MOST_COMMAND:,} bytes, got {size:,}.")
+    if problem := problem_of_command(line):
+        return Misunderstood(message=problem)
     return Command(line=line)
+
+
+def problem_of_command(line: str) -> str:
+    """Why a shell can't be asked to run it; "" if it can."""
+    if _NO_TEXT.search(line):
+        return NO_TEXT
+    size = len(line.encode())
+    return (
+        ""
+        if 0 < size <= MOST_COMMAND
+        else f"Expected a command of 1 to {MOST_COMMAND:,} bytes, got {size:,}."
+    )
 
 
 def written(line: str) -> str:

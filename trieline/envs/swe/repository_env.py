@@ -6,13 +6,14 @@ sandbox that fails raises SandboxError, and the episode is broken; what the agen
 """
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
 from trieline.envs.errors import DataError, TaskError
-from trieline.envs.sandbox import WORKSPACE, Backend, shared_places
+from trieline.envs.sandbox import WORKSPACE, Backend, ExecResult, shared_places
+from trieline.envs.sandbox.base import NO_MORE_VARIABLES
 from trieline.envs.sandbox.pool import default_size
 from trieline.envs.swe.agent_workspace import AgentWorkspace
 from trieline.envs.swe.edits import edit_file
@@ -114,6 +115,8 @@ class RepositoryEnv(ListedTextEnv[RepositoryTask]):
             output_bytes=output_bytes,
             tail_bytes=output_bytes // 2,
         )
+        self.patch = b""
+        """What the agent has changed, once the episode is graded: a git diff."""
         places = shared_places(workspaces, "workspaces of agents")
         self._adopt(AgentWorkspace(self._workspaces, places, limits))
 
@@ -155,7 +158,7 @@ class RepositoryEnv(ListedTextEnv[RepositoryTask]):
         # Whether it can be played and graded at all is said at the start.
         self._workspaces.spec(task)
         exam_of(task)
-        self._turns = 0
+        self._turns, self.patch = 0, b""
         return first_observation(
             task.problem_statement,
             workdir=WORKDIR,
@@ -169,16 +172,30 @@ class RepositoryEnv(ListedTextEnv[RepositoryTask]):
         reply = read_reply(action, edits=self.edits)
         if isinstance(reply, Misunderstood):
             return self._goes_on(reply.message)
-        if self._workspace.is_lost:
+        if self.is_lost:
             return self._graded()
-        self._workspace.open(self.task)
         if isinstance(reply, Edit):
+            self._workspace.open(self.task)
             return self._goes_on(edit_file(self._workspace, reply))
-        result = self._workspace.run(reply.line, self.command_seconds)
+        result = self.run(reply.line)
         shown = output_shown(result, head_bytes=self._head_bytes, limit_seconds=self.command_seconds)
         if is_submission(result):
             return self._graded(submitted=True)
-        return self._graded(f"{shown}\n") if self._workspace.is_lost else self._goes_on(shown)
+        return self._graded(f"{shown}\n") if self.is_lost else self._goes_on(shown)
+
+    def run(self, line: str, environment: Mapping[str, str] = NO_MORE_VARIABLES) -> ExecResult:
+        """Run a line of shell in the workspace, for who plays the episode otherwise than by replies.
+
+        `environment`: variables beside those that the workspace has, and before them. SandboxError if the
+        sandbox fails.
+        """
+        self._workspace.open(self.task)
+        return self._workspace.run(line, self.command_seconds, environment)
+
+    @property
+    def is_lost(self) -> bool:
+        """Has a program of the agent's made its workspace unusable? Then there is nothing left to play."""
+        return self._workspace.is_lost
 
     def _goes_on(self, observation: str) -> Turn:
         if self._turns < self.steps:
@@ -213,6 +230,7 @@ class RepositoryEnv(ListedTextEnv[RepositoryTask]):
     def _graded(self, observation: str = "", *, submitted: bool = False) -> Turn:
         changes, found = self._grade()
         self._workspace.close()
+        self.patch = changes.patch
         if self._hand_in is not None:
             return self._handed_in(observation, changes, found, submitted)
         verdict = found.verdict

@@ -13,13 +13,17 @@ from trieline.wire.tree import TrajectoryTree
 def add_tree_shapes(
     metrics: Tally, trees: Sequence[TrajectoryTree], scored: Sequence[Sequence[ScoredSequence]]
 ) -> None:
-    """Branches, depth and forks, means over the trees."""
+    """Branches, depth and forks, means over the trees; of the forks, windows that a full context began.
+
+    Nobody asked for a fork where a later turn disagrees with the stored tokens.
+    """
     forks = [cause for tree in trees for cause in tree.fork_causes if cause not in ("", "rollout")]
     depths = [len(tree.path(int(node))) for tree in trees for node in tree.leaf_nodes]
     metrics.add_mean("tree/branches", sum(len(group) for group in scored), len(trees))
     metrics.add_mean("tree/depth", sum(depths), len(depths))
     metrics.add_mean("tree/forks", len(forks), len(trees))
-    metrics.add_mean("tree/unasked_forks", sum(cause != "branch" for cause in forks), len(trees))
+    metrics.add_mean("tree/compactions", forks.count("compaction"), len(trees))
+    metrics.add_mean("tree/unasked_forks", forks.count("token_mismatch"), len(trees))
 
 
 def add_packing(metrics: Tally, tries: Sequence[Trie], max_tokens: int) -> None:

@@ -8,6 +8,7 @@ Since the uid is the same, four things keep programs off it:
 - the syscall filter refuses limits and scheduling of other processes;
 - requests and replies run over pipes of its own, which no program inherits, and results are what it saw
   itself: pipes that it made, exit codes from the kernel. Nothing that a program prints is ever parsed.
+It has the bounds of a program itself, for good, so that programs start with them and can't raise them.
 What it sends is bounded, and when its owner hangs up it exits, which ends every process in the namespace.
 """
 
@@ -25,6 +26,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any, Optional
 
 from trieline.envs.sandbox.inside import checkout, files, frames, programs, syscall_filter
@@ -92,14 +94,31 @@ def _reap() -> bool:
         return False
 
 
-def _give_up_first() -> None:
-    """In a new process: if memory runs out, the kernel is to end this one and not the keeper."""
-    ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)  # else /proc/self belongs to root
-    try:
-        with open("/proc/self/oom_score_adj", "w") as score:
-            score.write("1000")
-    except OSError:
-        pass  # the order of killing is a courtesy; the bounds hold without it
+class OomScore:
+    """How soon the kernel ends this process, and what it starts, if memory runs out: see proc(5).
+
+    To be made before `harden`, after which these files belong to root.
+    """
+
+    def __init__(self) -> None:
+        self._file = -1
+        with contextlib.suppress(OSError):  # a courtesy; the bounds hold without it
+            self._file = os.open("/proc/self/oom_score_adj", os.O_RDWR | os.O_CLOEXEC)
+            self._own = os.read(self._file, 16)
+
+    @contextlib.contextmanager
+    def raised(self) -> Iterator[None]:
+        """Programs that are started meanwhile are to be ended first, and not the keeper."""
+        self._set(b"1000")
+        try:
+            yield
+        finally:
+            self._set(self._own)
+
+    def _set(self, score: bytes) -> None:
+        if self._file >= 0:
+            with contextlib.suppress(OSError):
+                os.pwrite(self._file, score, 0)
 
 
 def cgroup_oom_kills() -> int:
@@ -174,14 +193,15 @@ def _kilobytes(path: str, names: tuple[bytes, ...]) -> dict[bytes, int]:
 
 
 def _read_exactly(count: int) -> bytes:
-    parts = []
-    while count:
-        part = os.read(REQUESTS, min(count, CHUNK))
-        if not part:
+    """MemoryError before anything is read."""
+    data = bytearray(count)
+    left = memoryview(data)
+    while left:
+        taken = os.readv(REQUESTS, [left[:CHUNK]])
+        if not taken:
             raise EOFError
-        parts.append(part)
-        count -= len(part)
-    return b"".join(parts)
+        left = left[taken:]
+    return data  # type: ignore[return-value]  # whoever takes it takes both, and a copy could be a gigabyte
 
 
 class Body(io.RawIOBase):
@@ -192,8 +212,9 @@ class Body(io.RawIOBase):
 
     def read(self, size: int = -1) -> bytes:
         size = self.left if size < 0 else min(size, self.left)
+        data = _read_exactly(size)
         self.left -= size
-        return _read_exactly(size)
+        return data
 
 
 class Replies(io.RawIOBase):
@@ -211,8 +232,14 @@ Reply = tuple[Optional[dict[str, Any]], bytes]  # noqa: UP045  # `|` of types is
 class Keeper:
     """Answers requests, one at a time. `settings` come from the owner, see `bundle.Settings`."""
 
-    def __init__(self, settings: dict[str, Any], layer: Optional[checkout.Layer]) -> None:  # noqa: UP045  # as above
+    def __init__(
+        self,
+        settings: dict[str, Any],
+        layer: Optional[checkout.Layer],  # noqa: UP045  # as above
+        score: OomScore,
+    ) -> None:
         self.settings = settings
+        self.score = score
         self.workdir: str = settings["workdir"]
         self.files = layer or files.Folder(self.workdir)
         self.clean_usage = self.usage()
@@ -243,13 +270,13 @@ class Keeper:
             wall_seconds=header["wall_seconds"],
             output_bytes=self.settings["output_bytes"],
             tail_bytes=self.settings["tail_bytes"],
-            rlimits=self.settings["rlimits"],
+            rlimits={},  # those of this process
         )
         outcome = programs.run(
             order,
             kill_all=send_kill,
             reap_all=kill_everything,
-            before_exec=_give_up_first,
+            starting=self.score.raised,
             over_memory=self.over_memory,
             owner_fd=REQUESTS,
         )
@@ -319,6 +346,8 @@ class Keeper:
             reply, data = act(header, body)
         except (TimeoutError, subprocess.TimeoutExpired) as error:
             reply = {"failed": str(error)}
+        except MemoryError:
+            reply = {"failed": "its memory has no room for the bytes of this request"}
         except OSError as error:
             reply = {"errno": error.errno or 0, "message": error.strerror or str(error)}
         while body.read(CHUNK):
@@ -339,8 +368,10 @@ def main(settings: dict[str, Any]) -> None:
     layer = None
     if settings["checkout"]:
         layer = checkout.lay_over(settings["workdir"], settings["disk_bytes"], settings["max_files"])
+    score = OomScore()
     harden(only_unix_sockets=settings["watch_memory_bytes"] > 0 and not settings["tcp_bytes"])
-    keeper = Keeper(settings, layer)
+    programs.limit(settings["rlimits"])
+    keeper = Keeper(settings, layer, score)
     _send(frames.pack({"hello": os.getpid(), "uid": os.getuid(), "python": sys.version.split()[0]}))
     try:
         while True:
