@@ -19,6 +19,8 @@ BY_EQUALITY = frozenset({"game_of_life_halting"})
 """Tasks whose scorers take a wrong answer for a right one: only the gold answer is right."""
 BY_VALUE = frozenset({"coin_flip"})
 """And tasks whose answers are numbers that their scorers confuse: the value decides."""
+WITHOUT_CURRICULUM = frozenset({"knight_swap"})
+"""Tasks of which no level of the curriculum makes a puzzle: their one default is every level."""
 
 # Their scorers evaluate the answer as a Python list.
 _LISTS = frozenset({"string_insertion", "spiral_matrix", "number_sorting", "binary_matrix", "n_queens"})

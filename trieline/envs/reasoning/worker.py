@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from trieline.envs.helper_program import bound_memory, serve
-from trieline.envs.reasoning.guards import BY_EQUALITY, BY_VALUE, LEFT_OUT, may_be_scored
+from trieline.envs.reasoning.guards import BY_EQUALITY, BY_VALUE, LEFT_OUT, WITHOUT_CURRICULUM, may_be_scored
 
 TOLERANCE = 1e-3
 """Of probabilities, which are asked for as decimals."""
@@ -56,7 +56,7 @@ def _config(task: str, level: int, seed: int) -> Any:
     from reasoning_gym.coaching.base_curriculum import DefaultCurriculumContext, RangeAttributeMode
     from reasoning_gym.factory import CURRICULA, create_curriculum
 
-    if task not in CURRICULA:
+    if task not in CURRICULA or task in WITHOUT_CURRICULUM:
         return None
     problem: Exception | None = None
     # All levels up to this one; where the lowest of all is not sound, this one and later ones.
