@@ -34,7 +34,7 @@ tiny: install
 
 test: install
 	./scripts/ensure_sandbox.sh --even-with-docker
-	./scripts/with_docker.sh $(BIN)/python -m pytest -m "not long"
+	./scripts/with_docker.sh $(BIN)/python -m pytest -n 2 --dist loadfile -m "not long"
 
 test-long: install
 	./scripts/ensure_sandbox.sh --even-with-docker

@@ -26,6 +26,8 @@ class OwnEnv:
     name: str
     entry_point: str
     description: str
+    extra: str = ""
+    """The one of `pip install trieline[...]` that it needs."""
 
     @property
     def id(self) -> str:
@@ -92,6 +94,12 @@ OWN_ENVS = (
         name="Stdio",
         entry_point="trieline.envs.code.stdio:Stdio",
         description="programs for contests, as in APPS and LiveCodeBench; a sample of 10, levels 0-2",
+    ),
+    OwnEnv(
+        name="ReasoningGym",
+        entry_point="trieline.envs.reasoning.reasoning_env:ReasoningEnv",
+        description="a hundred kinds of generated puzzles of reasoning-gym; levels 0-4 of its curricula",
+        extra="reasoning",
     ),
     OwnEnv(
         name="SWE",

@@ -49,6 +49,8 @@ class TextEnv(gymnasium.Env[str, str], Generic[TaskT]):
     levels: int
     test_share = 0.2
     """Of all tasks, as far as `in_test` is not replaced."""
+    reset_options: tuple[str, ...] = RESET_OPTIONS
+    """Those that `reset` takes; what they say is in `chosen` while a task is drawn."""
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"], "render_fps": 4}  # type: ignore[misc]
 
     def __init__(self, *, split: Split = "train", level: int = 0, render_mode: str | None = None) -> None:
@@ -60,6 +62,7 @@ class TextEnv(gymnasium.Env[str, str], Generic[TaskT]):
         self.render_mode = render_mode
         self.observation_space = Text(OBSERVATION_LENGTH)
         self.action_space = Text(ACTION_LENGTH)
+        self.chosen: dict[str, Any] = {}
         self._task: TaskT | None = None
         self._over = False
         self._transcript: list[str] = []
@@ -117,9 +120,10 @@ class TextEnv(gymnasium.Env[str, str], Generic[TaskT]):
         """
         super().reset(seed=seed)
         options = options or {}
-        if unknown := sorted(set(options) - set(RESET_OPTIONS)):
-            msg = f"expected reset options out of {RESET_OPTIONS}, got {unknown}"
+        if unknown := sorted(set(options) - set(self.reset_options)):
+            msg = f"expected reset options out of {self.reset_options}, got {unknown}"
             raise TaskError(msg)
+        self.chosen = options
         named = self._named_task(options)
         # A task may well be 0 or empty: it is the one that was named all the same.
         self._task = self._drawn_task(options) if named is None else named

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from trieline.envs.math.grading_process import GradingProcess
+from trieline.envs.math.grading_process import GradingPool
 
 
 def test_a_grader_takes_no_module_from_the_working_folder(
@@ -11,8 +11,5 @@ def test_a_grader_takes_no_module_from_the_working_folder(
     for name in ("json", "queue", "sympy", "math_verify"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit(9)")
     monkeypatch.chdir(tmp_path)
-    process = GradingProcess(cpu_seconds=10.0)
-    try:
-        assert process.verify("1/2", "0.5") == process.verify("3", "3")
-    finally:
-        process.close()
+    with GradingPool(size=1, cpu_seconds=10.0) as pool:
+        assert pool.verify("1/2", "0.5") == pool.verify("3", "3") == "equal"

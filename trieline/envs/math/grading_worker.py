@@ -1,37 +1,24 @@
-"""The program of a grading process: math-verify over lines of JSON, in bounded memory.
+"""The program of a grading process: math-verify."""
 
-An answer has so much processor time, which a busy machine does not shorten; then the kernel ends the
-process. The owner kills it if that does not happen.
-"""
-
-import json
-import resource
-import signal
 import sys
 from collections.abc import Callable
+from typing import Any
 
-MEMORY_BYTES = 1024 * 1024 * 1024
+from trieline.envs.helper_program import bound_memory, serve
 
 
 def main(cpu_seconds: float) -> None:
     """Answer `[gold, answer]` with `equal`, `different` or `error`, until the input ends."""
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    bound_memory()
     compare = _comparison()
     # The first expression builds the parser, which takes a second: not on an answer's account.
     compare(r"\sqrt{8}", r"2\sqrt{2}")
-    sys.stdout.write("ready\n")
-    sys.stdout.flush()
-    for line in sys.stdin:
-        # The default action of SIGPROF ends the process, whatever it is doing.
-        signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
-        try:
-            gold, answer = json.loads(line)
-            reply = "equal" if compare(gold, answer) else "different"
-        except (Exception, RecursionError, MemoryError):  # noqa: BLE001  # whatever an answer can cause
-            reply = "error"
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        sys.stdout.write(reply + "\n")
-        sys.stdout.flush()
+
+    def reply_to(request: Any) -> str:
+        gold, answer = request
+        return "equal" if compare(gold, answer) else "different"
+
+    serve(reply_to, cpu_seconds)
 
 
 def _comparison() -> Callable[[str, str], bool]:

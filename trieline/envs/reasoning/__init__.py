@@ -1,0 +1,1 @@
+"""The generated puzzles of reasoning-gym, in one environment."""
