@@ -201,6 +201,14 @@ class ListedTextEnv(TextEnv[TaskT]):
         return tuple(self.task_id(task) for task in self.all_tasks() if self.in_test(task) == in_test)
 
 
+def expect_field(prompt: str, field: str) -> str:
+    """The prompt, if it has `{field}` in it. Raises TaskError if not."""
+    if f"{{{field}}}" not in prompt:
+        msg = f"expected a prompt with {{{field}}} in it, got {prompt[:100]!r}"
+        raise TaskError(msg)
+    return prompt
+
+
 def is_held_out(key: str, share: float) -> bool:
     """Is what has this key among the share that is held out? By its SHA-256: the same on every machine."""
     digest = hashlib.sha256(key.encode()).digest()

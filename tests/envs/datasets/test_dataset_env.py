@@ -157,7 +157,7 @@ def test_levels_by_a_column(tmp_path: Path) -> None:
 def test_a_level_without_tasks_of_the_split_says_so(tmp_path: Path) -> None:
     data = written(tmp_path / "a.jsonl", [row(1, level=1), row(2, level=2)])
     env = Questions(data=str(data), test_share=0.0, split="test")
-    with pytest.raises(TaskError, match="expected test tasks of level 0, got none among 2 rows"):
+    with pytest.raises(TaskError, match="expected test tasks of level 0, got none among 2 tasks"):
         env.reset(seed=0)
 
 

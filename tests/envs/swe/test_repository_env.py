@@ -82,7 +82,7 @@ def test_the_sample_is_split_by_id() -> None:
     assert env.task_ids("train") == (TASK, "larder__larder-3", TWO_TESTS)
     assert env.task_ids("test") == ("larder__larder-2",)
     assert make_env(ENV, split="test").reset(seed=5)[1]["task_id"] == "larder__larder-2"
-    with pytest.raises(TaskError, match=r"expected one of 4 instance ids such as 'larder__larder-1'"):
+    with pytest.raises(TaskError, match=r"expected one of 4 ids such as 'larder__larder-1'"):
         env.reset(options={"task_id": "larder__larder-7"})
 
 
@@ -117,7 +117,7 @@ def test_rows_are_read_from_a_file(tmp_path: Path) -> None:
     assert info["task_id"] == "other__other-1"
     assert "x\n(5 more characters are left out)" in observation
     assert env.observation_space.contains(observation)
-    with pytest.raises(TaskError, match="expected test tasks, got 1 tasks of the other split alone"):
+    with pytest.raises(TaskError, match="expected test tasks of level 0, got none among 1 tasks"):
         make_env(ENV, data=str(path), checkouts=str(tmp_path), test_share=0.0, split="test").reset()
     classic = row_of(task)
     del classic["eval_script"]

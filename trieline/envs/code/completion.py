@@ -9,18 +9,16 @@ from typing import Any, ClassVar
 from trieline.common.text import encodable
 from trieline.envs.code.asked_program import AskingTests, calls_of, run_tests
 from trieline.envs.code.extraction import completed_source
-from trieline.envs.datasets.dataset_env import DatasetEnv
+from trieline.envs.datasets.dataset_env import MOST_QUESTION, DatasetEnv
 from trieline.envs.datasets.records import said
 from trieline.envs.datasets.rows import Row
 from trieline.envs.datasets.task_set import Difficulty
-from trieline.envs.errors import DataError, TaskError
+from trieline.envs.errors import DataError
 from trieline.envs.sandbox import Backend
 from trieline.envs.sandbox.backends import resolve_backend
 from trieline.envs.text_env import Turn
-from trieline.envs.text_space import Text
 
 SHOWN_LENGTH = 400
-MOST_PROMPT = 50_000
 MOST_TESTS = 1_000
 _NAME = re.compile(r"[A-Za-z_]\w{0,99}", re.ASCII)
 _DEFINED = re.compile(r"^(?:async[ \t]+)?def[ \t]+(\w+)", re.MULTILINE)
@@ -53,20 +51,14 @@ class Completion(DatasetEnv[FunctionRow]):
     """Reward 1 if all tests of the row pass. The program never shares a process with them (`asked_program`).
 
     Args, beside those of every data set:
-        prompt: what is said, with `{prompt}` of the row in it.
         backend: the sandbox, as in PythonFunction.
     """
 
-    default_prompt: ClassVar[str]
+    field = "prompt"
 
-    def __init__(self, *, prompt: str | None = None, backend: Backend = "auto", **settings: Any) -> None:
-        prompt = self.default_prompt if prompt is None else prompt
-        if "{prompt}" not in prompt:
-            msg = f"expected a prompt with {{prompt}} in it, got {prompt[:100]!r}"
-            raise TaskError(msg)
+    def __init__(self, *, backend: Backend = "auto", **settings: Any) -> None:
         super().__init__(**settings)
-        self.backend, self._prompt = backend, prompt
-        self.observation_space = Text(MOST_PROMPT + len(prompt))
+        self.backend = backend
 
     @classmethod
     @abstractmethod
@@ -76,7 +68,7 @@ class Completion(DatasetEnv[FunctionRow]):
         resolve_backend(self.backend)
         # Whether its own solution passes is known before anything is counted against an agent.
         calls_of(task.tests, self.backend)
-        return self._prompt.replace("{prompt}", task.prompt.strip("\n"))
+        return self.asked(task.prompt.strip("\n"))
 
     def act(self, action: str) -> Turn:
         source = completed_source(action, self.task.start, self.task.tests.name)
@@ -170,8 +162,8 @@ class MBPP(Completion):
 
 def _prompt_text(row: Row) -> str:
     text = row.text("prompt").replace("\r\n", "\n")
-    if len(text) > MOST_PROMPT:
-        msg = f"prompt: expected at most {MOST_PROMPT:,} characters, got {len(text):,}"
+    if len(text) > MOST_QUESTION:
+        msg = f"prompt: expected at most {MOST_QUESTION:,} characters, got {len(text):,}"
         raise DataError(msg)
     return text
 

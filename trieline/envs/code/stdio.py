@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from trieline.common.text import encodable, shortened
 from trieline.envs.code.extraction import MOST_PROGRAM, whole_program
-from trieline.envs.datasets.dataset_env import DatasetEnv, OtherKind
+from trieline.envs.datasets.dataset_env import MOST_QUESTION, DatasetEnv, OtherKind
 from trieline.envs.datasets.records import said
 from trieline.envs.datasets.rows import Row
 from trieline.envs.datasets.task_set import Difficulty
@@ -19,9 +19,7 @@ from trieline.envs.errors import DataError, GraderError, TaskError
 from trieline.envs.sandbox import Backend, Sandbox, SandboxLimits, SandboxSpec, shared_pool
 from trieline.envs.sandbox.backends import resolve_backend
 from trieline.envs.text_env import Turn
-from trieline.envs.text_space import Text
 
-MOST_QUESTION = 100_000
 MOST_CASES = 1_000
 SHOWN_LENGTH = 400
 TOLERANCE = 1e-6
@@ -88,7 +86,6 @@ class Stdio(DatasetEnv[StdioTask]):
     difficulties.
 
     Args, beside those of every data set:
-        prompt: what is asked, with `{question}` in it.
         seconds: for one case, where the row does not say.
         partial_credit: the share of cases that pass is the reward; all cases run then.
         backend: the sandbox, as in PythonFunction.
@@ -113,23 +110,16 @@ class Stdio(DatasetEnv[StdioTask]):
     def __init__(
         self,
         *,
-        prompt: str | None = None,
         seconds: float = 4.0,
         partial_credit: bool = False,
         backend: Backend = "auto",
         **settings: Any,
     ) -> None:
-        prompt = self.default_prompt if prompt is None else prompt
-        if "{question}" not in prompt:
-            msg = f"expected a prompt with {{question}} in it, got {prompt[:100]!r}"
-            raise TaskError(msg)
         if not 0 < seconds <= MOST_SECONDS:
             msg = f"expected seconds above 0, at most {MOST_SECONDS:g}, got {seconds!r}"
             raise TaskError(msg)
         super().__init__(**settings)
         self.seconds, self.partial_credit, self.backend = seconds, partial_credit, backend
-        self._prompt = prompt
-        self.observation_space = Text(MOST_QUESTION + len(prompt))
 
     @classmethod
     def task_of(cls, row: Row) -> StdioTask:
@@ -153,7 +143,7 @@ class Stdio(DatasetEnv[StdioTask]):
 
     def begin(self, task: StdioTask) -> str:
         resolve_backend(self.backend)
-        return self._prompt.replace("{question}", task.question.strip("\n"))
+        return self.asked(task.question.strip("\n"))
 
     def act(self, action: str) -> Turn:
         source = whole_program(action)

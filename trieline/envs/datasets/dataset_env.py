@@ -7,7 +7,7 @@ the files, the split, the ids and the levels.
 import hashlib
 import logging
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
@@ -20,8 +20,10 @@ from trieline.envs.datasets.files import records_of, splits_in
 from trieline.envs.datasets.records import said
 from trieline.envs.datasets.rows import Row
 from trieline.envs.datasets.task_set import Difficulty, TaskSet, task_set_of
+from trieline.envs.datasets.task_set_env import TaskSetEnv
 from trieline.envs.errors import DataError, TaskError
-from trieline.envs.text_env import ListedTextEnv, Split, is_held_out
+from trieline.envs.text_env import Split, expect_field, is_held_out
+from trieline.envs.text_space import Text
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +31,8 @@ KEPT = 16
 """Data sets in memory: every episode makes an environment anew."""
 PARTS = 3
 """Levels of a column with many different values."""
+MOST_QUESTION = 100_000
+"""Code points of what a row asks."""
 _ID_DIGITS = 12
 
 
@@ -60,10 +64,11 @@ RowTaskT = TypeVar("RowTaskT", bound=RowTask)
 Columns = tuple[tuple[str, tuple[str, ...]], ...]
 
 
-class DatasetEnv(ListedTextEnv[RowTaskT], Generic[RowTaskT]):
+class DatasetEnv(TaskSetEnv[RowTaskT], Generic[RowTaskT]):
     """Rows out of JSON Lines, JSON, Parquet or Arrow, packed or not, a folder of them, or the hub.
 
     Args:
+        prompt: what is said, with what a row asks in the place of its field in braces (`{question}`).
         data: a file, the folder of a data set, or its name on the Hugging Face hub. None: a sample of a few
             rows in the same columns.
         test_data: a file of what is held out. None: the split of that name of a folder that has both, else
@@ -79,12 +84,16 @@ class DatasetEnv(ListedTextEnv[RowTaskT], Generic[RowTaskT]):
 
     columns: ClassVar[Mapping[str, tuple[str, ...]]]
     """What a row is made of: our names, and the columns of published data that hold it."""
+    default_prompt: ClassVar[str]
+    field: ClassVar[str] = "question"
+    """Of the prompt."""
     sample: ClassVar[tuple[str, str]]
     """The package and folder of the sample, of both splits."""
 
     def __init__(
         self,
         *,
+        prompt: str | None = None,
         data: str | None = None,
         test_data: str | None = None,
         subset: str | None = None,
@@ -116,9 +125,10 @@ class DatasetEnv(ListedTextEnv[RowTaskT], Generic[RowTaskT]):
         mapped = self._columns_of(columns or {}, level_column)
         kind: type[DatasetEnv[Any]] = type(self)
         # mypy takes a class to have the hash of its instances.
-        self._set: TaskSet[RowTaskT] = _read(kind, source, mapped, test_share)  # type: ignore[arg-type]
-        self.levels = self._set.levels
-        super().__init__(split=split, level=level, render_mode=render_mode)
+        tasks: TaskSet[RowTaskT] = _read(kind, source, mapped, test_share)  # type: ignore[arg-type]
+        super().__init__(tasks, split=split, level=level, render_mode=render_mode)
+        self._prompt = expect_field(self.default_prompt if prompt is None else prompt, self.field)
+        self.observation_space = Text(MOST_QUESTION + len(self._prompt))
 
     # ---- what a class for a kind of rows defines
 
@@ -139,35 +149,12 @@ class DatasetEnv(ListedTextEnv[RowTaskT], Generic[RowTaskT]):
             known["level"] = (level_column,)
         return tuple(known.items())
 
-    def all_tasks(self) -> Iterator[RowTaskT]:
-        return iter(self._set.by_id.values())
-
-    def task_ids(self, split: str) -> tuple[str, ...]:
-        return tuple(i for i in self._set.by_id if (i in self._set.test_ids) == (split == "test"))
-
-    def in_test(self, task: RowTaskT) -> bool:
-        return self.task_id(task) in self._set.test_ids
-
-    def draw_task(self, level: int) -> RowTaskT:
-        tasks = self._set.by_level[self.split][level]
-        if not tasks:
-            msg = f"expected {self.split} tasks of level {level}, got none among {len(self._set.by_id)} rows"
-            raise TaskError(msg)
-        return tasks[self.np_random.integers(len(tasks))]
-
     def task_id(self, task: RowTaskT) -> str:
         return id_of(task)
 
-    def parse_task(self, task_id: str) -> RowTaskT:
-        task = self._set.by_id.get(task_id)
-        if task is None:
-            example = next(iter(self._set.by_id))
-            msg = f"expected one of {len(self._set.by_id)} ids such as {example!r}"
-            raise ValueError(msg)
-        return task
-
-    def shared_by_forks(self) -> tuple[object, ...]:
-        return *super().shared_by_forks(), self._set, self._task
+    def asked(self, text: str) -> str:
+        """The first observation, for what a row asks."""
+        return self._prompt.replace(f"{{{self.field}}}", text)
 
 
 def id_of(task: RowTask) -> str:

@@ -5,18 +5,15 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from trieline.common.text import encodable
-from trieline.envs.datasets.dataset_env import DatasetEnv
+from trieline.envs.datasets.dataset_env import MOST_QUESTION, DatasetEnv
 from trieline.envs.datasets.records import said
 from trieline.envs.datasets.rows import Row
 from trieline.envs.datasets.task_set import Difficulty
 from trieline.envs.errors import DataError, TaskError
 from trieline.envs.question.answers import LETTERS, Form, form_of, gold_answer, judged, read_answer
 from trieline.envs.text_env import Turn
-from trieline.envs.text_space import Text
 
 FORMS: tuple[Form | str, ...] = ("auto", "integer", "number", "expression", "text", "choice")
-MOST_QUESTION = 100_000
-"""Code points of what is asked."""
 MOST_GOLD = 100
 """Answers that are right, of one row."""
 SHOWN_LENGTH = 400
@@ -46,7 +43,6 @@ class Questions(DatasetEnv[Question]):
     """Reward 1 for the right answer (see `answers`).
 
     Args, beside those of every data set:
-        prompt: what is asked, with `{question}` in it. Of choices, the question ends with them.
         form: of the answers: `integer`, `number`, `expression` (of LaTeX), `text`, `choice`. `auto`: of each
             row what its gold answer looks like.
     """
@@ -61,17 +57,12 @@ class Questions(DatasetEnv[Question]):
     sample = ("trieline.envs.question.samples", "questions")
     default_prompt: ClassVar[str] = "{question}\n\nReply with the answer only."
 
-    def __init__(self, *, prompt: str | None = None, form: str = "auto", **settings: Any) -> None:
+    def __init__(self, *, form: str = "auto", **settings: Any) -> None:
         if form not in FORMS:
             msg = f"expected form to be one of {FORMS}, got {form!r}"
             raise TaskError(msg)
-        prompt = self.default_prompt if prompt is None else prompt
-        if "{question}" not in prompt:
-            msg = f"expected a prompt with {{question}} in it, got {prompt[:100]!r}"
-            raise TaskError(msg)
         super().__init__(**settings)
-        self._form, self._prompt = form, prompt
-        self.observation_space = Text(MOST_QUESTION + len(prompt))
+        self._form = form
 
     @classmethod
     def task_of(cls, row: Row) -> Question:
@@ -114,8 +105,7 @@ class Questions(DatasetEnv[Question]):
 
     def begin(self, task: Question) -> str:
         lines = [f"{LETTERS[at]}. {text}" for at, text in enumerate(task.choices)]
-        asked = "\n".join([task.question, *lines])
-        return self._prompt.replace("{question}", asked)
+        return self.asked("\n".join([task.question, *lines]))
 
     def act(self, action: str) -> Turn:
         form = self.task.form if self._form == "auto" or self.task.choices else self._form

@@ -13,7 +13,7 @@ from trieline.common.text import encodable
 from trieline.envs.errors import EnvError, GraderError, TaskError
 from trieline.envs.helper_process import HelperPool, NoReply
 from trieline.envs.reasoning.guards import LEFT_OUT, LONGEST_ANSWER
-from trieline.envs.text_env import RESET_OPTIONS, Split, TextEnv, Turn
+from trieline.envs.text_env import RESET_OPTIONS, Split, TextEnv, Turn, expect_field
 from trieline.envs.text_space import Text
 
 LEVELS = 5
@@ -76,14 +76,11 @@ class ReasoningEnv(TextEnv[Puzzle]):
         render_mode: str | None = None,
     ) -> None:
         super().__init__(split=split, level=level, render_mode=render_mode)
-        if "{question}" not in prompt:
-            msg = f"expected a prompt with {{question}} in it, got {prompt[:100]!r}"
-            raise TaskError(msg)
         known = task_names()
         for task in tasks or ():
             _expect_known(task, known)
         self._tasks = tuple(tasks or known)
-        self._partial_credit, self._prompt = partial_credit, prompt
+        self._partial_credit, self._prompt = partial_credit, expect_field(prompt, "question")
         self.observation_space = Text(MOST_QUESTION + len(prompt))
 
     def draw_task(self, level: int) -> Puzzle:

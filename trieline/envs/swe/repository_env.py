@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
+from trieline.envs.datasets.task_set_env import TaskSetEnv
 from trieline.envs.errors import DataError, TaskError
 from trieline.envs.sandbox import WORKSPACE, Backend, ExecResult, shared_places
 from trieline.envs.sandbox.base import NO_MORE_VARIABLES
@@ -34,7 +35,7 @@ from trieline.envs.swe.repository_task import WORKDIR, RepositoryTask
 from trieline.envs.swe.sample import sample_checkouts, sample_tasks
 from trieline.envs.swe.task_set import RepositorySet, read_task_set, shared_out
 from trieline.envs.swe.workspaces import GRADING, Workspaces, workspaces_on
-from trieline.envs.text_env import ListedTextEnv, Split, Turn
+from trieline.envs.text_env import Split, Turn
 from trieline.envs.text_space import Text
 
 LEAST_SHOWN = 200
@@ -45,7 +46,7 @@ MOST_MESSAGE = 200
 """Characters of `score["message"]`."""
 
 
-class RepositoryEnv(ListedTextEnv[RepositoryTask]):
+class RepositoryEnv(TaskSetEnv[RepositoryTask]):
     """Reward 1 if the patch resolves the task: FAIL_TO_PASS and PASS_TO_PASS all pass, as SWE-bench counts.
 
     `partial_credit`: else the share of FAIL_TO_PASS that passes, as long as no test of PASS_TO_PASS breaks
@@ -96,9 +97,7 @@ class RepositoryEnv(ListedTextEnv[RepositoryTask]):
         if not 0 <= test_share <= 1:
             msg = f"expected a test_share of 0 to 1, got {test_share!r}"
             raise TaskError(msg)
-        self._set = _task_set(data, test_share)
-        self.levels = self._set.levels
-        super().__init__(split=split, level=level, render_mode=render_mode)
+        super().__init__(_task_set(data, test_share), split=split, level=level, render_mode=render_mode)
         longest = max(MOST_STATEMENT, output_bytes) + MOST_AROUND
         self.observation_space = Text(longest)
         self.edits, self.partial_credit = edits, partial_credit
@@ -127,29 +126,8 @@ class RepositoryEnv(ListedTextEnv[RepositoryTask]):
 
     # ---- tasks
 
-    def all_tasks(self) -> tuple[RepositoryTask, ...]:
-        return tuple(self._set.by_id.values())
-
-    def in_test(self, task: RepositoryTask) -> bool:
-        return task.instance_id in self._set.test_ids
-
-    def draw_task(self, level: int) -> RepositoryTask:
-        tasks = self._set.by_level[self.split][level]
-        if not tasks:
-            msg = f"expected {self.split} tasks, got {len(self._set.by_id)} tasks of the other split alone"
-            raise TaskError(msg)
-        return tasks[self.np_random.integers(len(tasks))]
-
     def task_id(self, task: RepositoryTask) -> str:
         return task.instance_id
-
-    def parse_task(self, task_id: str) -> RepositoryTask:
-        task = self._set.by_id.get(task_id)
-        if task is None:
-            example = next(iter(self._set.by_id))
-            msg = f"expected one of {len(self._set.by_id)} instance ids such as {example!r}"
-            raise ValueError(msg)
-        return task
 
     # ---- the episode
 
@@ -220,10 +198,7 @@ class RepositoryEnv(ListedTextEnv[RepositoryTask]):
         return copy
 
     def shared_by_forks(self) -> tuple[object, ...]:
-        return (
-            *super().shared_by_forks(),
-            *(self._set, self._task, self._workspace, self._workspaces),
-        )
+        return *super().shared_by_forks(), self._workspace, self._workspaces
 
     # ---- the end of the episode
 
