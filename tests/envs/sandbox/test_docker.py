@@ -37,7 +37,9 @@ def sandbox(engine: Engine) -> Iterator[DockerSandbox]:
 def ours(engine: Engine, pid: int | None = None) -> list[dict[str, Any]]:
     """Containers of a process of this machine, this one by default."""
     containers = engine.api.containers(all=True, filters={"label": docker.OWNER_LABEL})
-    return [c for c in containers if c["Labels"][docker.OWNER_LABEL].split("/")[3] == str(pid or os.getpid())]
+    # Those of images that stay have an owner of no name.
+    owners = [(c, c["Labels"][docker.OWNER_LABEL].split("/")) for c in containers]
+    return [c for c, owner in owners if owner[3:4] == [str(pid or os.getpid())]]
 
 
 def test_the_container_is_hardened(engine: Engine, sandbox: DockerSandbox) -> None:

@@ -341,8 +341,8 @@ def test_nothing_is_left_of_a_process_that_is_killed(made: tuple[Backend, Sandbo
         engine = docker.engine()
         assert engine.sweep() >= 2
         left = engine.api.containers(all=True, filters={"label": docker.OWNER_LABEL})
-        owners = [container["Labels"][docker.OWNER_LABEL].split("/")[3] for container in left]
-        assert str(process.pid) not in owners
+        owners = [container["Labels"][docker.OWNER_LABEL].split("/")[3:4] for container in left]
+        assert [str(process.pid)] not in owners
 
 
 def test_without_an_overlay_the_checkout_is_copied(
