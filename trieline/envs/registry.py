@@ -49,6 +49,21 @@ OWN_ENVS = (
         description="walk to the goal around the holes; levels 0-4 from next to it to 6 x 6 maps",
     ),
     OwnEnv(
+        name="Taxi",
+        entry_point="trieline.envs.game.toy_text:Taxi",
+        description="fetch a passenger through a small town; levels 0-4 from next to its goal to 20 moves",
+    ),
+    OwnEnv(
+        name="CliffWalking",
+        entry_point="trieline.envs.game.toy_text:CliffWalking",
+        description="walk along a cliff to the goal; levels 0-4 from next to it to 14 moves",
+    ),
+    OwnEnv(
+        name="Blackjack",
+        entry_point="trieline.envs.game.toy_text:Blackjack",
+        description="hit or stick against the dealer; 1 for a win, 0.5 for a draw",
+    ),
+    OwnEnv(
         name="PythonFunction",
         entry_point="trieline.envs.code.python_function:PythonFunction",
         description="write a one-line Python function, tested in a sandbox; levels 0-2",

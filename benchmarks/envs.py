@@ -1,0 +1,119 @@
+"""Steps a second of the games, beside the bare library underneath where there is one.
+
+    python -m benchmarks.envs [--seconds 0.5] [--many 1000] [--rounds 3]
+
+Each row plays words that are always actions of the game, drawn beforehand, and begins the next episode where
+one ends; only the steps count, in processor time. `one` is one environment, `many` that many at once in one
+process, in turns. `overhead_us` is what a step in words takes beyond a step of the bare world. The time is
+that of the fastest round. Written to `benchmarks/results/envs.json`.
+"""
+
+import argparse
+import json
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gymnasium.envs.toy_text.blackjack import BlackjackEnv
+from gymnasium.envs.toy_text.cliffwalking import CliffWalkingEnv
+from gymnasium.envs.toy_text.frozen_lake import FrozenLakeEnv
+from gymnasium.envs.toy_text.taxi import TaxiEnv
+
+from benchmarks.train_step import machine
+from trieline.envs import make_env
+from trieline.envs.game.frozen_lake import FrozenLake
+from trieline.envs.game.toy_text import Blackjack, CliffWalking, Taxi
+
+RESULTS = Path(__file__).parent / "results" / "envs.json"
+BAR_US = 10.0
+SEEDS = 50
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Game:
+    """An environment, the bare world, and which reply is which action of it."""
+
+    name: str
+    level: int
+    actions: Mapping[str, int]
+    bare: Callable[[], Any]
+
+
+GAMES = (
+    Game(
+        name="FrozenLake",
+        level=4,
+        actions=FrozenLake.actions,
+        bare=lambda: FrozenLakeEnv(map_name="4x4", is_slippery=False),
+    ),
+    Game(name="Taxi", level=4, actions=Taxi.actions, bare=TaxiEnv),
+    Game(name="CliffWalking", level=4, actions=CliffWalking.actions, bare=CliffWalkingEnv),
+    Game(name="Blackjack", level=0, actions=Blackjack.actions, bare=lambda: BlackjackEnv(sab=True)),
+)
+
+
+def seconds_a_step(worlds: list[Any], actions: list[Any], seconds: float) -> float:
+    """Of playing `worlds` in turns; episodes that end begin anew outside of the time."""
+    for seed, world in enumerate(worlds):
+        world.reset(seed=seed)
+    spent, steps, clock = 0.0, 0, time.process_time
+    began_all = clock()
+    place = 0
+    while clock() - began_all < seconds * 4 and spent < seconds:
+        for world in worlds:
+            action = actions[place % len(actions)]
+            place += 1
+            began = clock()
+            over = world.step(action)[2]
+            spent += clock() - began
+            steps += 1
+            if over:
+                world.reset(seed=place % SEEDS)
+    return spent / steps
+
+
+def measure(game: Game, options: argparse.Namespace) -> dict[str, Any]:
+    draw = random.Random(0)
+    words = [draw.choice([*game.actions]) for _ in range(1000)]
+    numbers = [game.actions[word] for word in words]
+
+    def ours() -> Any:
+        return make_env(f"trieline/{game.name}-v0", level=game.level).unwrapped
+
+    row: dict[str, Any] = {"env": game.name, "level": game.level}
+    for label, count in (("one", 1), ("many", options.many)):
+        fastest = {"text": float("inf"), "bare": float("inf")}
+        texts = [ours() for _ in range(count)]
+        bares = [game.bare() for _ in range(count)]
+        for _ in range(options.rounds):
+            fastest["text"] = min(fastest["text"], seconds_a_step(texts, words, options.seconds))
+            fastest["bare"] = min(fastest["bare"], seconds_a_step(bares, numbers, options.seconds))
+        row[label] = {
+            "environments": count,
+            "steps_per_second": round(1 / fastest["text"]),
+            "bare_steps_per_second": round(1 / fastest["bare"]),
+            "overhead_us": round((fastest["text"] - fastest["bare"]) * 1e6, 2),
+        }
+    print(row)
+    return row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seconds", type=float, default=0.5)
+    parser.add_argument("--many", type=int, default=1000)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    about = machine()
+    print(about)
+    rows = [measure(game, options) for game in GAMES]
+    RESULTS.write_text(json.dumps({"machine": about, "bar_us": BAR_US, "rows": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
