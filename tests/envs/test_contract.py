@@ -10,7 +10,7 @@ from trieline.envs.contract import CHECKS, NotOffered, Subject
 from trieline.envs.registry import OWN_ENVS
 
 OFFERED_BY_SOME = {"listed tasks can be played, each in one split", "an episode that is cut can be graded"}
-MANY_TURNS = {"Taxi", "CliffWalking"}
+MANY_TURNS = {"Taxi", "CliffWalking", "Hanoi"}
 """No single reply ends them well, or only by chance."""
 BY_CHANCE = {"Blackjack"}
 """Not every task can be won."""

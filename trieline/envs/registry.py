@@ -64,6 +64,26 @@ OWN_ENVS = (
         description="hit or stick against the dealer; 1 for a win, 0.5 for a draw",
     ),
     OwnEnv(
+        name="Wordle",
+        entry_point="trieline.envs.game.wordle:Wordle",
+        description="find a hidden word by the marks of guesses; levels 0-4 from 4 words of 3 letters",
+    ),
+    OwnEnv(
+        name="Countdown",
+        entry_point="trieline.envs.game.countdown:Countdown",
+        description="make a number out of others; levels 0-5 from the sum of two digits to 6 numbers",
+    ),
+    OwnEnv(
+        name="Sudoku",
+        entry_point="trieline.envs.game.sudoku:Sudoku",
+        description="fill a grid; levels 0-5 from one blank of 4 x 4 to 45 blanks of 9 x 9",
+    ),
+    OwnEnv(
+        name="Hanoi",
+        entry_point="trieline.envs.game.hanoi:Hanoi",
+        description="the towers of Hanoi, a move a turn; levels 0-4 from 1 move to 31",
+    ),
+    OwnEnv(
         name="PythonFunction",
         entry_point="trieline.envs.code.python_function:PythonFunction",
         description="write a one-line Python function, tested in a sandbox; levels 0-2",

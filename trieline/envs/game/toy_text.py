@@ -112,6 +112,10 @@ class CliffWalking(TabularEnv):
         """So worded that each level has starts in both splits: there are 37 in all."""
         return f"Cliff {task.state}"
 
+    def view(self) -> str:
+        """The question before its reading: to repeat it is not to go where the goal is."""
+        return self.tell(self.observation)
+
     def tell(self, observation: int) -> str:
         return _cliff_text(observation)
 
@@ -131,7 +135,7 @@ def _cliff_text(state: int) -> str:
     elif here == (CLIFF_ROW, 0):
         edge = " The cliff is right."
     lines[row][column] = "P"
-    return "\n".join("".join(line) for line in lines) + f"\nYou are P.{edge} The goal G is {goal}."
+    return "\n".join("".join(line) for line in lines) + f"\n{CliffWalking.ask}{edge} The goal is {goal}."
 
 
 class Blackjack(SeededEnv):
