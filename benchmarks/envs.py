@@ -5,15 +5,18 @@
 Each row plays words that are always actions of the game, drawn beforehand, and begins the next episode where
 one ends; only the steps count, in processor time. `one` is one environment, `many` that many at once in one
 process, in turns. `overhead_us` is what a step in words takes beyond a step of the bare world. The time is
-that of the fastest round. Written to `benchmarks/results/envs.json`.
+that of the fastest round. Games of OpenSpiel, where it is installed, stand beside a loop over the library
+that makes the same texts. Written to `benchmarks/results/envs.json`.
 """
 
 import argparse
+import functools
+import importlib.util
 import json
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +39,46 @@ SEEDS = 50
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Game:
-    """An environment, its replies, and for one that tells another's world that world, by its actions."""
+    """An environment, and for one that tells another's world that world."""
 
     name: str
     level: int
-    actions: Mapping[str, int]
+    actions: Mapping[str, int] = field(default_factory=dict)
+    """Of the bare world, by reply. Empty where the legal ones change: then they are `names` of the world."""
     bare: Callable[[], Any] | None = None
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+
+class BareSpiel:
+    """A game of OpenSpiel as a loop over the library would play it: text, moves by name, a random opponent."""
+
+    def __init__(self, name: str) -> None:
+        import pyspiel
+
+        self.game = pyspiel.load_game(name)
+
+    def reset(self, *, seed: int) -> None:
+        self.draw = random.Random(seed)
+        self.state = self.game.new_initial_state()
+        self.seat = self.draw.randrange(self.game.num_players())
+        self.tell()
+
+    def tell(self) -> str:
+        state = self.state
+        while state.current_player() != self.seat and not state.is_terminal():
+            if state.is_chance_node():
+                actions, chances = zip(*state.chance_outcomes(), strict=True)
+                state.apply_action(self.draw.choices(actions, chances)[0])
+            else:
+                state.apply_action(self.draw.choice(state.legal_actions()))
+        if state.is_terminal():
+            return f"{state.returns()}"
+        self.names = {state.action_to_string(self.seat, action): action for action in state.legal_actions()}
+        return f"{state.observation_string(self.seat)}{', '.join(self.names)}"
+
+    def step(self, name: str) -> tuple[str, float, bool]:
+        self.state.apply_action(self.names[name])
+        return self.tell(), 0.0, self.state.is_terminal()
 
 
 def numbered(replies: Iterable[str]) -> dict[str, int]:
@@ -66,35 +103,44 @@ GAMES = (
 )
 
 
-def seconds_a_step(worlds: list[Any], actions: list[Any], seconds: float) -> float:
+SPIEL_GAMES = tuple(
+    Game(name="OpenSpiel", level=0, kwargs={"game": name}, bare=functools.partial(BareSpiel, name))
+    for name in ("tic_tac_toe", "connect_four", "leduc_poker")
+)
+
+
+def seconds_a_step(worlds: list[Any], replies: list[Any], seconds: float) -> float:
     """Of playing `worlds` in turns; episodes that end begin anew outside of the time."""
     for seed, world in enumerate(worlds):
         world.reset(seed=seed)
     spent, steps, clock = 0.0, 0, time.process_time
     began_all = clock()
-    place = 0
     while clock() - began_all < seconds * 4 and spent < seconds:
         for world in worlds:
-            action = actions[place % len(actions)]
-            place += 1
+            reply = replies[steps % len(replies)] if replies else _legal(world, steps)
             began = clock()
-            over = world.step(action)[2]
+            over = world.step(reply)[2]
             spent += clock() - began
             steps += 1
             if over:
-                world.reset(seed=place % SEEDS)
+                world.reset(seed=steps % SEEDS)
     return spent / steps
+
+
+def _legal(world: Any, step: int) -> str:
+    names = list(world.names)
+    return str(names[step * 7919 % len(names)])
 
 
 def measure(game: Game, options: argparse.Namespace) -> dict[str, Any]:
     draw = random.Random(0)
-    words = [draw.choice([*game.actions]) for _ in range(1000)]
+    words = [draw.choice([*game.actions]) for _ in range(1000)] if game.actions else []
     numbers = [game.actions[word] for word in words]
 
     def ours() -> Any:
-        return make_env(f"trieline/{game.name}-v0", level=game.level).unwrapped
+        return make_env(f"trieline/{game.name}-v0", level=game.level, **game.kwargs).unwrapped
 
-    row: dict[str, Any] = {"env": game.name, "level": game.level}
+    row: dict[str, Any] = {"env": game.name, **game.kwargs, "level": game.level}
     for label, count in (("one", 1), ("many", options.many)):
         fastest = {"text": float("inf"), "bare": float("inf")}
         texts = [ours() for _ in range(count)]
@@ -121,7 +167,8 @@ def main() -> None:
     options = parser.parse_args()
     about = machine()
     print(about)
-    rows = [measure(game, options) for game in GAMES]
+    games = [*GAMES, *(SPIEL_GAMES if importlib.util.find_spec("pyspiel") else ())]
+    rows = [measure(game, options) for game in games]
     RESULTS.write_text(json.dumps({"machine": about, "bar_us": BAR_US, "rows": rows}, indent=1) + "\n")
 
 

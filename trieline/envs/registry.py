@@ -49,6 +49,16 @@ OWN_ENVS = (
         description="walk to the goal around the holes; levels 0-4 from next to it to 6 x 6 maps",
     ),
     OwnEnv(
+        name="PythonFunction",
+        entry_point="trieline.envs.code.python_function:PythonFunction",
+        description="write a one-line Python function, tested in a sandbox; levels 0-2",
+    ),
+    OwnEnv(
+        name="Repair",
+        entry_point="trieline.envs.code.repair:Repair",
+        description="mend the wrong line of a function, tested in a sandbox; levels 0-3 up to a file",
+    ),
+    OwnEnv(
         name="Taxi",
         entry_point="trieline.envs.game.toy_text:Taxi",
         description="fetch a passenger through a small town; levels 0-4 from next to its goal to 20 moves",
@@ -84,14 +94,9 @@ OWN_ENVS = (
         description="the towers of Hanoi, a move a turn; levels 0-4 from 1 move to 31",
     ),
     OwnEnv(
-        name="PythonFunction",
-        entry_point="trieline.envs.code.python_function:PythonFunction",
-        description="write a one-line Python function, tested in a sandbox; levels 0-2",
-    ),
-    OwnEnv(
-        name="Repair",
-        entry_point="trieline.envs.code.repair:Repair",
-        description="mend the wrong line of a function, tested in a sandbox; levels 0-3 up to a file",
+        name="OpenSpiel",
+        entry_point="trieline.envs.game.open_spiel:OpenSpiel",
+        description="over 80 board and card games (trieline[openspiel]); levels by opponent",
     ),
     OwnEnv(
         name="GSM8K",
