@@ -34,7 +34,7 @@ from trieline.envs.game.words import WORDS
 
 RESULTS = Path(__file__).parent / "results" / "envs.json"
 BAR_US = 10.0
-SEEDS = 50
+SEEDS = 2000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,7 +50,7 @@ class Game:
 
 
 class BareSpiel:
-    """A game of OpenSpiel as a loop over the library would play it: text, moves by name, a random opponent."""
+    """A game of OpenSpiel as a loop over the library plays it: text, moves by name, a random opponent."""
 
     def __init__(self, name: str) -> None:
         import pyspiel

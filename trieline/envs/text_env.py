@@ -136,7 +136,8 @@ class TextEnv(gymnasium.Env[str, str], Generic[TaskT]):
             raise ResetNeeded(msg)
         turn = self.act(str(action))
         self._over = turn.over
-        self._record(f"> {action}", turn.observation)
+        if self.render_mode == "ansi":
+            self._record(f"> {action}", turn.observation)
         info: dict[str, Any] = {"task_id": self._task_id}
         if turn.over:
             info["score"] = dict(turn.score)

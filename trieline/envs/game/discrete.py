@@ -128,7 +128,7 @@ class SeededEnv(DiscreteEnv[int]):
 
     @abstractmethod
     def make_world(self) -> Any:
-        """A new world, without a limit of its own on the turns."""
+        """A world, without a limit of its own on the turns. It is reset for each episode."""
 
     def draw_task(self, level: int) -> int:
         return int(self.np_random.integers(MAX_SEED))
@@ -149,9 +149,10 @@ class SeededEnv(DiscreteEnv[int]):
         return self.turns
 
     def open_world(self, task: int) -> tuple[Any, Any]:
-        world = self.make_world()
-        observation, _ = world.reset(seed=task)
-        return world, observation
+        if not hasattr(self, "world"):
+            self.world = self.make_world()
+        observation, _ = self.world.reset(seed=task)
+        return self.world, observation
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
