@@ -47,7 +47,8 @@ def test_a_game() -> None:
     text, _ = env.reset(options={"task_id": TASK})
     assert text == (
         "Every row, column and 2 x 2 box has each digit from 1 to 4 once.\n"
-        "1 ? 4 3\n3 4 2 1\n2 3 1 4\n4 1 3 2\nWhich digit is ?, reply with only that digit."
+        "1 ? 4 3\n3 4 2 1\n2 3 1 4\n4 1 3 2\n"
+        'Choose the digit for ?, from 1 to 4. Reply with only the digit, like "1".'
     )
     assert env.step("It is 3.")[:3] == (f"That is wrong. {text}", 0.0, False)
     last = env.step("It is **2**.")

@@ -176,6 +176,9 @@ def test_a_world_of_ones_own_takes_words() -> None:
     text, info = env.reset(seed=0)
     assert text == f"You stand at {env.world.place}.\nChoose one word: go on or back."
     assert env.fork().world.place == env.world.place
+    place = env.world.place
+    assert {env.in_test(seed) for seed in range(20)} == {True, False}
+    assert env.world.place == place
     while not (last := env.step("Let us go on."))[2]:
         pass
     assert last[:2] == ("You won.", 1.0)

@@ -63,20 +63,24 @@ def test_a_game() -> None:
     env = Wordle()
     text, _ = env.reset(options={"task_id": "3:cat:cap,cat,dog,tap"})
     assert text == (
-        "Find the secret word. It is one of: cap, cat, dog, tap. Reply with only one word; 3 guesses left."
+        "Find the secret word in 3 guesses. Choose cap, cat, dog or tap. "
+        'Reply with only the word, like "cap".'
     )
     assert env.step("It is CAP!")[0].startswith(
-        "cap: c right, a right, p no. Find the secret word. It is one of: cat."
+        "cap: c right, a right, p no. Find the secret word in 2 guesses. Choose cat. Reply"
+    )
+    assert env.step(env.question)[0].startswith(
+        "That names none of the words. Find the secret word in 1 guess."
     )
     text, reward, over, _, info = env.step(f"{text}\nI would say\ncat.\n")
     assert (text, reward, over) == ("Correct.", 1.0, True)
-    assert info["score"] == {"found": True, "word": "cat", "guesses": "cap cat", "invalid": 0}
+    assert info["score"] == {"found": True, "word": "cat", "guesses": "cap cat", "invalid": 1}
 
 
 def test_several_words_are_no_guess() -> None:
     env = Wordle()
     text, _ = env.reset(options={"task_id": "3:cat:cap,cat,dog,tap"})
-    assert env.step(text)[0].startswith("Name one word. Find")
+    assert env.step(text)[0].startswith("That names none of the words. Find")
     assert env.step("cow")[0].startswith("That names none of the words. ")
     text, reward, over, _, info = env.step("cat, or dog")
     assert (text, reward, over) == ("Name one word. No guesses left.", 0.0, True)

@@ -112,15 +112,16 @@ class Countdown(TextEnv[Target]):
 
     def _ask(self) -> str:
         *numbers, last = map(str, self.task.numbers)
+        once = ", each number at most once" if len(numbers) > 1 else ""
         return (
-            f"Make {self.task.target} out of {', '.join(numbers)} and {last} with + - * /, each number at "
-            f'most once. Reply with only the expression, like "{self._example()}".'
+            f"Make {self.task.target} out of {', '.join(numbers)} and {last} with + - * /{once}. "
+            f'Reply with only the calculation, like "{self._example()}".'
         )
 
     def _example(self) -> str:
         """Of the numbers, and wrong: to copy it is not to solve it."""
         first, second = self.task.numbers[:2]
-        examples = {f"{first} - {second}": first - second, f"{first} * {second}": first * second}
+        examples = {f"{first} * {second}": first * second, f"{first} - {second}": first - second}
         return next(text for text, value in examples.items() if value != self.task.target)
 
     def _score(self, expression: str | None) -> dict[str, object]:

@@ -143,7 +143,8 @@ class SeededEnv(DiscreteEnv[int]):
         return int(task_id)
 
     def split_key(self, task: int) -> str:
-        return repr(self.open_world(task)[1])
+        # In a world of its own: an episode may be running.
+        return repr(self.make_world().reset(seed=task)[0])
 
     def turns_of(self, task: int) -> int:
         return self.turns

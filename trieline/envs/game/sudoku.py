@@ -15,6 +15,7 @@ from trieline.envs.game.sudoku_grid import (
     draw_full,
     is_consistent,
     next_cell,
+    seen_from,
     solutions,
     with_blanks,
 )
@@ -145,9 +146,11 @@ class Sudoku(TextEnv[Puzzle]):
         digits[self.cell] = "?"
         rows = "\n".join(" ".join(digits[row * size : (row + 1) * size]) for row in range(size))
         box = "2 x 2" if size == SIZES[0] else "3 x 3"
+        # The example is wrong where anything is seen from the cell: to copy it is not to solve it.
+        example = min({self.grid[other] for other in seen_from(size)[self.cell]} - {0}, default=1)
         return (
             f"Every row, column and {box} box has each digit from 1 to {size} once.\n{rows}\n"
-            "Which digit is ?, reply with only that digit."
+            f'Choose the digit for ?, from 1 to {size}. Reply with only the digit, like "{example}".'
         )
 
     def _score(self) -> dict[str, object]:

@@ -100,7 +100,8 @@ class Wordle(TextEnv[Secret]):
 
     def act(self, action: str) -> Turn:
         self.guesses_left -= 1
-        named = named_words(action, self.known)
+        # Where one word is left, its question names just that.
+        named = [] if self.question in action else named_words(action, self.known)
         if len(named) != 1:
             self.invalid += 1
             return self._next("Name one word." if named else "That names none of the words.")
@@ -132,12 +133,15 @@ class Wordle(TextEnv[Secret]):
         return Turn(observation=f"{remark} No guesses left.", over=True, score=self._score(found=False))
 
     def _ask(self) -> str:
+        find = f"Find the secret word in {self.guesses_left} guess{'es' if self.guesses_left > 1 else ''}."
         if self.task.shown:
-            words = f"It is one of: {', '.join(self.possible)}."
+            *words, last = self.possible
+            choice = f"{', '.join(words)} or {last}" if words else last
+            self.question = f'{find} Choose {choice}. Reply with only the word, like "{self.possible[0]}".'
         else:
-            words = f"It is a common word of {len(self.task.word)} letters."
-        left = f"{self.guesses_left} guess{'es' if self.guesses_left > 1 else ''} left"
-        return f"Find the secret word. {words} Reply with only one word; {left}."
+            length = len(self.task.word)
+            self.question = f"{find} It is a common word of {length} letters. Reply with only one word."
+        return self.question
 
     def _score(self, *, found: bool) -> dict[str, object]:
         return {
