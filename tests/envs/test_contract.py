@@ -10,13 +10,28 @@ from trieline.envs.contract import CHECKS, NotOffered, Subject
 from trieline.envs.registry import OWN_ENVS
 
 OFFERED_BY_SOME = {"listed tasks can be played, each in one split", "an episode that is cut can be graded"}
+MANY_TURNS = {"Taxi", "CliffWalking", "Hanoi"}
+"""No single reply ends them well, or only by chance."""
+BY_CHANCE = {"Blackjack", "OpenSpiel"}
+"""Not every task can be won."""
 IDS = [env.id for env in OWN_ENVS]
+
+
+def may_lack(env_id: str, name: str) -> bool:
+    game = env_id.removeprefix("trieline/").removesuffix("-v0")
+    return (
+        name in OFFERED_BY_SOME
+        or (name == "the solution scores 1" and game in MANY_TURNS | BY_CHANCE)
+        or (name == "the expert scores 1" and game in BY_CHANCE)
+    )
 
 
 @pytest.mark.parametrize("env_id", IDS)
 @pytest.mark.parametrize("name", CHECKS)
 def test_environment_keeps_the_contract(env_id: str, name: str) -> None:
-    with contextlib.suppress(NotOffered) if name in OFFERED_BY_SOME else contextlib.nullcontext():
+    if env_id == "trieline/OpenSpiel-v0":
+        pytest.importorskip("pyspiel", reason="needs trieline[openspiel]")
+    with contextlib.suppress(NotOffered) if may_lack(env_id, name) else contextlib.nullcontext():
         CHECKS[name](Subject(env_id, {}))
 
 

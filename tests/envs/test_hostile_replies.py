@@ -12,7 +12,7 @@ from collections.abc import Callable
 import pytest
 
 from trieline.envs.code import extraction
-from trieline.envs.game import frozen_lake
+from trieline.envs.game import discrete, expressions, frozen_lake
 from trieline.envs.math import arithmetic, form
 from trieline.envs.swe import replies
 
@@ -34,7 +34,11 @@ def _integer(reply: str) -> object:
 
 
 def _direction(reply: str) -> object:
-    return frozen_lake.first_direction(reply)
+    return frozen_lake.FrozenLake.named_action(reply)
+
+
+def _expression(reply: str) -> object:
+    return expressions.last_expression(reply)
 
 
 def _source(reply: str) -> object:
@@ -50,7 +54,7 @@ def _command(reply: str) -> object:
 
 
 READERS: dict[str, Callable[[str], object]] = {
-    reader.__name__: reader for reader in (_integer, _direction, _source, _form, _command)
+    reader.__name__: reader for reader in (_integer, _direction, _expression, _source, _form, _command)
 }
 
 
@@ -64,7 +68,7 @@ def test_readers_take_time_in_proportion(reader: str) -> None:
 
 def _main(reader: str) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
-    for module in (arithmetic, frozen_lake, extraction, replies):
+    for module in (arithmetic, discrete, expressions, extraction, replies):
         module.READ_LENGTH = 2 * LENGTH  # type: ignore[attr-defined]
     for piece in PIECES:
         for opening in ("", "(", "return x", "```"):

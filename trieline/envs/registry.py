@@ -61,6 +61,46 @@ OWN_ENVS = (
         description="mend the wrong line of a function, tested in a sandbox; levels 0-3 up to a file",
     ),
     OwnEnv(
+        name="Taxi",
+        entry_point="trieline.envs.game.toy_text:Taxi",
+        description="fetch a passenger through a small town; levels 0-4 from next to its goal to 20 moves",
+    ),
+    OwnEnv(
+        name="CliffWalking",
+        entry_point="trieline.envs.game.toy_text:CliffWalking",
+        description="walk along a cliff to the goal; levels 0-4 from next to it to 14 moves",
+    ),
+    OwnEnv(
+        name="Blackjack",
+        entry_point="trieline.envs.game.toy_text:Blackjack",
+        description="hit or stick against the dealer; 1 for a win, 0.5 for a draw",
+    ),
+    OwnEnv(
+        name="Wordle",
+        entry_point="trieline.envs.game.wordle:Wordle",
+        description="find a hidden word by the marks of guesses; levels 0-4 from 4 words of 3 letters",
+    ),
+    OwnEnv(
+        name="Countdown",
+        entry_point="trieline.envs.game.countdown:Countdown",
+        description="make a number out of others; levels 0-5 from the sum of two digits to 6 numbers",
+    ),
+    OwnEnv(
+        name="Sudoku",
+        entry_point="trieline.envs.game.sudoku:Sudoku",
+        description="fill a grid; levels 0-5 from one blank of 4 x 4 to 45 blanks of 9 x 9",
+    ),
+    OwnEnv(
+        name="Hanoi",
+        entry_point="trieline.envs.game.hanoi:Hanoi",
+        description="the towers of Hanoi, a move a turn; levels 0-4 from 1 move to 31",
+    ),
+    OwnEnv(
+        name="OpenSpiel",
+        entry_point="trieline.envs.game.open_spiel:OpenSpiel",
+        description="over 80 board and card games (trieline[openspiel]); levels by opponent",
+    ),
+    OwnEnv(
         name="GSM8K",
         entry_point="trieline.envs.question.published:GSM8K",
         description="grade-school mathematics in the columns of GSM8K, a sample of 16; levels 0-2 by steps",

@@ -131,7 +131,8 @@ class TextEnv(gymnasium.Env[str, str], Generic[TaskT]):
         observation = self.begin(self._task)
         self._transcript = []
         self._record(observation)
-        return observation, {"task_id": self.task_id(self._task)}
+        self._task_id = self.task_id(self._task)
+        return observation, {"task_id": self._task_id}
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         if self._task is None or self._over:
@@ -139,8 +140,9 @@ class TextEnv(gymnasium.Env[str, str], Generic[TaskT]):
             raise ResetNeeded(msg)
         turn = self.act(str(action))
         self._over = turn.over
-        self._record(f"> {action}", turn.observation)
-        info: dict[str, Any] = {"task_id": self.task_id(self._task)}
+        if self.render_mode == "ansi":
+            self._record(f"> {action}", turn.observation)
+        info: dict[str, Any] = {"task_id": self._task_id}
         if turn.over:
             info["score"] = dict(turn.score)
         return turn.observation, turn.reward, turn.over, False, info

@@ -6,7 +6,7 @@ import gymnasium
 import pytest
 
 from trieline.envs import make_env
-from trieline.envs.game.frozen_lake import LEVELS, MOVES, first_direction
+from trieline.envs.game.frozen_lake import LEVELS, MOVES, FrozenLake
 
 ENV = "trieline/FrozenLake-v0"
 LAKE = "9:SFF/FHF/FFG"
@@ -109,4 +109,4 @@ def test_impossible_lakes_are_refused(task_id: Any) -> None:
     ],
 )
 def test_the_first_direction_counts(reply: str, direction: str | None) -> None:
-    assert first_direction(reply) == direction
+    assert FrozenLake.named_action(reply) == direction

@@ -3,24 +3,26 @@
 The first level starts next to the goal, later ones start further away on larger maps with more holes.
 """
 
+import functools
 import re
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from gymnasium.envs.toy_text.frozen_lake import FrozenLakeEnv
 
-from trieline.envs.text_env import Split, TextEnv, Turn
+from trieline.envs.game.discrete import DiscreteEnv
+from trieline.envs.text_env import Split
 
 MOVES = {"left": 0, "down": 1, "right": 2, "up": 3}
 """Words and the actions of FrozenLakeEnv."""
 STEPS = {"left": (0, -1), "down": (1, 0), "right": (0, 1), "up": (-1, 0)}
 """(rows, columns) of each move."""
 MAX_SIZE = 16
-READ_LENGTH = 1_000
-"""Characters of a reply that are looked at."""
-WORD = re.compile(r"\b(?:left|down|right|up)\b", re.IGNORECASE)
+KEPT_VIEWS = 4096
+"""Messages kept in a process: the rollouts of a group walk on the same lake."""
 MAP = re.compile(rf"\d{{1,3}}:[SFHG]+(?:/[SFHG]+){{0,{MAX_SIZE - 1}}}", re.ASCII)
 
 Cell = tuple[int, int]
@@ -59,12 +61,15 @@ class Lake:
         return row, self.rows[row].index(letter)
 
 
-class FrozenLake(TextEnv[Lake]):
+class FrozenLake(DiscreteEnv[Lake]):
     """Reward 1 at the goal. A hole, or the last move, ends the episode.
 
     The first direction that a reply names is the move; a reply without one uses up a move.
     """
 
+    actions = MOVES
+    ask = "Choose one word: up, down, left or right."
+    unknown = ""
     levels = len(LEVELS)
 
     def __init__(
@@ -109,48 +114,22 @@ class FrozenLake(TextEnv[Lake]):
     def split_key(self, task: Lake) -> str:
         return "/".join(task.rows)
 
-    def begin(self, task: Lake) -> str:
-        self.world = FrozenLakeEnv(desc=list(task.rows), is_slippery=self.is_slippery)
-        self.world.reset(seed=int(self.np_random.integers(2**31)) if self.is_slippery else 0)
-        self.moves_left, self.invalid = task.moves, 0
-        self.goal = task.find("G")
-        return self._view()
+    def turns_of(self, task: Lake) -> int:
+        return task.moves
+
+    def open_world(self, task: Lake) -> tuple[Any, Any]:
+        world = FrozenLakeEnv(desc=list(task.rows), is_slippery=self.is_slippery)
+        return world, world.reset(seed=int(self.np_random.integers(2**31)) if self.is_slippery else 0)[0]
 
     @property
     def position(self) -> Cell:
         row, column = divmod(int(self.world.s), self.world.ncol)
         return row, column
 
-    def act(self, action: str) -> Turn:
-        self.moves_left -= 1
-        direction = first_direction(action)
-        if direction is None:
-            self.invalid += 1
-            return self._next()
-        _, reward, terminated, _, _ = self.world.step(MOVES[direction])  # type: ignore[no-untyped-call]
-        if terminated:
-            reached = float(reward) > 0
-            observation = "You reached the goal." if reached else "You fell into a hole."
-            return Turn(
-                observation=observation,
-                reward=float(reached),
-                over=True,
-                score=self._score("goal" if reached else "hole"),
-            )
-        return self._next()
-
-    def shared_by_forks(self) -> tuple[object, ...]:
-        if self._task is None:
-            return super().shared_by_forks()
-        world = self.world
-        tables = (
-            world.P,
-            world.desc,
-            world.initial_state_distrib,
-            world.observation_space,
-            world.action_space,
-        )
-        return *super().shared_by_forks(), *tables
+    def verdict(self, reward: float) -> tuple[str, float, str]:
+        if reward > 0:
+            return "You reached the goal.", 1.0, "goal"
+        return "You fell into a hole.", 0.0, "hole"
 
     def solution(self) -> str | None:
         way = list(self.demonstrate_way())
@@ -163,37 +142,30 @@ class FrozenLake(TextEnv[Lake]):
         while self.moves_left and (way := self.demonstrate_way()):
             yield way[0]
 
-    def _next(self) -> Turn:
-        if self.moves_left:
-            return Turn(observation=self._view())
-        return Turn(observation="No moves left.", over=True, score=self._score("moves"))
+    def view(self) -> str:
+        return self.tell(self.observation)
 
-    def _view(self) -> str:
-        """The map, with the player as P, and its reading: all that a move depends on."""
-        rows = [list(row.replace("S", ".").replace("F", ".")) for row in self.task.rows]
-        row, column = self.position
-        rows[row][column] = "P"
-        lines = "\n".join("".join(cells) for cells in rows)
-        return f"{lines}\nChoose one word: up, down, left or right.{self._reading()}"
-
-    def _reading(self) -> str:
-        """What the map says of the next move, in words."""
-        row, column = self.position
-        goal_row, goal_column = self.goal
-        towards = [(goal_row < row, "up"), (goal_row > row, "down"), (goal_column < column, "left")]
-        towards += [(goal_column > column, "right")]
-        goal = " and ".join(move for is_there, move in towards if is_there)
-        holes = [move for move in STEPS if _cell(self.task.rows, _moved(self.position, move)) == "H"]
-        return (f" A hole is {' and '.join(holes)}." if holes else "") + f" The goal is {goal}."
-
-    def _score(self, end: str) -> dict[str, object]:
-        return {"end": end, "moves_left": self.moves_left, "invalid": self.invalid}
+    def tell(self, observation: int) -> str:
+        return _view(self.task.rows, divmod(int(observation), self.world.ncol))
 
 
-def first_direction(reply: str) -> str | None:
-    """The first direction that a reply names, None if it names none."""
-    word = WORD.search(reply[:READ_LENGTH])
-    return word[0].lower() if word else None
+@functools.lru_cache(maxsize=KEPT_VIEWS)
+def _view(rows: tuple[str, ...], here: Cell) -> str:
+    """The map, with the player as P, and its reading: all that a move depends on."""
+    cells = [list(row.replace("S", ".").replace("F", ".")) for row in rows]
+    cells[here[0]][here[1]] = "P"
+    lines = "\n".join("".join(row) for row in cells)
+    return f"{lines}\n{FrozenLake.ask}{_reading(rows, here)}"
+
+
+def _reading(rows: tuple[str, ...], here: Cell) -> str:
+    """What the map says of the next move, in words."""
+    goal_row, goal_column = Lake(rows=rows, moves=0).find("G")
+    towards = [(goal_row < here[0], "up"), (goal_row > here[0], "down"), (goal_column < here[1], "left")]
+    towards += [(goal_column > here[1], "right")]
+    goal = " and ".join(move for is_there, move in towards if is_there)
+    holes = [move for move in STEPS if _cell(rows, _moved(here, move)) == "H"]
+    return (f" A hole is {' and '.join(holes)}." if holes else "") + f" The goal is {goal}."
 
 
 def shortest_way(rows: tuple[str, ...], start: Cell) -> list[str] | None:

@@ -1,0 +1,39 @@
+"""The legal moves of an OpenSpiel state by their names, and the names in a reply."""
+
+import functools
+import re
+from typing import Any
+
+READ_LENGTH = 2_000
+"""Characters of a reply that are looked at, from its end."""
+KEPT_PATTERNS = 256
+_BLANKS = re.compile(r"\s+")
+
+
+def action_names(state: Any, player: int) -> dict[str, int]:
+    """The legal actions by name, in OpenSpiel's order. Names of several actions get their numbers."""
+    names: dict[str, int] = {}
+    for action in state.legal_actions():
+        name = state.action_to_string(player, action).strip(" ;,.\n")
+        names[f"{name} #{action}" if name in names or not name else name] = action
+    return names
+
+
+def named_actions(reply: str, names: dict[str, int]) -> list[str]:
+    """The moves that the last line of a reply names, each once. Case counts where it tells moves apart."""
+    if reply in names:
+        return [reply]
+    lines = reply[-READ_LENGTH:].strip().splitlines()
+    line = _BLANKS.sub(" ", lines[-1]) if lines else ""
+    found = _pattern(tuple(names)).findall(line)
+    folded = {name.lower(): name for name in names}
+    if len(folded) < len(names):
+        return [*dict.fromkeys(name for name in found if name in names)]
+    return [*dict.fromkeys(folded[name.lower()] for name in found)]
+
+
+@functools.lru_cache(maxsize=KEPT_PATTERNS)
+def _pattern(names: tuple[str, ...]) -> re.Pattern[str]:
+    """The longest name first; not in the middle of words and numbers."""
+    parts = (re.escape(name) for name in sorted(names, key=len, reverse=True))
+    return re.compile(rf"(?<!\w)(?:{'|'.join(parts)})(?!\w)", re.IGNORECASE)
