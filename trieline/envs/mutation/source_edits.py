@@ -5,6 +5,8 @@ import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from trieline.common.python_source import syntax_tree
+
 MARK = b"\xef\xbb\xbf"
 
 
@@ -82,7 +84,7 @@ def parsed(data: bytes) -> ast.Module:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            tree = ast.parse(data)
+            tree = syntax_tree(data)
             compile(data, "source", "exec", dont_inherit=True)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         msg = f"expected Python: {error}"

@@ -11,6 +11,8 @@ import random
 import re
 from dataclasses import dataclass
 
+from trieline.common.python_source import syntax_tree
+
 WORDS = ("value", "result", "option", "empty", "default", "nested", "order", "key", "state", "range", "copy")
 _NAME = re.compile(r"[a-z]+")
 
@@ -45,7 +47,7 @@ class Planted:
 def plant(path: str, source: str, rng: random.Random) -> Planted | None:
     """A test that fails, in the style of those of a Python file; None if it has none to hide among."""
     try:
-        module = ast.parse(source)
+        module = syntax_tree(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
     functions = [
