@@ -42,6 +42,8 @@ threads = 1
 steps = 4
 trees_per_step = 4
 group_size = 4
+# A step whose returns are all equal has no figures.
+fill_batches = 8.0
 max_staleness = 0
 threads = 1
 checkpoint_every = 2

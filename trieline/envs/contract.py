@@ -64,9 +64,7 @@ class Subject:
         env = self.make()
         levels = getattr(env, "levels", None)
         self.levels = range(levels) if isinstance(levels, int) else None
-        # A class may hand what it does not know on to the one that it is made of.
-        makers = (vars(kind).get("__init__") for kind in type(env).__mro__)
-        self.has_split = any("split" in inspect.signature(maker).parameters for maker in makers if maker)
+        self.has_split = _takes(type(env), "split")
         _close(env)
 
     def make(self, **kwargs: Any) -> TextEnv:
@@ -79,6 +77,17 @@ class Subject:
             for seed in SEEDS:
                 yield env, _reset(env, seed, level)
             _close(env)
+
+
+def _takes(kind: type, name: str) -> bool:
+    """Whether a class takes an argument of this name, which it may hand on to the one it is made of."""
+    for maker in (vars(base)["__init__"] for base in kind.__mro__ if "__init__" in vars(base)):
+        parameters = inspect.signature(maker).parameters
+        if name in parameters:
+            return True
+        if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters.values()):
+            return False
+    return False
 
 
 def _reset(env: TextEnv, seed: int, level: int | None = None) -> Start:

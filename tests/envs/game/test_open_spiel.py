@@ -1,6 +1,5 @@
 """Games of OpenSpiel in text: seeds and forks play the same game again, and what can't be is refused."""
 
-import importlib.util
 import random
 import subprocess
 import sys
@@ -14,9 +13,6 @@ from trieline.envs.errors import EnvError, TaskError
 from trieline.envs.game.spiel_names import named_actions
 
 ENV = "trieline/OpenSpiel-v0"
-needs_open_spiel = pytest.mark.skipif(
-    importlib.util.find_spec("pyspiel") is None, reason="needs trieline[openspiel]"
-)
 GAMES = ("kuhn_poker(players=3)", "leduc_poker", "2048")
 WIN = "tic_tac_toe()/first/0/0"
 
@@ -44,7 +40,6 @@ except Exception as error:
     )
 
 
-@needs_open_spiel
 @pytest.mark.parametrize("game", GAMES)
 @pytest.mark.parametrize("name", CHECKS)
 def test_games_keep_the_contract(game: str, name: str) -> None:
@@ -54,7 +49,6 @@ def test_games_keep_the_contract(game: str, name: str) -> None:
         assert "expert" in name or "solution" in name or "listed" in name or "cut" in name
 
 
-@needs_open_spiel
 @pytest.mark.parametrize(
     ("game", "opponent"),
     [*((game, None) for game in GAMES), ("tic_tac_toe", "mcts"), ("backgammon", "random"), ("nim", "first")],
@@ -80,7 +74,6 @@ def test_forks_in_the_middle_have_the_same_luck(game: str, opponent: str | None)
         assert str(untouched.state) == before
 
 
-@needs_open_spiel
 def test_a_game_against_who_takes_the_first_move() -> None:
     env = made(opponent="first")
     text, info = env.reset(options={"task_id": WIN})
@@ -96,7 +89,6 @@ def test_a_game_against_who_takes_the_first_move() -> None:
     assert info["score"] == {"end": "you won", "moves": 3, "invalid": 0, "opponent": "first"}
 
 
-@needs_open_spiel
 def test_replies_that_are_no_move_lose_in_the_end() -> None:
     env = made(opponent="first")
     text, _ = env.reset(options={"task_id": WIN})
@@ -107,7 +99,6 @@ def test_replies_that_are_no_move_lose_in_the_end() -> None:
     assert info["score"]["end"] == "no move"
 
 
-@needs_open_spiel
 def test_rewards_lie_between_the_games_least_and_most() -> None:
     ends: dict[str, set[float]] = {}
     env = made()
@@ -120,14 +111,12 @@ def test_rewards_lie_between_the_games_least_and_most() -> None:
     assert ends == {"you won": {1.0}, "a draw": {0.5}, "you lost": {0.0}}
 
 
-@needs_open_spiel
 def test_seats_come_by_seed() -> None:
     env = made(game="kuhn_poker(players=3)")
     seats = {env.parse_task(env.reset(seed=seed)[1]["task_id"]).seat for seed in range(30)}
     assert seats == {0, 1, 2}
 
 
-@needs_open_spiel
 def test_levels_are_opponents_where_none_is_named() -> None:
     env = made()
     opponents = [
@@ -137,7 +126,6 @@ def test_levels_are_opponents_where_none_is_named() -> None:
     assert made(game="kuhn_poker").levels == made(opponent="mcts", simulations=5).levels == 1
 
 
-@needs_open_spiel
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
@@ -159,7 +147,6 @@ def test_what_can_not_be_played_is_refused(kwargs: dict[str, Any], message: str)
         made(**kwargs)
 
 
-@needs_open_spiel
 def test_parameters_make_another_game() -> None:
     env = made(game="breakthrough", parameters={"rows": 6, "columns": 4})
     text, info = env.reset(seed=0)
@@ -167,7 +154,6 @@ def test_parameters_make_another_game() -> None:
     assert text.count("bbbb") >= 1
 
 
-@needs_open_spiel
 @pytest.mark.parametrize(
     "task_id",
     ["", "tic_tac_toe()", "tic_tac_toe()/random/2/0", "tic_tac_toe()/alone/0/0",

@@ -306,7 +306,7 @@ def test_an_engine_that_stops_answering_breaks_what_runs_and_no_more(
     monkeypatch.setenv("DOCKER_HOST", f"unix://{relay.path}")
     monkeypatch.setattr(docker, "ENGINE_SECONDS", 6)
     monkeypatch.setattr(kept, "KILL_SECONDS", 1.0)
-    monkeypatch.setattr(swe_bench, "ATTEMPTS", 1)
+    monkeypatch.setattr(swe_bench, "TRIES", 1)
     relayed = Engine()
     monkeypatch.setattr(docker, "_engine_of", lambda _pid: relayed)
     workspaces = Workspaces(backend="docker", checkouts=None)
