@@ -161,7 +161,7 @@ class Walk(gymnasium.Env[Any, Any]):
 class ToldWalk(SeededEnv):
     """A walk in words."""
 
-    actions = {"go on": 1, "back": 0, "go": 1}  # noqa: RUF012
+    actions = {"Go on": 1, "back": 0, "go": 1}  # noqa: RUF012
     turns = 5
 
     def make_world(self) -> Any:

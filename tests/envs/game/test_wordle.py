@@ -126,7 +126,8 @@ def test_impossible_secrets_are_refused(task_id: str) -> None:
         Wordle().reset(options={"task_id": task_id})
 
 
-def test_only_the_last_line_is_read() -> None:
+def test_the_last_line_with_a_word_is_read() -> None:
     assert named_words("cat\ndog\n\n", frozenset({"cat", "dog"})) == ["dog"]
     assert named_words("Dog, dog and dogs", frozenset({"cat", "dog"})) == ["dog"]
+    assert named_words('"cat"\nThe correct answer is', frozenset({"cat", "dog"})) == ["cat"]
     assert named_words(" \n", frozenset({"cat"})) == []

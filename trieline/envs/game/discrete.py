@@ -49,8 +49,9 @@ class DiscreteEnv(TextEnv[TaskT]):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "actions" in vars(cls):
+            cls.actions = {name.lower(): number for name, number in cls.actions.items()}
             names = sorted(cls.actions, key=len, reverse=True)
-            cls._reader = re.compile(rf"\b(?:{'|'.join(map(re.escape, names))})\b", re.IGNORECASE)
+            cls._reader = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, names))})(?!\w)", re.IGNORECASE)
             if "ask" not in vars(cls):
                 cls.ask = asking(cls.actions)
 

@@ -55,7 +55,7 @@ class Secret:
 
 
 class Wordle(TextEnv[Secret]):
-    """Reward 1 for the word. A reply whose last line names no word or several costs a guess."""
+    """Reward 1 for the word. A reply that names none, or several in its last line, costs a guess."""
 
     levels = len(LEVELS)
 
@@ -153,10 +153,11 @@ class Wordle(TextEnv[Secret]):
 
 
 def named_words(reply: str, known: frozenset[str]) -> list[str]:
-    """The words of `known` that the last line of a reply names, each once."""
-    lines = reply[-READ_LENGTH:].strip().splitlines()
-    words = WORD.findall(lines[-1].lower()) if lines else []
-    return [*dict.fromkeys(word for word in words if word in known)]
+    """The words of `known` in the last line of a reply that has any, each once."""
+    for line in reversed(reply[-READ_LENGTH:].lower().splitlines()):
+        if named := [*dict.fromkeys(word for word in WORD.findall(line) if word in known)]:
+            return named
+    return []
 
 
 @functools.lru_cache(maxsize=2**17)
