@@ -121,6 +121,11 @@ def test_hostile_agents_get_nothing(env: Shell, line: str, reason: str) -> None:
     assert (reward, score["reason"]) == (0.0, reason), score
 
 
+def test_links_that_stay_inside_are_taken(env: Shell) -> None:
+    for line in ("mkdir s; echo 7 > s/n; ln -s s/n count.txt", "echo 7 > n; ln n count.txt"):
+        assert play(env, COUNT, line)[0] == 1.0
+
+
 def test_what_cannot_be_copied_is_a_lost_fork(env: Shell) -> None:
     env.reset(options={"task_id": COUNT})
     env.step(written("python3 -c \"import os\nfor _ in range(2000): os.mkdir('d'); os.chdir('d')\""))

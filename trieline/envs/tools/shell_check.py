@@ -13,6 +13,7 @@ from typing import IO
 
 from trieline.common.text import shortened
 from trieline.envs.sandbox import Backend, ExecResult, SandboxLimits, shared_pool
+from trieline.envs.sandbox.pool import ACQUIRE_SECONDS
 from trieline.envs.tools.shell_task import ShellTask
 
 MIB = 1024 * 1024
@@ -26,6 +27,8 @@ START_VARIABLE = "START"
 """The environment variable with the path of the latter."""
 MOST_MESSAGE = 200
 """Characters."""
+CHECKS_BEFORE = 40
+"""Which may all take as long as they can while one waits: a pool has a sandbox for each core."""
 
 _SCORE = re.compile(rb"score=(.*)")
 
@@ -44,7 +47,7 @@ class Verdict:
 def verdict_of(task: ShellTask, files: IO[bytes], *, backend: Backend, seconds: float) -> Verdict:
     """Run the check on a tar of the agent's files. SandboxError if the sandbox fails."""
     limits = replace(CHECK, wall_seconds=seconds)
-    with shared_pool(backend, limits).lend() as sandbox:
+    with shared_pool(backend, limits).lend(ACQUIRE_SECONDS + CHECKS_BEFORE * seconds) as sandbox:
         sandbox.put(task.archive(), START)
         try:
             files.seek(0)

@@ -22,12 +22,11 @@ from trieline.envs.text_env import Turn
 from trieline.envs.text_space import Text
 from trieline.envs.tools.shell_check import AGENT, Verdict, shown, verdict_of
 from trieline.envs.tools.shell_task import ShellTask, task_of
-from trieline.envs.tools.shell_workspace import ShellWorkspace
+from trieline.envs.tools.shell_workspace import MOST_WORKSPACES, ShellWorkspace
 
 MOST_STEPS = 1_000
 MOST_SECONDS = 600.0
 OUTPUT_BYTES = (200, 100_000)
-MOST_WORKSPACES = 1_024
 
 
 class Shell(DatasetEnv[ShellTask]):

@@ -25,6 +25,8 @@ QUIET = {"PAGER": "cat", "MANPAGER": "cat", "LESS": "-R"}
 """Nothing waits for a key."""
 MOST_LEFT, MOST_DEPTH = 2_000, 100
 """Files and folders, and folders in each other, that are copied out of it: more take seconds, or overflow."""
+MOST_WORKSPACES = 1_024
+"""Of the pool, whose size counts when it is first asked for: it is the places that bound them."""
 _COUNT = (
     f"find . -mindepth {MOST_DEPTH} -printf d -quit; find . -printf x 2>/dev/null | head -c {MOST_LEFT + 2}"
 )
@@ -55,7 +57,7 @@ class ShellWorkspace:
             return
         with ExitStack() as undo:
             undo.enter_context(self._places.take())
-            pool = shared_pool(self._backend, self._limits, size=self._places.size)
+            pool = shared_pool(self._backend, self._limits, size=MOST_WORKSPACES)
             sandbox = undo.enter_context(pool.lend())
             sandbox.put(task.archive())
             self._sandbox, self._closing = sandbox, undo.pop_all()
