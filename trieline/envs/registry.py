@@ -142,6 +142,11 @@ OWN_ENVS = (
         extra="reasoning",
     ),
     OwnEnv(
+        name="Shell",
+        entry_point="trieline.envs.tools.shell_env:Shell",
+        description="tasks for a shell in a small sandbox, judged by a script; a sample of 13, levels 0-2",
+    ),
+    OwnEnv(
         name="SWE",
         entry_point="trieline.envs.swe.repository_env:RepositoryEnv",
         description="mend a repository with a shell, many turns: tasks as in SWE-bench, or a sample of 4",

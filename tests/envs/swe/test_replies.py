@@ -86,3 +86,13 @@ def test_an_edit_that_is_none_is_told(changed: str) -> None:
 @pytest.mark.parametrize("line", ["ls", "cat <<E\n```\nE", "echo '````'"])
 def test_what_is_written_is_read(line: str) -> None:
     assert read_reply(f"So:\n\n{written(line)}\n", edits=True) == Command(line=line)
+
+
+@pytest.mark.parametrize("reply", ["ls -la", "  ls -la\n", "```bash\nls -la\n```"])
+def test_a_bare_line_is_a_command_where_it_may_be(reply: str) -> None:
+    assert read_reply(reply, edits=False, bare=True) == Command(line="ls -la")
+
+
+@pytest.mark.parametrize("reply", ["", "ls\npwd", "```ls```", "x" * (MOST_COMMAND + 1)])
+def test_other_bare_replies_are_none(reply: str) -> None:
+    assert isinstance(read_reply(reply, edits=False, bare=True), Misunderstood)

@@ -46,13 +46,19 @@ class Misunderstood:
     """What was expected and what came."""
 
 
-def read_reply(reply: str, *, edits: bool) -> Command | Edit | Misunderstood:
-    """The one action in a reply; `edits`: it may be an edit, too."""
+def read_reply(reply: str, *, edits: bool, bare: bool = False) -> Command | Edit | Misunderstood:
+    """The one action in a reply.
+
+    `edits`: it may be an edit, too. `bare`: a reply of one line without a fence is a command.
+    """
     what = "one block of ```bash or ```edit" if edits else "one block of ```bash"
     if len(reply) > READ_LENGTH:
         return Misunderstood(message=f"Expected at most {READ_LENGTH:,} characters, got {len(reply):,}.")
     if _NO_TEXT.search(reply):
         return Misunderstood(message=NO_TEXT)
+    if bare and (line := reply.strip()) and "\n" not in line and "```" not in line:
+        problem = problem_of_command(line)
+        return Misunderstood(message=problem) if problem else Command(line=line)
     languages = BASH | {EDIT} if edits else BASH
     blocks, unclosed = _blocks(reply)
     found = [(language, body) for language, body in blocks if language in languages]

@@ -1,0 +1,1 @@
+"""Tools in the hands of an agent: a shell in a small sandbox."""
