@@ -1,5 +1,6 @@
 """A sandbox for a whole repository, from checkout to patch: what Docker and bubblewrap promise alike."""
 
+import contextlib
 import io
 import subprocess
 import tarfile
@@ -274,6 +275,17 @@ print(c.unshare(0x10000000), c.mount(b"tmpfs", b"/tmp", b"tmpfs", 0, None), c.um
     bomb = "while true; do sleep 60 & done"
     result = workspace.exec(SandboxSpec().line(bomb), wall_seconds=3)
     assert result.timed_out or result.oom or result.exit_code
+    assert sh(workspace, "echo next") == "next\n"
+
+
+def test_folders_too_deep_to_be_packed_are_their_makers_doing(workspace: Sandbox) -> None:
+    deep = "import os\nfor _ in range(1500):\n    os.mkdir('d')\n    os.chdir('d')\nopen('f', 'w').close()"
+    sh(workspace, f'mkdir deep && cd deep && python3 -c "{deep}"')
+    with pytest.raises(OSError, match=r"within each other|too long"):
+        workspace.get(io.BytesIO(), "deep", max_bytes=10**8)
+    with contextlib.suppress(OSError):
+        workspace.snapshot().close()
+    # It is a sandbox like any other after that.
     assert sh(workspace, "echo next") == "next\n"
 
 

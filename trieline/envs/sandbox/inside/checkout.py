@@ -134,11 +134,12 @@ class Layer:
         return sorted(found)
 
     def archive_size(self, max_bytes: int) -> int:
-        """Bytes that `archive` will write. OSError if they are more than `max_bytes`."""
-        self._changed()
-        files.make_readable(TMP)
+        """Bytes that `archive` will write. OSError if they are more than `max_bytes`, or folders too deep."""
         counter = files.Counter(max_bytes)
-        self.archive(counter)
+        with files.bounded_depth():
+            self._changed()
+            files.make_readable(TMP)
+            self.archive(counter)
         return counter.size
 
     def archive(self, out: files.Stream) -> None:

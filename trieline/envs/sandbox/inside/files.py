@@ -200,10 +200,11 @@ class Folder:
                 tar.add(os.path.join(self.path, name), arcname=name, filter=forget_links)
 
     def archive_size(self, max_bytes: int, *, hard_links: bool = True) -> int:
-        """Bytes that `archive` will write. OSError if they are more than `max_bytes`."""
-        make_readable(self.path)
+        """Bytes that `archive` will write. OSError if they are more than `max_bytes`, or folders too deep."""
         counter = Counter(max_bytes)
-        self.archive(counter, hard_links=hard_links)
+        with bounded_depth():
+            make_readable(self.path)
+            self.archive(counter, hard_links=hard_links)
         return counter.size
 
     def restore(self, source: Stream) -> None:
@@ -211,6 +212,15 @@ class Folder:
         with tarfile.open(fileobj=source, mode="r|") as tar:
             trust(tar)
             tar.extractall(self.path)
+
+
+@contextlib.contextmanager
+def bounded_depth() -> Iterator[None]:
+    """Folders within folders beyond what tarfile goes down to are the doing of who made them: an OSError."""
+    try:
+        yield
+    except RecursionError:
+        raise OSError(errno.ELOOP, "expected fewer folders within each other") from None
 
 
 def trust(tar: tarfile.TarFile) -> None:
