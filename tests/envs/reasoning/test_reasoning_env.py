@@ -1,5 +1,6 @@
 import importlib.util
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -91,10 +92,9 @@ def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(
     ("task", "answer"),
     [
-        ("n_queens", "__import__('os').system('touch /tmp/x')"),
-        ("n_queens", "[].__class__"),
-        ("number_sorting", "[x for x in iter(int, 1)]"),
-        ("binary_matrix", "[[0]]" * 10_000),
+        ("simple_integration", "[0 for x in [eval]]"),
+        ("simple_integration", "x.y"),
+        ("polynomial_multiplication", "'x'"),
         ("countdown", "9**9**9"),
         ("countdown", "__import__('os')"),
         ("puzzle24", "exec('1')"),
@@ -127,6 +127,29 @@ def test_no_answer_is_run_as_code(task: str, answer: str) -> None:
 )
 def test_honest_answers_are_scored(task: str, answer: str) -> None:
     assert may_be_scored(task, answer)
+
+
+@pytest.mark.parametrize("task", ["string_insertion", "spiral_matrix", "binary_matrix", "n_queens"])
+def test_scorers_evaluate_nothing(task: str, tmp_path: Path) -> None:
+    """In one worker, so that what an answer changed would still be there for the next."""
+    marker = tmp_path / "ran"
+    touch = f"__import__('pathlib').Path({str(marker)!r}).touch()"
+    with reasoning_env.ReasoningPool(size=1) as pool:
+        for answer in (
+            touch,
+            f"[{touch}]",
+            "[0 for ProceduralDataset.score_answer in [eval]]",
+            "[0 for StringInsertionDataset.score_answer in [eval]]",
+            "oracle_answer",
+            "[entry['answer']]",
+            "entry['metadata']['solution']",
+            "entry['metadata']['valid_answers']",
+            "[[" * 3000,
+        ):
+            assert pool.ask(["score", task, 0, 5, answer]) == "0.0", answer
+        assert pool.ask(["score", "caesar_cipher", 0, 5, "1.0"]) == "0.0"
+        assert pool.ask(["score", "caesar_cipher", 0, 6, f"[{touch},1.0][1]"]) == "0.0"
+    assert not marker.exists()
 
 
 def test_an_answer_that_a_scorer_hangs_on_is_wrong(

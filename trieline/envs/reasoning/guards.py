@@ -1,8 +1,9 @@
 """What an answer may look like before a scorer of reasoning-gym sees it.
 
-Some scorers of reasoning-gym 0.1.25 hand the answer to `eval` or to sympy's parser, which is `eval` as well;
-some reward answers that say nothing. Those answers are wrong here before they get there. This module loads
-nothing of the library.
+Some scorers of reasoning-gym 0.1.25 hand the answer to `eval`, which is taken from them, or to sympy's
+parser, which is `eval` as well: what it may see is a language of its own here, without names but those of
+functions and single letters, without brackets, quotes, attributes and assignments. Some scorers reward
+answers that say nothing. This module loads nothing of the library.
 """
 
 import re
@@ -22,12 +23,18 @@ BY_VALUE = frozenset({"coin_flip"})
 WITHOUT_CURRICULUM = frozenset({"knight_swap"})
 """Tasks of which no level of the curriculum makes a puzzle: their one default is every level."""
 
-# Their scorers evaluate the answer as a Python list.
-_LISTS = frozenset({"string_insertion", "spiral_matrix", "number_sorting", "binary_matrix", "n_queens"})
+READ_AS_LITERALS = (
+    "algorithmic.string_insertion",
+    "algorithmic.spiral_matrix",
+    "algorithmic.number_sorting",
+    "algorithmic.binary_matrix",
+    "games.n_queens",
+)
+"""Modules below `reasoning_gym` that hand answers to `eval`. They get `ast.literal_eval` by that name."""
+
 # sympy parses it, as an arithmetic expression or one of calculus.
 _ARITHMETIC = frozenset({"puzzle24", "countdown"})
 _ALGEBRA = frozenset({"simple_integration", "intermediate_integration", "polynomial_multiplication"})
-_TEXT_OF_LIST = re.compile(r"[^()`@:=\\]*")
 _TEXT_OF_ARITHMETIC = re.compile(r"(?:[0-9]{1,9}|[-+*/() \t\n](?!\*\*))*", re.ASCII)
 _FUNCTIONS = "sin|cos|tan|sec|csc|cot|sinh|cosh|tanh|asin|acos|atan|exp|log|ln|sqrt|Abs|pi|E|C"
 _TEXT_OF_ALGEBRA = re.compile(
@@ -41,8 +48,6 @@ def may_be_scored(task: str, answer: str) -> bool:
     """Whether a scorer may see the answer. One that it may not see is wrong."""
     if not answer.strip() or len(answer) > LONGEST_ANSWER:
         return False
-    if task in _LISTS:
-        return _TEXT_OF_LIST.fullmatch(answer) is not None and "__" not in answer
     if task in _ARITHMETIC:
         return len(answer) <= 200 and "**" not in answer and _TEXT_OF_ARITHMETIC.fullmatch(answer) is not None
     if task in _ALGEBRA:

@@ -1,6 +1,8 @@
 """The program that makes puzzles and scores answers, with reasoning-gym in it."""
 
+import ast
 import contextlib
+import importlib
 import json
 import math
 import sys
@@ -9,7 +11,14 @@ from functools import lru_cache
 from typing import Any
 
 from trieline.envs.helper_program import bound_memory, serve
-from trieline.envs.reasoning.guards import BY_EQUALITY, BY_VALUE, LEFT_OUT, WITHOUT_CURRICULUM, may_be_scored
+from trieline.envs.reasoning.guards import (
+    BY_EQUALITY,
+    BY_VALUE,
+    LEFT_OUT,
+    READ_AS_LITERALS,
+    WITHOUT_CURRICULUM,
+    may_be_scored,
+)
 
 TOLERANCE = 1e-3
 """Of probabilities, which are asked for as decimals."""
@@ -21,6 +30,10 @@ def main(cpu_seconds: float) -> None:
     """Answer `["tasks"]`, `["puzzle", task, level, seed]` and `["score", task, level, seed, answer]`."""
     bound_memory()
     from reasoning_gym.factory import DATASETS
+
+    for name in READ_AS_LITERALS:
+        # Before the built-in function of that name, for the functions of that module.
+        vars(importlib.import_module(f"reasoning_gym.{name}"))["eval"] = ast.literal_eval
 
     def reply_to(request: Any) -> str:
         match request:
