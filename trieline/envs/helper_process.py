@@ -20,6 +20,8 @@ from trieline.envs.errors import GraderError
 
 START_SECONDS = 60.0
 """For importing what a grader needs on a busy machine."""
+END_SECONDS = 5.0
+"""For a worker whose pipe is closed to be gone."""
 WALL_FACTOR = 10
 """Wall-clock seconds to wait for a second of processor time."""
 MAX_REPLY_BYTES = 2**20
@@ -44,10 +46,11 @@ class HelperProcess:
         try:
             line = self._ask(process, json.dumps(request), self.cpu_seconds * WALL_FACTOR)
         except GraderError:
-            # It died of the answer: too much processor time, or too much memory.
-            process.wait(timeout=START_SECONDS)
-            self.close()
+            # It died of the answer: too much processor time, or too much memory. Or it says too much.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=END_SECONDS)
             reason = "timeout" if process.returncode == -signal.SIGPROF else "error"
+            self.close()
             raise NoReply(reason) from None
         if line is None:
             self.close()
@@ -112,10 +115,10 @@ def _read_line(fd: int, deadline: float) -> str | None:
             if not selector.select(max(0.0, deadline - time.monotonic())):
                 return None
             part = os.read(fd, _READ_BYTES)
-            if not part or len(data) > MAX_REPLY_BYTES:
-                msg = "the grading process ended"
-                raise GraderError(msg)
             data += part
+            if not part or len(data) > MAX_REPLY_BYTES or b"\n" in data[:-1]:
+                msg = f"expected one line of at most {MAX_REPLY_BYTES:,} bytes from the grading process"
+                raise GraderError(msg)
     return data.decode(errors="replace").strip()
 
 

@@ -78,7 +78,12 @@ class ChatEndpoint:
             port = self._parts.port
         except ValueError:
             port = -1
-        fits = self._parts.scheme in ("http", "https") and self._parts.hostname and port != -1
+        fits = (
+            self.url.isascii()
+            and self._parts.scheme in ("http", "https")
+            and self._parts.hostname
+            and port != -1
+        )
         if not fits or self._parts.query or self._parts.fragment or self._parts.username is not None:
             msg = f"expected an endpoint such as http://127.0.0.1:8000/v1, got {shortened(self.url, SHOWN)!r}"
             raise EndpointError(msg)

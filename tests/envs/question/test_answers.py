@@ -59,9 +59,9 @@ def test_the_form_of_a_gold_answer(gold: str, form: str) -> None:
         ("**Final answer:** 7", "number", "7"),
         ("Answer: x is 7\nand 9 besides", "number", "7"),
         ("48/2=24, and 48+24=72", "number", "72"),
-        ("I get \\boxed{\\dfrac{3}{4}} of it, 5 times", "number", "\\dfrac{3}{4}"),
+        ("I get \\boxed{\\dfrac{3}{4}} of it, 5 times", "number", "\\frac{3}{4}"),
         ("nothing", "number", ""),
-        ("\\boxed{5", "number", "5"),
+        ("\\boxed{5", "number", ""),
         ("So (B) is right, not (C), since A bat flies: B.", "choice", "B"),
         ("The answer is (C) and not D", "choice", "C"),
         ("\\boxed{\\text{D}}", "choice", "D"),
@@ -96,6 +96,67 @@ def test_the_answer_of_a_reply(reply: str, form: Form, answer: str) -> None:
 )
 def test_an_answer_is_judged_by_value_behind_a_guard(gold: str, answer: str, form: Form, right: bool) -> None:
     assert judged([gold], answer, form).correct is right
+
+
+RIGHT_AND_WRONG = {
+    "3": (
+        ["\\boxed{3}", "\\boxed{3 cm}", "\\boxed{$3}", "The answer is 3 dollars.", "1 + 2 = 3", "#### 3.0"],
+        [
+            "\\boxed{2\\sqrt{3}}",
+            "\\boxed{x^{3}}",
+            "\\boxed{\\frac{\\pi}{3}}",
+            "\\boxed{-{3}}",
+            "\\boxed{1 or 2 or 3}",
+            "\\boxed{3!}",
+            "The answer is 3+4",
+            "The answer is 3^2",
+        ],
+    ),
+    "7": (["The answer is 3+4=7", "\\boxed{7^\\circ}", "**Answer:** $7$", "Answer: 7%"], ["\\boxed{3+4}"]),
+    "-5": (["\\boxed{-\\$5}", "#### -5", "−5"], ["\\boxed{5}", "5"]),
+    "5": (["The answer is 5, since 2 + 3 = 5 and not 6"], ["\\boxed{-\\$5}", "The answer is 6, not 5"]),
+    "\\frac{1}{2}": (
+        [
+            "\\boxed{\\frac12}",
+            "**Answer:** $\\frac{1}{2}$",
+            "**Final answer:** 1/2",
+            "The answer is 1/2 of them",
+            "so 1/2",
+            "0.5",
+        ],
+        ["\\boxed{\\frac{2}{4}}", "2", "1 or 2"],
+    ),
+    "(1, 2)": (["\\boxed{\\left(1, 2\\right)}", "\\boxed{(1,2)}"], ["\\boxed{(2, 1)}", "2"]),
+    "1,072": (["#### 1072", "#### $1,072.00"], ["1,0722", "72"]),
+}
+
+
+@pytest.mark.parametrize("gold", RIGHT_AND_WRONG)
+def test_numbers_as_models_write_them(gold: str) -> None:
+    right, wrong = RIGHT_AND_WRONG[gold]
+    verdicts = {r: judged([gold], read_answer(r, "number"), "number").correct for r in (*right, *wrong)}
+    assert verdicts == {**dict.fromkeys(right, True), **dict.fromkeys(wrong, False)}
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer", "right"),
+    [
+        ("A", "!!!", False),
+        ("A", "The", False),
+        ("A", "(a)", True),
+        ("\\text{(A)}", "!", False),
+        ("The The", "the the.", True),
+        ("?", "?", True),
+        ("?", "!", False),
+        ("?", "", False),
+    ],
+)
+def test_a_text_of_articles_and_signs_is_no_joker(gold: str, answer: str, right: bool) -> None:
+    assert judged([gold_answer(gold)], answer, "text").correct is right
+
+
+def test_an_expression_behind_a_mark_loses_its_stars() -> None:
+    assert read_answer("**Answer:** $x^2$", "expression") == "x^2"
 
 
 def test_any_of_several_gold_answers_is_right() -> None:

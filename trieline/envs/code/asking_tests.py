@@ -35,6 +35,9 @@ def answered(answers: dict[str, Any], asked: list[str]) -> Callable[..., Any]:
         if kind == "value":
             return decode(value)
         known = getattr(builtins, str(value), None)
+        if known in (StopIteration, StopAsyncIteration):
+            # It would end the loop of a test quietly.
+            raise RuntimeError(value)
         if isinstance(known, type) and issubclass(known, Exception):
             raise known()
         raise RuntimeError(value)

@@ -17,7 +17,7 @@ MOST_FILES = 10_000
 """Of one split."""
 
 _TABLES = (".parquet", ".arrow")
-_SHARD = re.compile(r"(.*?)(?:-\d+-of-\d+)?")
+_SHARD = re.compile(r"(.*?)(?:-\d+-of-\d+(?:-[0-9a-f]+)?)?")
 _NOT_ROWS = frozenset({"dataset_dict", "dataset_info", "dataset_infos", "state", "README"})
 _UNNAMED = frozenset({"data", "dataset"})
 """Names of files and folders that are no split's."""

@@ -73,7 +73,10 @@ class Row:
             return None
         if isinstance(value, str):
             return _NAMED_DIFFICULTIES.get(value.strip().lower().replace("_", " ").replace("-", " "), value)
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise DataError(self._problem(name, "a number up to 1e308", value)) from None
 
     def texts(self, name: str, most: int) -> tuple[str, ...]:
         """A list of at most `most` texts, or one text; empty where there is none. Raises DataError."""

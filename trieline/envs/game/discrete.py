@@ -96,7 +96,8 @@ class DiscreteEnv(TextEnv[TaskT]):
     def named_action(cls, reply: str) -> str | None:
         """The first action that a reply names, None if it names none."""
         word = cls._reader.search(reply[:READ_LENGTH])
-        return word[0].lower() if word else None
+        # Letters that are one for the search may be two for `lower`: the long s and s.
+        return word[0].lower() if word and word[0].lower() in cls.actions else None
 
     def view(self) -> str:
         """The message of the present state."""

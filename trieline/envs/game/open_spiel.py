@@ -104,7 +104,9 @@ class OpenSpiel(TextEnv[Deal]):
 
     def parse_task(self, task_id: str) -> Deal:
         name, _, rest = task_id.rpartition(")")
-        match = re.fullmatch(r"/(alone|random|first|mcts[1-9]\d{0,5})/(\d)/(0|[1-9]\d{0,9})", rest, re.ASCII)
+        match = re.fullmatch(
+            r"/(alone|random|first|mcts[1-9]\d{0,4}|mcts100000)/(\d)/(0|[1-9]\d{0,9})", rest, re.ASCII
+        )
         if not match or f"{name})" != self.name:
             msg = f"expected '{self.name}/opponent/seat/seed'"
             raise ValueError(msg)

@@ -29,7 +29,8 @@ def named_actions(reply: str, names: dict[str, int]) -> list[str]:
     folded = {name.lower(): name for name in names}
     if len(folded) < len(names):
         return [*dict.fromkeys(name for name in found if name in names)]
-    return [*dict.fromkeys(folded[name.lower()] for name in found)]
+    # Letters that are one for the search may be two for `lower`: the long s and s.
+    return [*dict.fromkeys(folded[name.lower()] for name in found if name.lower() in folded)]
 
 
 @functools.lru_cache(maxsize=KEPT_PATTERNS)

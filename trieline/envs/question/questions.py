@@ -168,11 +168,13 @@ def _choices(row: Row) -> list[tuple[str, str]]:
 def _chosen(row: Row, choices: Sequence[tuple[str, str]]) -> tuple[str, ...]:
     """The letter of the right one, which a row names by label, by place from 0, or by its text."""
     value = row.value("answer")
-    for match in (
-        [at for at, (label, _) in enumerate(choices) if value == label],
-        [value] if isinstance(value, int) and not isinstance(value, bool) else [],
-        [at for at, (_, text) in enumerate(choices) if value == text],
-    ):
+    number = value if isinstance(value, int) and not isinstance(value, bool) else None
+    named = str(number) if number is not None else value
+    labelled = [at for at, (label, _) in enumerate(choices) if named == label]
+    # With labels of their own, numbers are those; with ours, which are letters, they count from 0.
+    own_labels = [label for label, _ in choices] != list(LETTERS[: len(choices)])
+    placed = [number] if number is not None and not own_labels else []
+    for match in (labelled, placed, [at for at, (_, text) in enumerate(choices) if value == text]):
         if len(match) == 1 and 0 <= match[0] < len(choices):
             return (LETTERS[match[0]],)
     msg = f"answer: expected label, place or text of one of {len(choices)} choices, got {said(value)}"
