@@ -104,6 +104,67 @@ def test_right_answers_in_the_forms_that_models_give(reply: str) -> None:
     assert played(env, "Sample/4", reply)[0] == expected
 
 
+THOUGHT = "<think>Perhaps:\n```python\nx = 1\n```\n" + "No, wait. " * 2000 + "</think>\n"
+
+
+def test_the_block_that_defines_the_function_is_the_answer() -> None:
+    env = make_env("trieline/HumanEval-v0")
+    answer = "```python\ndef digit_root(n):\n    return n and 1 + (n - 1) % 9\n```\n"
+    test = "and a test:\n```\nprint(3)\n```"
+    assert played(env, "Sample/4", THOUGHT + answer + test)[0] == 1.0
+
+
+def test_what_comes_before_the_function_is_kept_whole() -> None:
+    start = 'import math\n\ndef add(x):\n    """Write def add so that def add works."""\n'
+    source = completed_source("```python\ndef add(x):\n    return math.floor(x)\n```", start, "add")
+    assert source == "import math\n\n\ndef add(x):\n    return math.floor(x)"
+    later = completed_source("    return 1", "async def f():\n", "f")
+    assert later == "async def f():\n    return 1"
+
+
+@pytest.mark.parametrize(
+    ("code", "test"),
+    [
+        (
+            "from collections import Counter\ndef f(x): return Counter(x)",
+            "assert f([1, 1, 2]) == {1: 2, 2: 1}",
+        ),
+        (
+            "from collections import namedtuple\nP = namedtuple('P', 'a b')\ndef f(x): return P(x, 1)",
+            "assert f(3) == (3, 1)",
+        ),
+        ("from enum import IntEnum\nclass E(IntEnum):\n    a = 1\ndef f(x): return E.a", "assert f(0) == 1"),
+    ],
+)
+def test_values_of_classes_made_of_plain_ones_count(tmp_path: Path, code: str, test: str) -> None:
+    row = {"text": "?", "code": code, "test_list": [test], "task_id": 1}
+    env = MBPP(data=written(tmp_path / "a.jsonl", row), test_share=0.0)
+    assert played(env, "1", f"```python\n{code}\n```")[0] == 1.0
+    assert played(env, "1", "def f(x): return None")[0] == 0.0
+
+
+@pytest.mark.parametrize(
+    "code", ["def f(x):\n    x.sort()", "def f(x):\n    yield from x", "def f(x): return list(range(10**4))"]
+)
+def test_what_cannot_be_carried_is_said_at_the_start(tmp_path: Path, code: str) -> None:
+    test = "x = [2, 1]\ny = f(x)\nassert x == [1, 2] or list(y)"
+    row = {"text": "?", "code": code, "test_list": [test], "task_id": 1}
+    env = MBPP(data=written(tmp_path / "a.jsonl", row), test_share=0.0)
+    with pytest.raises(TaskError, match="can't be carried"):
+        env.reset(seed=0)
+
+
+def test_a_program_that_stops_the_loop_of_a_test_does_not_pass(tmp_path: Path) -> None:
+    row = {
+        "text": "?",
+        "code": "def f(x): return x",
+        "test_list": ["assert all(map(f, [2, 3]))"],
+        "task_id": 1,
+    }
+    env = MBPP(data=written(tmp_path / "a.jsonl", row), test_share=0.0)
+    assert played(env, "1", "def f(x): raise StopIteration")[0] == 0.0
+
+
 def test_a_right_function_that_raises_as_asked_passes() -> None:
     env = make_env("trieline/HumanEval-v0")
     body = (

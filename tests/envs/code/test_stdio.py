@@ -74,6 +74,15 @@ def test_a_checker_that_fails_breaks_the_episode(tmp_path: Path) -> None:
         env.step("print(1)")
 
 
+def test_an_output_that_a_checker_stumbles_on_is_wrong(tmp_path: Path) -> None:
+    checker = (
+        "def check(a, expected, output):\n    print('checking')\n    return int(output) == int(expected)"
+    )
+    env = stdio(tmp_path / "a.jsonl", {"cases": [{"input": "", "output": "1"}], "checker": checker})
+    assert played(env, "row", "print('nonsense')")[1]["error"] == "wrong"
+    assert played(env, "row", "print(1)")[0] == 1.0
+
+
 def test_partial_credit_counts_cases(tmp_path: Path) -> None:
     row = {"cases": [{"input": str(n), "output": str(n % 2)} for n in range(4)]}
     env = stdio(tmp_path / "a.jsonl", row, partial_credit=True)

@@ -104,6 +104,13 @@ def calls_of(tests: AskingTests, backend: Backend) -> tuple[str, ...]:
             f"{tests.name}: its tests pass objects of their own classes, which can't be carried to a program"
         )
         raise TaskError(msg)
+    # Carried over, its own answers have to do: of a generator, or a list put in order in place, they do not.
+    given, _ = _answers(tests.setup, tests.name, said.asked, backend)
+    carried = _ask(tests, list(given.items()), backend)
+    if carried is None or carried.outcomes != said.outcomes:
+        found = "no outcome" if carried is None else carried.outcomes
+        msg = f"{tests.name}: answers of its gold solution can't be carried to its tests, got {found}"
+        raise TaskError(msg)
     return tuple(said.asked)
 
 

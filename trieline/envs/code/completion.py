@@ -173,9 +173,9 @@ def _texts(row: Row, name: str) -> tuple[str, ...]:
 
 
 def _tested_name(gold: str, tests: tuple[str, ...]) -> str:
-    """The function of the solution that the tests call."""
+    """The function of the solution that the tests are about."""
     defined = _DEFINED.findall(gold)
-    called = [name for name in defined if any(re.search(rf"\b{name}[ \t]*\(", test) for test in tests)]
+    called = [name for name in defined if any(re.search(rf"\b{name}\b", test) for test in tests)]
     if not called:
         msg = (
             f"tests: expected calls of a function of the solution ({', '.join(defined) or 'none'}), got none"

@@ -69,13 +69,15 @@ def completed_source(reply: str, start: str, name: str) -> str:
     A reply that defines the function is the program, behind the imports and helpers that `start` has; else it
     is the body. A `start` that is empty has neither.
     """
-    text = reply[:READ_LENGTH]
-    if fence := FENCE.search(text):
-        text = fence[1]
-    head, _, _ = start.rpartition(f"def {name}") if start else ("", "", "")
-    again = re.search(rf"^[ \t]*(?:async[ \t]+)?def[ \t]+{name}\b", text, re.MULTILINE)
-    if again or not start:
-        return f"{head}\n{text if fence else _program_lines(text)}".strip("\n")
+    defined = re.compile(rf"^[ \t]*(?:async[ \t]+)?def[ \t]+{name}\b", re.MULTILINE)
+    blocks = FENCE.findall(reply[-MOST_PROGRAM:])
+    text = next((block for block in reversed(blocks) if defined.search(block)), "")
+    if not text:
+        text = blocks[-1] if blocks else reply[:READ_LENGTH]
+    if defined.search(text) or not start:
+        begins = defined.search(start)
+        head = start[: begins.start()] if begins else ""
+        return f"{head}\n{text if blocks else _program_lines(text)}".strip("\n")
     return f"{start.rstrip()}\n{_body(text)}"
 
 

@@ -35,12 +35,14 @@ SPEC = SandboxSpec()
 _DECIMAL = re.compile(r"[-+]?(?:\d+\.\d*|\.\d+|\d+(?=[eE]))(?:[eE][-+]?\d+)?", re.ASCII)
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?", re.ASCII)
 _CHECK = """
-import json, sys
+import json, os, sys
+out = os.dup(1)
+os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 request = json.loads(sys.stdin.buffer.read())
 namespace = {"__name__": "checker"}
 exec(compile(request["checker"], "checker", "exec", dont_inherit=True), namespace)
 right = namespace["check"](request["input"], request["expected"], request["output"])
-print(json.dumps(bool(right)))
+os.write(out, json.dumps(bool(right)).encode())
 """
 
 
@@ -208,7 +210,18 @@ def _same_word(wanted: str, word: str) -> bool:
 
 
 def _checked(checker: str, case: StdioCase, output: str, backend: Backend) -> bool:
-    """Raises GraderError if the checker itself fails."""
+    """An output that the checker stumbles on is wrong. GraderError if it does so on the expected one, too."""
+    verdict, problem = _verdict(checker, case, output, backend)
+    if verdict is None:
+        if _verdict(checker, case, case.output, backend)[0] is None:
+            msg = f"expected the checker of the row to return True or False, it failed: {problem}"
+            raise GraderError(msg)
+        return False
+    return verdict
+
+
+def _verdict(checker: str, case: StdioCase, output: str, backend: Backend) -> tuple[bool | None, str]:
+    """None if the checker fails, and what it says then."""
     request = {"checker": checker, "input": case.input, "expected": case.output, "output": output}
     with shared_pool(backend, CHECKER_LIMITS, SPEC).lend() as sandbox:
         result = sandbox.exec(["python3", "-I", "-S", "-c", _CHECK], stdin=json.dumps(request).encode())
@@ -216,12 +229,10 @@ def _checked(checker: str, case: StdioCase, output: str, backend: Backend) -> bo
         verdict = json.loads(result.stdout)
     except ValueError:
         verdict = None
-    if not isinstance(verdict, bool):
-        last = result.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
-        problem = shortened(last, 200) or "no output"
-        msg = f"expected the checker of the row to return True or False, it failed: {problem}"
-        raise GraderError(msg)
-    return verdict
+    if isinstance(verdict, bool):
+        return verdict, ""
+    last = result.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
+    return None, shortened(last, 200) or "no output"
 
 
 def _cases(row: Row, name: str) -> tuple[StdioCase, ...]:

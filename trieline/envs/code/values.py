@@ -20,30 +20,39 @@ def encode(value: Any, budget: list[int] | None = None) -> Any:
     if budget[0] < 0:
         msg = "too many items"
         raise ValueError(msg)
-    kind = type(value)
-    if value is None or kind in (bool, float):
+    if value is None or isinstance(value, bool):
         return value
-    if kind is int:
-        if value.bit_length() > 4000:
+    # Of a class of its own, what it is made of, without asking it: a Counter is a dict, a T(int) an int.
+    if isinstance(value, int):
+        if int.bit_length(value) > 4000:
             msg = "too large an integer"
             raise ValueError(msg)
-        return value
-    if kind is str:
-        if len(value) > MAX_TEXT:
+        return int.__int__(value)
+    if isinstance(value, float):
+        return float.__float__(value)
+    if isinstance(value, str):
+        if str.__len__(value) > MAX_TEXT:
             msg = "too long a text"
             raise ValueError(msg)
-        return value
-    if kind in (list, tuple):
-        return [kind.__name__, *[encode(item, budget) for item in value]]
-    if kind in (set, frozenset):
-        return ["set", *sorted((encode(item, budget) for item in value), key=repr)]
-    if kind is dict:
-        return ["dict", *[[encode(key, budget), encode(item, budget)] for key, item in value.items()]]
-    if kind is complex:
-        return ["complex", value.real, value.imag]
-    if kind in (bytes, bytearray):
-        return ["bytes", encode(value.decode("latin-1"), budget)]
-    return ["other", kind.__name__[:100]]
+        return str.__str__(value)
+    if isinstance(value, (bytes, bytearray)):
+        return ["bytes", encode(bytes(memoryview(value)).decode("latin-1"), budget)]
+    if isinstance(value, complex):
+        return ["complex", complex.__complex__(value).real, complex.__complex__(value).imag]
+    return _encode_items(value, budget)
+
+
+def _encode_items(value: Any, budget: list[int]) -> Any:
+    if isinstance(value, list):
+        return ["list", *[encode(item, budget) for item in list.__iter__(value)]]
+    if isinstance(value, tuple):
+        return ["tuple", *[encode(item, budget) for item in tuple.__iter__(value)]]
+    if isinstance(value, (set, frozenset)):
+        items = set.__iter__(value) if isinstance(value, set) else frozenset.__iter__(value)
+        return ["set", *sorted((encode(item, budget) for item in items), key=repr)]
+    if isinstance(value, dict):
+        return ["dict", *[[encode(key, budget), encode(item, budget)] for key, item in dict.items(value)]]
+    return ["other", type(value).__name__[:100]]
 
 
 class Other:
