@@ -78,8 +78,9 @@ class SandboxPool:
         """By identity: the sandbox and when it was lent (time.monotonic())."""
         self._starting = 0
         self._closed = False
+        self._renewals: set[threading.Thread] = set()
         self._line = Line()
-        """Guards the four above."""
+        """Guards the five above."""
         close_at_exit(self)
 
     def acquire(self, timeout_s: float = ACQUIRE_SECONDS) -> Sandbox:
@@ -133,7 +134,10 @@ class SandboxPool:
             raise ValueError(msg)
         if keep and self.spec.is_workspace:
             # It is not wiped but replaced, for which nobody need wait but who comes next.
-            threading.Thread(target=self._renew, args=(sandbox, keep), name="sandbox-renewal").start()
+            renewal = threading.Thread(target=self._renew, args=(sandbox, keep), name="sandbox-renewal")
+            with self._line.change():
+                self._renewals.add(renewal)
+            renewal.start()
         else:
             self._renew(sandbox, keep)
 
@@ -150,6 +154,7 @@ class SandboxPool:
 
     def _take_back(self, sandbox: Sandbox, *, clean: bool) -> None:
         with self._line.change():
+            self._renewals.discard(threading.current_thread())
             self._lent.pop(id(sandbox), None)
             keep = clean and not self._closed
             if keep:
@@ -177,6 +182,11 @@ class SandboxPool:
         forget(self)
         with self._line.change():
             self._closed = True
+            renewals = list(self._renewals)
+        # What is just being made anew has nobody else's hand in it till it is there.
+        for renewal in renewals:
+            renewal.join()
+        with self._line.change():
             sandboxes = self._idle + [sandbox for sandbox, _ in self._lent.values()]
             self._idle = []
         for sandbox in sandboxes:
