@@ -30,6 +30,9 @@ from trieline.wire.generate_link import PolicyClient
 from trieline.wire.journal_header import BYTES_TOKENIZER, BYTES_VOCABULARY, JournalHeader, header_of
 from trieline.wire.model_folder import tokenizer_folder
 
+REQUESTS_PER_WORKER = 4
+"""Threads for the requests of a worker's episodes, those that nobody waits for any more included."""
+
 RECIPE = "swe-bench"
 SETTINGS_FILE = "settings.json"
 PLACES = ("data", "checkouts", "backend", "workspaces")
@@ -239,7 +242,8 @@ class EndpointLink:
     _threads: ThreadPoolExecutor | None = field(default=None, init=False)
 
     async def start(self) -> None:
-        self._threads = ThreadPoolExecutor(self.workers, thread_name_prefix="request")
+        # The request of an episode that was cut keeps its thread till its own time limit.
+        self._threads = ThreadPoolExecutor(REQUESTS_PER_WORKER * self.workers, thread_name_prefix="request")
 
     def for_episode(self) -> Policy:
         assert self._threads is not None, "started"
