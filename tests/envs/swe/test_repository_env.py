@@ -2,12 +2,12 @@
 
 import gc
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from trieline.envs import make_env
@@ -58,8 +58,8 @@ def end(env: RepositoryEnv, reply: str = DONE) -> tuple[float, dict[str, Any]]:
 
 def programs() -> set[str]:
     """The sandboxes of this process."""
-    children = Path("/proc/self/task").glob("*/children")
-    return {pid for file in children for pid in file.read_text().split() if "bwrap" in _name(pid)}
+    # By their parent: what a task lists as its children is not all of them while threads come and go.
+    return {str(child.pid) for child in psutil.Process().children() if "bwrap" in _name(str(child.pid))}
 
 
 def _name(pid: str) -> str:
@@ -394,8 +394,11 @@ def test_workspaces_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_sandbox_that_fails_is_an_error(env: RepositoryEnv) -> None:
     say(env, FIX)
-    for pid in programs():
-        os.kill(int(pid), 9)
+    killed = [psutil.Process(int(pid)) for pid in programs()]
+    for process in killed:
+        process.kill()
+    assert killed
+    psutil.wait_procs(killed, timeout=30)
     with pytest.raises(SandboxError):
         env.step(written("ls"))
 

@@ -97,7 +97,7 @@ def test_a_fork_goes_its_own_way(env: Shell) -> None:
     ("line", "reason"),
     [
         (
-            "nohup sh -c 'while :; do echo 7 > count.txt; done' > /dev/null 2>&1 &\nsleep 0.2; rm count.txt",
+            "nohup setsid sh -c 'sleep 1; while :; do echo 7 > count.txt; done' > /dev/null 2>&1 &",
             "exit",
         ),
         (

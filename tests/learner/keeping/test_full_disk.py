@@ -8,6 +8,9 @@ import pytest
 
 FULL = """
 import resource
+import threading
+# TensorBoard's thread has its own word to say of it, in the middle of ours.
+threading.excepthook = lambda arguments: None
 from pathlib import Path
 def fill(size=64):
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
