@@ -175,3 +175,11 @@ def test_a_data_set_is_read_once(tmp_path: Path) -> None:
     first = Questions(data=str(data))
     data.unlink()
     assert Questions(data=str(data)).task_ids("train") == first.task_ids("train")
+
+
+def test_shards_with_a_hash_in_their_names_are_of_their_split(tmp_path: Path) -> None:
+    for shard in range(2):
+        name = f"train-0000{shard}-of-00002-a09b74b3ef9c3b5{shard}.jsonl"
+        written(tmp_path / "set" / "data" / name, [row(2 * shard + n) for n in range(2)])
+    env = Questions(data=str(tmp_path / "set"))
+    assert sum(map(len, ids(env))) == 4

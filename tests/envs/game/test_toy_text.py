@@ -183,3 +183,17 @@ def test_a_world_of_ones_own_takes_words() -> None:
         pass
     assert last[:2] == ("You won.", 1.0)
     assert ToldWalk().reset(options={"task_id": info["task_id"]})[0] == text
+
+
+@pytest.mark.parametrize(
+    ("env_id", "word"),
+    [
+        ("trieline/Taxi-v0", "ſouth"),
+        ("trieline/CliffWalking-v0", "rıght"),
+        ("trieline/Blackjack-v0", "ſtick"),
+    ],
+)
+def test_letters_that_only_look_alike_name_no_action(env_id: str, word: str) -> None:
+    env = make_env(env_id)
+    env.reset(seed=0)
+    assert isinstance(env.step(word)[0], str)

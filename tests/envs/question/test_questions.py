@@ -124,3 +124,11 @@ def test_real_solutions_of_gsm8k_score_and_others_do_not() -> None:
         lost += [reply for reply in right if played(env, task_id, reply)[0] != 1.0]
         lost += [reply for reply in wrong if played(env, task_id, reply)[0] != 0.0]
     assert lost == []
+
+
+@pytest.mark.parametrize("labels", [[1, 2, 3], ["1", "2", "3"]])
+def test_a_number_is_the_label_where_labels_are_numbers(tmp_path: Path, labels: list[Any]) -> None:
+    row = {"question": "?", "choices": {"text": ["x", "y", "z"], "label": labels}, "answer": 2}
+    env = Questions(data=written(tmp_path / "c.jsonl", [row]), test_share=0.0)
+    _, info = env.reset(seed=0)
+    assert played(env, info["task_id"], "B")[0] == 1.0
