@@ -5,11 +5,10 @@ in a clean workspace, never in the one that the agent had, by the very grader of
 sandbox that fails raises SandboxError, and the episode is broken; what the agent brings about is its result.
 """
 
-import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from trieline.envs.datasets.task_set_env import TaskSetEnv
 from trieline.envs.errors import DataError, TaskError
@@ -33,6 +32,7 @@ from trieline.envs.swe.observations import (
 from trieline.envs.swe.replies import Edit, Misunderstood, read_reply, written
 from trieline.envs.swe.repository_task import WORKDIR, RepositoryTask
 from trieline.envs.swe.sample import sample_checkouts, sample_tasks
+from trieline.envs.swe.shell_episode import ShellEpisode
 from trieline.envs.swe.task_set import RepositorySet, read_task_set, shared_out
 from trieline.envs.swe.workspaces import GRADING, Workspaces, workspaces_on
 from trieline.envs.text_env import Split, Turn
@@ -46,7 +46,7 @@ MOST_MESSAGE = 200
 """Characters of `score["message"]`."""
 
 
-class RepositoryEnv(TaskSetEnv[RepositoryTask]):
+class RepositoryEnv(ShellEpisode[RepositoryTask], TaskSetEnv[RepositoryTask]):
     """Reward 1 if the patch resolves the task: FAIL_TO_PASS and PASS_TO_PASS all pass, as SWE-bench counts.
 
     `partial_credit`: else the share of FAIL_TO_PASS that passes, as long as no test of PASS_TO_PASS breaks
@@ -67,6 +67,8 @@ class RepositoryEnv(TaskSetEnv[RepositoryTask]):
         workspaces: of agents, open at once in this process.
         hand_in: a folder. The patch is kept there (see `hand_in`) and not graded: the reward is 0.
     """
+
+    _workspace: AgentWorkspace
 
     def __init__(
         self,
@@ -119,11 +121,6 @@ class RepositoryEnv(TaskSetEnv[RepositoryTask]):
         places = shared_places(workspaces, "workspaces of agents")
         self._adopt(AgentWorkspace(self._workspaces, places, limits))
 
-    def _adopt(self, workspace: AgentWorkspace) -> None:
-        self._workspace = workspace
-        # Whoever drops an environment without closing it leaves no sandbox.
-        weakref.finalize(self, workspace.close).atexit = False
-
     # ---- tasks
 
     def task_id(self, task: RepositoryTask) -> str:
@@ -151,15 +148,15 @@ class RepositoryEnv(TaskSetEnv[RepositoryTask]):
         if isinstance(reply, Misunderstood):
             return self._goes_on(reply.message)
         if self.is_lost:
-            return self._graded()
+            return self._ended()
         if isinstance(reply, Edit):
             self._workspace.open(self.task)
             return self._goes_on(edit_file(self._workspace, reply))
         result = self.run(reply.line)
         shown = output_shown(result, head_bytes=self._head_bytes, limit_seconds=self.command_seconds)
         if is_submission(result):
-            return self._graded(submitted=True)
-        return self._graded(f"{shown}\n") if self.is_lost else self._goes_on(shown)
+            return self._ended(submitted=True)
+        return self._ended(f"{shown}\n") if self.is_lost else self._goes_on(shown)
 
     def run(self, line: str, environment: Mapping[str, str] = NO_MORE_VARIABLES) -> ExecResult:
         """Run a line of shell in the workspace, for who plays the episode otherwise than by replies.
@@ -175,34 +172,12 @@ class RepositoryEnv(TaskSetEnv[RepositoryTask]):
         """Has a program of the agent's made its workspace unusable? Then there is nothing left to play."""
         return self._workspace.is_lost
 
-    def _goes_on(self, observation: str) -> Turn:
-        if self._turns < self.steps:
-            return Turn(observation=observation)
-        return self._graded(f"{observation}\nThat was the last of {self.steps} replies.\n")
-
-    def finish(self) -> tuple[float, dict[str, Any]]:
-        """Grade the files as they are: see `protocols.Finishable`."""
-        turn = self._graded()
-        self._over = True
-        return turn.reward, {"task_id": self.task_id(self.task), "score": dict(turn.score)}
-
-    def close(self) -> None:
-        self._workspace.close()
-        super().close()
-
-    def fork(self) -> Self:
-        """A copy with a workspace of its own, in the same state. SandboxError if there is no place for it."""
-        workspace = self._workspace.fork()
-        copy = super().fork()
-        copy._adopt(workspace)
-        return copy
-
     def shared_by_forks(self) -> tuple[object, ...]:
-        return *super().shared_by_forks(), self._workspace, self._workspaces
+        return *super().shared_by_forks(), self._workspaces
 
     # ---- the end of the episode
 
-    def _graded(self, observation: str = "", *, submitted: bool = False) -> Turn:
+    def _ended(self, observation: str = "", *, submitted: bool = False) -> Turn:
         changes, found = self._grade()
         self._workspace.close()
         self.patch = changes.patch

@@ -5,10 +5,9 @@ into a clean sandbox once the agent is done, with the agent's files and nothing 
 sandbox that fails raises SandboxError, and the episode is broken; what the agent brings about is its result.
 """
 
-import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 from trieline.envs.datasets.dataset_env import MOST_QUESTION, DatasetEnv
 from trieline.envs.datasets.rows import Row
@@ -18,6 +17,7 @@ from trieline.envs.sandbox.archives import new_spool
 from trieline.envs.sandbox.backends import resolve_backend
 from trieline.envs.swe.observations import MOST_AROUND, SUBMIT, is_submission, output_shown
 from trieline.envs.swe.replies import Command, Misunderstood, read_reply, written
+from trieline.envs.swe.shell_episode import ShellEpisode
 from trieline.envs.text_env import Turn
 from trieline.envs.text_space import Text
 from trieline.envs.tools.shell_check import AGENT, Verdict, shown, verdict_of
@@ -29,7 +29,7 @@ MOST_SECONDS = 600.0
 OUTPUT_BYTES = (200, 100_000)
 
 
-class Shell(DatasetEnv[ShellTask]):
+class Shell(ShellEpisode[ShellTask], DatasetEnv[ShellTask]):
     """Reward 1 if the check exits with 0 in the folder that the agent leaves, else 0.
 
     Where the last line that it prints is `score=` and a number of 0 to 1, that is the reward instead, as long
@@ -58,6 +58,7 @@ class Shell(DatasetEnv[ShellTask]):
     }
     sample = ("trieline.envs.tools.samples", "shell")
     field: ClassVar[str] = "task"
+    _workspace: ShellWorkspace
     default_prompt: ClassVar[str] = (
         "{task}\n\nYou have a shell in the folder of the task. Each of your replies has one block with a "
         "command for bash:\n\n```bash\nls -la\n```\n\nYou are shown its return code and its output. Every "
@@ -101,11 +102,6 @@ class Shell(DatasetEnv[ShellTask]):
         places = shared_places(workspaces, "shells of agents")
         self._adopt(ShellWorkspace(backend, places, limits))
 
-    def _adopt(self, workspace: ShellWorkspace) -> None:
-        self._workspace = workspace
-        # Whoever drops an environment without closing it leaves no sandbox.
-        weakref.finalize(self, workspace.close).atexit = False
-
     @classmethod
     def task_of(cls, row: Row) -> ShellTask:
         return task_of(row)
@@ -125,39 +121,14 @@ class Shell(DatasetEnv[ShellTask]):
         if isinstance(reply, Misunderstood):
             return self._goes_on(reply.message)
         if self._workspace.is_lost:
-            return self._checked()
+            return self._ended()
         assert isinstance(reply, Command), "edits were not asked for"
         self._workspace.open(self.task)
         result = self._workspace.run(reply.line, self.command_seconds)
         if is_submission(result):
-            return self._checked()
+            return self._ended()
         said = output_shown(result, head_bytes=self._head_bytes, limit_seconds=self.command_seconds)
-        return self._checked(f"{said}\n") if self._workspace.is_lost else self._goes_on(said)
-
-    def _goes_on(self, observation: str) -> Turn:
-        if self._turns < self.steps:
-            return Turn(observation=observation)
-        return self._checked(f"{observation}\nThat was the last of {self.steps} replies.\n")
-
-    def finish(self) -> tuple[float, dict[str, Any]]:
-        """Check the files as they are: see `protocols.Finishable`."""
-        turn = self._checked()
-        self._over = True
-        return turn.reward, {"task_id": self.task_id(self.task), "score": dict(turn.score)}
-
-    def close(self) -> None:
-        self._workspace.close()
-        super().close()
-
-    def fork(self) -> Self:
-        """A copy with a sandbox of its own, in the same state. SandboxError if there is no place for it."""
-        workspace = self._workspace.fork()
-        copy = super().fork()
-        copy._adopt(workspace)
-        return copy
-
-    def shared_by_forks(self) -> tuple[object, ...]:
-        return *super().shared_by_forks(), self._workspace
+        return self._ended(f"{said}\n") if self._workspace.is_lost else self._goes_on(said)
 
     def _level_of(self, task: ShellTask) -> int:
         for levels in self._set.by_level.values():
@@ -168,7 +139,7 @@ class Shell(DatasetEnv[ShellTask]):
 
     # ---- the end of the episode
 
-    def _checked(self, observation: str = "") -> Turn:
+    def _ended(self, observation: str = "") -> Turn:
         verdict = self._verdict()
         self._workspace.close()
         score = {
