@@ -62,10 +62,6 @@ class Row:
                 return found
         return None
 
-    def has(self, name: str) -> bool:
-        """Whether something stands there."""
-        return self.value(name) is not None
-
     def difficulty(self, name: str = "level") -> Difficulty | None:
         """What rows are sorted into levels by: a number, or a text; None where there is neither."""
         value = self.value(name)
