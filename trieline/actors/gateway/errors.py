@@ -36,9 +36,15 @@ class BadRequestError(RefusedError):
 
 
 class ContextLengthError(BadRequestError):
-    """The prompt is longer than the model can read."""
+    """The prompt is longer than the model can read. Agents that see it shorten their conversation."""
 
     kind = "context_length"
+
+    def __init__(self, *, found: int, most: int) -> None:
+        """In tokens: what the prompt has, and what it may have."""
+        super().__init__(f"the prompt: expected at most {most} tokens, got {found}")
+        self.found = found
+        self.most = most
 
 
 class UnknownKeyError(RefusedError):
