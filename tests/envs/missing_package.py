@@ -2,16 +2,17 @@
 
 import subprocess
 import sys
+from typing import Any
 
 
-def said_without(package: str, env_id: str) -> str:
+def said_without(package: str, env_id: str, **kwargs: Any) -> str:
     """The kind of the error and its text."""
     program = f"""
 import sys
 sys.modules["{package}"] = None
 from trieline.envs import make_env
 try:
-    make_env("{env_id}")
+    make_env("{env_id}", **{kwargs!r})
 except Exception as error:
     print(type(error).__name__, error)
 """

@@ -11,9 +11,9 @@ import logging
 import math
 from typing import Literal
 
-from trieline.actors.env_session import EnvSession
 from trieline.actors.errors import ActorError, ForkUnsupportedError
 from trieline.actors.rollout import Origin
+from trieline.actors.session import Session
 from trieline.common.seeds import derived_seed
 from trieline.wire.messages import Completion
 
@@ -38,9 +38,9 @@ class ForkPoints:
         self._ranking = ranking
         self._branches = branches
         self._seed = seed
-        self._kept: list[tuple[float, int, int, EnvSession]] = []  # a heap, the lowest rank first
+        self._kept: list[tuple[float, int, int, Session]] = []  # a heap, the lowest rank first
 
-    async def offer(self, origin: Origin, completion: Completion, session: EnvSession) -> None:
+    async def offer(self, origin: Origin, completion: Completion, session: Session) -> None:
         """A reply was sampled at `origin`, and `session` is still as it was before it.
 
         Raises:
@@ -62,7 +62,7 @@ class ForkPoints:
         if len(self._kept) > self._branches:
             heapq.heappop(self._kept)[-1].close()
 
-    def take(self) -> list[tuple[Origin, EnvSession]]:
+    def take(self) -> list[tuple[Origin, Session]]:
         """The turns to fork and their environments, which now belong to the caller; in order of the turns."""
         kept, self._kept = self._kept, []
         kept.sort(key=lambda point: point[1:3])

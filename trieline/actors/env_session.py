@@ -129,6 +129,15 @@ class EnvSession:
         env = self._open_env()
         return checked_step(await self._call("step", lambda: env.step(action)), self._env_id)
 
+    async def call(self, name: str, function: "Callable[[TextEnv], T]") -> T:
+        """Another blocking call.
+
+        Raises:
+            EnvFailure, StuckEnvironmentsError: as `EnvHost.open`.
+        """
+        env = self._open_env()
+        return await self._call(name, lambda: function(env))
+
     async def finish(self) -> Ending | None:
         """What the environment gives for an episode that a limit cuts here; None if it has no `finish`.
 
@@ -281,10 +290,23 @@ def takes_split(config: EnvConfig) -> bool:
     Raises:
         EnvironmentSetupError: as `check_env`.
     """
-    spec = _env_spec(config.id)
-    creator = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
+    creator = _creator(config)
     parameters = inspect.signature(creator).parameters if creator is not None else {}
     return "split" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
+def has_tables(config: EnvConfig) -> bool:
+    """Does the environment's class have games with all their seats (`protocols.Tabled`)?
+
+    Raises:
+        EnvironmentSetupError: as `check_env`.
+    """
+    return hasattr(_creator(config), "table")
+
+
+def _creator(config: EnvConfig) -> Callable[..., object] | None:
+    spec = _env_spec(config.id)
+    return load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
 
 
 def _env_spec(env_id: str) -> EnvSpec:

@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 
 from trieline.actors.branching import ForkPoints
 from trieline.actors.config import ActorConfig
-from trieline.actors.env_session import EnvHost, EnvSession, TaskChoice
+from trieline.actors.env_session import TaskChoice
 from trieline.actors.errors import ActorError, EnvFailure
 from trieline.actors.policy import Policy, Renderer
 from trieline.actors.rollout import Origin, Rollout, Turn
+from trieline.actors.session import Host, Session
 from trieline.actors.window import Exchange, Window
 from trieline.common.arrays import Int32
 from trieline.common.message import Message
@@ -38,7 +39,7 @@ class EpisodePlayer:
     config: ActorConfig
     renderer: Renderer
     policy: Policy
-    host: EnvHost
+    host: Host
     task: TaskChoice
     """Seeds of sampling derive from its seed, the rollout and the turn."""
     fork_points: ForkPoints | None = None
@@ -54,7 +55,7 @@ class EpisodePlayer:
         """
         await self._guarded(rollout, self._from_start(rollout))
 
-    async def play_fork(self, rollout: Rollout, session: EnvSession, window: Window, turns: int) -> None:
+    async def play_fork(self, rollout: Rollout, session: Session, window: Window, turns: int) -> None:
         """From the middle: `window` is what the policy sees, `turns` its replies. Closes `session`."""
         await self._guarded(rollout, self._play_and_close(rollout, session, window, turns))
 
@@ -91,7 +92,7 @@ class EpisodePlayer:
         await self._play_and_close(rollout, session, None, 0)
 
     async def _play_and_close(
-        self, rollout: Rollout, session: EnvSession, window: Window | None, turns: int
+        self, rollout: Rollout, session: Session, window: Window | None, turns: int
     ) -> None:
         try:
             if window is None:
@@ -103,7 +104,7 @@ class EpisodePlayer:
             session.close()
 
     async def _play_turns(
-        self, rollout: Rollout, session: EnvSession, window: Window, own_context: Int32, turn: int
+        self, rollout: Rollout, session: Session, window: Window, own_context: Int32, turn: int
     ) -> None:
         """`window` is the whole sequence so far, `own_context` the end of it that no turn records yet."""
         tokens, opens = window.tokens(), False
@@ -157,7 +158,7 @@ class EpisodePlayer:
             return None
         return window.compacted(limits.compaction, room=room, render=self._answer_tokens)
 
-    async def _cut(self, rollout: Rollout, session: EnvSession) -> None:
+    async def _cut(self, rollout: Rollout, session: Session) -> None:
         """A limit ends the episode: what was done so far may count all the same."""
         ending = await session.finish()
         if ending is not None:

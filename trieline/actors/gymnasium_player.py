@@ -1,4 +1,4 @@
-"""Gymnasium environments, played as assignments ask: the policy's groups, or an expert's episodes."""
+"""Gymnasium environments, played as assignments ask: by the policy, at all seats or one, or by an expert."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from trieline.actors.demonstration_player import DemonstrationPlayer
 from trieline.actors.player import Player, Stage
 from trieline.actors.rollout_group import GroupPlayer
+from trieline.actors.table_player import TablePlayer
 from trieline.wire.messages import Assignment, Purpose
 from trieline.wire.tree import TrajectoryTree
 
@@ -23,11 +24,11 @@ class PlayerByPurpose:
 
 def play_environments(stage: Stage) -> Player:
     """What an actor plays unless it is told otherwise."""
-    groups = GroupPlayer(stage=stage)
+    policy = TablePlayer(stage=stage, others=GroupPlayer(stage=stage))
     return PlayerByPurpose(
         players={
-            "train": groups,
-            "evaluate": groups,
+            "train": policy,
+            "evaluate": policy,
             "demonstrate": DemonstrationPlayer(stage=stage),
         }
     )

@@ -41,6 +41,8 @@ class Rollout:
     """Number within the tree: the rollouts of the group first, then the forks."""
     origin: Origin | None = None
     """None: it began with the task."""
+    seat: int = 0
+    """Of a game of several players. Rollouts of one seat are compared with each other."""
     turns: list[Turn] = field(default_factory=list)
     rewards: list[float] = field(default_factory=list)
     """[len(turns)] or one fewer, when the environment failed on the last reply."""

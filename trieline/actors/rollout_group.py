@@ -7,10 +7,13 @@ from dataclasses import dataclass
 import msgspec
 
 from trieline.actors.branching import ForkPoints
-from trieline.actors.env_session import EnvSession, TaskChoice, split_asked
+from trieline.actors.broken_episodes import BrokenEpisodes
+from trieline.actors.config import ActorConfig
+from trieline.actors.env_session import TaskChoice, split_asked
 from trieline.actors.episode import EpisodePlayer
 from trieline.actors.player import Stage
 from trieline.actors.rollout import Origin, Rollout
+from trieline.actors.session import Session
 from trieline.actors.tree_builder import build_tree
 from trieline.common.message import text_of
 from trieline.common.prefix import common_prefix
@@ -38,33 +41,25 @@ class GroupPlayer:
         """As in `Player`."""
         rollouts = [Rollout(index=i) for i in range(assignment.group_size)]
         env = self.stage.envs.get(assignment.env_id)
-        info: dict[str, str] = {}
+        split: str | None = None
         if env is None:
             self._break_unknown(rollouts, assignment.env_id)
         else:
             split = split_asked(env, assignment.split)
             rollouts += await self._play_known(assignment, env, split, rollouts)
-            # A task that is asked for by name is of its own split, whatever the environment is made for.
-            played = split if assignment.task_id is None else assignment.split
-            info = {} if played is None else {"split": played}
-        if assignment.purpose == "evaluate":
-            info["transcript"] = transcript(rollouts[0], self.stage.config.system_prompt)
-        return build_tree(
+        return finished_tree(
             rollouts,
-            env_id=assignment.env_id,
-            level=assignment.level,
+            assignment,
+            split=split,
             group_size=assignment.group_size,
-            info=_notes(rollouts) | info,
-            task_id=assignment.task_id,
+            system_prompt=self.stage.config.system_prompt,
         )
 
     async def _play_known(
         self, assignment: Assignment, env: EnvConfig, split: str | None, rollouts: list[Rollout]
     ) -> list[Rollout]:
         """Play the group in place, and return the forks."""
-        config = self.stage.config
-        if assignment.temperature is not None:
-            config = msgspec.structs.replace(config, temperature=assignment.temperature)
+        config = sampling_config(self.stage.config, assignment)
         points = self._fork_points(assignment)
         player = EpisodePlayer(
             env=env,
@@ -81,9 +76,9 @@ class GroupPlayer:
             async with asyncio.TaskGroup() as tasks:
                 for rollout in rollouts:
                     tasks.create_task(self._in_slot(player, rollout))
-            self._check_same_task(rollouts, assignment)
+            break_other_tasks(rollouts, assignment, self.stage.host.broken)
             forks = await self._play_forks(player, rollouts, points) if points is not None else []
-            self._check_same_task([*rollouts, *forks], assignment)
+            break_other_tasks([*rollouts, *forks], assignment, self.stage.host.broken)
             return forks
         finally:
             if points is not None:
@@ -92,7 +87,7 @@ class GroupPlayer:
     async def _play_forks(
         self, player: EpisodePlayer, rollouts: list[Rollout], points: ForkPoints
     ) -> list[Rollout]:
-        sources: list[tuple[Origin, EnvSession] | None] = [*points.take()]
+        sources: list[tuple[Origin, Session] | None] = [*points.take()]
         if not sources and any(r.cause == SCORED for r in rollouts):
             # No later turn, or no copies to be had: forks at the start are further rollouts of the task.
             sources = [None] * self.stage.config.branches
@@ -120,7 +115,7 @@ class GroupPlayer:
         player: EpisodePlayer,
         rollout: Rollout,
         origin: Rollout | None = None,
-        session: EnvSession | None = None,
+        session: Session | None = None,
     ) -> None:
         async with self.stage.slots.episode():
             if origin is None or session is None or rollout.origin is None:
@@ -144,41 +139,73 @@ class GroupPlayer:
             unforkable=self.stage.host.unforkable,
         )
 
-    def _check_same_task(self, rollouts: list[Rollout], assignment: Assignment) -> None:
-        """Rollouts of another task than was asked for, or than the first one's, count as broken."""
-        first: Rollout | None = None
-        for rollout in rollouts:
-            if rollout.prompt is None:
-                continue
-            if assignment.task_id is not None and rollout.task_id != assignment.task_id:
-                self._break_other_task(
-                    rollout,
-                    assignment.env_id,
-                    f"expected the task {assignment.task_id!r}, as asked for in the options of reset, in its "
-                    f"info, got {rollout.task_id!r}",
-                )
-            elif first is None or first.prompt is None:
-                first = rollout
-            elif first.task_id != rollout.task_id or common_prefix(first.prompt, rollout.prompt) == 0:
-                self._break_other_task(
-                    rollout,
-                    assignment.env_id,
-                    f"expected the same task for the same seed {assignment.seed}, got {first.task_id!r} and "
-                    f"{rollout.task_id!r}",
-                )
-
-    def _break_other_task(self, rollout: Rollout, env_id: str, reason: str) -> None:
-        rollout.cause, rollout.reason = "environment", f"{env_id}: {reason}"
-        self.stage.host.broken.add(env_id, "environment", rollout.reason)
-        rollout.prompt = None
-        rollout.turns.clear()
-        rollout.rewards.clear()
-
     def _break_unknown(self, rollouts: list[Rollout], env_id: str) -> None:
         reason = self.stage.lacks(env_id)
         for rollout in rollouts:
             rollout.cause, rollout.reason = "environment", reason
             self.stage.host.broken.add(env_id, "environment", reason)
+
+
+def sampling_config(config: ActorConfig, assignment: Assignment) -> ActorConfig:
+    """As the actor is told, but at the temperature that the assignment asks for."""
+    if assignment.temperature is None:
+        return config
+    return msgspec.structs.replace(config, temperature=assignment.temperature)
+
+
+def break_other_tasks(rollouts: list[Rollout], assignment: Assignment, broken: BrokenEpisodes) -> None:
+    """Rollouts of another task than was asked for, or than the first one's, count as broken."""
+    first: Rollout | None = None
+    for rollout in rollouts:
+        if rollout.prompt is None:
+            continue
+        if assignment.task_id is not None and rollout.task_id != assignment.task_id:
+            reason = (
+                f"expected the task {assignment.task_id!r}, as asked for in the options of reset, in its "
+                f"info, got {rollout.task_id!r}"
+            )
+        elif first is None or first.prompt is None:
+            first = rollout
+            continue
+        elif first.task_id != rollout.task_id or common_prefix(first.prompt, rollout.prompt) == 0:
+            reason = (
+                f"expected the same task for the same seed {assignment.seed}, got {first.task_id!r} and "
+                f"{rollout.task_id!r}"
+            )
+        else:
+            continue
+        rollout.cause, rollout.reason = "environment", f"{assignment.env_id}: {reason}"
+        broken.add(assignment.env_id, "environment", rollout.reason)
+        rollout.prompt = None
+        rollout.turns.clear()
+        rollout.rewards.clear()
+
+
+def finished_tree(
+    rollouts: list[Rollout],
+    assignment: Assignment,
+    *,
+    split: str | None,
+    group_size: int,
+    system_prompt: str,
+) -> TrajectoryTree:
+    """The tree that answers an assignment, with its notes for people.
+
+    `split`: that the environment was made for. Rollouts from `group_size` on are forks.
+    """
+    # A task that is asked for by name is of its own split, whatever the environment is made for.
+    played = split if assignment.task_id is None else assignment.split
+    info = _notes(rollouts) | ({} if played is None else {"split": played})
+    if assignment.purpose == "evaluate":
+        info["transcript"] = transcript(rollouts[0], system_prompt)
+    return build_tree(
+        rollouts,
+        env_id=assignment.env_id,
+        level=assignment.level,
+        group_size=group_size,
+        info=info,
+        task_id=assignment.task_id,
+    )
 
 
 def transcript(rollout: Rollout, system_prompt: str) -> str:

@@ -3,7 +3,7 @@
 The order of nodes follows the rollouts' numbers, not which of them was faster.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -146,12 +146,15 @@ def build_tree(
 ) -> TrajectoryTree:
     """One tree of all rollouts of a task, in the order of their numbers, one leaf for each context window.
 
+    Where they are of several seats, prompts differ: each branches where it first says something else.
     A later window hangs from the prompt, and the one before it *continues* in it. Rollouts from `group_size`
     on are forks that the branching policy asked for. A rollout that never began is a broken leaf on the
     prompt. `task_id`: the task that was asked for; None: the one that was drawn.
     """
     builder = TreeBuilder()
-    prompt_nodes = _add_prompts(builder, [r.prompt for r in rollouts if r.prompt is not None])
+    seated = any(rollout.seat for rollout in rollouts)
+    prompts = {r.prompt.tobytes(): r.prompt for r in rollouts if r.prompt is not None}
+    prompt_nodes = _add_prompts(builder, [*prompts.values()], "rollout" if seated else "token_mismatch")
     before_reply: dict[tuple[int, int], int] = {}
     for rollout in rollouts:
         begun = rollout if rollout.origin is None else rollouts[rollout.origin.rollout]
@@ -164,7 +167,7 @@ def build_tree(
         cause = "rollout" if rollout.index < group_size else "branch"
         for number, turn in enumerate(rollout.turns):
             if turn.opens_window:
-                builder.add_leaf(node, terminated=False, cause=rollout.cause)
+                builder.add_leaf(node, terminated=False, cause=rollout.cause, group=rollout.seat)
                 window = builder.add_context(root, turn.context, fork_cause="compaction")
                 builder.add_edge(node, window, kind="continues")
                 node = window
@@ -174,21 +177,27 @@ def build_tree(
             node = builder.add_sampled(node, turn.completion, fork_cause=cause)
             if number < len(rollout.rewards):
                 builder.add_reward(node, rollout.rewards[number])
-        builder.add_leaf(node, terminated=rollout.terminated, cause=rollout.cause)
+        builder.add_leaf(node, terminated=rollout.terminated, cause=rollout.cause, group=rollout.seat)
     if task_id is None:
         task_id = next((r.task_id for r in rollouts if r.task_id), "")
     return builder.build(env_id=env_id, task_id=task_id, level=level or 0, info=info)
 
 
-def _add_prompts(builder: TreeBuilder, prompts: Iterable[Int32]) -> dict[bytes, int]:
+def _add_prompts(builder: TreeBuilder, prompts: list[Int32], fork_cause: str) -> dict[bytes, int]:
     """The node of each distinct prompt. Usually there is one; others leave it at the first difference."""
-    distinct = {prompt.tobytes(): prompt for prompt in prompts}
-    if not distinct:
+    if not prompts:
         builder.add_context(-1, NO_PROMPT, fork_cause="")
-        return {}
-    shared = common_prefix(*distinct.values())
-    root = builder.add_context(-1, next(iter(distinct.values()))[:shared], fork_cause="")
-    return {
-        key: builder.add_context(root, prompt[shared:], fork_cause="token_mismatch")
-        for key, prompt in distinct.items()
-    }
+    nodes: dict[bytes, int] = {}
+    pending = [(-1, 0, prompts)] if prompts else []
+    while pending:
+        parent, begun, some = pending.pop()
+        shared = common_prefix(*some)
+        node = builder.add_context(parent, some[0][begun:shared], fork_cause=fork_cause)
+        following: dict[int, list[Int32]] = {}
+        for prompt in some:
+            if len(prompt) == shared:
+                nodes[prompt.tobytes()] = node
+            else:
+                following.setdefault(int(prompt[shared]), []).append(prompt)
+        pending += [(node, shared, later) for later in reversed(following.values())]
+    return nodes

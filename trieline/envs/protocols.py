@@ -10,6 +10,21 @@ from typing import Any, Protocol, SupportsFloat, runtime_checkable
 import gymnasium
 
 
+class Table(Protocol):
+    """A game with its seats, as PettingZoo's `AECEnv` has it: its agents move one at a time, in text."""
+
+    agents: list[str]
+    """Those whose end has not been taken note of."""
+    agent_selection: str
+    """Who is to move."""
+
+    def last(self) -> tuple[str, SupportsFloat, bool, bool, Mapping[str, Any]]:
+        """Of `agent_selection`: what it may know, its reward since its own last move, over, cut, info."""
+
+    def step(self, action: str | None) -> None:
+        """Its move; None of an agent whose game is over, which leaves `agents` by that."""
+
+
 @runtime_checkable
 class Forkable(Protocol):
     """Can be branched in the middle of an episode."""
@@ -63,4 +78,16 @@ class Finishable(Protocol):
         Called at most once, in place of the next `step`: between a reset and the step that ends the episode.
         The reward is what an episode that ended here of itself would have received; `info` carries `task_id`
         and `score` as at any end.
+        """
+
+
+@runtime_checkable
+class Tabled(Protocol):
+    """Is one seat of a game of several players, and has the game with all its seats, too."""
+
+    def table(self) -> Table | None:
+        """The game of the present task, at its start: the policy plays every seat of it.
+
+        None: the other seats of this task are played by the environment. The table is closed with this
+        environment, which does nothing else meanwhile.
         """

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
+
 from trieline.common.numbers import MAX_REWARD
 from trieline.wire.errors import TreeError
 from trieline.wire.messages import Assignment
@@ -19,6 +21,8 @@ LEAST_LOGPROB = -100.0
 # unknown it is that of the largest token id there can be.
 ENTROPY_ROUNDING = 0.1
 LARGEST_VOCABULARY = 2**31
+# Of leaves that are compared with each other: seats of a game, roles, agents.
+MOST_GROUPS = 64
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,9 +109,15 @@ def _expect_asked_for(tree: TrajectoryTree, assignment: Assignment | None, expec
     least = assignment.group_size
     most = MAX_LEAVES if expectation.max_forks is None else least + expectation.max_forks
     windows = MAX_LEAVES if env is None else env.max_windows
-    # The leaves are counted first: how they belong together takes longer to find out.
-    episodes = tree.episodes() if tree.num_leaves <= most * windows else []
-    count = len(episodes) or tree.num_leaves
+    # The leaves are counted first: how they belong together takes longer to find out. Each seat of a game has
+    # a group of its own, with fewer episodes where its turn did not come in every game.
+    groups = np.unique(tree.comparison_groups)
+    if len(groups) > MOST_GROUPS:
+        msg = f"expected at most {MOST_GROUPS} groups of leaves, got {len(groups)}"
+        raise TreeError(msg)
+    episodes = tree.episodes() if tree.num_leaves <= most * windows * len(groups) else []
+    ends = tree.comparison_groups[[leaves[-1] for leaves in episodes]]
+    count = int(np.unique(ends, return_counts=True)[1].max()) if episodes else tree.num_leaves
     if not least <= count <= most:
         expected = f"{least} leaves" if least == most else f"{least} to {most} leaves"
         msg = f"expected {expected}, the group assigned and its forks, got {count}"

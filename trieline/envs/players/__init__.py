@@ -1,0 +1,1 @@
+"""Games of several players as tables: PettingZoo's AEC interface, in text."""
