@@ -51,7 +51,7 @@ def test_the_seed_decides_all_chance(game: str) -> None:
 def test_a_game_as_its_seats_hear_it() -> None:
     moves = {
         "player_1": iter(["x(0,0)", "nonsense", "x(0,1)", "x(0,2)"]),
-        "player_2": iter("o(1,1) o(2,2)".split()),
+        "player_2": iter(["o(1,1)", "o(2,2)"]),
     }
     lines = played(SpielTable(SpielGame("tic_tac_toe")), 0, lambda agent, _: next(moves[agent]))
     asked = "You are player 2 of 2. Choose one move: o(0,1), o(0,2), o(1,0), o(1,1)"
@@ -79,7 +79,7 @@ def test_who_names_no_move_loses(game: str, others: float) -> None:
 
 
 def test_only_a_task_of_self_has_a_table() -> None:
-    env = make_env(ENV, opponents=["random", "self"]).unwrapped
+    env: Any = make_env(ENV, opponents=["random", "self"]).unwrapped
     env.reset(seed=3)
     assert env.table() is None
     _, info = env.reset(seed=3, options={"level": 1})
@@ -115,7 +115,7 @@ def test_what_can_not_be_played_is_refused(kwargs: dict[str, Any], message: str)
 
 def test_an_expert_is_offered_where_one_is_named() -> None:
     assert not hasattr(make_env(ENV).unwrapped, "demonstrate")
-    env = make_env(ENV, opponents=["random"], expert="mcts200").unwrapped
+    env: Any = make_env(ENV, opponents=["random"], expert="mcts200").unwrapped
     rewards = []
     for seed in range(10):
         env.reset(seed=seed)
@@ -128,6 +128,6 @@ def test_an_expert_is_offered_where_one_is_named() -> None:
 
 
 def test_a_question_of_ones_own() -> None:
-    env = make_env(ENV, question="{seen}\n{moves}", opponent="first").unwrapped
+    env: Any = make_env(ENV, question="{seen}\n{moves}", opponent="first").unwrapped
     text, _ = env.reset(options={"task_id": "tic_tac_toe()/first/1/0"})
     assert text == "x..\n...\n...\no(0,1), o(0,2), o(1,0), o(1,1), o(1,2), o(2,0), o(2,1), o(2,2)"
