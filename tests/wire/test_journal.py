@@ -179,3 +179,10 @@ def test_a_segment_that_can_not_be_begun_leaves_the_journal_as_it_was(
     assert journal.append(trees[2]) == 1
     journal.close()
     assert [d.sequence_number for d in read_journal(tmp_path)] == [0, 2]
+
+
+@pytest.mark.parametrize("first", [0, 1, 5, 8, 9])
+def test_a_journal_is_read_from_a_record_on(first: int, tmp_path: Path) -> None:
+    write(tmp_path, deliveries(9), segment_bytes=2000)
+    assert len(segments(tmp_path)) > 2
+    assert [d.sequence_number for d in read_journal(tmp_path, first)] == list(range(first, 9))

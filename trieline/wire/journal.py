@@ -232,8 +232,8 @@ def _hold(file: BinaryIO, folder: Path) -> None:
         raise JournalError(msg)
 
 
-def read_journal(folder: Path) -> Iterator[TreeDelivery]:
-    """The trees in `folder`, in order. May be read while it is written.
+def read_journal(folder: Path, first: int = 0) -> Iterator[TreeDelivery]:
+    """The trees in `folder`, in order, from record `first` on. May be read while it is written.
 
     Raises:
         JournalError: there is no journal, a segment is missing, or a record is corrupt; names the segment and
@@ -245,13 +245,16 @@ def read_journal(folder: Path) -> Iterator[TreeDelivery]:
         raise JournalError(msg)
     header = read_header(folder)
     vocab_size = header.vocab_size if header else None
-    number = 0
-    for segment in segments:
+    # Whole segments before it aren't opened.
+    begin = max([i for i, s in enumerate(segments) if s.first_record <= first], default=0)
+    number = segments[begin].first_record
+    for segment in segments[begin:]:
         if segment.first_record != number:
             msg = f"expected a segment that begins with record {number} before {segment.path}, found none"
             raise JournalError(msg)
         for record in read_records(segment):
-            yield _delivery(segment, record, vocab_size)
+            if number >= first:
+                yield _delivery(segment, record, vocab_size)
             number += 1
 
 
