@@ -45,6 +45,7 @@ test: install $(TOOL_PACKAGES)
 
 test-long: install $(TOOL_PACKAGES)
 	./scripts/ensure_sandbox.sh --even-with-docker
+	./scripts/ensure_browser.sh
 	PYTHONPATH=$(TOOL_PACKAGES) ./scripts/with_docker.sh $(BIN)/python -m pytest
 
 check: install

@@ -18,12 +18,24 @@ from trieline.command_line import (
     processes,
     tasks,
     training,
+    viewing,
 )
 from trieline.common.errors import in_one_line
 from trieline.common.text import LINES, visible
 from trieline.launcher.machine import missing_extra
 
-VERBS = (training, fine_tuning, processes, environments, images, inspection, benchmarks, tasks, checks)
+VERBS = (
+    training,
+    fine_tuning,
+    processes,
+    environments,
+    images,
+    inspection,
+    viewing,
+    benchmarks,
+    tasks,
+    checks,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

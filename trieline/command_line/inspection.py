@@ -1,7 +1,7 @@
 """`trieline eval`, `trieline show` and `trieline export`: how good a policy is, and what it did."""
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from trieline.command_line.options import add_config_options, read_config
 from trieline.common.errors import about_file
@@ -91,14 +91,16 @@ def _show(options: argparse.Namespace) -> int:
     from rich.console import Console
 
     from trieline.config import ConfigError
+    from trieline.launcher.recording import find_recording
     from trieline.launcher.tree_view import draw_tree
 
     if options.count < 1:
         msg = f"expected --count of at least 1, got {options.count}"
         raise ConfigError(msg)
-    journal, run_dir = _find_journal(options.run_dir)
-    trees = _chosen(_deliveries(journal, options.env), options.tree, options.count, journal)
-    decode = _decoder(journal, run_dir)
+    recording = find_recording(options.run_dir)
+    found = recording.deliveries([options.env] if options.env else ())
+    trees = _chosen(found, options.tree, options.count, recording.path)
+    decode = recording.decoder()
     console = Console()
     for tree in trees:
         console.print(draw_tree(tree, decode=decode, advantages=_leaf_advantages(tree)))
@@ -110,35 +112,15 @@ def _export(options: argparse.Namespace) -> int:
     from pathlib import Path
 
     from trieline.launcher.export import export, rows, write_json_lines
+    from trieline.launcher.recording import find_recording
 
-    journal, _ = _find_journal(options.run_dir)
-    deliveries = _deliveries(journal, options.env)
+    deliveries = find_recording(options.run_dir).deliveries([options.env] if options.env else ())
     if options.out is None:
         write_json_lines(rows(deliveries), sys.stdout)
         return 0
     count = export(deliveries, Path(options.out))
     print(f"{count} sequences in {options.out}")
     return 0
-
-
-def _find_journal(path: str) -> "tuple[Path, Path | None]":
-    """The journal in a folder of a run, or the folder itself, and the run's folder if there is one."""
-    from pathlib import Path
-
-    from trieline.launcher.sft_run import find_journal
-
-    folder = Path(path)
-    journal = find_journal(folder)
-    for run_dir in (folder, folder.resolve().parent):
-        if (run_dir / "config.toml").is_file():
-            return journal, run_dir
-    return journal, None
-
-
-def _deliveries(journal: "Path", env_id: str | None) -> "Iterator[TreeDelivery]":
-    from trieline.wire.journal import read_journal
-
-    return (d for d in read_journal(journal) if env_id in (None, d.tree.env_id))
 
 
 def _chosen(
@@ -180,25 +162,3 @@ def _leaf_advantages(tree: "TrajectoryTree") -> list[float]:
         found = group_advantages(returns[members], episodes_among([sequences[b] for b in members]))
         by_leaf |= {scored[b]: float(a) for b, a in zip(members, found, strict=True)}
     return [by_leaf.get(leaf, float("nan")) for leaf in range(tree.num_leaves)]
-
-
-def _decoder(journal: "Path", run_dir: "Path | None") -> Any:
-    from trieline.actors.endpoint_policy import bytes_shown
-    from trieline.launcher.run_folder import RunFolder
-    from trieline.wire.errors import ModelFolderError
-    from trieline.wire.journal_header import BYTES_TOKENIZER, read_header
-    from trieline.wire.model_folder import tokenizer_folder
-
-    header = read_header(journal)
-    if header is not None and header.tokenizer == BYTES_TOKENIZER:
-        return bytes_shown
-    if run_dir is None:
-        return None
-    try:
-        folder = tokenizer_folder(RunFolder.open(str(run_dir)).load_config().model.path)
-    except ModelFolderError:
-        return None  # token ids are shown instead
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    return lambda ids: tokenizer.decode(ids, skip_special_tokens=False)

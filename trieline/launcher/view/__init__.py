@@ -1,0 +1,1 @@
+"""A page that shows trajectory trees: one HTML file with everything in it, or served while a run goes on."""
