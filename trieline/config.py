@@ -16,6 +16,7 @@ import msgspec
 import tomli_w
 
 from trieline.actors.config import ActorConfig
+from trieline.actors.gateway.config import GatewayConfig
 from trieline.common.errors import TrielineError
 from trieline.learner.config import EvaluationConfig, LearnerConfig
 from trieline.learner.policy_server.config import PolicyServerConfig
@@ -49,6 +50,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     run: RunConfig = RunConfig()
     links: LinksConfig = LinksConfig()
     actor: ActorConfig = ActorConfig()
+    gateway: GatewayConfig = GatewayConfig()
     policy_server: PolicyServerConfig = PolicyServerConfig()
     learner: LearnerConfig = LearnerConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -151,8 +153,9 @@ def _env_contradictions(config: Config, number: int) -> Iterator[str]:
         (learner.group_size + actor.branches, "learner.group_size + actor.branches"),
         (attempts, "evaluation.attempts"),
     )
-    largest = rollouts * episode.max_context * episode.windows
-    windows = f" and max_windows = {episode.windows}" if episode.windows > 1 else ""
+    count = config.envs[number].windows
+    largest = rollouts * episode.max_context * count
+    windows = f" and max_windows = {count}" if count > 1 else ""
     for name, most in (
         ("max_tree_tokens", links.max_tree_tokens),
         ("max_message_bytes", links.max_message_bytes // TOKEN_BYTES),

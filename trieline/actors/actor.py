@@ -14,6 +14,7 @@ from trieline.actors.config import ActorConfig
 from trieline.actors.env_session import EnvHost
 from trieline.actors.episode_slots import EpisodeSlots
 from trieline.actors.errors import StuckEnvironmentsError
+from trieline.actors.gateway.config import GatewayConfig
 from trieline.actors.gymnasium_player import play_environments
 from trieline.actors.player import MakePlayer, Stage
 from trieline.common.process_name import new_process_name
@@ -54,6 +55,7 @@ class ActorWorker:
         renderer: ChatRenderer,
         envs: Sequence[EnvConfig],
         links: LinksConfig,
+        gateway: GatewayConfig | None = None,
         parent_pid: int | None = None,
         make_player: MakePlayer = play_environments,
     ) -> None:
@@ -79,6 +81,7 @@ class ActorWorker:
                 policy=self._policy,
                 host=self._host,
                 slots=self._slots,
+                gateway=gateway or GatewayConfig(),
             )
         )
 
@@ -92,6 +95,7 @@ class ActorWorker:
         try:
             await self._sender.start()
             await self._policy.start()
+            await self._player.start()
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._wait_for_stop())
                 tasks.create_task(self._report_load())
@@ -149,6 +153,7 @@ class ActorWorker:
             )
         if self._sender.rejected:
             log.warning("the learner rejected %d trees of this worker", self._sender.rejected)
+        await self._player.close()
         await self._sender.close(stuck=stuck)
         await self._policy.close()
         await self._host.close()
@@ -160,12 +165,22 @@ def run_worker(
     renderer: ChatRenderer,
     envs: Sequence[EnvConfig],
     links: LinksConfig,
+    gateway: GatewayConfig | None = None,
     parent_pid: int | None = None,
+    make_player: MakePlayer = play_environments,
 ) -> int:
     """Run a worker to its end here; SIGTERM and SIGINT stop it cleanly. Returns the exit status."""
 
     async def run() -> int:
-        worker = ActorWorker(config, renderer=renderer, envs=envs, links=links, parent_pid=parent_pid)
+        worker = ActorWorker(
+            config,
+            renderer=renderer,
+            envs=envs,
+            links=links,
+            gateway=gateway,
+            parent_pid=parent_pid,
+            make_player=make_player,
+        )
         loop = asyncio.get_running_loop()
         for number in STOP_SIGNALS:
             loop.add_signal_handler(number, worker.stop)

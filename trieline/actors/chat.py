@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from trieline.actors.errors import ChatTemplateError
@@ -81,6 +82,29 @@ class ChatRenderer:
         after = self._after_reply(1 if self._is_as_first(turn) else turn, said)
         return self._tokens.token_ids_after(last_token, self._chat.after_end(after, last_token))
 
+    def chat_tokens(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> Int32:
+        """Tokens [P] of a chat with replies in it that others wrote, as far as the start of the next reply.
+
+        The configured system prompt is not added. Messages that the template does not take where they stand
+        (a system message later on, two of one side in turn) are said as the user's, and as one.
+
+        Raises:
+            ChatTemplateError: the template shows them in no way.
+        """
+        opening, shown_tools = self._tools.opening(messages, tools)
+        said = self._tools.chat(opening)
+        if said[0].role == "system" and not self._system_role and len(said) > 1 and said[1].role == "user":
+            said = _without_system(said)
+        try:
+            shown = self._chat.render(said, shown_tools, prompt=True)
+        except ChatTemplateError:
+            shown = self._chat.render(alternating(said), shown_tools, prompt=True)
+        return self._tokens.token_ids(shown)
+
+    def reply_message(self, text: str, tools: Sequence[Tool] = ()) -> Message:
+        """What an agent is told of a reply's text: what the model thought, says, and calls of `tools`."""
+        return self._tools.message(text, tools)
+
     def reply_tokens(self, action: str, tools: Sequence[Tool] = ()) -> Int32:
         """Tokens [K] of a reply that a demonstrator wrote, its end of turn included.
 
@@ -134,7 +158,13 @@ class ChatRenderer:
         earlier, _ = self._opening(FILLER)
         for _ in range(turn - 1):
             earlier += [_assistant(FILLER), user_message(FILLER)]
-        return self._tools.after_reply(earlier, self._tools.heard(messages_of(said)))
+        heard = self._tools.chat(messages_of(said))
+        try:
+            return self._tools.after_reply(earlier, heard)
+        except ChatTemplateError:
+            if (tamed := alternating(heard)) == heard:
+                raise
+            return self._tools.after_reply(earlier, tamed)
 
     def _is_as_first(self, turn: int) -> bool:
         """Whether a turn is shown as the first one is, so that no earlier ones need to stand before it.
@@ -189,6 +219,26 @@ def _without_system(messages: Sequence[Message]) -> list[Message]:
     """For templates that know no system role: the first message of the user begins with what it says."""
     system, first, *rest = messages
     return [user_message(f"{system.content}\n\n{first.content}"), *rest]
+
+
+def alternating(messages: Sequence[Message]) -> list[Message]:
+    """For templates that insist on it: one system message, first; then no two of one side after another."""
+    found: list[Message] = []
+    for number, message in enumerate(messages):
+        if message.role == "system" and number:
+            message = user_message(message.content)
+        last = found[-1] if found else None
+        if last is not None and last.role == message.role == "user":
+            found[-1] = user_message(f"{last.content}\n\n{message.content}")
+        elif last is not None and last.role == message.role == "assistant":
+            found[-1] = msgspec.structs.replace(
+                last,
+                content=f"{last.content}\n\n{message.content}".strip(),
+                tool_calls=(*last.tool_calls, *message.tool_calls),
+            )
+        else:
+            found.append(message)
+    return found
 
 
 def _assistant(content: str) -> Message:

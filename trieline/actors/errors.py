@@ -27,6 +27,14 @@ class DemonstrationError(ActorError):
     """An environment can't show how its task is solved."""
 
 
+class GatewaySetupError(ActorError):
+    """A gateway can't serve as it is told to."""
+
+
+class GatewayRecordError(ActorError):
+    """What a gateway records can't be written, or what it recorded before can't be read."""
+
+
 class EnvFailure(Exception):
     """One episode can't go on. `cause` is one of the tree's `CAUSES`."""
 

@@ -6,13 +6,14 @@ else plays, a rollout function of a user's own) need nothing else of the worker.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from trieline.actors.chat import ChatRenderer
 from trieline.actors.config import ActorConfig
 from trieline.actors.env_session import EnvHost
 from trieline.actors.episode_slots import EpisodeSlots
+from trieline.actors.gateway.config import GatewayConfig
 from trieline.actors.policy import Policy
 from trieline.wire.config import EnvConfig
 from trieline.wire.messages import Assignment
@@ -30,6 +31,16 @@ class Player(Protocol):
         """
 
 
+class WorkerPlayer(Player, Protocol):
+    """The player of a worker, which begins and ends with it."""
+
+    async def start(self) -> None:
+        """Before the first assignment. Raises ActorError: this worker can't play."""
+
+    async def close(self) -> None:
+        """After the last one. Idempotent."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stage:
     """What one worker has for its players, who share it."""
@@ -40,6 +51,7 @@ class Stage:
     policy: Policy
     host: EnvHost
     slots: EpisodeSlots
+    gateway: GatewayConfig = field(default_factory=GatewayConfig)
 
     def lacks(self, env_id: str) -> str:
         """Why an assignment in an environment that is none of `envs` can't be played."""
@@ -49,4 +61,4 @@ class Stage:
 class MakePlayer(Protocol):
     """Makes a worker's player, in the worker."""
 
-    def __call__(self, stage: Stage) -> Player: ...
+    def __call__(self, stage: Stage) -> WorkerPlayer: ...

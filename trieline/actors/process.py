@@ -23,6 +23,7 @@ from trieline.actors.actor import EXIT_STOPPED, run_worker
 from trieline.actors.chat import ChatRenderer
 from trieline.actors.config import ActorConfig
 from trieline.actors.env_session import check_env
+from trieline.actors.gateway.config import GatewayConfig
 from trieline.common.program_log import file_handler
 from trieline.common.restarts import Deaths
 from trieline.common.signals import default_stop_signals, on_stop_signal, stop_signals_held
@@ -45,6 +46,7 @@ def run_actor(
     envs: Sequence[EnvConfig],
     links: LinksConfig,
     log_file: Path | None,
+    gateway: GatewayConfig | None = None,
     template_kwargs: Mapping[str, Any] | None = None,
 ) -> int:
     """Run the actor program to its end. Call it from the main thread of a process without an event loop.
@@ -61,7 +63,7 @@ def run_actor(
     for address in (links.trajectories, *links.generate_addresses):
         check_address(address)
     with _shared_log(log_file):
-        workers = Workers(config, renderer=renderer, envs=envs, links=links)
+        workers = Workers(config, renderer=renderer, envs=envs, links=links, gateway=gateway)
         with on_stop_signal(lambda name: workers.request_stop()):
             return workers.run()
 
@@ -81,12 +83,19 @@ class Workers:
     """The forked workers of one actor program."""
 
     def __init__(
-        self, config: ActorConfig, *, renderer: ChatRenderer, envs: Sequence[EnvConfig], links: LinksConfig
+        self,
+        config: ActorConfig,
+        *,
+        renderer: ChatRenderer,
+        envs: Sequence[EnvConfig],
+        links: LinksConfig,
+        gateway: GatewayConfig | None = None,
     ) -> None:
         self._config = config
         self._renderer = renderer
         self._envs = envs
         self._links = links
+        self._gateway = gateway
         self._seats = [_Seat(number) for number in range(config.processes)]
         self._stop_requests = 0
         self._stop_at = math.inf
@@ -136,6 +145,7 @@ class Workers:
                 renderer=self._renderer,
                 envs=self._envs,
                 links=self._links,
+                gateway=self._gateway,
                 parent_pid=parent_pid,
             )
         except Exception:

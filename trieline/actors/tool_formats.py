@@ -154,8 +154,9 @@ def _typed(text: str, kind: Any) -> Any:
         return text
 
 
+HERMES = ToolFormat(name="hermes", read=_hermes)
 FORMATS = (
-    ToolFormat(name="hermes", read=_hermes),
+    HERMES,
     ToolFormat(name="tagged", read=_tagged),
     ToolFormat(name="mistral", read=_after_mark),
     ToolFormat(name="llama", read=_json_alone),

@@ -10,15 +10,16 @@ import logging
 import re
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import groupby, takewhile
 from typing import Any
 
 import msgspec
 
 from trieline.actors.errors import ChatTemplateError
 from trieline.actors.shown_chat import FILLER, SENTINEL, THINKING, ShownChat, offered
-from trieline.actors.tool_formats import FORMATS, ToolFormat
+from trieline.actors.tool_formats import FORMATS, HERMES, ToolFormat
 from trieline.common.message import Message, Tool, ToolCall, user_message
-from trieline.envs.tool_calls import CLOSES, OPENS, answer, call_id, read_calls, write_calls
+from trieline.envs.tool_calls import CLOSES, MOST_CALLS, OPENS, answer, call_id, read_calls, write_calls
 
 log = logging.getLogger(__name__)
 
@@ -67,11 +68,37 @@ class ToolSpeech:
             return [*messages], tools
         return told_in_words(messages, tools), ()
 
-    def heard(self, messages: Sequence[Message]) -> list[Message]:
-        """Later messages, as the template takes them. An answer can't end itself and begin another."""
-        if all(message.role != "tool" for message in messages):
+    def chat(self, messages: Sequence[Message]) -> list[Message]:
+        """Messages, replies among them or not, as the template takes them.
+
+        An answer can't end itself and begin another.
+        """
+        if all(message.role != "tool" and not message.tool_calls for message in messages):
             return [*messages]
-        return [heard_as_user(messages)] if self.format is None else [*map(_unmarked, messages)]
+        if self.format is not None:
+            return [*map(_unmarked, messages)]
+        found: list[Message] = []
+        for has_answers, run in groupby(messages, key=lambda m: m.role not in ("assistant", "system")):
+            said = [*run]
+            if has_answers and any(message.role == "tool" for message in said):
+                found.append(heard_as_user(said))
+            else:
+                found += map(_calls_in_words, said)
+        return found
+
+    def message(self, text: str, tools: Sequence[Tool]) -> Message:
+        """What a model wrote, as a message. With a broken call in it, it is all text, as it was written."""
+        opens = next((opens for opens in THINKING if text.lstrip().startswith(opens)), self._opened)
+        thought, said = _apart(text, self._opened)
+        reasoning = thought.strip().removeprefix(opens).removesuffix(THINKING.get(opens, "")).strip()
+        if not tools:
+            return Message(role="assistant", content=said, reasoning=reasoning)
+        written = (self.format or HERMES).read(said, tools)
+        if written.broken or not written.calls or len(written.calls) > MOST_CALLS:
+            return Message(role="assistant", content=said, reasoning=reasoning)
+        return Message(
+            role="assistant", content=written.content, reasoning=reasoning, tool_calls=written.calls
+        )
 
     def action(self, text: str, tools: Sequence[Tool]) -> str:
         """What a model wrote, in the notation of environments. What it only thought of calling is no call."""
@@ -94,7 +121,8 @@ class ToolSpeech:
     def after_reply(self, earlier: Sequence[Message], messages: Sequence[Message]) -> str:
         """The marked text between a reply to `earlier` and the next one, `messages` in it."""
         if messages[0].role == "tool":
-            calls = tuple(ToolCall(name=m.name, id=m.tool_call_id) for m in messages if m.role == "tool")
+            answers = takewhile(lambda message: message.role == "tool", messages)
+            calls = tuple(ToolCall(name=m.name, id=m.tool_call_id) for m in answers)
             try:
                 return self._chat.after_calls(
                     [*earlier, Message(role="assistant", tool_calls=calls)], messages
@@ -133,6 +161,13 @@ def heard_as_user(messages: Sequence[Message]) -> Message:
         for message in map(_unmarked, messages)
     ]
     return user_message("\n".join(told))
+
+
+def _calls_in_words(message: Message) -> Message:
+    if not message.tool_calls:
+        return message
+    said = write_calls(message.content, message.tool_calls)
+    return Message(role="assistant", content=said, reasoning=message.reasoning)
 
 
 def _unmarked(message: Message) -> Message:

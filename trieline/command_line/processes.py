@@ -34,6 +34,18 @@ def add_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     add_config_options(actor)
     actor.set_defaults(run=_actor)
 
+    gateway = verbs.add_parser(
+        "gateway", help="serve agents that speak the APIs of OpenAI and Anthropic; record or train on them"
+    )
+    add_config_options(gateway)
+    gateway.add_argument(
+        "--record",
+        dest="record_dir",
+        metavar="FOLDER",
+        help="journal of what agents do, with no learner; without it, the learner's tasks are given out",
+    )
+    gateway.set_defaults(run=_gateway)
+
     model = verbs.add_parser("model", help="fetch or build a model once; prints its folder and precision")
     model.add_argument("path", help="builtin:smollm2-135m-instruct, builtin:tiny, a folder, or a hub name")
     model.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16"))
@@ -72,8 +84,35 @@ def _actor(options: argparse.Namespace) -> int:
         model_folder=folder,
         envs=config.envs,
         links=config.links,
+        gateway=config.gateway,
         log_file=None,
         template_kwargs=config.model.template_kwargs,
+    )
+
+
+def _gateway(options: argparse.Namespace) -> int:
+    config = _begin_program(options)
+    from pathlib import Path
+
+    from trieline.actors.chat import ChatRenderer
+    from trieline.actors.gateway.assigned import run_gateway
+    from trieline.actors.gateway.recording import run_recorder
+    from trieline.wire.journal_header import header_of
+    from trieline.wire.model_folder import tokenizer_folder
+
+    folder = tokenizer_folder(config.model.path)
+    renderer = ChatRenderer(folder, system_prompt="", template_kwargs=config.model.template_kwargs)
+    if options.record_dir is None:
+        return run_gateway(
+            config.gateway, config.actor, renderer=renderer, envs=config.envs, links=config.links
+        )
+    return run_recorder(
+        config.gateway,
+        actor=config.actor,
+        links=config.links,
+        renderer=renderer,
+        header=header_of(folder, renderer.vocab_size),
+        folder=Path(options.record_dir),
     )
 
 

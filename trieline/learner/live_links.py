@@ -43,7 +43,7 @@ def expectation_of(
         envs={
             env.id: EnvExpectation(
                 max_context=env.episode.max_context,
-                max_windows=env.episode.windows,
+                max_windows=env.windows,
                 levels=frozenset([*(env.curriculum.levels or [0]), *env.curriculum.eval_levels]),
             )
             for env in envs

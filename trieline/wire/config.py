@@ -116,6 +116,32 @@ class CurriculumConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """A resting task is played in every so many epochs only. It wakes when its returns differ."""
 
 
+class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A program that plays the episodes of an environment in the policy's place.
+
+    It is told the task, asks the policy through `OPENAI_BASE_URL` or `ANTHROPIC_BASE_URL`, and knows nothing
+    of training.
+    """
+
+    command: Annotated[list[str], msgspec.Meta(min_length=1)]
+    """Started for each episode, in a folder of its own. `{task}` in it is the task's text, `{task_file}` a
+    file with it; the text is on standard input too."""
+    environment: dict[str, str] = {}
+    """More variables for it."""
+    hand_in: Literal["output", "steps"] = "output"
+    """What is scored: what it prints, as the environment's one action; or what it does step by step, each
+    with `POST $TRIELINE_STEP_URL {"action": ...}`."""
+    preload: list[str] = []
+    """Modules of Python that take long to import: they are imported once, and each episode's `python FILE`
+    is a fork of that process. Empty: each is started afresh."""
+    max_windows: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 8
+    """Sequences of one episode: context windows, sub-agents, and histories that the agent rewrote."""
+    max_requests: Positive = 64
+    """Replies of one episode."""
+    max_output: Positive = 1 << 20
+    """Bytes of what it prints that are read."""
+
+
 class EnvConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One environment of the training mix."""
 
@@ -125,6 +151,13 @@ class EnvConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """Passed to `gymnasium.make`."""
     episode: EpisodeConfig = EpisodeConfig()
     curriculum: CurriculumConfig = CurriculumConfig()
+    agent: AgentConfig | None = None
+    """Who plays it. None: the policy, turn by turn."""
+
+    @property
+    def windows(self) -> int:
+        """Sequences that one episode may have."""
+        return self.episode.windows if self.agent is None else self.agent.max_windows
 
     @property
     def asked_for_tasks(self) -> bool:

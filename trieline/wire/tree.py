@@ -30,9 +30,10 @@ SCORED = ""
 CAUSES = ("sandbox", "environment", "policy_server", "timeout")
 """Why a leaf is broken. A leaf whose cause is `SCORED` counts; the others never do."""
 
-FORK_CAUSES = ("", "rollout", "branch", "token_mismatch", "compaction")
+FORK_CAUSES = ("", "rollout", "branch", "token_mismatch", "compaction", "subagent", "side")
 """Why a node starts a branch of its own: not at all, another rollout of the task, a fork that the branching
-policy asked for, or two that nobody asked for and that are therefore counted."""
+policy or an agent asked for, two that nobody asked for and that are therefore counted, the work of a
+sub-agent, or what is no work of the agent's (a title for a list of chats)."""
 
 EDGE_KINDS = ("continues", "returns")
 """What an edge says beside the token edges: see the head of this module."""

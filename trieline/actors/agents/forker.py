@@ -1,0 +1,143 @@
+"""A process that has imported what agents import, and forks once for each of them.
+
+    python -m trieline.actors.agents.forker MODULE...
+
+Reads a line of JSON for each agent: `{"number", "argv", "environment", "folder", "files", "task"}`, of which
+`argv` is what stands after `python`; `{"kill": number}` ends one. Writes a line when one has ended:
+`{"number", "status"}`, and kills what is left of its process group. Ends when its standard input does. Agents
+see a process of their own, as if they had been started afresh.
+"""
+
+import importlib
+import json
+import os
+import runpy
+import selectors
+import signal
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+from trieline.actors.agents.agent_process import ERRORS, OUTPUT
+
+READ_BYTES = 1 << 16
+
+
+def main() -> int:
+    """Returns the exit status."""
+    for module in sys.argv[1:]:
+        importlib.import_module(module)
+    requests, answers = _own_pipes()
+    woken, wake = os.pipe()
+    for end in (woken, wake):
+        os.set_blocking(end, False)
+    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    selector = selectors.DefaultSelector()
+    selector.register(requests, selectors.EVENT_READ)
+    selector.register(woken, selectors.EVENT_READ)
+    running: dict[int, int] = {}
+    """Number of each agent by its process."""
+    rest = b""
+    _tell(answers, {"ready": True})
+    while True:
+        for key, _ in selector.select():
+            if key.fd == woken:
+                os.read(woken, READ_BYTES)
+                _tell_ended(answers, running)
+                continue
+            data = os.read(requests, READ_BYTES)
+            if not data:
+                return 0
+            *lines, rest = (rest + data).split(b"\n")
+            for line in lines:
+                asked = json.loads(line)
+                if "kill" in asked:
+                    _end_groups([pid for pid, number in running.items() if number == asked["kill"]])
+                    continue
+                running[_fork(asked, [requests, answers, woken, wake])] = asked["number"]
+
+
+def _own_pipes() -> tuple[int, int]:
+    """Standard input and output, away from what agents call so."""
+    requests, answers = os.dup(0), os.dup(1)
+    nothing = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nothing, 0)
+    os.dup2(nothing, 1)
+    os.close(nothing)
+    return requests, answers
+
+
+def _tell(answers: int, what: dict[str, Any]) -> None:
+    os.write(answers, json.dumps(what).encode() + b"\n")
+
+
+def _tell_ended(answers: int, running: dict[int, int]) -> None:
+    while running:
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        if pid == 0:
+            return
+        if pid in running:
+            _end_groups([pid])
+            _tell(answers, {"number": running.pop(pid), "status": os.waitstatus_to_exitcode(status)})
+
+
+def _end_groups(pids: list[int]) -> None:
+    for pid in pids:
+        try:
+            os.killpg(pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            continue
+
+
+def _fork(asked: dict[str, Any], own: list[int]) -> int:
+    pid = os.fork()
+    if pid == 0:
+        _be_agent(asked, own)
+    return pid
+
+
+def _be_agent(asked: dict[str, Any], own: list[int]) -> NoReturn:
+    """In the child."""
+    status = 1
+    try:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for descriptor in own:
+            os.close(descriptor)
+        os.setsid()
+        files = Path(asked["files"])
+        for number, path, how in (
+            (0, asked["task"], os.O_RDONLY),
+            (1, files / OUTPUT, os.O_WRONLY | os.O_CREAT | os.O_TRUNC),
+            (2, files / ERRORS, os.O_WRONLY | os.O_CREAT | os.O_TRUNC),
+        ):
+            opened = os.open(path, how, 0o600)
+            os.dup2(opened, number)
+            os.close(opened)
+        os.environ.clear()
+        os.environ.update(asked["environment"])
+        os.chdir(asked["folder"])
+        sys.argv = asked["argv"]
+        sys.path[0] = str(Path(sys.argv[0]).parent)
+        runpy.run_path(sys.argv[0], run_name="__main__")
+        status = 0
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+        if isinstance(end.code, str):
+            sys.stderr.write(f"{end.code}\n")
+    except BaseException:  # noqa: BLE001  # the end of a process
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except OSError:
+                status = status or 1
+        os._exit(status)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,135 @@
+"""`trieline gateway --record`: what agents ask a policy server, as trees in a journal. No learner anywhere.
+
+A session becomes a tree when it is over: closed with a reward or a cause. Until then it is in the folder
+`sessions`, and a recorder that was killed goes on with it when it starts again.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence, Set
+from pathlib import Path
+
+from trieline.actors.config import ActorConfig
+from trieline.actors.gateway.config import GatewayConfig
+from trieline.actors.gateway.gateway import Gateway, limits_of
+from trieline.actors.gateway.replier import GatewayRenderer
+from trieline.actors.gateway.session import Session
+from trieline.actors.gateway.session_tree import session_tree
+from trieline.common.process_name import new_process_name
+from trieline.common.signals import STOP_SIGNALS
+from trieline.common.text import shortened
+from trieline.wire.config import LinksConfig
+from trieline.wire.journal import Journal, read_journal
+from trieline.wire.journal_header import JournalHeader
+from trieline.wire.messages import MAX_TEXT, TreeDelivery
+from trieline.wire.policy_client import PolicyClient
+from trieline.wire.tree import TrajectoryTree
+
+log = logging.getLogger(__name__)
+
+JOURNAL, SESSIONS = "journal", "sessions"
+"""Folders of a record."""
+SERVER_WAIT_S = 600.0
+"""For a policy server to be up."""
+SESSION = "session"
+"""The note of a tree that names its session."""
+ENV_ID = "gateway"
+"""Of sessions that say none."""
+
+
+class Recorder:
+    """Writes the sessions that are over."""
+
+    def __init__(self, journal: Journal, *, known: Set[str] = frozenset()) -> None:
+        """`known`: sessions that are in the journal already."""
+        self._journal = journal
+        self._known = known
+        self._name = new_process_name()
+
+    async def __call__(self, session: Session) -> None:
+        """As `sessions.OnEnd`."""
+        if session.opened.session_id in self._known:
+            return
+        tree = recorded_tree([session])
+        tree.validate()
+        number = self._journal.num_records
+        delivery = TreeDelivery(actor_id=self._name, sequence_number=number, assignment_id=number, tree=tree)
+        self._journal.append(delivery)
+        self._journal.sync()
+
+
+def recorded_sessions(folder: Path) -> set[str]:
+    """The ids of the sessions whose trees are in a journal: one that was killed may have them open still."""
+    return {delivery.tree.info.get(SESSION, "") for delivery in read_journal(folder)}
+
+
+def recorded_tree(
+    sessions: Sequence[Session], *, env_id: str = "", task_id: str = "", level: int | None = None
+) -> TrajectoryTree:
+    """The tree of sessions of one task, with notes for people. What is not given the first of them says."""
+    first = sessions[0]
+    opened = first.opened
+    info = {
+        "prompt": next((m.content for e in first.exchanges[:1] for m in e.said if m.role == "user"), ""),
+        "reply": first.exchanges[-1].reply.content if first.exchanges else "",
+        "score": first.closed.score if first.closed is not None else "",
+        "broken": next((s.closed.reason for s in sessions if s.closed is not None and s.closed.cause), ""),
+        **opened.metadata,
+        SESSION: opened.session_id,
+    }
+    return session_tree(
+        sessions,
+        env_id=env_id or opened.env_id or ENV_ID,
+        task_id=task_id or opened.task_id or opened.session_id,
+        level=opened.level if level is None else level,
+        info={name: shortened(text, MAX_TEXT, keep="\n") for name, text in info.items() if text},
+    )
+
+
+def run_recorder(
+    config: GatewayConfig,
+    *,
+    actor: ActorConfig,
+    links: LinksConfig,
+    renderer: GatewayRenderer,
+    header: JournalHeader | None,
+    folder: Path,
+) -> int:
+    """Record until a signal comes. Returns the exit status.
+
+    Raises:
+        GatewaySetupError, GatewayRecordError, JournalError, AddressError: nothing was started.
+    """
+
+    async def run() -> int:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in STOP_SIGNALS:
+            loop.add_signal_handler(number, stop.set)
+        journal = Journal(folder / JOURNAL, header=header)
+        # Between the journal and the end of its record a session is in both.
+        known = recorded_sessions(folder / JOURNAL) if any((folder / SESSIONS).glob("*")) else set()
+        policy = PolicyClient(links)
+        try:
+            await policy.start()
+            status = await policy.status(SERVER_WAIT_S)
+            gateway = Gateway(
+                config,
+                renderer=renderer,
+                policy=policy,
+                limits=limits_of(config, actor, max_context=status.max_context),
+                on_end=Recorder(journal, known=known),
+                record=folder / SESSIONS,
+                seed=actor.seed,
+            )
+            await gateway.start()
+            try:
+                await stop.wait()
+            finally:
+                await gateway.close()
+        finally:
+            await policy.close()
+            journal.close()
+        return 0
+
+    return asyncio.run(run())

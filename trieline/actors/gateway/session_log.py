@@ -1,0 +1,123 @@
+"""Sessions on the disk: a file each, a line of JSON for each event, written before anybody is told of it.
+
+A process that was killed reads them when it starts again and goes on. What it was writing then is an
+unfinished last line, which nobody was told of, and is cut off.
+"""
+
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import msgspec
+import numpy as np
+
+from trieline.actors.errors import GatewayRecordError
+from trieline.actors.gateway.exchange import Event, Opened
+from trieline.actors.gateway.session import Session
+from trieline.common.arrays import Float32, Int32
+
+log = logging.getLogger(__name__)
+
+SUFFIX = ".session.jsonl"
+
+
+class SessionLog:
+    """The files of all open sessions in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises GatewayRecordError: it can't be made."""
+        self._folder = folder
+        self._files: dict[str, BinaryIO] = {}
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            msg = f"expected a folder for sessions at {folder}: {error.strerror}"
+            raise GatewayRecordError(msg) from error
+
+    def append(self, session_id: str, event: Event) -> None:
+        """It is in the operating system's hands on return.
+
+        Raises:
+            GatewayRecordError: it can't be written; the file is as it was before.
+        """
+        line = _ENCODER.encode(event) + b"\n"
+        try:
+            file = self._files.get(session_id)
+            if file is None:
+                # Unbuffered: what fails leaves nothing behind that a later write would flush.
+                file = self._files[session_id] = self._path(session_id).open("ab", buffering=0)
+            start = file.tell()
+            if (written := file.write(line)) != len(line):
+                os.ftruncate(file.fileno(), start)
+                msg = f"expected to write {len(line)} bytes to {file.name}, wrote {written}"
+                raise GatewayRecordError(msg)
+        except OSError as error:
+            msg = f"can't write {self._path(session_id)}: {error.strerror}"
+            raise GatewayRecordError(msg) from error
+
+    def sessions(self) -> Iterator[Session]:
+        """Those of before, with all of their events, the oldest first.
+
+        Raises:
+            GatewayRecordError: a file holds something else.
+        """
+        paths = sorted(self._folder.glob(f"*{SUFFIX}"), key=lambda path: path.stat().st_mtime_ns)
+        for path in paths:
+            session = _read(path)
+            if session is not None:
+                yield session
+
+    def forget(self, session_id: str) -> None:
+        """What came of the session is safe elsewhere. Idempotent."""
+        if (file := self._files.pop(session_id, None)) is not None:
+            file.close()
+        self._path(session_id).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Idempotent."""
+        while self._files:
+            self._files.popitem()[1].close()
+
+    def _path(self, session_id: str) -> Path:
+        return self._folder / f"{session_id}{SUFFIX}"
+
+
+def _read(path: Path) -> Session | None:
+    data = path.read_bytes()
+    whole = data[: data.rfind(b"\n") + 1]
+    if len(whole) < len(data):
+        log.warning("%s: cut off %d bytes of an unfinished event", path, len(data) - len(whole))
+        os.truncate(path, len(whole))
+    session: Session | None = None
+    for number, line in enumerate(whole.splitlines(), start=1):
+        try:
+            event: Event = _DECODER.decode(line)
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            msg = f"{path}, line {number}: expected an event of a session, got: {error}"
+            raise GatewayRecordError(msg) from error
+        if session is None:
+            if not isinstance(event, Opened):
+                msg = f"{path}: expected the opening of a session first, got {type(event).__name__}"
+                raise GatewayRecordError(msg)
+            session = Session(opened=event)
+        else:
+            session.apply(event)
+    return session
+
+
+def _list_of(value: object) -> object:
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    msg = f"expected arrays and plain values, got {type(value).__name__}"
+    raise TypeError(msg)
+
+
+def _array_of(kind: Any, value: object) -> Any:
+    dtype = {Int32: np.int32, Float32: np.float32}[kind]
+    return np.asarray(value, dtype=dtype)
+
+
+_ENCODER = msgspec.json.Encoder(enc_hook=_list_of)
+_DECODER = msgspec.json.Decoder(Event, dec_hook=_array_of)
