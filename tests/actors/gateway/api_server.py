@@ -8,13 +8,17 @@ from typing import Any
 
 from aiohttp import web
 
-from trieline.actors.gateway.apis import chat_completions
+from trieline.actors.gateway.apis import anthropic_messages, chat_completions, responses
 from trieline.actors.gateway.apis.api import Api
 from trieline.actors.gateway.apis.json_body import body_of
 from trieline.actors.gateway.asked import Asked, Replied
 from trieline.actors.gateway.errors import RefusedError
 
-APIS: dict[str, Api] = {"/v1/chat/completions": chat_completions}
+APIS: dict[str, Api] = {
+    "/v1/chat/completions": chat_completions,
+    "/v1/responses": responses,
+    "/v1/messages": anthropic_messages,
+}
 
 
 class ApiServer:

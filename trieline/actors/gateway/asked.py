@@ -53,6 +53,9 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     stream_usage: bool = False
     """Chat completions: one more chunk with the usage at the end."""
     declared: Declared = Declared()
+    tool_forms: dict[str, str] = {}
+    """Of tools that the API calls in a way of its own, by their names here: `custom` (text for arguments,
+    here the argument `input`) or `namespace:SPACE:NAME`. Nothing but the API's own module needs it."""
 
 
 class Replied(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -155,17 +155,17 @@ def read(body: Mapping[str, Any], headers: Mapping[str, str]) -> Asked:
         raise wrong(at="messages", why="expected at least one, got none")
     at_most(MOST_MESSAGES, len(asked.messages), "messages", "messages")
     tools = all_different([_tool(tool, f"tools[{i}]") for i, tool in enumerate(asked.tools or ())])
-    messages = [_message(message, f"messages[{i}]") for i, message in enumerate(asked.messages)]
+    messages = with_names([_message(message, f"messages[{i}]") for i, message in enumerate(asked.messages)])
     most = asked.max_completion_tokens if asked.max_tokens is None else asked.max_tokens
     return Asked(
         model=asked.model,
-        messages=with_names(messages),
+        messages=messages,
         tools=tools,
         tool_choice=_choice(asked.tool_choice, tools),
         parallel_calls=asked.parallel_tool_calls is not False,
         response_schema=_schema(asked.response_format),
         stream_usage=bool(asked.stream_options and asked.stream_options.include_usage),
-        declared=declared(headers, body),
+        declared=declared(headers, messages),
         **sampling_of(asked, most, asked.stop),
     )
 

@@ -5,7 +5,7 @@ Whatever comes gives a value or a `BadRequestError` that names the field, never 
 
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar, cast
 
 import msgspec
 
@@ -70,17 +70,22 @@ def _no_constant(name: str) -> NoReturn:
 
 def record_of(body: Mapping[str, Any], kind: type[_Record]) -> _Record:
     """`body` as a record; fields that the record doesn't have are passed over."""
+    return cast("_Record", converted(dict(body), kind, ""))
+
+
+def converted(value: Any, kind: Any, at: str) -> Any:
+    """The field `at` as msgspec reads that type; "": the whole body."""
     try:
-        return msgspec.convert(dict(body), kind)
+        return msgspec.convert(value, kind)
     except UnicodeEncodeError:
-        raise wrong(at="the body", why="expected whole characters, got half of one") from None
+        raise wrong(at=at or "the body", why="expected whole characters, got half of one") from None
     except (msgspec.ValidationError, RecursionError) as error:
         message, _, path = str(error).partition(" - at `")
-        path = path.replace("` in `", " of ").rstrip("`").replace("$.", "").replace("$", "the body")
-        raise wrong(at=path or "the body", why=lowered(message)) from None
+        path = at + path.replace("` in `", " of ").rstrip("`").replace("$", "")
+        raise wrong(at=path.removeprefix(".") or "the body", why=_lowered(message)) from None
 
 
-def lowered(sentence: str) -> str:
+def _lowered(sentence: str) -> str:
     """`sentence` as it stands after a colon."""
     return sentence[:1].lower() + sentence[1:]
 
