@@ -2,6 +2,7 @@
 
     POST /v1/chat/completions | /v1/responses | /v1/messages     by the key of a session
     POST /s/KEY/v1/...                                            the same, the key in the path
+    POST /v1/messages/count_tokens
     GET  /v1/models
 
 Beside these, `session_routes`. No request waits without a deadline: for its body, for the policy, and for a
@@ -15,7 +16,7 @@ from collections.abc import Mapping
 
 from aiohttp import web
 
-from trieline.actors.gateway.apis import chat_completions, models
+from trieline.actors.gateway.apis import anthropic_messages, chat_completions, models, responses
 from trieline.actors.gateway.apis.api import Api
 from trieline.actors.gateway.apis.json_body import body_of
 from trieline.actors.gateway.asked import Asked, Replied
@@ -30,6 +31,8 @@ log = logging.getLogger(__name__)
 
 APIS: Mapping[str, Api] = {
     "chat/completions": chat_completions,
+    "responses": responses,
+    "messages": anthropic_messages,
 }
 SEND_TIMEOUT_S = 120.0
 """For a client to take all of a reply."""
@@ -58,6 +61,7 @@ class GatewayServer:
         for root in ("/v1", "/s/{key}/v1", "/s/{key}"):
             for path, api in APIS.items():
                 app.router.add_post(f"{root}/{path}", self._asking(api))
+            app.router.add_post(f"{root}/messages/count_tokens", self._count_tokens)
             app.router.add_get(f"{root}/models", self._models)
             app.router.add_get(f"{root}/models/{{name:.+}}", self._model)
         runner = self._runner = web.AppRunner(
@@ -164,6 +168,15 @@ class GatewayServer:
         if self._config.online and key and asked.declared.session:
             key = f"{key}/{asked.declared.session}"
         return self._sessions.of_key(key)
+
+    async def _count_tokens(self, request: web.Request) -> web.StreamResponse:
+        api = anthropic_messages
+        try:
+            asked = api.read(body_of(await read_body(request)), request.headers)
+            tokens = self._sessions.count_tokens(self._session_of(request, asked), asked)
+        except RefusedError as error:
+            return refusal(api, error)
+        return json_response(api.counted(tokens))
 
     async def _models(self, request: web.Request) -> web.StreamResponse:
         names = [self._config.model_name]
