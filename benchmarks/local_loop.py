@@ -143,8 +143,8 @@ class Loop:
         async with self.player(self.actor) as player:
             trees = await asyncio.gather(*(player.play(one) for one in assignments))
         for tree in trees:
-            returns = [float(tree.sequence_return(leaf)) for leaf in tree.scored_leaves()]
-            self.broken += tree.num_leaves - len(returns)
+            returns = [tree.episode_return(leaves) for leaves in tree.scored_episodes()]
+            self.broken += len(tree.episodes()) - len(returns)
             self.curriculum.record(tree.env_id, tree.level, returns)
         return trees
 

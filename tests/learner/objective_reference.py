@@ -152,14 +152,14 @@ def reference_loss(
                 if (divisor := std[config.scale_rewards]) is not None and config.advantage != "vtrace":
                     advantage = advantage / (divisor + 1e-6)
                 advantage *= _entropy_scale(r, t, batch, config)
-                loss = loss + weight * _token_loss(r, t, advantage, config)
+                loss = loss + weight * token_loss(r, t, advantage, config)
                 if config.advantage == "vtrace" and config.loss != "sft":
                     target = slow_vs(r.prefix(t - 1), group, config)
                     loss = loss + weight * config.value_coef * 0.5 * (r.value[t - 1] - target) ** 2
     return loss
 
 
-def _token_loss(r: Rollout, t: int, advantage: float, config: ObjectiveConfig) -> Tensor:
+def token_loss(r: Rollout, t: int, advantage: float, config: ObjectiveConfig) -> Tensor:
     l = r.logprob[t]  # noqa: E741
     ratio = min(MOST, math.exp(float(l.detach()) - r.mu[t]))
     if config.loss == "sft":
@@ -262,8 +262,12 @@ def _edge(child: Prefix, group: list[Rollout], config: ObjectiveConfig) -> tuple
     takers = [o for o in _on_prefix(child, group) if o.sampled[t]]
     if not takers:
         return 1.0, 1.0, 1.0
-    mu = sum(o.mu[t] for o in takers) / len(takers)
-    ratio = min(MOST, math.exp(float(takers[0].logprob[t].detach()) - mu))
+    return edge_weights(takers[0], t, sum(o.mu[t] for o in takers) / len(takers), config)
+
+
+def edge_weights(o: Rollout, t: int, mu: float, config: ObjectiveConfig) -> tuple[float, float, float]:
+    """rho, c and gamma of a sampled token with this log-probability of the policy that sampled it."""
+    ratio = min(MOST, math.exp(float(o.logprob[t].detach()) - mu))
     return min(config.rho_bar, ratio), config.lam * min(config.c_bar, ratio), config.gamma
 
 

@@ -47,6 +47,8 @@ def test_sequences_of_the_example() -> None:
 def windows(*, fork: bool = False, causes: tuple[str, ...] = ("", "", "", "")) -> TrajectoryTree:
     """An episode of three context windows (leaves 0, 1 and 2), and one of a single one (leaf 3).
 
+    The end of leaf 0 returns to leaf 3, too.
+
     With `fork`, the last window has a fork: leaf 3 leaves it at node 4 then.
     """
     #       prompt  window 0  context, window 1  context, window 2  the other one
@@ -75,8 +77,10 @@ def windows(*, fork: bool = False, causes: tuple[str, ...] = ("", "", "", "")) -
 def test_windows_are_one_episode_and_have_its_return() -> None:
     tree = windows()
     tree.validate()
-    assert tree.episodes() == [[0, 1, 2], [3]]
-    assert [tree.sequence_return(leaf) for leaf in range(4)] == [9.75, 9.75, 9.75, 12.0]
+    assert tree.episodes() == [[0, 1, 2], [0, 3]]
+    other = 8 + 1 + 4.0
+    assert tree.sequence_returns() == [(9.75 + other) / 2, 9.75, 9.75, other]
+    assert tree.sequence_return(3) == other
 
 
 def test_windows_that_were_forked_later_belong_to_several_episodes() -> None:

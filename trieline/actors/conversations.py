@@ -251,7 +251,8 @@ def _grow(builder: TreeBuilder, paths: dict[int, Int64]) -> dict[int, int]:
 
 def select_sequences(tree: TrajectoryTree, *, min_return: float) -> TrajectoryTree | None:
     """The tree with the scored leaves of at least this return alone; None if there is none."""
-    kept = [leaf for leaf in tree.scored_leaves() if tree.sequence_return(leaf) >= min_return]
+    returns = tree.sequence_returns()
+    kept = [leaf for leaf in tree.scored_leaves() if returns[leaf] >= min_return]
     if not kept:
         return None
     index = np.array(kept)

@@ -148,17 +148,15 @@ def _chosen(
 
 def _leaf_advantages(tree: "TrajectoryTree") -> list[float]:
     """The `group` advantage of each leaf: what can be known from the tree alone. NaN where it is broken."""
-    import numpy as np
-
     from trieline.learner.batch.advantages import compared_with_each_other, group_advantages
-    from trieline.learner.batch.groups import episodes_among
+    from trieline.learner.batch.episodes import episodes_among
     from trieline.learner.batch.sequences import tree_sequences
 
-    scored = list(tree.scored_leaves())
+    scored = tree.scored_leaves()
     sequences = tree_sequences(tree, tree_index=0, leaves=scored)
-    returns = np.array([s.sequence_return for s in sequences])
     by_leaf: dict[int, float] = {}
     for members in compared_with_each_other(tree.comparison_groups[scored]):
-        found = group_advantages(returns[members], episodes_among([sequences[b] for b in members]))
+        episodes, returns = episodes_among([sequences[b] for b in members])
+        found = group_advantages(returns, episodes)
         by_leaf |= {scored[b]: float(a) for b, a in zip(members, found, strict=True)}
     return [by_leaf.get(leaf, float("nan")) for leaf in range(tree.num_leaves)]

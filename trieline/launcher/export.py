@@ -38,8 +38,8 @@ def rows(deliveries: Iterable[TreeDelivery]) -> Iterator[Row]:
                 tree.edge_sources.tolist(), tree.edge_targets.tolist(), tree.edge_kinds, strict=True
             )
         ]
-        for leaf in range(tree.num_leaves):
-            yield _row(delivery, leaf, masks=masks, edges=edges)
+        for leaf, earned in enumerate(tree.sequence_returns()):
+            yield _row(delivery, leaf, earned, masks=masks, edges=edges)
 
 
 def write_json_lines(table: Iterable[Row], file: TextIO) -> int:
@@ -98,8 +98,10 @@ def _write_json_file(table: Iterable[Row], path: Path) -> int:
         return write_json_lines(table, file)
 
 
-def _row(delivery: TreeDelivery, leaf: int, *, masks: list[list[int]], edges: list[Row]) -> Row:
-    """`masks` and `edges` are the whole tree's."""
+def _row(
+    delivery: TreeDelivery, leaf: int, earned: float, *, masks: list[list[int]], edges: list[Row]
+) -> Row:
+    """`earned` is the return of its episode; `masks` and `edges` are the whole tree's."""
     tree = delivery.tree
     index = tree.sequence_index(leaf)
     nodes = tree.token_nodes[index]
@@ -113,7 +115,7 @@ def _row(delivery: TreeDelivery, leaf: int, *, masks: list[list[int]], edges: li
         "response_ids": tree.token_ids[response].tolist(),
         "response_mask": sampled.astype(int).tolist(),
         "rollout_logprobs": tree.behavior_logprobs[response].tolist(),
-        "reward": tree.sequence_return(leaf),
+        "reward": earned,
         "trajectory_id": f"{delivery.actor_id}/{delivery.sequence_number}/{leaf}",
         "version": tree.policy_versions[response].tolist(),
         "node_id": nodes.tolist(),

@@ -23,13 +23,15 @@ def draw_tree(
         decode: token ids to text; None shows token ids.
         advantages: [B] one a leaf, NaN where the leaf is broken.
     """
-    returns = [tree.sequence_return(b) for b in tree.scored_leaves()]
+    episodes = tree.episodes()
+    returns = [tree.episode_return(leaves) for leaves in tree.scored_episodes()]
     mean = f"{np.mean(returns):.2f}" if returns else "–"
     title = Text(visible(f"{tree.env_id}  {tree.task_id}"), style="bold")
-    title.append(
-        f"  level {tree.level}, {tree.num_leaves} sequences, {tree.num_tokens} tokens, mean return {mean}",
-        "dim",
-    )
+    count = f"{tree.num_leaves} sequences"
+    if len(episodes) < tree.num_leaves:
+        count += f" in {len(episodes)} episodes"
+    title.append(f"  level {tree.level}, {count}, {tree.num_tokens} tokens, mean return {mean}", "dim")
+    of_leaves = tree.sequence_returns()
     drawn = {-1: Tree(title, guide_style="dim")}
     leaves: dict[int, list[int]] = {}
     for leaf, node in enumerate(tree.leaf_nodes.tolist()):
@@ -37,7 +39,7 @@ def draw_tree(
     for node, parent in enumerate(tree.parents.tolist()):
         label = _node_label(tree, node, decode)
         for leaf in leaves.get(node, []):
-            label.append_text(_leaf_label(tree, leaf, advantages[leaf]))
+            label.append_text(_leaf_label(tree, leaf, of_leaves[leaf], advantages[leaf]))
         drawn[node] = drawn[parent].add(label)
     return drawn[-1]
 
@@ -85,11 +87,10 @@ def _mean_entropy(entropies: Float32) -> str:
     return f"{float(known.mean()):.2f}{of}"
 
 
-def _leaf_label(tree: TrajectoryTree, leaf: int, advantage: float) -> Text:
+def _leaf_label(tree: TrajectoryTree, leaf: int, total: float, advantage: float) -> Text:
     cause = tree.leaf_causes[leaf]
     if cause != SCORED:
         return Text(f"  ✗ broken: {cause}", style="yellow")
-    total = tree.sequence_return(leaf)
     ending = "terminated" if tree.leaf_terminated[leaf] else "truncated"
     style = "bold green" if advantage > 0 else "bold red" if advantage < 0 else "bold"
     group = f", group {tree.leaf_groups[leaf]}" if len(tree.leaf_groups) else ""

@@ -29,7 +29,7 @@ class ObjectiveConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """
 
     advantage: Literal["group", "vtrace", "tree"] = "group"
-    """`group`: return minus the mean return of the other sequences of the task. `vtrace`: V-trace on the
+    """`group`: return minus the mean return of the other episodes of the task. `vtrace`: V-trace on the
     trie with a value head. `tree`: mean return under a branch minus that under its parent."""
     scale_rewards: Literal["none", "group", "batch"] = "none"
     """Divide `group` and `tree` advantages by the standard deviation of the returns of the task or batch."""
@@ -62,7 +62,7 @@ class ObjectiveConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """Weight of the value loss (advantage `vtrace`)."""
 
     entropy_scaling: Literal["off", "sequence", "token"] = "off"
-    """Multiply advantages by the recorded entropy over its mean, of the sequence or of the token."""
+    """Multiply advantages by the recorded entropy over its mean, of the rollout or of the token."""
     entropy_scale_min: NonNegative = 0.5
     entropy_scale_max: PositiveFloat = 2.0
     """Clips of that factor (s_min and s_max)."""
@@ -75,7 +75,8 @@ class ObjectiveConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
     norm: Literal["token", "rollout", "tree"] = "token"
     """The loss is a mean over the sampled tokens of the whole batch, or over rollouts, or over trees, of
-    such a mean. Independent of how the batch is packed."""
+    such a mean. A rollout is an episode with all its context windows and sub-agents. Independent of how the
+    batch is packed."""
     temperature: PositiveFloat = 1.0
     """The temperature at which the trees were sampled."""
 

@@ -13,7 +13,6 @@ Columns are only ever appended, with a default: older actors and journals have n
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -24,6 +23,7 @@ import numpy.typing as npt
 
 from trieline.common.arrays import Bool, Float32, Int32
 from trieline.wire.errors import TreeError
+from trieline.wire.lineage import find_episodes
 from trieline.wire.token_masks import expect_masks
 
 SCORED = ""
@@ -191,55 +191,54 @@ class TrajectoryTree(msgspec.Struct, frozen=True, kw_only=True, eq=False, omit_d
         return np.concatenate(runs).astype(np.int32)
 
     def sequence_return(self, leaf: int) -> float:
-        """Undiscounted return of the episode of `leaf`: the sum of the rewards on the path, as a rule.
+        """That of one leaf out of `sequence_returns`."""
+        return self.sequence_returns()[leaf]
 
-        Of a context window that several episodes share, the mean of those that are scored.
+    def sequence_returns(self) -> list[float]:
+        """[B] undiscounted return of the episode of each leaf: the sum of the rewards on its path, as a rule.
+
+        Of a sequence that is part of several episodes, the mean of those that are scored; of one that is part
+        of none, its own.
         """
-        if not self.edge_kinds:
-            return self.episode_return([leaf])
-        found = [
-            self.episode_return(leaves)
-            for leaves in self.episodes()
-            if leaf in leaves and self.leaf_causes[leaves[-1]] == SCORED
-        ]
-        return sum(found) / len(found) if found else self.episode_return([leaf])
+        found: list[list[float]] = [[] for _ in range(self.num_leaves)]
+        for leaves in self.scored_episodes():
+            earned = self.episode_return(leaves)
+            for leaf in leaves:
+                found[leaf].append(earned)
+        return [sum(f) / len(f) if f else self.episode_return([leaf]) for leaf, f in enumerate(found)]
 
     def episodes(self) -> list[list[int]]:
-        """The leaves of each episode: those of its context windows, and last the one with which it ended.
+        """The leaves of each episode: its context windows and sub-agents, and last the one where it ended.
 
-        Usually one leaf each. A window that was forked later belongs to several episodes.
+        Usually one leaf each. A sequence that led to several ends belongs to several episodes: see `lineage`.
         """
         if not self.edge_kinds:
             return [[leaf] for leaf in range(self.num_leaves)]
-        later = self._continuing()
-        windows: list[list[int]] = [[] for _ in later]
-        # Edges lead to later nodes, so that in their order a window's own ones are known before it is used.
-        for leaf in sorted(range(self.num_leaves), key=self.leaf_nodes.tolist().__getitem__):
-            for other in later[leaf]:
-                windows[other] += [w for w in (*windows[leaf], leaf) if w not in windows[other]]
-        return [[*windows[leaf], leaf] for leaf, others in enumerate(later) if not others]
+        edges = zip(self.edge_sources.tolist(), self.edge_targets.tolist(), strict=True)
+        return find_episodes(self.parents.tolist(), self.leaf_nodes.tolist(), edges)
+
+    def scored_episodes(self) -> list[list[int]]:
+        """The episodes that count: those whose end is not broken."""
+        return [leaves for leaves in self.episodes() if self.leaf_causes[leaves[-1]] == SCORED]
 
     def episode_return(self, leaves: list[int]) -> float:
         """Undiscounted sum of the rewards on the paths of the leaves of an episode, each node once."""
-        nodes = {n: None for leaf in leaves for n in self.path(int(self.leaf_nodes[leaf]))}
-        return float(sum(float(self.rewards[n]) for n in nodes))
+        nodes: set[int] = set()
+        parents = self.parents
+        for leaf in leaves:
+            node = int(self.leaf_nodes[leaf])
+            while node >= 0 and node not in nodes:
+                nodes.add(node)
+                node = int(parents[node])
+        return float(sum(self.rewards[sorted(nodes)].tolist()))
 
-    def _continuing(self) -> list[list[int]]:
-        """[B] for each leaf those whose sequences go through a node in which its own continues."""
-        targets: dict[int, list[int]] = {}
-        edges = zip(self.edge_sources.tolist(), self.edge_targets.tolist(), self.edge_kinds, strict=True)
-        for source, target, kind in edges:
-            if kind == "continues":
-                targets.setdefault(source, []).append(target)
-        through: dict[int, list[int]] = {target: [] for found in targets.values() for target in found}
-        nodes = self.leaf_nodes.tolist()
-        for leaf, node in enumerate(nodes):
-            for passed in through.keys() & set(self.path(node)):
-                through[passed].append(leaf)
-        return [sorted({o for t in targets.get(node, ()) for o in through[t]}) for node in nodes]
-
-    def scored_leaves(self) -> Iterator[int]:
-        return (b for b, cause in enumerate(self.leaf_causes) if cause == SCORED)
+    def scored_leaves(self) -> list[int]:
+        """The leaves that count: not broken themselves, and part of an episode that counts."""
+        scored = [b for b, cause in enumerate(self.leaf_causes) if cause == SCORED]
+        if not self.edge_kinds:
+            return scored
+        counting = {leaf for leaves in self.scored_episodes() for leaf in leaves}
+        return [leaf for leaf in scored if leaf in counting]
 
     def mask(self, index: int) -> Int32:
         """[2 R] the runs that a mask allows (see `token_masks`)."""
@@ -369,6 +368,7 @@ class TrajectoryTree(msgspec.Struct, frozen=True, kw_only=True, eq=False, omit_d
         if len(set(edges)) < len(edges):
             msg = f"expected each edge once, got {len(edges) - len(set(edges))} again"
             raise TreeError(msg)
+        self.episodes()  # raises where they are too many to go through
 
 
 def _expect_at_most(what: str, count: int, most: int | None) -> None:

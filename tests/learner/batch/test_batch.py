@@ -18,8 +18,8 @@ from trieline.wire.tree import TrajectoryTree
 def grouped_tree(seed: int) -> TrajectoryTree:
     """Leaves of two groups, each an episode of its own, no masks."""
     tree = random_tree(np.random.default_rng(seed), vocab_size=4, max_nodes=14, later_columns=True)
-    kinds = ("returns",) * len(tree.edge_kinds)
-    return replace(tree, mask_index=NONE, mask_offsets=NONE, mask_runs=NONE, edge_kinds=kinds)
+    without_edges = replace(tree, edge_sources=NONE, edge_targets=NONE, edge_kinds=())
+    return replace(without_edges, mask_index=NONE, mask_offsets=NONE, mask_runs=NONE)
 
 
 def slow_advantage(one: ScoredSequence, t: int, everyone: list[ScoredSequence], how: str) -> float:

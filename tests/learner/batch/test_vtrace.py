@@ -5,8 +5,9 @@ import numpy.typing as npt
 import pytest
 
 from trieline.learner.batch.sequences import GOES_ON, TERMINATED, TRUNCATED, ScoredSequence
+from trieline.learner.batch.states import trie_episodes
 from trieline.learner.batch.trie import build_trie
-from trieline.learner.batch.vtrace import VTraceReturns, reference_vtrace, trie_episodes, vtrace_on_trie
+from trieline.learner.batch.vtrace import VTraceReturns, reference_vtrace, vtrace_on_trie
 
 Float64 = npt.NDArray[np.float64]
 

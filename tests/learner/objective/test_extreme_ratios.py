@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from trieline.learner.batch.sequences import ScoredSequence
+from trieline.learner.batch.states import trie_episodes
 from trieline.learner.batch.trie import build_trie
-from trieline.learner.batch.vtrace import trie_episodes, vtrace_on_trie
+from trieline.learner.batch.vtrace import vtrace_on_trie
 from trieline.learner.objective.kl import kl_penalty
 from trieline.learner.objective.pack_loss import POLICY_LOSSES
 from trieline.learner.objective.policy_loss import TokenColumns

@@ -13,6 +13,7 @@ from trieline.common.arrays import Float64
 from trieline.common.tally import Tally
 from trieline.learner.batch.batch_metrics import add_packing, add_scales, add_tree_shapes
 from trieline.learner.batch.entropy_scaling import entropy_scales
+from trieline.learner.batch.episodes import joined
 from trieline.learner.batch.groups import Group, trained_groups
 from trieline.learner.batch.pack import Pack, make_pack
 from trieline.learner.batch.packing import pack_groups
@@ -48,7 +49,8 @@ def prepare_batch(trees: Sequence[TrajectoryTree], config: ObjectiveConfig, *, m
     _expect_usable(trees, scored, config)
     groups, num_equal = trained_groups(scored, config)
     sequences = [sequence for group in groups for sequence in group.sequences]
-    scales = entropy_scales([s.entropies[s.trained] for s in sequences], config)
+    episodes = joined([group.episodes for group in groups])
+    scales = entropy_scales([s.entropies[s.trained] for s in sequences], config, episodes)
     weights = _weights(groups, config)
     sizes = [group.trie.num_tokens for group in groups]
     bins = pack_groups(sizes, [group.sequences[0].token_ids for group in groups], max_tokens=max_tokens)
@@ -96,7 +98,18 @@ def _expect_usable(
 
 
 def _weights(groups: list[Group], config: ObjectiveConfig) -> Float64:
-    """Weight of each sampled token of each sequence, one number a sequence."""
+    """Weight of each sampled token of each sequence, one number a sequence.
+
+    With n_b the tokens that sequence b trains, n_e the sum of them over the sequences of episode e:
+
+        token:    1 / sum of n_b over the batch
+        rollout:  sum over the episodes e of b of 1 / (episodes of the batch * n_e)
+        tree:     1 / (trees of the batch * sum of n_b over the tree)
+
+    So `rollout` weighs an episode the same however many windows and sub-agents it had. `token`, and `tree`
+    within a tree, weigh by tokens on purpose: an episode with more of them counts more, in one window or
+    in many.
+    """
     lengths = [np.array([s.num_trained for s in group.sequences], np.float64) for group in groups]
     if not lengths:
         return np.empty(0)
@@ -104,5 +117,6 @@ def _weights(groups: list[Group], config: ObjectiveConfig) -> Float64:
     if config.norm == "token":
         return np.full(len(all_lengths), 1 / all_lengths.sum())
     if config.norm == "rollout":
-        return 1 / (len(all_lengths) * all_lengths)
+        episodes = joined([group.episodes for group in groups])
+        return episodes.shares(1 / (episodes.num_episodes * episodes.totals(all_lengths)))
     return np.concatenate([np.full(len(n), 1 / (len(lengths) * n.sum())) for n in lengths])

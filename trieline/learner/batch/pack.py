@@ -10,22 +10,22 @@ import numpy as np
 
 from trieline.common.arrays import Float64, Int32, Int64
 from trieline.learner.batch.groups import Group
+from trieline.learner.batch.states import TrieEpisodes, trie_episodes
 from trieline.learner.batch.trie import Trie, build_trie
-from trieline.learner.batch.vtrace import TrieEpisodes, trie_episodes
 from trieline.learner.objective_config import ObjectiveConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class GroupTrace:
-    """One group of a pack, for V-trace: its episodes, where its n trie tokens are, and its m columns."""
+    """One group of a pack, for V-trace: its episodes, where its n states are, and its m columns."""
 
     episodes: TrieEpisodes
     tokens: Int64
-    """[n] place of each of its trie tokens in the pack's trie."""
+    """[n] place of each of its states in the pack's trie."""
     column_tokens: Int64
-    """[m] the trie token (of the group's trie) of each column."""
+    """[m] the state that each column's token ends in."""
     column_endings: Int64
-    """[m] what the column's sequence does after it: a row of the tables of `vtrace`."""
+    """[m] what the column's sequence does after it: a row of the tables of `states`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -99,17 +99,19 @@ def _traces(groups: list[Group], trie: Trie) -> list[GroupTrace]:
     first_sequence = 0
     for group in groups:
         paths = trie.paths[first_sequence : first_sequence + len(group.sequences)]
-        tokens = np.empty(group.trie.num_tokens, np.int64)
-        for own, path in zip(group.trie.paths, paths, strict=True):
-            tokens[own] = path
         episodes = trie_episodes(group.trie, group.sequences)
-        own_paths = zip(group.trie.paths, group.sequences, strict=True)
+        tokens = np.empty(episodes.num_states, np.int64)
+        for own, path in zip(episodes.paths, paths, strict=True):
+            tokens[own] = path
+        trained = [s.trained for s in group.sequences]
+        by_sequence = zip(episodes.paths, episodes.endings, trained, strict=True)
+        columns = [(path[own], ending[own]) for path, ending, own in by_sequence]
         traces.append(
             GroupTrace(
                 episodes=episodes,
                 tokens=tokens,
-                column_tokens=np.concatenate([p[s.trained] for p, s in own_paths]).astype(np.int64),
-                column_endings=np.concatenate([s.endings()[s.trained] for s in group.sequences]),
+                column_tokens=np.concatenate([path for path, _ in columns]),
+                column_endings=np.concatenate([ending for _, ending in columns]),
             )
         )
         first_sequence += len(group.sequences)

@@ -1,20 +1,23 @@
 """The scored sequences of trajectory trees, as the objective sees them: root-to-leaf, one array a column.
 
 Broken leaves never get here. Tokens are shared between sequences of a tree only by being equal.
+
+Of the sequences of one episode that go through a node, one carries it: the first, down the oldest children.
+The others have it as context only, so that an episode trains each token that was sampled in it once, and
+counts each state once, however often its agent began a new branch from it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
 
 import numpy as np
 import numpy.typing as npt
 
 from trieline.common.arrays import Bool, Float32, Int32
-from trieline.wire.tree import SCORED, TrajectoryTree
+from trieline.wire.tree import TrajectoryTree
 
-GOES_ON, TERMINATED, TRUNCATED = range(3)
-"""What a sequence does after a token."""
+GOES_ON, TERMINATED, TRUNCATED, LEADS_ON = range(4)
+"""What a sequence does after a token. It leads on where an edge goes from its end to another sequence."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -28,7 +31,8 @@ class ScoredSequence:
     token_ids: Int32
     """[T]"""
     trained: Bool
-    """[T] True where the policy sampled the token. Never the first token: nothing predicts it."""
+    """[T] True where the policy sampled the token, and this sequence carries it. Never the first token:
+    nothing predicts it."""
     behavior_logprobs: Float32
     """[T] nats; 0 on context tokens."""
     entropies: Float32
@@ -45,16 +49,22 @@ class ScoredSequence:
     """Sequences of a tree are compared with each other if this is the same."""
     mask_index: Int32 | None = None
     """[T] the mask of its tree under which each token was sampled, -1: none. None: no token had one."""
-    episodes: tuple[int, ...] | None = None
-    """Of a context window, the last leaf of each episode that goes through it; None: it is an episode."""
-    episode_return: float | None = None
-    """Of a context window, the mean return of those episodes; None: that of the sequence."""
+    episodes: tuple[tuple[int, float], ...] | None = None
+    """The last leaf and the return of each scored episode that the sequence is part of, where that is not it
+    alone. None: it is an episode."""
+    own_from: int = 0
+    """Index of the first token that this sequence carries; those before are carried by another one of its
+    episode."""
+    leads_to: tuple[int, ...] = ()
+    """The nodes to which edges lead from its end: the text goes on after them."""
+    tree_tokens: Int32 | None = None
+    """[T] where the tokens stand in the columns of the tree; None: of no tree."""
 
     @property
     def sequence_return(self) -> float:
-        """Undiscounted sum of the rewards of its episode."""
-        if self.episode_return is not None:
-            return self.episode_return
+        """Undiscounted return of its episode, the mean if it is part of several."""
+        if self.episodes is not None:
+            return sum(earned for _, earned in self.episodes) / len(self.episodes)
         return float(self.rewards.sum(dtype=np.float64))
 
     @property
@@ -79,12 +89,17 @@ def tree_sequences(tree: TrajectoryTree, *, tree_index: int, leaves: Iterable[in
     by_policy = tree.sampled[nodes]
     rewards = np.zeros(tree.num_tokens, np.float32)
     rewards[tree.node_offsets[1:] - 1] = tree.rewards
-    windows = _windows(tree)
+    leaves = list(leaves)
+    episodes = _shared_episodes(tree)
+    own_from = _own_from(tree, leaves, episodes)
+    leads_to: dict[int, set[int]] = {}
+    for source, target in zip(tree.edge_sources.tolist(), tree.edge_targets.tolist(), strict=True):
+        leads_to.setdefault(source, set()).add(target)
     sequences = []
     for leaf in leaves:
         index = tree.sequence_index(leaf)
         trained = by_policy[index]
-        trained[0] = False
+        trained[: max(1, own_from.get(leaf, 0))] = False
         sequences.append(
             ScoredSequence(
                 tree=tree_index,
@@ -99,20 +114,47 @@ def tree_sequences(tree: TrajectoryTree, *, tree_index: int, leaves: Iterable[in
                 nodes=nodes[index],
                 leaf_group=int(groups[leaf]),
                 mask_index=tree.mask_index[index] if len(tree.mask_index) else None,
-                episodes=tuple(windows[leaf]) if leaf in windows else None,
-                episode_return=fmean(windows[leaf].values()) if leaf in windows else None,
+                episodes=tuple(episodes[leaf].items()) if leaf in episodes else None,
+                own_from=own_from.get(leaf, 0),
+                leads_to=tuple(sorted(leads_to.get(int(tree.leaf_nodes[leaf]), ()))),
+                tree_tokens=index,
             )
         )
     return sequences
 
 
-def _windows(tree: TrajectoryTree) -> dict[int, dict[int, float]]:
-    """The returns of the scored episodes, by their last leaf, of every leaf of one of several windows."""
+def _shared_episodes(tree: TrajectoryTree) -> dict[int, dict[int, float]]:
+    """Of each leaf of an episode of several, the returns of its scored episodes by their last leaf."""
     found: dict[int, dict[int, float]] = {}
     if tree.edge_kinds:
-        for leaves in tree.episodes():
-            if len(leaves) > 1 and tree.leaf_causes[leaves[-1]] == SCORED:
+        for leaves in tree.scored_episodes():
+            if len(leaves) > 1:
                 earned = tree.episode_return(leaves)
                 for leaf in leaves:
                     found.setdefault(leaf, {})[leaves[-1]] = earned
+    return found
+
+
+def _own_from(
+    tree: TrajectoryTree, leaves: Sequence[int], episodes: Mapping[int, Mapping[int, float]]
+) -> dict[int, int]:
+    """Where what each leaf carries begins, of those that leave something to another of their episode.
+
+    One to which nothing sampled is left carries nothing at all: it will not be trained on.
+    """
+    if not episodes:
+        return {}
+    offsets = tree.node_offsets.tolist()
+    found: dict[int, int] = {}
+    carried: dict[int, set[int]] = {}
+    paths = {leaf: tree.path(int(tree.leaf_nodes[leaf])) for leaf in leaves}
+    for leaf in sorted(leaves, key=paths.__getitem__):
+        own = set(episodes.get(leaf, (leaf,)))
+        path = paths[leaf]
+        left = [node for node in path if not own <= carried.setdefault(node, set())]
+        if not tree.sampled[left].any():
+            left = []
+        found[leaf] = sum(offsets[node + 1] - offsets[node] for node in path[: len(path) - len(left)])
+        for node in left:
+            carried[node] |= own
     return found

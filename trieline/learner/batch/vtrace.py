@@ -16,16 +16,29 @@ Time passes with actions only: on a context token pi/mu, gamma and lam are 1, an
 context follows is the mean of r_c + V(c) after it, not what the value head says there: the policy decides
 nothing in such a state, and its value is not trained. So the length of a prompt or of a tool's output neither
 discounts nor cuts a trace.
+
+Where edges go from the end of a sequence (a summary *continues* in a context window, a sub-agent's last text
+*returns* to a tool result in its parent), it goes on in the states x after the nodes that they lead to. With
+E the edges from its last token c, r_x the reward of the node that x ends, and after(.) the mean of V, or of
+vs, of what the sequences through a token come to next:
+
+    V = mean over x in E of r_x + after(x),  vs the same of vs's        (instead of V(c), or of 0)
+
+as if the text after x followed c, so that neither the edge nor the node that it leads to takes time. A
+summary bootstraps from the state that its window begins in, a sub-agent from the state after its answer. An
+edge from the middle of a sequence (a sub-agent that was asked again) does not end it: its values come from
+its own end. What a sub-agent earned itself is its own: no edge leads from the call to it, so that its
+caller's values are those of what came after the answer. A sequence counts from the first token that it
+carries: a window is not one of the things that may follow its prompt.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from trieline.common.arrays import Bool, Float64, Int32, Int64
-from trieline.learner.batch.sequences import GOES_ON, TRUNCATED, ScoredSequence
-from trieline.learner.batch.trie import Trie
+from trieline.common.arrays import Bool, Float64, Int64
+from trieline.learner.batch.sequences import LEADS_ON, TRUNCATED
+from trieline.learner.batch.states import ENDINGS, TrieEpisodes
 from trieline.learner.objective_config import MAX_LOG_RATIO
 
 
@@ -66,56 +79,15 @@ def reference_vtrace(
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class TrieEpisodes:
-    """What the sequences of one task did on its trie of N tokens."""
-
-    trie: Trie
-    is_action: Bool
-    """[N] True where the policy sampled the token."""
-    behavior_logprobs: Float64
-    """[N] mean of the recorded ones; 0 on context tokens."""
-    counts: Float64
-    """[3, N] by what the sequence does after the token (GOES_ON, TERMINATED, TRUNCATED): how many."""
-    rewards: Float64
-    """[3, N] mean reward of these sequences at the token; 0 where there are none."""
-
-    @property
-    def num_going_on(self) -> Float64:
-        """[N] n(s) of each token as a state."""
-        going_on: Float64 = self.counts[GOES_ON]
-        return going_on
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class VTraceReturns:
     """Targets, without gradients."""
 
     vs: Float64
     """[N] target of the value of each token as a state; its V where no sequence goes on."""
     pg_advantages: Float64
-    """[3, N] of taking each token, by what the sequence does after it. 0 for first tokens."""
+    """[ENDINGS, N] of taking each token, by what the sequence does after it. 0 for first tokens."""
     rho_clipped: Bool
     """[N] actions whose ratio exceeded rho_bar."""
-
-
-def trie_episodes(trie: Trie, sequences: Sequence[ScoredSequence]) -> TrieEpisodes:
-    """Sum up `sequences`, the paths of `trie`."""
-    n = trie.num_tokens
-    counts, rewards = np.zeros((3, n)), np.zeros((3, n))
-    sampled, logprobs = np.zeros(n), np.zeros(n)
-    for path, sequence in zip(trie.paths, sequences, strict=True):
-        ending = sequence.endings()
-        counts[ending, path] += 1
-        rewards[ending, path] += sequence.rewards
-        sampled[path] += sequence.trained
-        logprobs[path] += np.where(sequence.trained, sequence.behavior_logprobs, 0)
-    return TrieEpisodes(
-        trie=trie,
-        is_action=sampled > 0,
-        behavior_logprobs=logprobs / np.maximum(sampled, 1),
-        counts=counts,
-        rewards=rewards / np.maximum(counts, 1),
-    )
 
 
 class VTraceSweep:
@@ -126,20 +98,29 @@ class VTraceSweep:
     ) -> None:
         self._episodes = episodes
         self._lam, self._rho_bar, self._c_bar = lam, rho_bar, c_bar
-        trie, going_on = episodes.trie, episodes.num_going_on
-        self._before = np.maximum(trie.predecessor, 0)
+        going_on, counts = episodes.num_going_on, episodes.counts
+        self._before = np.maximum(episodes.predecessor, 0)
         self._gammas = np.where(episodes.is_action, gamma, 1.0)
-        self._through = episodes.counts.sum(0)
-        self._share = self._through / np.maximum(going_on[self._before], 1)
-        # Means over the children of their own that a token stands for: r_c, and the factor of V(c).
-        self._reward = (episodes.counts * episodes.rewards).sum(0) / self._through
-        self._not_terminated = (going_on + episodes.counts[TRUNCATED]) / self._through
+        # What no sequence carries is only passed through.
+        through = np.maximum(counts.sum(0), 1)
+        self._share = episodes.arriving / np.maximum(going_on[self._before], 1)
+        # Means over the children of their own that a token stands for: r_c, and the factors of what is next.
+        self._reward = (counts * episodes.rewards).sum(0) / through
+        self._goes_on = going_on / through
+        self._not_ended = (going_on + counts[TRUNCATED]) / through
+        self._leads_on = counts[LEADS_ON] / through
         self._only_context_follows = going_on > 0
         self._only_context_follows[self._before[episodes.is_action]] = False
-        self._values = np.zeros(trie.num_tokens)
-        self._corrections = np.zeros(trie.num_tokens)
+        self._values = np.zeros(episodes.num_states)
+        self._corrections = np.zeros(episodes.num_states)
         """vs - V of each state. Ended sequences correct nothing but their value."""
-        self._ratios = np.ones(trie.num_tokens)
+        self._led_values, self._led_targets = np.zeros((2, episodes.num_states))
+        """V and vs of what comes after the edges from each token."""
+        self._led_from: dict[int, list[int]] = {}
+        for source, state in episodes.leads.T.tolist():
+            self._led_from.setdefault(state, []).append(source)
+        self._edge_share = 1 / np.maximum(np.bincount(episodes.leads[0], minlength=episodes.num_states), 1)
+        self._ratios = np.ones(episodes.num_states)
 
     def take(self, states: Int64, values: Float64, tokens: Int64, target_logprobs: Float64) -> None:
         """Go on to `states`, with their values, and all `tokens` after them, with their log-probabilities.
@@ -150,18 +131,35 @@ class VTraceSweep:
         self._values[states] = np.where(self._only_context_follows[states], 0.0, values)
         logs = np.where(episodes.is_action[tokens], target_logprobs - episodes.behavior_logprobs[tokens], 0.0)
         self._ratios[tokens] = np.exp(np.minimum(logs, MAX_LOG_RATIO))
-        for level in _levels(tokens, episodes.trie.position):
+        for level in _levels(tokens, episodes.rank):
             parents, is_action = before[level], episodes.is_action[level]
             rhos = np.where(is_action, np.minimum(self._rho_bar, self._ratios[level]), 1.0)
             cs = np.where(is_action, self._lam * np.minimum(self._c_bar, self._ratios[level]), 1.0)
             gammas, share, reward = self._gammas[level], self._share[level], self._reward[level]
-            next_values = self._not_terminated[level] * self._values[level]
+            next_values, next_corrections = self._after(level)
             passed = np.where(self._only_context_follows[parents], share * (reward + next_values), 0.0)
             np.add.at(self._values, parents, passed)
             delta = rhos * (reward + gammas * next_values - self._values[parents])
-            trace = gammas * cs * self._corrections[level]
-            trace *= episodes.num_going_on[level] / self._through[level]
+            trace = gammas * cs * next_corrections
             np.add.at(self._corrections, parents, share * (delta + trace))
+            if self._led_from:
+                self._lead_on(level, reward + next_values, next_corrections)
+
+    def _after(self, tokens: Int64) -> tuple[Float64, Float64]:
+        """Means over the sequences that carry each token, of V after it and of vs - V."""
+        led = self._leads_on[tokens]
+        values = self._not_ended[tokens] * self._values[tokens] + led * self._led_values[tokens]
+        corrections = self._goes_on[tokens] * self._corrections[tokens]
+        corrections += led * (self._led_targets[tokens] - self._led_values[tokens])
+        return values, corrections
+
+    def _lead_on(self, level: Int64, values: Float64, corrections: Float64) -> None:
+        """Tell the ends that lead into states of this level."""
+        for token, value, correction in zip(level.tolist(), values, corrections, strict=True):
+            for source in self._led_from.get(token, ()):
+                share = self._edge_share[source]
+                self._led_values[source] += share * value
+                self._led_targets[source] += share * (value + correction)
 
     def vs(self, states: Int64) -> Float64:
         """Targets of the values of states that were taken; V where no sequence goes on."""
@@ -170,10 +168,11 @@ class VTraceSweep:
 
     def pg_advantages(self, ending: Int64, tokens: Int64) -> Float64:
         """Of taking each of `tokens`, by what the sequence does after it. 0 for first tokens."""
-        after = np.choose(ending, [self.vs(tokens), np.zeros(len(tokens)), self._values[tokens]])
+        none = np.zeros(len(tokens))
+        after = np.choose(ending, [self.vs(tokens), none, self._values[tokens], self._led_targets[tokens]])
         advantages = self._episodes.rewards[ending, tokens] + self._gammas[tokens] * after
         advantages -= self._values[self._before[tokens]]
-        return np.where(self._episodes.trie.predecessor[tokens] < 0, 0.0, advantages)
+        return np.where(self._episodes.predecessor[tokens] < 0, 0.0, advantages)
 
     def rho_clipped(self, tokens: Int64) -> Bool:
         """Actions whose ratio exceeded rho_bar."""
@@ -193,20 +192,19 @@ def vtrace_on_trie(
 ) -> VTraceReturns:
     """Targets from `values` [N] of the states and `target_logprobs` [N] of the tokens (read on actions)."""
     sweep = VTraceSweep(episodes, gamma=gamma, lam=lam, rho_bar=rho_bar, c_bar=c_bar)
-    tokens = np.arange(episodes.trie.num_tokens)
-    followers = np.flatnonzero(episodes.trie.predecessor >= 0)
+    tokens = np.arange(episodes.num_states)
+    followers = np.flatnonzero(episodes.predecessor >= 0)
     sweep.take(tokens, values, followers, target_logprobs[followers])
+    advantages = [sweep.pg_advantages(np.full(len(tokens), ending), tokens) for ending in range(ENDINGS)]
     return VTraceReturns(
-        vs=sweep.vs(tokens),
-        pg_advantages=np.stack([sweep.pg_advantages(np.full(len(tokens), d), tokens) for d in range(3)]),
-        rho_clipped=sweep.rho_clipped(tokens),
+        vs=sweep.vs(tokens), pg_advantages=np.stack(advantages), rho_clipped=sweep.rho_clipped(tokens)
     )
 
 
-def _levels(tokens: Int64, position: Int32) -> list[Int64]:
-    """`tokens` by depth, the deepest ones first."""
+def _levels(tokens: Int64, rank: Int64) -> list[Int64]:
+    """`tokens` by rank, the highest ones first."""
     if len(tokens) == 0:
         return []
-    order = np.argsort(-position[tokens], kind="stable")
-    edges = np.flatnonzero(np.diff(position[tokens][order])) + 1
+    order = np.argsort(-rank[tokens], kind="stable")
+    edges = np.flatnonzero(np.diff(rank[tokens][order])) + 1
     return np.split(tokens[order], edges)

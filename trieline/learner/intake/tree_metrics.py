@@ -57,15 +57,15 @@ def level_metrics(trees: Sequence[TrajectoryTree]) -> Tally:
 
 def scored_returns(tree: TrajectoryTree) -> list[float]:
     """Undiscounted returns of the scored episodes."""
-    return [tree.episode_return(leaves) for leaves in scored_episodes(tree)]
+    return [tree.episode_return(leaves) for leaves in tree.scored_episodes()]
 
 
 def scored_lengths(tree: TrajectoryTree) -> list[int]:
-    """Sampled tokens of the scored episodes, of all their context windows together."""
+    """Sampled tokens of the scored episodes, each once, in all their context windows and sub-agents."""
     sampled = np.where(tree.sampled, np.diff(tree.node_offsets), 0)
     paths = [
         sorted({n for leaf in leaves for n in tree.path(int(tree.leaf_nodes[leaf]))})
-        for leaves in scored_episodes(tree)
+        for leaves in tree.scored_episodes()
     ]
     return [int(sampled[nodes].sum()) for nodes in paths]
 
@@ -74,11 +74,6 @@ def broken_episodes(tree: TrajectoryTree) -> list[str]:
     """The cause of each episode that does not count."""
     causes = [tree.leaf_causes[leaves[-1]] for leaves in tree.episodes()]
     return [cause for cause in causes if cause != SCORED]
-
-
-def scored_episodes(tree: TrajectoryTree) -> list[list[int]]:
-    """The leaves of each episode that counts, the one with which it ended last."""
-    return [leaves for leaves in tree.episodes() if tree.leaf_causes[leaves[-1]] == SCORED]
 
 
 def text_sample(trees: Sequence[TrajectoryTree], step: int) -> dict[str, Any] | None:
@@ -111,7 +106,7 @@ def _add_rewards(metrics: Tally, tree: TrajectoryTree) -> None:
 
 def _add_completions(metrics: Tally, tree: TrajectoryTree) -> None:
     """Of scored episodes: sampled tokens, and the share that was cut off instead of ending by itself."""
-    ends = [leaves[-1] for leaves in scored_episodes(tree)]
+    ends = [leaves[-1] for leaves in tree.scored_episodes()]
     for leaf, length in zip(ends, scored_lengths(tree), strict=True):
         metrics.add_mean("completions/mean_length", length, 1)
         metrics.add_maximum("completions/max_length", length)

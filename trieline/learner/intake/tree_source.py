@@ -287,4 +287,4 @@ def _causes(step: StepTrees) -> str:
 
 
 def _is_scored(tree: TrajectoryTree) -> bool:
-    return any(True for _ in tree.scored_leaves())
+    return bool(tree.scored_leaves())

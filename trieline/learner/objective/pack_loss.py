@@ -91,7 +91,8 @@ def pack_loss(
     terms = {}
     if config.needs_value_head:
         assert outputs.values is not None, "the objective needs a model with a value head"
-        targets = targets or _value_targets(pack, outputs, config)
+        if targets is None:
+            targets = value_targets(pack, _float64(outputs.values), _float64(outputs.logprobs), config)
         advantages = targets.pg_advantages
         values = outputs.values[_states(pack)]
         errors = values - targets.vs.to(values.dtype)
@@ -136,7 +137,7 @@ def start_vtrace(trace: GroupTrace, config: ObjectiveConfig) -> VTraceSweep:
 def column_targets(sweep: VTraceSweep, trace: GroupTrace, columns: Int64) -> ValueTargets:
     """Targets of some of the columns of a group, whose states the recursion has passed."""
     tokens = trace.column_tokens[columns]
-    states = trace.episodes.trie.predecessor[tokens].astype(np.int64)
+    states = trace.episodes.predecessor[tokens]
     return ValueTargets(
         vs=torch.from_numpy(sweep.vs(states)),
         pg_advantages=torch.from_numpy(sweep.pg_advantages(trace.column_endings[columns], tokens)),
@@ -153,15 +154,16 @@ def _states(pack: Pack) -> Tensor:
     return torch.from_numpy(pack.rows[pack.target_rows[pack.column_targets]])
 
 
-def _value_targets(pack: Pack, outputs: PackOutputs, config: ObjectiveConfig) -> ValueTargets:
-    assert outputs.values is not None
-    values = outputs.values.detach().double().numpy()
+def value_targets(
+    pack: Pack, values: Float64, target_logprobs: Float64, config: ObjectiveConfig
+) -> ValueTargets:
+    """V-trace of a whole pack, from the values [N] of its trie and log-probabilities [U] of its targets."""
     logprobs = np.zeros(pack.trie.num_tokens)
-    logprobs[pack.target_tokens] = outputs.logprobs.detach().double().numpy()
+    logprobs[pack.target_tokens] = target_logprobs
     parts = []
     for trace in pack.traces:
         sweep = start_vtrace(trace, config)
-        followers = np.flatnonzero(trace.episodes.trie.predecessor >= 0)
+        followers = np.flatnonzero(trace.episodes.predecessor >= 0)
         states = np.arange(len(trace.tokens))
         sweep.take(states, values[trace.tokens], followers, logprobs[trace.tokens[followers]])
         parts.append(column_targets(sweep, trace, np.arange(len(trace.column_tokens))))
@@ -170,3 +172,8 @@ def _value_targets(pack: Pack, outputs: PackOutputs, config: ObjectiveConfig) ->
         pg_advantages=torch.cat([p.pg_advantages for p in parts]),
         rho_clipped=torch.cat([p.rho_clipped for p in parts]),
     )
+
+
+def _float64(tensor: Tensor) -> Float64:
+    found: Float64 = tensor.detach().double().numpy()
+    return found

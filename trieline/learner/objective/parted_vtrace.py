@@ -1,12 +1,47 @@
 """V-trace of a pack that is run in parts."""
 
+from dataclasses import fields
+from typing import Protocol
+
 import numpy as np
 
+from trieline.common.arrays import Float64
 from trieline.learner.batch.pack import Pack
 from trieline.learner.batch.pack_parts import PackPart
 from trieline.learner.batch.segments import Segment
-from trieline.learner.objective.pack_loss import PackOutputs, ValueTargets, column_targets, start_vtrace
+from trieline.learner.objective.pack_loss import (
+    PackOutputs,
+    ValueTargets,
+    column_targets,
+    start_vtrace,
+    value_targets,
+)
 from trieline.learner.objective_config import ObjectiveConfig
+
+
+class PartTargets(Protocol):
+    """Tells the targets of each part of a pack, in the order of the backward."""
+
+    def take(self, segment: Segment, part: PackPart, outputs: PackOutputs) -> ValueTargets:
+        """The targets of the columns of the part that `segment` computes."""
+        ...
+
+
+class WholeVTrace:
+    """V-trace of a pack whose values and log-probabilities are known before its backward.
+
+    What an edge leads to may hang anywhere: no order of the segments has it before where it comes from.
+    """
+
+    def __init__(
+        self, pack: Pack, values: Float64, target_logprobs: Float64, config: ObjectiveConfig
+    ) -> None:
+        self._targets = value_targets(pack, values, target_logprobs, config)
+
+    def take(self, segment: Segment, part: PackPart, outputs: PackOutputs) -> ValueTargets:
+        """Those of the part's columns."""
+        columns = {f.name: getattr(self._targets, f.name)[part.columns] for f in fields(ValueTargets)}
+        return ValueTargets(**columns)
 
 
 class PartedVTrace:
@@ -16,7 +51,8 @@ class PartedVTrace:
         assert len(pack.traces) == 1, "only a single group can exceed the budget"
         self._trace = pack.traces[0]
         # The group's own trie has the same sequences, and so the same order.
-        assert self._trace.episodes.trie.num_tokens == pack.trie.num_tokens
+        assert not self._trace.episodes.on_tree
+        assert self._trace.episodes.num_states == pack.trie.num_tokens
         self._sweep = start_vtrace(self._trace, config)
         # The tokens after each state, all states in order.
         self._followers = np.argsort(pack.trie.predecessor, kind="stable")

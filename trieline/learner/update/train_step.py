@@ -10,16 +10,16 @@ from trieline.common.arrays import Float32, Int64
 from trieline.common.tally import Tally
 from trieline.learner.batch.batch import Batch
 from trieline.learner.batch.pack import Pack, distinct
-from trieline.learner.batch.pack_parts import divide_pack
+from trieline.learner.batch.pack_parts import PackPart, divide_pack
 from trieline.learner.batch.packing import pack_groups
-from trieline.learner.batch.segments import cut_segments
+from trieline.learner.batch.segments import Segment, cut_segments
 from trieline.learner.batch.sequences import tree_sequences
 from trieline.learner.batch.trie import Trie, build_trie
 from trieline.learner.errors import ObjectiveError
 from trieline.learner.model.depth_first import backward_depth_first, forward_depth_first
 from trieline.learner.model.tree_forward import TreeModel
 from trieline.learner.objective.pack_loss import PackOutputs, pack_loss
-from trieline.learner.objective.parted_vtrace import PartedVTrace
+from trieline.learner.objective.parted_vtrace import PartedVTrace, PartTargets, WholeVTrace
 from trieline.learner.objective_config import ObjectiveConfig
 from trieline.learner.update.step_metrics import StepMetrics
 from trieline.wire.tree import TrajectoryTree
@@ -85,7 +85,11 @@ def _train_depth_first(
         with torch.no_grad():
             for i, hidden in enumerate(forward_depth_first(reference, pack.trie, segments)):
                 expected[i], _ = _targets(reference, hidden, parts[i].pack, config)
-    vtrace = PartedVTrace(pack, config) if config.needs_value_head else None
+    vtrace: PartTargets | None = None
+    if config.needs_value_head and pack.traces[0].episodes.on_tree:
+        vtrace = _whole_vtrace(model, pack, segments, parts, config)
+    elif config.needs_value_head:
+        vtrace = PartedVTrace(pack, config)
 
     def loss(index: int, hidden: Tensor) -> Tensor | None:
         part = parts[index]
@@ -100,6 +104,21 @@ def _train_depth_first(
         return result.loss
 
     backward_depth_first(model, pack.trie, segments, loss)
+
+
+@torch.no_grad()
+def _whole_vtrace(
+    model: TreeModel, pack: Pack, segments: list[Segment], parts: list[PackPart], config: ObjectiveConfig
+) -> WholeVTrace:
+    """V-trace where edges lead from one part to another, after a forward for it alone."""
+    values, logprobs = np.zeros(pack.trie.num_tokens), np.zeros(len(pack.target_ids))
+    hidden_states = forward_depth_first(model, pack.trie, segments)
+    for segment, part, hidden in zip(segments, parts, hidden_states, strict=True):
+        outputs = _outputs(model, hidden, part.pack, config, None)
+        assert outputs.values is not None
+        values[segment.tokens] = outputs.values.double().numpy()
+        logprobs[part.targets] = outputs.logprobs.double().numpy()
+    return WholeVTrace(pack, values, logprobs, config)
 
 
 @torch.no_grad()
