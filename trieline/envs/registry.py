@@ -259,6 +259,16 @@ OWN_ENVS = (
         needs="url or command",
     ),
     OwnEnv(
+        name="PettingZoo",
+        entry_point="trieline.envs.players.petting_zoo:PettingZoo",
+        description="a game of several players with PettingZoo's AEC interface; docs/players.md",
+        turns="several",
+        data="package",
+        licence="of the environment",
+        extra="players",
+        needs="env",
+    ),
+    OwnEnv(
         name="Tau2",
         entry_point="trieline.envs.tools.tau2.tau2_env:Tau2",
         description="tau2-bench's customers, served by tools and rules: telecom, airline, retail; levels 0-3",

@@ -7,6 +7,8 @@ from collections.abc import Collection
 READ_LENGTH = 2_000
 """Characters of a reply that are looked at, from its end."""
 KEPT_PATTERNS = 256
+MISTAKEN = "Name exactly one of the moves."
+"""Said before the question is asked again."""
 _BLANKS = re.compile(r"\s+")
 
 

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from trieline.envs.errors import EnvError, TaskError
-from trieline.envs.game.move_names import named_actions
-from trieline.envs.game.spiel_game import MAX_SEED, QUESTION, SpielGame, action_names, drawn
+from trieline.envs.game.move_names import MISTAKEN, named_actions
+from trieline.envs.game.spiel_game import MAX_SEED, OBSERVATION, QUESTION, SpielGame, action_names, drawn
 from trieline.envs.text_env import Split, TextEnv, Turn
 from trieline.envs.text_space import Text
 
@@ -37,10 +37,8 @@ LEVEL_OPPONENTS = ("random", "mcts10", "mcts100")
 MOST_LEVELS = 16
 NO_OPPONENT = "alone"
 MISTAKES = (0, 100)
-OBSERVATION = 64_000
 MAX_DRAWS = 1_000
 """Of a game in which the agent has a move, before there is held to be none."""
-MISTAKEN = "Name exactly one of the moves."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

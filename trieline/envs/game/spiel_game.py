@@ -17,6 +17,8 @@ from trieline.envs.text_env import expect_field
 UCT_C = 2.0
 MCTS_MEMORY_MB = 64
 MOST_PLAYERS = 10
+OBSERVATION = 64_000
+"""Characters of a message, more than any has."""
 MOST_SHOWN = 200
 """Names of moves in a message; where there are more, it says how many."""
 MOST_TEXT = 16_000

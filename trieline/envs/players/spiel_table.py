@@ -9,13 +9,10 @@ from typing import Any, ClassVar
 import numpy as np
 from pettingzoo import AECEnv
 
-from trieline.envs.game.move_names import named_actions
-from trieline.envs.game.spiel_game import SpielGame, action_names, drawn
+from trieline.envs.game.move_names import MISTAKEN, named_actions
+from trieline.envs.game.spiel_game import OBSERVATION, SpielGame, action_names, drawn
 from trieline.envs.text_env import ACTION_LENGTH
 from trieline.envs.text_space import Text
-
-OBSERVATION = 64_000
-MISTAKEN = "Name exactly one of the moves."
 
 
 class SpielTable(AECEnv[str, str, str]):
