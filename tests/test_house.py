@@ -67,6 +67,7 @@ TORCH_ROOMS = ("trieline.learner", "trieline.kernels")
 ONLY_HERE = {
     "zmq": ("trieline.wire",),
     "docker": ("trieline.envs.sandbox",),
+    "llguidance": ("trieline.learner.policy_server",),
     "torch": TORCH_ROOMS,
     "transformers": TORCH_ROOMS,
 }

@@ -199,6 +199,9 @@ def test_settings_of_sampling_reach_the_policy(renderer: ChatRenderer) -> None:
     sampling = policy.samplings[0]
     assert (sampling.temperature, sampling.top_p, sampling.top_k, sampling.max_tokens) == (0.7, 0.9, 5, 9)
     assert sampling.stop_ids == renderer.stop_ids
+    assert sampling.tell_masks
+    play(plain := ScriptedPolicy(renderer, always("good")), renderer, env)
+    assert not plain.samplings[0].tell_masks
 
 
 def test_max_turns_truncates(renderer: ChatRenderer) -> None:

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from tests.actors.scripted_policy import completion
 from trieline.actors.rollout import Origin, Rollout, Turn
@@ -121,11 +122,13 @@ def test_groups_masks_and_edges_become_columns() -> None:
     builder = TreeBuilder()
     prompt = builder.add_context(-1, ids(1, 2), fork_cause="")
     only_names = runs_of(np.isin(np.arange(10), [3, 4, 9]))
-    first = builder.add_sampled(
-        prompt, completion(ids(3, 5, 4)), fork_cause="", masks=[only_names, None, only_names]
-    )
+    masked = {"mask_offsets": ids(0, 2), "mask_runs": only_names}
+    reply = replace(completion(ids(3, 5, 4)), mask_index=ids(0, -1, 0), **masked)
+    first = builder.add_sampled(prompt, reply, fork_cause="")
     window = builder.add_context(prompt, ids(5, 6), fork_cause="compaction")
-    last = builder.add_sampled(window, completion(ids(9, 9)), fork_cause="", masks=[only_names, ids(9, 10)])
+    masked = {"mask_offsets": ids(0, 1, 3), "mask_runs": ids(9, 10, 3, 5, 9, 10)}
+    reply = replace(completion(ids(9, 9)), mask_index=ids(1, 0), **masked)
+    last = builder.add_sampled(window, reply, fork_cause="")
     builder.add_edge(first, window, kind="continues")
     builder.add_leaf(first, terminated=True, cause="")
     builder.add_leaf(last, terminated=True, cause="", group=1)

@@ -15,7 +15,8 @@ from torch import Tensor
 from trieline.learner.objective_config import ObjectiveConfig
 from trieline.wire.tree import TrajectoryTree
 
-Prefix = tuple[int, ...]
+Mask = tuple[int, ...]
+Prefix = tuple[tuple[int, Mask], ...]
 
 MOST = 100.0
 """The ratio beyond which none counts for more."""
@@ -27,6 +28,8 @@ class Rollout:
 
     tree: int
     ids: list[int]
+    masks: list[Mask]
+    """The tokens that each token could be; (): any."""
     sampled: list[bool]
     mu: list[float]
     recorded_entropy: list[float]
@@ -47,7 +50,8 @@ class Rollout:
         return sum(self.reward)
 
     def prefix(self, t: int) -> Prefix:
-        return tuple(self.ids[: t + 1])
+        """Two are the same if their tokens are, and the masks under which these were sampled."""
+        return tuple(zip(self.ids[: t + 1], self.masks[: t + 1], strict=True))
 
 
 def rollouts(
@@ -63,11 +67,12 @@ def rollouts(
             if tree.leaf_causes[leaf]:
                 continue
             columns: dict[str, list[Any]] = {
-                name: [] for name in ("ids", "sampled", "mu", "entropy", "reward")
+                name: [] for name in ("ids", "masks", "sampled", "mu", "entropy", "reward")
             }
             for node in tree.path(int(tree.leaf_nodes[leaf])):
                 for j in range(tree.node_offsets[node], tree.node_offsets[node + 1]):
                     columns["ids"].append(int(tree.token_ids[j]))
+                    columns["masks"].append(() if config.loss == "sft" else _mask(tree, j))
                     columns["sampled"].append(bool(tree.sampled[node]))
                     columns["mu"].append(float(tree.behavior_logprobs[j]))
                     columns["entropy"].append(float(tree.entropies[j]))
@@ -77,6 +82,20 @@ def rollouts(
                 _run(i, columns, bool(tree.leaf_terminated[leaf]), config, plain, value_head, reference)
             )
     return result
+
+
+def _mask(tree: TrajectoryTree, token: int) -> Mask:
+    if not tree.num_masks or tree.mask_index[token] < 0:
+        return ()
+    runs = tree.mask(int(tree.mask_index[token])).tolist()
+    return tuple(v for first, stop in zip(runs[0::2], runs[1::2], strict=True) for v in range(first, stop))
+
+
+def _under_mask(row: Tensor, mask: Mask) -> tuple[Tensor, list[int]]:
+    """The log-probabilities of `row` over the tokens that could be sampled alone, and which those are."""
+    tokens = list(mask) or list(range(len(row)))
+    kept = row[tokens]
+    return kept - torch.logsumexp(kept, 0), tokens
 
 
 def _run(
@@ -94,17 +113,20 @@ def _run(
     zero = torch.zeros((), dtype=table.dtype)
     logprob, entropy, reference_logprob = [zero], [zero], [0.0]
     for t in range(1, len(columns["ids"])):
-        row = table[t - 1]
-        logprob.append(row[columns["ids"][t]])
+        row, tokens = _under_mask(table[t - 1], columns["masks"][t])
+        logprob.append(row[tokens.index(columns["ids"][t])])
         entropy.append(-(row.exp() * row).sum())
     if reference is not None:
         with torch.no_grad():
             other = torch.log_softmax(reference(ids).logits[0] / config.temperature, dim=-1)
-        reference_logprob += [float(other[t - 1, columns["ids"][t]]) for t in range(1, len(columns["ids"]))]
+        for t in range(1, len(columns["ids"])):
+            row, tokens = _under_mask(other[t - 1], columns["masks"][t])
+            reference_logprob.append(float(row[tokens.index(columns["ids"][t])]))
     value = list(value_head(output.hidden_states[-1][0])) if value_head is not None else []
     return Rollout(
         tree=tree,
         ids=columns["ids"],
+        masks=columns["masks"],
         sampled=columns["sampled"],
         mu=columns["mu"],
         recorded_entropy=columns["entropy"],
@@ -237,7 +259,7 @@ def _entropy_scale(r: Rollout, t: int, batch: list[Rollout], config: ObjectiveCo
 
 
 def _on_prefix(prefix: Prefix, group: list[Rollout]) -> list[Rollout]:
-    return [o for o in group if tuple(o.ids[: len(prefix)]) == prefix]
+    return [o for o in group if o.prefix(len(prefix) - 1) == prefix]
 
 
 def _goes_on(o: Rollout, prefix: Prefix) -> bool:

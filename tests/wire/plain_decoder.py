@@ -25,7 +25,15 @@ TREE_ARRAYS = {
 }
 ARRAYS = {
     "generate": {"prompt": "<i4"},
-    "completion": {"token_ids": "<i4", "logprobs": "<f4", "entropies": "<f4", "policy_versions": "<i4"},
+    "completion": {
+        "token_ids": "<i4",
+        "logprobs": "<f4",
+        "entropies": "<f4",
+        "policy_versions": "<i4",
+        "mask_index": "<i4",
+        "mask_offsets": "<i4",
+        "mask_runs": "<i4",
+    },
     "chunk": {"data": "|u1"},
 }
 SMALL = 16_384

@@ -195,6 +195,17 @@ def test_nobody_there(links: LinksConfig) -> None:
         ({"token_ids": prompt(-1, 0)}, "token_ids >= 0"),
         ({"entropies": np.array([0.1, np.nan], np.float32)}, "finite entropies"),
         ({"finish_reason": "stop", "stop": "never asked for"}, "expected a completion that"),
+        ({"mask_index": prompt(0)}, "mask_index of 2 tokens, got 1"),
+        ({"mask_runs": prompt(0, 9)}, "mask_index of 2 tokens, got 0"),
+        ({"mask_index": prompt(0, 0)}, "masks: expected mask_offsets to rise"),
+        (
+            {"mask_index": prompt(0, 1), "mask_offsets": prompt(0, 1), "mask_runs": prompt(0, 9)},
+            "masks: expected mask_index to use each of 1 masks",
+        ),
+        (
+            {"mask_index": prompt(0, -1), "mask_offsets": prompt(0, 1), "mask_runs": prompt(500, 900)},
+            "masks: expected tokens that their mask allows",
+        ),
     ],
 )
 def test_a_completion_that_no_sampler_can_have_made(

@@ -31,7 +31,8 @@ class ActorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """0: greedy."""
     top_p: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
     top_k: Count = 0
-    """0: no limit."""
+    """0: no limit. What `top_p` and `top_k` left of the vocabulary is sent along with each sampled token, at
+    up to 8 bytes for each token that was left, and the learner takes its ratios over that."""
     system_prompt: str = "You are a helpful assistant."
     """Empty: no system message."""
     seed: Count = 0

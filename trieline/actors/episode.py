@@ -172,6 +172,8 @@ class EpisodePlayer:
             temperature=self.config.temperature,
             top_p=self.config.top_p,
             top_k=self.config.top_k,
+            # The learner's probabilities have to be those over what was left.
+            tell_masks=self.config.top_p < 1 or self.config.top_k > 0,
             stop_ids=self.renderer.stop_ids,
             seed=derived_seed(self.config.seed, self.env.id, self.task.seed, rollout.index, turn),
         )

@@ -4,6 +4,7 @@ The order of nodes follows the rollouts' numbers, not which of them was faster.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any, TypeVar
 
 import numpy as np
@@ -40,21 +41,14 @@ class TreeBuilder:
         """A run of the context; no tokens: no node, and the parent is returned."""
         return self._add(parent, tokens, None, fork_cause) if len(tokens) else parent
 
-    def add_sampled(
-        self,
-        parent: int,
-        completion: Completion,
-        *,
-        fork_cause: str,
-        masks: Sequence[Int32 | None] | None = None,
-    ) -> int:
-        """A reply. `fork_cause` counts only if something follows `parent` already.
-
-        `masks`: for each token the runs that its mask allowed (`token_masks.runs_of`), None without a mask.
-        """
+    def add_sampled(self, parent: int, completion: Completion, *, fork_cause: str) -> int:
+        """A reply, with its masks. `fork_cause` counts only if something follows `parent` already."""
         node = self._add(parent, completion.token_ids, completion, fork_cause)
-        if masks is not None:
-            self._mask_index[node] = np.asarray([self._mask(runs) for runs in masks], dtype=np.int32)
+        if len(completion.mask_index):
+            runs, offsets = completion.mask_runs, completion.mask_offsets.tolist()
+            numbers = [self._mask(runs[2 * a : 2 * b]) for a, b in pairwise(offsets)]
+            # The last one stands for index -1: no mask.
+            self._mask_index[node] = np.array([*numbers, -1], np.int32)[completion.mask_index]
         return node
 
     def add_reward(self, node: int, reward: float) -> None:
@@ -113,8 +107,8 @@ class TreeBuilder:
             columns["edge_kinds"] = tuple(self._edges.values())
         return columns
 
-    def _mask(self, runs: Int32 | None) -> int:
-        return -1 if runs is None else self._masks.setdefault(runs.tobytes(), len(self._masks))
+    def _mask(self, runs: Int32) -> int:
+        return self._masks.setdefault(runs.tobytes(), len(self._masks))
 
     def _add(self, parent: int, tokens: Int32, completion: Completion | None, fork_cause: str) -> int:
         self._parents.append(parent)

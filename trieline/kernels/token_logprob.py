@@ -8,6 +8,9 @@ c(x) = softcap * tanh(x / softcap) for models that cap their logits:
     d/dl[r, v] = sum over m with row[m] = r of g_logprob[m] (1[v = target[m]] - p[r, v])
                  - g_entropy[r] p[r, v] (l[r, v] - lse[r] + entropy[r])
 
+Where a mask says which tokens row r may take, lse, p and the sum over v go over these alone: what is masked
+has probability 0 and no gradient. The log-probability of a target that its row's mask forbids has no meaning.
+
 One row may have several targets (the children of a trie token). The product with the weight runs in the
 precision of its operands; the softmax in at least float32. `reference_token_logprob` is the specification; on
 a GPU `gpu/token_logprob_op` does the work.
@@ -23,6 +26,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from trieline.kernels.gpu.availability import takes_triton
+from trieline.kernels.row_masks import LOWEST, RowMasks
 
 CHUNK_ELEMENTS = 1 << 18
 """Logits whose softmax is worked on at once, so that the float32 copies stay in the cache. Measured at a
@@ -40,14 +44,18 @@ def token_logprob(
     temperature: float = 1.0,
     softcap: float = 0.0,
     logits_budget: int = DEFAULT_LOGITS_BUDGET,
+    masks: RowMasks | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities [M] of `targets` [M] at `rows` [M] of `hidden` [R, D], and entropies [R], in nats.
 
     `weight` is [V, D]. Results are float32, or float64 for float64 operands; memory is O(budget + R + M).
     On a GPU nothing is kept for the backward: the budget is that of the logits in memory at a time. Capped
-    logits take the plain path there too.
+    logits, and rows of which some have masks, take the plain path there too.
     """
-    if not softcap and takes_triton(hidden.device, hidden.dtype):
+    if masks is not None and len(masks.index) != len(hidden):
+        msg = f"expected masks of {len(hidden)} rows, got them of {len(masks.index)}"
+        raise ValueError(msg)
+    if masks is None and not softcap and takes_triton(hidden.device, hidden.dtype):
         # Not at the top: without Triton this module must import.
         from trieline.kernels.gpu.token_logprob_op import check_operands, token_logprob_op
 
@@ -57,7 +65,7 @@ def token_logprob(
         )
         return logprobs, entropies
     logprobs, entropies = _TokenLogprob.apply(  # type: ignore[no-untyped-call]
-        hidden, weight, rows, targets, float(temperature), float(softcap), int(logits_budget)
+        hidden, weight, rows, targets, float(temperature), float(softcap), int(logits_budget), masks
     )
     return logprobs, entropies
 
@@ -70,11 +78,13 @@ def reference_token_logprob(
     *,
     temperature: float = 1.0,
     softcap: float = 0.0,
+    masks: RowMasks | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The formula of this module with all logits at once. Same shapes as `token_logprob`."""
     logits = functional.linear(hidden, weight)
     capped = cap_logits(logits.to(softmax_dtype(logits.dtype)), softcap)
-    logprobs = torch.log_softmax(capped / temperature, dim=-1)
+    scaled = _masked(capped / temperature, _forbidden(masks, 0, len(hidden), weight))
+    logprobs = torch.log_softmax(scaled, dim=-1)
     return logprobs[rows, targets], -(logprobs.exp() * logprobs).sum(-1)
 
 
@@ -86,6 +96,14 @@ def cap_logits(logits: Tensor, softcap: float) -> Tensor:
 def softmax_dtype(dtype: torch.dtype) -> torch.dtype:
     """The precision of logarithms and sums over logits of `dtype`."""
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _forbidden(masks: RowMasks | None, first: int, stop: int, weight: Tensor) -> Tensor | None:
+    return None if masks is None else masks.forbidden(first, stop, len(weight), weight.device)
+
+
+def _masked(scaled: Tensor, forbidden: Tensor | None) -> Tensor:
+    return scaled if forbidden is None else scaled.masked_fill(forbidden, LOWEST)
 
 
 class _TokenLogprob(torch.autograd.Function):
@@ -101,6 +119,7 @@ class _TokenLogprob(torch.autograd.Function):
         temperature: float,
         softcap: float,
         logits_budget: int,
+        masks: RowMasks | None,
     ) -> tuple[Tensor, Tensor]:
         num_rows, num_targets = len(hidden), len(targets)
         by_row = torch.argsort(rows, stable=True)
@@ -119,6 +138,7 @@ class _TokenLogprob(torch.autograd.Function):
                 scaled = cap_logits(logits[lo - start : hi - start].to(dtype), softcap)
                 if temperature != 1.0:
                     scaled = scaled / temperature
+                scaled = _masked(scaled, _forbidden(masks, lo, hi, weight))
                 lse, entropy = _lse_and_entropy(scaled)
                 normalisers[lo:hi], entropies[lo:hi] = lse, entropy
                 first, last = torch.searchsorted(
@@ -135,13 +155,12 @@ class _TokenLogprob(torch.autograd.Function):
         # Not among the saved tensors, because the backward overwrites it.
         ctx.kept_logits = kept
         ctx.temperature, ctx.softcap, ctx.rows_per_group = temperature, softcap, rows_per_group
+        ctx.masks = masks
         return logprobs, entropies
 
     @staticmethod
     @once_differentiable
-    def backward(
-        ctx: Any, grad_logprobs: Tensor, grad_entropies: Tensor
-    ) -> tuple[Tensor, Tensor, None, None, None, None, None]:
+    def backward(ctx: Any, grad_logprobs: Tensor, grad_entropies: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, rows, targets, by_row, normalisers, entropies = ctx.saved_tensors
         grad_logprobs = grad_logprobs[by_row]
         grad_hidden, grad_weight = torch.empty_like(hidden), None
@@ -163,6 +182,7 @@ class _TokenLogprob(torch.autograd.Function):
                     grad_entropies[lo:hi],
                     ctx.temperature,
                     ctx.softcap,
+                    _forbidden(ctx.masks, lo, hi, weight),
                 )
             grad_hidden[start:stop] = logits @ weight
             part = logits.T @ hidden[start:stop]
@@ -174,7 +194,7 @@ class _TokenLogprob(torch.autograd.Function):
                 grad_weight += part
         if grad_weight is None:
             grad_weight = torch.zeros_like(weight)
-        return grad_hidden, grad_weight.to(weight.dtype), None, None, None, None, None
+        return grad_hidden, grad_weight.to(weight.dtype), None, None, None, None, None, None
 
 
 def _lse_and_entropy(scaled: Tensor) -> tuple[Tensor, Tensor]:
@@ -204,13 +224,14 @@ def _logits_gradient_(
     grad_entropies: Tensor,
     temperature: float,
     softcap: float,
+    forbidden: Tensor | None,
 ) -> None:
     """Overwrite `logits` [C, V] with the gradient of the loss with respect to them."""
     grad_by_row = torch.zeros_like(normalisers).index_add_(0, rows, grad_logprobs)
     logprobs = capped = cap_logits(logits.to(normalisers.dtype), softcap)
     if temperature != 1.0:
         logprobs = logprobs / temperature
-    logprobs = logprobs - normalisers[:, None]
+    logprobs = _masked(logprobs - normalisers[:, None], forbidden)
     probs = logprobs.exp()
     # p * (-sum_m g_logprob - g_entropy * (logprob + entropy))
     grad = (

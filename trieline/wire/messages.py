@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from trieline.common.arrays import Float32, Int32
 from trieline.common.numbers import Count
-from trieline.wire.tree import TrajectoryTree
+from trieline.wire.tree import NO_COLUMN, TrajectoryTree
 
 PROTOCOL_VERSION = 3
 
@@ -21,6 +21,8 @@ Name = Annotated[str, msgspec.Meta(max_length=256)]
 MAX_TEXT = 4096
 Text = Annotated[str, msgspec.Meta(max_length=MAX_TEXT)]
 StopString = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+# The schemas of fifty tools have some 100,000 characters.
+Grammar = Annotated[str, msgspec.Meta(max_length=256 * 1024)]
 Purpose = Literal["train", "evaluate", "demonstrate"]
 """What an assignment's tree is for. Only those to train on are journalled; demonstrations are a warm start's,
 and evaluations are never trained on."""
@@ -139,7 +141,7 @@ LearnerToActor = Grant | Acknowledge | Reject | Stop
 # ---- generate: actor (DEALER) to policy server (ROUTER) ----------------------------------------------------
 
 
-class Sampling(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Sampling(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """How to sample. Temperature 0 is greedy; log-probability and entropy are then those of temperature 1."""
 
     max_tokens: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 64
@@ -153,6 +155,13 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     stop: Annotated[tuple[StopString, ...], msgspec.Meta(max_length=16)] = ()
     """Sampling ends with the token by which the completion's text first holds one of these, which stays part
     of the completion. Special tokens are spelled by their names in that text."""
+    json_schema: Grammar = ""
+    """The completion is JSON that this schema allows, and then one of `stop_ids`. "": it may be anything."""
+    lark: Grammar = ""
+    """The completion follows this grammar, in the Lark of llguidance, and then comes one of `stop_ids`. Not
+    together with `json_schema`."""
+    tell_masks: bool = False
+    """Tell, too, which tokens `top_p` and `top_k` left. What a grammar left is told in any case."""
 
 
 class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, tag="generate"):
@@ -164,8 +173,8 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, tag="generate")
     sampling: Sampling
 
 
-class Completion(msgspec.Struct, frozen=True, kw_only=True, tag="completion"):
-    """K sampled tokens, K >= 1."""
+class Completion(msgspec.Struct, frozen=True, kw_only=True, tag="completion", omit_defaults=True):
+    """K sampled tokens, K >= 1. The last three columns are those of a tree (`TrajectoryTree`)."""
 
     request_id: Count
     token_ids: Int32
@@ -178,6 +187,12 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True, tag="completion"):
     finish_reason: Literal["stop", "length"]
     stop: Annotated[str, msgspec.Meta(max_length=256)] = ""
     """The one of `Sampling.stop` that ended it; "": a stop id did, or the length."""
+    mask_index: Int32 = NO_COLUMN
+    """[K] the mask under which the token was sampled, -1: none. Empty: no token had one."""
+    mask_offsets: Int32 = NO_COLUMN
+    """[M + 1] mask m allows the runs `mask_offsets[m]:mask_offsets[m + 1]`."""
+    mask_runs: Int32 = NO_COLUMN
+    """[2 R] of each run the first token id and the one after its last."""
 
 
 class GenerateRefusal(msgspec.Struct, frozen=True, kw_only=True, tag="generate_refusal"):

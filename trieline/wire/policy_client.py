@@ -19,7 +19,7 @@ from trieline.common.arrays import Int32
 from trieline.common.complaints import Complaints
 from trieline.wire.codec import InFrame, OutFrame, decode, encode
 from trieline.wire.config import LinksConfig
-from trieline.wire.errors import MessageError, PeerTimeoutError, WireError
+from trieline.wire.errors import MessageError, PeerTimeoutError, TreeError, WireError
 from trieline.wire.messages import (
     Completion,
     GenerateRefusal,
@@ -31,6 +31,7 @@ from trieline.wire.messages import (
     StatusRequest,
 )
 from trieline.wire.server_link import Pending, ServerLink
+from trieline.wire.token_masks import expect_masks
 from trieline.wire.tree import ROUNDING
 
 # How long to wait before asking again after a refusal: doubled each time, from the first to the last.
@@ -272,3 +273,26 @@ def _expect_valid(completion: Completion, sampling: Sampling) -> None:
     if completion.stop not in ("", *sampling.stop):
         msg = f"expected a completion that {sampling.stop} ended, got one by {completion.stop!r}"
         raise MessageError(msg)
+    _expect_valid_masks(completion)
+
+
+def _expect_valid_masks(completion: Completion) -> None:
+    index, offsets, runs = completion.mask_index, completion.mask_offsets, completion.mask_runs
+    if not (len(index) or len(offsets) or len(runs)):
+        return
+    count = len(completion.token_ids)
+    if len(index) != count:
+        msg = f"expected mask_index of {count} tokens, got {len(index)}"
+        raise MessageError(msg)
+    try:
+        expect_masks(
+            index,
+            offsets,
+            runs,
+            token_ids=completion.token_ids,
+            by_policy=np.ones(count, np.bool_),
+            vocab_size=None,
+        )
+    except TreeError as error:
+        msg = f"the completion's masks: {error}"
+        raise MessageError(msg) from error

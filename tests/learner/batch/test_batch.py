@@ -87,24 +87,71 @@ def masked_tree() -> TrajectoryTree:
 
 def test_sequences_carry_masks_and_nodes_along() -> None:
     tree = masked_tree()
-    for sequence in scored_sequences([tree])[0]:
+    order = np.random.default_rng(0).permutation(tree.num_masks).astype(np.int32)
+    other = replace(
+        tree,
+        mask_index=np.append(np.argsort(order), -1)[tree.mask_index].astype(np.int32),
+        mask_runs=np.concatenate([tree.mask(m) for m in order]),
+        mask_offsets=np.cumsum([0, *(len(tree.mask(m)) // 2 for m in order)]).astype(np.int32),
+    )
+    other.validate()
+    first, second = scored_sequences([tree, other])
+    for sequence, again in zip(first, second, strict=True):
         index = tree.sequence_index(sequence.leaf)
         assert sequence.mask_index is not None
         assert np.array_equal(sequence.mask_index, tree.mask_index[index])
+        # Equal masks have one number, whatever it was in their tree.
+        assert again.mask_index is not None
+        assert np.array_equal(again.mask_index, sequence.mask_index)
         assert sequence.nodes is not None
         assert np.array_equal(np.unique(sequence.nodes), tree.path(int(tree.leaf_nodes[sequence.leaf])))
 
 
-@pytest.mark.parametrize("loss", ["ppo_clip", "tis", "icepop", "pg"])
-def test_tokens_sampled_under_a_mask_are_refused_by_name(loss: str) -> None:
-    config = ObjectiveConfig(loss=loss)  # type: ignore[arg-type]
-    complaint = f"test/Random-v0, task .*the whole vocabulary.*loss = '{loss}'.*under a mask"
-    with pytest.raises(BatchError, match=complaint):
-        prepare_batch([masked_tree()], config, max_tokens=100)
+def one_token_each(*masks: list[int]) -> TrajectoryTree:
+    """Rollouts of one token, 1 each, after the prompt [0]; of each the runs of its mask, [] for none."""
+    distinct = [list(m) for m in dict.fromkeys(tuple(m) for m in masks if m)]
+    n = len(masks)
+    tree = TrajectoryTree(
+        env_id="e",
+        task_id="t",
+        parents=np.array([-1, *[0] * n], np.int32),
+        node_offsets=np.arange(n + 2, dtype=np.int32),
+        sampled=np.arange(n + 1) > 0,
+        rewards=np.arange(n + 1, dtype=np.float32),
+        fork_causes=("", *["rollout"] * n),
+        token_ids=np.array([0, *[1] * n], np.int32),
+        behavior_logprobs=np.zeros(n + 1, np.float32),
+        entropies=np.zeros(n + 1, np.float32),
+        policy_versions=np.array([-1, *[0] * n], np.int32),
+        leaf_nodes=np.arange(1, n + 1, dtype=np.int32),
+        leaf_terminated=np.ones(n, np.bool_),
+        leaf_causes=("",) * n,
+        mask_index=np.array([-1, *(distinct.index(m) if m else -1 for m in masks)], np.int32),
+        mask_offsets=np.cumsum([0, *(len(m) // 2 for m in distinct)]).astype(np.int32),
+        mask_runs=np.array([edge for m in distinct for edge in m], np.int32),
+    )
+    tree.validate()
+    return tree
+
+
+def test_equal_tokens_are_merged_where_their_masks_are_equal() -> None:
+    tree = one_token_each([], [1, 3], [0, 2], [1, 3], [])
+    (pack,) = prepare_batch([tree], ObjectiveConfig(), max_tokens=100).packs
+    assert pack.masks is not None
+    assert pack.trie.token_ids.tolist() == [0, 1, 1, 1]
+    assert pack.rows.tolist() == [0, 0, 0]
+    assert pack.column_targets[0] == pack.column_targets[4]
+    assert pack.column_targets[1] == pack.column_targets[3]
+    rows = pack.target_rows[pack.column_targets]
+    runs = [[] if pack.row_masks[r] < 0 else pack.masks.runs[pack.row_masks[r]].tolist() for r in rows]
+    assert runs == [[], [1, 3], [0, 2], [1, 3], []]
 
 
 def test_likelihood_is_trained_whatever_the_masks_were() -> None:
-    assert prepare_batch([masked_tree()], ObjectiveConfig(loss="sft"), max_tokens=100).packs
+    tree = one_token_each([], [1, 3], [0, 2])
+    (pack,) = prepare_batch([tree], ObjectiveConfig(loss="sft"), max_tokens=100).packs
+    assert pack.masks is None
+    assert pack.trie.token_ids.tolist() == [0, 1]
 
 
 @pytest.mark.parametrize("scaling", ["sequence", "token"])

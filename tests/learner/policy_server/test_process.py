@@ -23,6 +23,7 @@ from trieline.common.arrays import Int32
 from trieline.learner.model_folder.tiny_model import save_tiny_model
 from trieline.learner.policy_server.config import PolicyServerConfig
 from trieline.learner.policy_server.cpu.decoder import load_decoder
+from trieline.learner.policy_server.cpu.grammars import Grammars
 from trieline.learner.policy_server.cpu.stop_text import Decode, tokenizer_decode
 from trieline.learner.policy_server.process import PolicyServer, StopFlag
 from trieline.wire.addresses import free_loopback_address
@@ -142,10 +143,17 @@ class Serving:
     """A server's loop in a thread of the test."""
 
     def __init__(
-        self, links: LinksConfig, folder: Path, fetch: Path, *, decode: Decode | None = None, **limits: Any
+        self,
+        links: LinksConfig,
+        folder: Path,
+        fetch: Path,
+        *,
+        decode: Decode | None = None,
+        grammars: Grammars | None = None,
+        **limits: Any,
     ) -> None:
         config = PolicyServerConfig(**limits)
-        self.engine = tiny_engine(folder, decode=decode, **limits)
+        self.engine = tiny_engine(folder, decode=decode, grammars=grammars, **limits)
         self.sockets = GenerateServer(links)
         self.sockets.bind()
         self.subscriber = WeightsSubscriber(links, server_id="test", fetch_folder=fetch)
@@ -164,6 +172,24 @@ class Serving:
         self.thread.join(DEADLINE_S)
         self.subscriber.close()
         self.sockets.close()
+        self.engine.close()
+
+
+def test_grammars_travel_both_ways_and_are_refused_by_name(links: LinksConfig, tmp_path: Path) -> None:
+    pytest.importorskip("llguidance")
+    folder = tmp_path / "tiny"
+    save_tiny_model(folder)
+    grammars = Grammars(folder / "tokenizer.json", 260)
+    prompt = random_prompt(0, 20) % 256
+    with closing(Serving(links, folder, tmp_path / "fetch", grammars=grammars)):
+        yes = talk(links, ask(prompt, lark='start: "yes" | "no"', stop_ids=(258,)))
+        assert bytes(yes.token_ids[:-1].tolist()) in (b"yes", b"no")
+        assert (yes.finish_reason, len(yes.mask_index)) == ("stop", len(yes.token_ids))
+        with pytest.raises(RefusedError, match="refused: expected a grammar, got one that llguidance"):
+            talk(links, ask(prompt, lark="start: nothing", stop_ids=(258,)))
+        # It turns out only after the first token.
+        with pytest.raises(RefusedError, match="none can come next"):
+            talk(links, ask(prompt, lark='start: "a\\n"', stop_ids=(10,)))
 
 
 def test_one_bad_step_refuses_its_requests_and_the_server_goes_on(

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from tests.learner.objective_reference import reference_loss
 from tests.learner.tiny_models import ARCHITECTURES, VOCAB_SIZE, tiny_hf_model, tiny_pair
-from tests.trees import random_tree
+from tests.trees import NONE, random_tree
 from trieline.learner.batch.batch import prepare_batch
 from trieline.learner.model.tree_forward import TreeModel
 from trieline.learner.objective_config import ObjectiveConfig
@@ -45,6 +46,20 @@ def random_trees(seed: int, count: int = 3) -> list[TrajectoryTree]:
         random_tree(rng, vocab_size=VOCAB_SIZE, max_nodes=7, max_node_tokens=4, task_id=str(i))
         for i in range(count)
     ]
+
+
+def masked_trees(seed: int) -> list[TrajectoryTree]:
+    """Half of what was sampled came under a mask, equal tokens under different ones. One tree comes twice."""
+    rng = np.random.default_rng(seed)
+    trees = []
+    for i in range(3):
+        tree = random_tree(
+            rng, vocab_size=VOCAB_SIZE, max_nodes=6, max_node_tokens=4, task_id=str(i), later_columns=True
+        )
+        entropies = np.nan_to_num(tree.entropies, nan=0.5)
+        edges = {"edge_sources": NONE, "edge_targets": NONE, "edge_kinds": ()}
+        trees.append(replace(tree, entropies=entropies, leaf_groups=NONE, **edges))
+    return [*trees, replace(trees[0], task_id="again")]
 
 
 def expect_exact(
@@ -112,6 +127,32 @@ def test_random_trees_however_packed(
     seed: int, config: ObjectiveConfig, max_tokens: int, architecture: str
 ) -> None:
     expect_exact(random_trees(seed), config, max_tokens=max_tokens, architecture=architecture)
+
+
+@settings(max_examples=8, deadline=None, derandomize=True)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    config=st.sampled_from(OBJECTIVES),
+    max_tokens=st.sampled_from([1, 8, 30, 10_000]),
+    architecture=st.sampled_from(["llama", "gemma2"]),
+)
+def test_tokens_sampled_under_masks(
+    seed: int, config: ObjectiveConfig, max_tokens: int, architecture: str
+) -> None:
+    expect_exact(masked_trees(seed), config, max_tokens=max_tokens, architecture=architecture)
+
+
+def test_entropy_and_reference_of_masked_tokens() -> None:
+    config = ObjectiveConfig(
+        advantage="vtrace",
+        loss="vtrace_pg",
+        entropy_coef=0.02,
+        kl_coef=0.1,
+        temperature=0.7,
+        **VTRACE,  # type: ignore[arg-type]
+    )
+    for max_tokens in (20, 10_000):
+        expect_exact(masked_trees(3), config, with_reference=True, max_tokens=max_tokens)
 
 
 @pytest.mark.parametrize("norm", ["token", "rollout", "tree"])

@@ -5,7 +5,7 @@ doesn't depend on how the batch is packed.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -46,6 +46,9 @@ def prepare_batch(trees: Sequence[TrajectoryTree], config: ObjectiveConfig, *, m
         BatchError: the objective can't be computed from what these trees record.
     """
     scored = scored_sequences(trees)
+    if config.loss == "sft":
+        # It teaches what was written, however it came about.
+        scored = [[replace(s, mask_index=None, masks=None) for s in group] for group in scored]
     _expect_usable(trees, scored, config)
     groups, num_equal = trained_groups(scored, config)
     sequences = [sequence for group in groups for sequence in group.sequences]
@@ -53,7 +56,7 @@ def prepare_batch(trees: Sequence[TrajectoryTree], config: ObjectiveConfig, *, m
     scales = entropy_scales([s.entropies[s.trained] for s in sequences], config, episodes)
     weights = _weights(groups, config)
     sizes = [group.trie.num_tokens for group in groups]
-    bins = pack_groups(sizes, [group.sequences[0].token_ids for group in groups], max_tokens=max_tokens)
+    bins = pack_groups(sizes, [group.sequences[0].keys for group in groups], max_tokens=max_tokens)
     first = np.cumsum([0, *(len(group.sequences) for group in groups)])
     packs = []
     for members in bins:
@@ -81,13 +84,6 @@ def _expect_usable(
 ) -> None:
     for sequence in (s for group in scored for s in group):
         tree = trees[sequence.tree]
-        masked = sequence.mask_index is not None and (sequence.mask_index[sequence.trained] >= 0).any()
-        if masked and config.loss != "sft":
-            msg = (
-                f"{tree.env_id}, task {tree.task_id}: expected tokens sampled from the whole vocabulary, "
-                f"over which loss = {config.loss!r} takes their ratios, got some sampled under a mask"
-            )
-            raise BatchError(msg)
         unknown = np.isnan(sequence.entropies[sequence.trained]).any()
         if unknown and config.entropy_scaling != "off":
             msg = (

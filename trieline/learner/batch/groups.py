@@ -62,7 +62,7 @@ def trained_groups(scored: list[list[ScoredSequence]], config: ObjectiveConfig) 
         if not trained.any():
             continue
         kept = [s for s, keep in zip(sequences, trained, strict=True) if keep]
-        trie = build_trie([s.token_ids for s in kept])
+        trie = build_trie([s.keys for s in kept])
         whole = trie if trained.all() and len(compared) == 1 else None
         advantages: dict[int, Float64] = {}
         for one in compared:
@@ -115,7 +115,7 @@ def _advantages(
     if config.advantage == "group":
         found = group_advantages(compared.returns, compared.episodes)
         return [np.full(s.num_trained, a) for s, a in zip(sequences, found, strict=True)]
-    trie = trie or build_trie([s.token_ids for s in sequences])
+    trie = trie or build_trie([s.keys for s in sequences])
     by_token = tree_advantages(trie, compared.returns, compared.episodes)
     return [by_token[path][s.trained] for path, s in zip(trie.paths, sequences, strict=True)]
 

@@ -4,12 +4,16 @@ A token that several sequences share stands in the columns once for each of them
 columns knows nothing of the trie.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from trieline.common.arrays import Float64, Int32, Int64
 from trieline.learner.batch.groups import Group
+from trieline.learner.batch.masks import MaskTable
+from trieline.learner.batch.sequences import ScoredSequence
 from trieline.learner.batch.states import TrieEpisodes, trie_episodes
 from trieline.learner.batch.trie import Trie, build_trie
 from trieline.learner.objective_config import ObjectiveConfig
@@ -30,11 +34,15 @@ class GroupTrace:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Pack:
-    """One forward pass: N trie tokens, R of them predict sampled tokens, U different ones; M columns."""
+    """One forward pass: N trie tokens, R distributions after some of them, of which U tokens; M columns."""
 
     trie: Trie
     rows: Int64
-    """[R] trie tokens whose next token was sampled."""
+    """[R] trie tokens whose next token was sampled: each of them once for each mask that was used there."""
+    row_masks: Int64
+    """[R] the mask of each, as an index into `masks`; -1: none."""
+    masks: MaskTable | None
+    """None: nothing was sampled under a mask."""
     target_rows: Int64
     """[U] index into `rows`."""
     target_ids: Int64
@@ -61,19 +69,19 @@ class Pack:
 def make_pack(groups: list[Group], scales: list[Float64], weights: Float64, config: ObjectiveConfig) -> Pack:
     """Merge `groups` into one trie; `scales` (an array each), `weights` (a number each) of the sequences."""
     sequences = [s for group in groups for s in group.sequences]
-    trie = build_trie([s.token_ids for s in sequences])
-    column_tokens = np.concatenate([p[s.trained] for p, s in zip(trie.paths, sequences, strict=True)])
-    targets, column_targets = distinct(column_tokens, trie.num_tokens)
-    rows, target_rows = distinct(trie.predecessor[targets], trie.num_tokens)
+    trie = build_trie([s.keys for s in sequences])
+    predicted = predicted_tokens(trie, sequences)
     lengths = [s.num_trained for s in sequences]
     versions = [s.policy_versions[s.trained] for s in sequences]
     return Pack(
         trie=trie,
-        rows=rows,
-        target_rows=target_rows,
-        target_ids=trie.token_ids[targets].astype(np.int64),
-        target_tokens=targets,
-        column_targets=column_targets,
+        rows=predicted.rows,
+        row_masks=predicted.row_masks,
+        masks=predicted.masks,
+        target_rows=predicted.target_rows,
+        target_ids=trie.token_ids[predicted.tokens].astype(np.int64),
+        target_tokens=predicted.tokens,
+        column_targets=predicted.column_targets,
         behavior_logprobs=np.concatenate([s.behavior_logprobs[s.trained] for s in sequences]).astype(
             np.float64
         ),
@@ -84,6 +92,37 @@ def make_pack(groups: list[Group], scales: list[Float64], weights: Float64, conf
         newest_version=np.concatenate([np.maximum.accumulate(v) for v in versions]).astype(np.int64),
         traces=tuple(_traces(groups, trie)) if config.needs_value_head else (),
     )
+
+
+class Predicted(NamedTuple):
+    """The sampled tokens of a trie and the distributions that they are from, as in `Pack`."""
+
+    tokens: Int64
+    """[U] places in the trie."""
+    rows: Int64
+    row_masks: Int64
+    masks: MaskTable | None
+    target_rows: Int64
+    column_targets: Int64
+
+
+def predicted_tokens(trie: Trie, sequences: Sequence[ScoredSequence]) -> Predicted:
+    """What `sequences`, the paths of `trie`, sampled."""
+    column_tokens = np.concatenate([p[s.trained] for p, s in zip(trie.paths, sequences, strict=True)])
+    tokens, column_targets = distinct(column_tokens, trie.num_tokens)
+    masks = next((s.masks for s in sequences if s.masks is not None), None)
+    if masks is None:
+        rows, target_rows = distinct(trie.predecessor[tokens], trie.num_tokens)
+        return Predicted(tokens, rows, np.full(len(rows), -1), None, target_rows, column_targets)
+    token_masks = np.full(trie.num_tokens, -1, np.int64)
+    for path, sequence in zip(trie.paths, sequences, strict=True):
+        if sequence.mask_index is not None:
+            token_masks[path] = sequence.mask_index
+    # Siblings may come from one state under different masks.
+    count = len(masks.runs) + 1
+    states = trie.predecessor[tokens].astype(np.int64) * count + token_masks[tokens] + 1
+    found, target_rows = np.unique(states, return_inverse=True)
+    return Predicted(tokens, found // count, found % count - 1, masks, target_rows, column_targets)
 
 
 def distinct(tokens: Int32, num_tokens: int) -> tuple[Int64, Int64]:

@@ -46,6 +46,7 @@ def divide_pack(pack: Pack, segments: Sequence[Segment]) -> list[PackPart]:
         part = replace(
             pack,
             rows=row_places[r],
+            row_masks=pack.row_masks[r],
             target_rows=row_rank[pack.target_rows[u]],
             target_ids=pack.target_ids[u],
             target_tokens=pack.target_tokens[u],

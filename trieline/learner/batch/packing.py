@@ -14,9 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from trieline.common.arrays import Int32
 from trieline.common.prefix import common_prefix
-from trieline.learner.batch.trie import lexicographic_order
+from trieline.learner.batch.trie import Keys, lexicographic_order
 
 SEARCH_STEPS = 2_000
 """Some hundredths of a second, beside a step of seconds."""
@@ -31,7 +30,7 @@ class _Bin:
 class _Items:
     """What is to be packed."""
 
-    def __init__(self, sizes: Sequence[int], prompts: Sequence[Int32], max_tokens: int) -> None:
+    def __init__(self, sizes: Sequence[int], prompts: Sequence[Keys], max_tokens: int) -> None:
         self.sizes = list(sizes)
         self.max_tokens = max_tokens
         shared = _shared_prefixes(prompts)
@@ -64,11 +63,11 @@ class _Items:
         return alone + max(-(-sum(others) // self.max_tokens), 1 if others else 0)
 
 
-def pack_groups(sizes: Sequence[int], prompts: Sequence[Int32], *, max_tokens: int) -> list[list[int]]:
+def pack_groups(sizes: Sequence[int], prompts: Sequence[Keys], *, max_tokens: int) -> list[list[int]]:
     """Distribute groups over bins.
 
-    `sizes[g]` is the number of unique tokens of group g, `prompts[g]` any sequence of it: what two of them
-    have in common is counted once. Returns the groups of each bin; both orders are deterministic.
+    `sizes[g]` is the number of unique tokens of group g, `prompts[g]` the keys of any sequence of it: what
+    two of them have in common is counted once. Returns the groups of each bin; both orders are deterministic.
     """
     if not sizes:
         return []
@@ -129,7 +128,7 @@ def _search(items: _Items, order: Sequence[int], best: list[_Bin]) -> list[_Bin]
     return best
 
 
-def _shared_prefixes(prompts: Sequence[Int32]) -> npt.NDArray[np.int64]:
+def _shared_prefixes(prompts: Sequence[Keys]) -> npt.NDArray[np.int64]:
     """[G, G] lengths of common prefixes: in lexicographic order the least of those between neighbours."""
     order = lexicographic_order(prompts)
     neighbours = [common_prefix(prompts[a], prompts[b]) for a, b in itertools.pairwise(order)]

@@ -1,6 +1,7 @@
 """The scored sequences of trajectory trees, as the objective sees them: root-to-leaf, one array a column.
 
-Broken leaves never get here. Tokens are shared between sequences of a tree only by being equal.
+Broken leaves never get here. Tokens are shared between sequences of a tree only by being equal, sampled under
+equal masks: under others they have another log-probability.
 
 Of the sequences of one episode that go through a node, one carries it: the first, down the oldest children.
 The others have it as context only, so that an episode trains each token that was sampled in it once, and
@@ -14,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from trieline.common.arrays import Bool, Float32, Int32
+from trieline.learner.batch.masks import MaskTable
+from trieline.learner.batch.trie import TOKEN_BITS, Keys
 from trieline.wire.tree import TrajectoryTree
 
 GOES_ON, TERMINATED, TRUNCATED, LEADS_ON = range(4)
@@ -48,7 +51,9 @@ class ScoredSequence:
     leaf_group: int = 0
     """Sequences of a tree are compared with each other if this is the same."""
     mask_index: Int32 | None = None
-    """[T] the mask of its tree under which each token was sampled, -1: none. None: no token had one."""
+    """[T] the mask under which each token was sampled, -1: none. None: no token had one."""
+    masks: MaskTable | None = None
+    """Where `mask_index` points to; sequences that are put together have the same one."""
     episodes: tuple[tuple[int, float], ...] | None = None
     """The last leaf and the return of each scored episode that the sequence is part of, where that is not it
     alone. None: it is an episode."""
@@ -68,6 +73,13 @@ class ScoredSequence:
         return float(self.rewards.sum(dtype=np.float64))
 
     @property
+    def keys(self) -> Keys:
+        """[T] by which the tokens of several sequences are merged (see `trie`)."""
+        if self.mask_index is None:
+            return self.token_ids
+        return (self.mask_index.astype(np.int64) + 1 << TOKEN_BITS) + self.token_ids
+
+    @property
     def num_trained(self) -> int:
         return int(self.trained.sum())
 
@@ -80,11 +92,18 @@ class ScoredSequence:
 
 def scored_sequences(trees: Sequence[TrajectoryTree]) -> list[list[ScoredSequence]]:
     """The scored sequences of each tree, in the order of its leaves."""
-    return [tree_sequences(tree, tree_index=i, leaves=tree.scored_leaves()) for i, tree in enumerate(trees)]
+    masks = MaskTable()
+    return [
+        tree_sequences(tree, tree_index=i, leaves=tree.scored_leaves(), masks=masks)
+        for i, tree in enumerate(trees)
+    ]
 
 
-def tree_sequences(tree: TrajectoryTree, *, tree_index: int, leaves: Iterable[int]) -> list[ScoredSequence]:
-    """The sequences of some leaves of `tree`, scored or not."""
+def tree_sequences(
+    tree: TrajectoryTree, *, tree_index: int, leaves: Iterable[int], masks: MaskTable | None = None
+) -> list[ScoredSequence]:
+    """The sequences of some leaves of `tree`, scored or not. `masks`: where those of its tree go, too."""
+    masks = masks or MaskTable()
     nodes, groups = tree.token_nodes, tree.comparison_groups
     by_policy = tree.sampled[nodes]
     rewards = np.zeros(tree.num_tokens, np.float32)
@@ -95,6 +114,7 @@ def tree_sequences(tree: TrajectoryTree, *, tree_index: int, leaves: Iterable[in
     leads_to: dict[int, set[int]] = {}
     for source, target in zip(tree.edge_sources.tolist(), tree.edge_targets.tolist(), strict=True):
         leads_to.setdefault(source, set()).add(target)
+    mask_index = masks.index(tree)
     sequences = []
     for leaf in leaves:
         index = tree.sequence_index(leaf)
@@ -113,7 +133,8 @@ def tree_sequences(tree: TrajectoryTree, *, tree_index: int, leaves: Iterable[in
                 terminated=bool(tree.leaf_terminated[leaf]),
                 nodes=nodes[index],
                 leaf_group=int(groups[leaf]),
-                mask_index=tree.mask_index[index] if len(tree.mask_index) else None,
+                mask_index=None if mask_index is None else mask_index[index],
+                masks=None if mask_index is None else masks,
                 episodes=tuple(episodes[leaf].items()) if leaf in episodes else None,
                 own_from=own_from.get(leaf, 0),
                 leads_to=tuple(sorted(leads_to.get(int(tree.leaf_nodes[leaf]), ()))),

@@ -3,6 +3,9 @@
 Tokens stand in depth-first preorder. Query i sees key j iff `j <= i < subtree_end[j]`: that one vector is the
 whole attention mask. Every sequence is an index path into the trie, and may end where others go on. Several
 first tokens make a forest; everything here takes it like one trie.
+
+What is merged are *keys*: token ids, or 64-bit numbers of which the token id is the lower half. Tokens of
+different keys stay apart, and what follows them does, too.
 """
 
 from collections.abc import Sequence
@@ -10,8 +13,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trieline.common.arrays import Int32
+from trieline.common.arrays import Int32, Int64
 from trieline.common.prefix import common_prefix
+
+Keys = Int32 | Int64
+TOKEN_BITS = 32
+TOKEN_MASK = (1 << TOKEN_BITS) - 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -49,8 +56,8 @@ class Trie:
         return sum(len(path) for path in self.paths)
 
 
-def build_trie(sequences: Sequence[Int32]) -> Trie:
-    """Merge token sequences (each of at least one token).
+def build_trie(sequences: Sequence[Keys]) -> Trie:
+    """Merge sequences of keys (each of at least one).
 
     In lexicographic order each sequence adds exactly its tokens after the longest common prefix with its
     predecessor, and the additions in that order are the preorder. O(L) numpy work, O(B) Python steps.
@@ -59,21 +66,21 @@ def build_trie(sequences: Sequence[Int32]) -> Trie:
     num_tokens = sum(len(sequence) for sequence in sequences)
     token_ids, position, subtree_end, predecessor = (np.empty(num_tokens, np.int32) for _ in range(4))
     paths = [np.empty(0, np.int32)] * len(sequences)
-    open_tokens = np.empty(0, np.int32)
+    open_keys: Keys = np.empty(0, np.int32)
     open_path = np.empty(0, np.int32)
     size = 0
     for b in order:
-        tokens = sequences[b]
-        shared = common_prefix(open_tokens, tokens)
-        end = size + len(tokens) - shared
+        keys = sequences[b]
+        shared = common_prefix(open_keys, keys)
+        end = size + len(keys) - shared
         subtree_end[open_path[shared:]] = size
-        token_ids[size:end] = tokens[shared:]
-        position[size:end] = np.arange(shared, len(tokens), dtype=np.int32)
+        token_ids[size:end] = keys[shared:] & TOKEN_MASK if keys.dtype == np.int64 else keys[shared:]
+        position[size:end] = np.arange(shared, len(keys), dtype=np.int32)
         predecessor[size:end] = np.arange(size - 1, end - 1, dtype=np.int32)
         if end > size:
             predecessor[size] = open_path[shared - 1] if shared else -1
         open_path = np.concatenate([open_path[:shared], np.arange(size, end, dtype=np.int32)])
-        open_tokens = tokens
+        open_keys = keys
         paths[b] = open_path
         size = end
     subtree_end[open_path] = size
@@ -86,8 +93,9 @@ def build_trie(sequences: Sequence[Int32]) -> Trie:
     )
 
 
-def lexicographic_order(sequences: Sequence[Int32]) -> list[int]:
-    """Indices of `sequences` in the order of their tokens, a prefix before what goes on."""
-    # Token ids are not negative, so the order of their big-endian bytes is their lexicographic order.
-    keys = [sequence.astype(">i4").tobytes() for sequence in sequences]
+def lexicographic_order(sequences: Sequence[Keys]) -> list[int]:
+    """Indices of `sequences` in the order of their keys, a prefix before what goes on."""
+    # Keys are not negative, so the order of their big-endian bytes is their lexicographic order.
+    dtype = ">i8" if any(sequence.dtype == np.int64 for sequence in sequences) else ">i4"
+    keys = [sequence.astype(dtype).tobytes() for sequence in sequences]
     return sorted(range(len(keys)), key=keys.__getitem__)

@@ -16,6 +16,7 @@ from torch.nn import functional
 from transformers import AttentionInterface
 
 from trieline.common.arrays import Int32
+from trieline.kernels.row_masks import RowMasks
 from trieline.kernels.token_logprob import DEFAULT_LOGITS_BUDGET, cap_logits, token_logprob
 from trieline.kernels.tree_attention import tree_attention
 from trieline.kernels.tree_plan import TreeAttentionPlan, plan_tree_attention
@@ -156,9 +157,15 @@ class TreeModel(nn.Module):
         return hidden[0]
 
     def logprobs(
-        self, hidden: Tensor, target_rows: Tensor, target_ids: Tensor, *, temperature: float
+        self,
+        hidden: Tensor,
+        target_rows: Tensor,
+        target_ids: Tensor,
+        *,
+        temperature: float,
+        masks: RowMasks | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Log-probabilities [U] of the targets and entropies [R], from `hidden` [R, D]."""
+        """Log-probabilities [U] of the targets and entropies [R], from `hidden` [R, D] and its masks."""
         return token_logprob(
             hidden,
             self.output_weight,
@@ -167,6 +174,7 @@ class TreeModel(nn.Module):
             temperature=temperature,
             softcap=self.output_softcap,
             logits_budget=DEFAULT_LOGITS_BUDGET,
+            masks=masks,
         )
 
     def _row(self, column: Int32) -> Tensor:

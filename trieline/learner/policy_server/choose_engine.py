@@ -19,11 +19,18 @@ def load_engine(config: PolicyServerConfig, model: ModelConfig) -> Engine:
     from trieline.learner.model.compute_dtype import choose_dtype
     from trieline.learner.policy_server.cpu.decoder import load_decoder
     from trieline.learner.policy_server.cpu.engine import CpuEngine
+    from trieline.learner.policy_server.cpu.grammars import Grammars
     from trieline.learner.policy_server.cpu.stop_text import tokenizer_decode
 
     torch.set_num_threads(config.threads or len(os.sched_getaffinity(0)))
     folder = prepare_model(model.path)
     decoder = load_decoder(folder, choose_dtype(model.dtype))
-    engine = CpuEngine(decoder, config, decode=tokenizer_decode(folder))
+    tokenizer = folder / "tokenizer.json"
+    engine = CpuEngine(
+        decoder,
+        config,
+        decode=tokenizer_decode(folder),
+        grammars=Grammars(tokenizer, decoder.vocab_size) if tokenizer.is_file() else None,
+    )
     engine.warm_up()
     return engine

@@ -63,7 +63,10 @@ class Engine(Protocol):
         ...
 
     def submit(self, peer: bytes, request: GenerateRequest) -> None:
-        """Take a request in that `check` has let pass. It is answered by `step`, or given back by `drain`."""
+        """Take a request in that `check` has let pass.
+
+        It is answered by `step`, told by `take_refused`, or given back by `drain`.
+        """
         ...
 
     def cancel(self, ticket: Ticket) -> None:
@@ -74,6 +77,10 @@ class Engine(Protocol):
         """Sample some tokens; the requests that are finished by them. Nothing to do: does nothing."""
         ...
 
+    def take_refused(self) -> list[tuple[Ticket, str]]:
+        """Requests that turned out to be none that can be answered, and why, since this was last asked."""
+        ...
+
     def load(self, weights: Path, policy_version: int) -> None:
         """Change the weights to those of a safetensors file, between two steps; none is lost.
 
@@ -82,6 +89,10 @@ class Engine(Protocol):
         Raises:
             CheckpointError: the file does not fit the model; the message names the tensor. The old ones stay.
         """
+        ...
+
+    def close(self) -> None:
+        """End what it has started. Idempotent."""
         ...
 
     def drain(self) -> list[Ticket]:

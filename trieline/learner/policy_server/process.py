@@ -45,6 +45,7 @@ def run_policy_server(config: PolicyServerConfig, *, model: ModelConfig, links: 
         resources.callback(sockets.close)
         sockets.bind()
         engine = load_engine(config, model)
+        resources.callback(engine.close)
         fetched = new_folder("trieline-weights-")
         resources.callback(fetched.close)
         subscriber = WeightsSubscriber(links, server_id=new_process_name(), fetch_folder=fetched.path)
@@ -154,6 +155,8 @@ class PolicyServer:
             return
         if finished:
             self._failures = 0
+        for ticket, reason in self._engine.take_refused():
+            self._refuse(ticket, "invalid", reason)
         for answer in finished:
             self._sockets.reply(answer.ticket[0], answer.completion)
 

@@ -8,8 +8,10 @@ from torch import Tensor
 
 from trieline.common.arrays import Float32, Int64
 from trieline.common.tally import Tally
+from trieline.kernels.row_masks import RowMasks
 from trieline.learner.batch.batch import Batch
-from trieline.learner.batch.pack import Pack, distinct
+from trieline.learner.batch.masks import MaskTable
+from trieline.learner.batch.pack import Pack, Predicted, predicted_tokens
 from trieline.learner.batch.pack_parts import PackPart, divide_pack
 from trieline.learner.batch.packing import pack_groups
 from trieline.learner.batch.segments import Segment, cut_segments
@@ -134,20 +136,26 @@ def recompute_logprobs(
     Returns float32[T] for each tree, aligned to its tokens; 0 on context.
     """
     results: list[Float32] = [np.zeros(tree.num_tokens, np.float32) for tree in trees]
-    sequences = [tree_sequences(t, tree_index=i, leaves=range(t.num_leaves)) for i, t in enumerate(trees)]
-    sizes = [build_trie([s.token_ids for s in group]).num_tokens for group in sequences]
-    prompts = [group[0].token_ids for group in sequences]
+    table = MaskTable()
+    sequences = [
+        tree_sequences(tree, tree_index=i, leaves=range(tree.num_leaves), masks=table)
+        for i, tree in enumerate(trees)
+    ]
+    sizes = [build_trie([s.keys for s in group]).num_tokens for group in sequences]
+    prompts = [group[0].keys for group in sequences]
     for members in pack_groups(sizes, prompts, max_tokens=max_tokens):
         together = [s for g in members for s in sequences[g]]
-        trie = build_trie([s.token_ids for s in together])
-        sampled = np.concatenate([p[s.trained] for p, s in zip(trie.paths, together, strict=True)])
-        tokens, _ = distinct(sampled, trie.num_tokens)
-        rows, target_rows = distinct(trie.predecessor[tokens], trie.num_tokens)
-        hidden = _hidden_rows(model, trie, rows, max_tokens)
-        targets = torch.from_numpy(trie.token_ids[tokens].astype(np.int64))
-        logprobs, _ = model.logprobs(hidden, torch.from_numpy(target_rows), targets, temperature=temperature)
+        trie = build_trie([s.keys for s in together])
+        predicted = predicted_tokens(trie, together)
+        logprobs, _ = model.logprobs(
+            _hidden_rows(model, trie, predicted.rows, max_tokens),
+            torch.from_numpy(predicted.target_rows),
+            torch.from_numpy(trie.token_ids[predicted.tokens].astype(np.int64)),
+            temperature=temperature,
+            masks=_row_masks(predicted),
+        )
         by_token = np.zeros(trie.num_tokens, np.float32)
-        by_token[tokens] = logprobs.float().cpu().numpy()
+        by_token[predicted.tokens] = logprobs.float().cpu().numpy()
         for path, s in zip(trie.paths, together, strict=True):
             index = trees[s.tree].sequence_index(s.leaf)[s.trained]
             results[s.tree][index] = by_token[path[s.trained]]
@@ -184,8 +192,14 @@ def _outputs(
 def _targets(model: TreeModel, hidden: Tensor, pack: Pack, config: ObjectiveConfig) -> tuple[Tensor, Tensor]:
     rows = hidden[torch.from_numpy(pack.rows).to(hidden.device)]
     target_rows, target_ids = torch.from_numpy(pack.target_rows), torch.from_numpy(pack.target_ids)
-    logprobs, entropies = model.logprobs(rows, target_rows, target_ids, temperature=config.temperature)
+    logprobs, entropies = model.logprobs(
+        rows, target_rows, target_ids, temperature=config.temperature, masks=_row_masks(pack)
+    )
     return logprobs.cpu(), entropies.cpu()
+
+
+def _row_masks(of: Pack | Predicted) -> RowMasks | None:
+    return None if of.masks is None else RowMasks(index=of.row_masks, runs=of.masks.runs)
 
 
 def _expect_parts(model: TreeModel, config: ObjectiveConfig, reference: TreeModel | None) -> None:

@@ -20,6 +20,7 @@ from trieline.common.arrays import Int32
 from trieline.learner.policy_server.config import PolicyServerConfig
 from trieline.learner.policy_server.cpu.decoder import load_decoder
 from trieline.learner.policy_server.cpu.engine import CpuEngine
+from trieline.learner.policy_server.cpu.grammars import Grammars
 from trieline.learner.policy_server.cpu.stop_text import Decode
 from trieline.wire.messages import Completion, GenerateRequest, Sampling
 
@@ -56,11 +57,17 @@ def save_model(folder: Path, family: str = "qwen3", *, seed: int = 0) -> Path:
 
 
 def tiny_engine(
-    folder: Path, *, fused: bool = True, version: int = 0, decode: Decode | None = None, **limits: Any
+    folder: Path,
+    *,
+    fused: bool = True,
+    version: int = 0,
+    decode: Decode | None = None,
+    grammars: Grammars | None = None,
+    **limits: Any,
 ) -> CpuEngine:
     config = PolicyServerConfig(**limits)
     decoder = load_decoder(folder, torch.float32, fused=fused)
-    return CpuEngine(decoder, config, policy_version=version, decode=decode)
+    return CpuEngine(decoder, config, policy_version=version, decode=decode, grammars=grammars)
 
 
 def random_prompt(seed: int, length: int) -> Int32:

@@ -22,6 +22,7 @@ from trieline.kernels.cpu.threads import LeftCores
 from trieline.learner.keeping.weight_file import read_weights
 from trieline.learner.policy_server.config import PolicyServerConfig
 from trieline.learner.policy_server.cpu.decoder import Decoder
+from trieline.learner.policy_server.cpu.grammars import Grammars, GrammarState
 from trieline.learner.policy_server.cpu.kv_cache import KVCache
 from trieline.learner.policy_server.cpu.prefix_cache import PrefixCache
 from trieline.learner.policy_server.cpu.rows import Rows
@@ -58,14 +59,17 @@ class CpuEngine:
         *,
         policy_version: int = 0,
         decode: Decode | None = None,
+        grammars: Grammars | None = None,
     ) -> None:
-        """`decode`: the tokenizer's, for stop strings; None: requests with some are refused."""
+        """`decode`: for stop strings, `grammars`: for grammars; None: requests with some are refused."""
         self.decoder = decoder
         self.policy_version = policy_version
         self.max_context = min(config.max_context, config.kv_tokens, decoder.max_positions)
         self.counters = EngineCounters()
         self._config = config
         self._decode = decode
+        self._grammars = grammars
+        self._refused: list[tuple[Ticket, str]] = []
         self._cores = LeftCores(torch.get_num_threads())
         self._waiting: deque[Sequence] = deque()
         self._prefixes = PrefixCache(config.prefix_tokens)
@@ -108,7 +112,8 @@ class CpuEngine:
         """Take a request in that `check` has let pass."""
         stop = request.sampling.stop
         stop_text = StopText(stop, self._decode) if stop and self._decode else None
-        self._waiting.append(Sequence.start((peer, request.request_id), request, stop_text))
+        grammar = self._grammar(request.sampling)
+        self._waiting.append(Sequence.start((peer, request.request_id), request, stop_text, grammar))
 
     def cancel(self, ticket: Ticket) -> None:
         """Forget one request; its row is free at once."""
@@ -120,6 +125,16 @@ class CpuEngine:
             if sequence.ticket == ticket:
                 self._rows.remove(sequence)
                 return
+
+    def take_refused(self) -> list[tuple[Ticket, str]]:
+        """Requests that turned out to be none that can be answered, and why, since this was last asked."""
+        refused, self._refused = self._refused, []
+        return refused
+
+    def close(self) -> None:
+        """End what it has started. Idempotent."""
+        if self._grammars is not None:
+            self._grammars.close()
 
     def warm_up(self) -> None:
         """Answer a request of nobody's: kernels are compiled at their first call, in some seconds."""
@@ -198,6 +213,15 @@ class CpuEngine:
         if sampling.stop and self._decode is None:
             msg = f"expected no stop strings (the model's folder has no tokenizer.json), got {sampling.stop}"
             raise InvalidRequestError(msg)
+        self._grammar(sampling)
+
+    def _grammar(self, sampling: Sampling) -> GrammarState | None:
+        if not (sampling.json_schema or sampling.lark):
+            return None
+        if self._grammars is None:
+            msg = "expected no grammar (the model's folder has no tokenizer.json), got one"
+            raise InvalidRequestError(msg)
+        return self._grammars.start(sampling)
 
     def _admit(self) -> None:
         """Give rows to waiting requests in their order, but for those that wait for a shared prompt."""
@@ -262,11 +286,15 @@ class CpuEngine:
             sampled.entropies.tolist(),
             strict=True,
         )
-        for sequence, token_id, logprob, entropy in columns:
-            if sequence.append(token_id, logprob, entropy, self.policy_version):
+        for row, (sequence, token_id, logprob, entropy) in enumerate(columns):
+            if sequence.refusal or sequence.append(
+                token_id, logprob, entropy, self.policy_version, sampled.masks.get(row)
+            ):
                 done.append(sequence)
                 self._remember(sequence, sequence.filled)
-        finished = [Finished(ticket=one.ticket, completion=one.completion()) for one in done]
+        answered = [one for one in done if not one.refusal]
+        finished = [Finished(ticket=one.ticket, completion=one.completion()) for one in answered]
+        self._refused += [(one.ticket, one.refusal) for one in done if one.refusal]
         self.counters.generated += len(sampling)
         # What can fail is over: a request has a row until its answer is on its way.
         for sequence in done:
@@ -329,4 +357,6 @@ def _how(sequences: list[Sequence]) -> RowSampling:
         top_k=np.array([min(one.top_k, 1 << 62) for one in settings]),
         seed=np.array([one.seed & SEED_MASK for one in settings], np.uint64),
         position=np.array([sequence.length for sequence in sequences], np.uint64),
+        allowed=tuple(sequence.allowed() for sequence in sequences),
+        tell_masks=tuple(one.tell_masks for one in settings),
     )

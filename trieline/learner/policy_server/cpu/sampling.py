@@ -1,13 +1,14 @@
 """Next tokens, with log-probability and entropy of the very distribution that they were drawn from.
 
-Row r is drawn from softmax(logits / temperature), cut to `top_k` and then to `top_p` and renormalised. The
-draw inverts the cumulative distribution at one uniform number that depends on (seed, position) alone, so that
-the same request gives the same tokens whatever it is batched with. Temperature 0 takes the largest logit, and
-its figures are those of temperature 1.
+Row r is drawn from softmax(logits / temperature), cut to what a grammar allows, then to `top_k` and to
+`top_p`, and renormalised. The draw inverts the cumulative distribution at one uniform number that depends on
+(seed, position) alone, so that the same request gives the same tokens whatever it is batched with.
+Temperature 0 takes the largest logit that the grammar allows, and its figures are those of temperature 1.
 
 Letters: R rows, V vocabulary.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,8 +16,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from trieline.kernels.token_draw import BROKEN, draw_tokens
+from trieline.common.arrays import Bool, Int32
+from trieline.kernels.token_draw import BROKEN, Drawn, draw_tokens
 from trieline.learner.policy_server.errors import NonFiniteLogitsError
+from trieline.wire.token_masks import runs_of
 
 # What is scaled stays finite: below the first the draw is as good as greedy, above the second uniform.
 TEMPERATURES = (1e-20, 1e20)
@@ -38,6 +41,10 @@ class RowSampling:
     """[R]"""
     position: npt.NDArray[np.uint64]
     """[R] place of the new token in its sequence."""
+    allowed: tuple[Bool | None, ...] = ()
+    """[R] one flag for each of the V tokens, at least one of them True; None: all. Empty: all in all rows."""
+    tell_masks: tuple[bool, ...] = ()
+    """[R] whose masks of `top_k` and `top_p` are told. Empty: of no row."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,6 +56,9 @@ class Sampled:
     """[R] nats"""
     entropies: npt.NDArray[np.float32]
     """[R] nats"""
+    masks: Mapping[int, Int32]
+    """The runs of tokens that were left (see `trieline.wire.token_masks`), by row: of those that tell it and
+    had not all of them left."""
 
 
 @torch.inference_mode()
@@ -61,23 +71,46 @@ def sample(logits_RV: Tensor, how: RowSampling) -> Sampled:
     greedy = how.temperature == 0
     temperatures = np.where(greedy, 1.0, how.temperature.clip(*TEMPERATURES))
     chance = uniforms(how.seed, how.position)
-    drawn = draw_tokens(logits_RV.contiguous(), temperatures, chance, greedy)
+    is_dropped = ~greedy & ((how.top_p < 1) | (how.top_k > 0))
+    is_cut = is_dropped.copy()
+    is_cut[[row for row, allowed in enumerate(how.allowed) if allowed is not None]] = True
+    masks: dict[int, Int32] = {}
+    drawn = Drawn(np.empty(len(chance), np.int64), np.empty(len(chance)), np.empty(len(chance)))
+    for rows, are_cut in ((np.flatnonzero(~is_cut), False), (np.flatnonzero(is_cut), True)):
+        if len(rows) == 0:
+            continue
+        rows_RV = logits_RV if len(rows) == len(logits_RV) else logits_RV[rows]
+        if are_cut:
+            rows_RV = rows_RV.to(torch.float32, copy=True)
+            for logits_V, row in zip(rows_RV, rows.tolist(), strict=True):
+                _cut(logits_V, row, how, temperatures[row] if is_dropped[row] else None, masks)
+        found = draw_tokens(rows_RV.contiguous(), temperatures[rows], chance[rows], greedy[rows])
+        for column, values in zip(drawn, found, strict=True):
+            column[rows] = values
     if (drawn.token_ids == BROKEN).any():
         msg = "the model's logits hold NaN or infinity"
         raise NonFiniteLogitsError(msg)
-    cut = np.flatnonzero(~greedy & ((how.top_p < 1) | (how.top_k > 0)))
-    if len(cut):
-        kept_RV = logits_RV[cut].float()
-        for logits_V, row in zip(kept_RV, cut, strict=True):
-            _drop(logits_V, temperatures[row], int(how.top_k[row]), float(how.top_p[row]))
-        redrawn = draw_tokens(kept_RV, temperatures[cut], chance[cut], greedy[cut])
-        for column, values in zip(drawn, redrawn, strict=True):
-            column[cut] = values
     return Sampled(
         token_ids=drawn.token_ids,
         logprobs=drawn.logprobs.astype(np.float32),
         entropies=drawn.entropies.astype(np.float32),
+        masks=masks,
     )
+
+
+def _cut(
+    logits_V: Tensor, row: int, how: RowSampling, temperature: float | None, masks: dict[int, Int32]
+) -> None:
+    """Leave in place what a row may take. `temperature`: of `top_k` and `top_p`; None: these don't count."""
+    allowed = how.allowed[row] if how.allowed else None
+    if allowed is not None:
+        logits_V.masked_fill_(torch.from_numpy(~allowed), -torch.inf)
+    if temperature is not None:
+        _drop(logits_V, temperature, int(how.top_k[row]), float(how.top_p[row]))
+    if allowed is not None or (how.tell_masks and how.tell_masks[row]):
+        left = (logits_V > -torch.inf).numpy()
+        if not left.all():
+            masks[row] = runs_of(left)
 
 
 def _drop(logits_V: Tensor, temperature: float, top_k: int, top_p: float) -> None:

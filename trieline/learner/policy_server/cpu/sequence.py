@@ -5,9 +5,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from trieline.common.arrays import Bool, Int32
+from trieline.learner.policy_server.cpu.completion_masks import CompletionMasks
+from trieline.learner.policy_server.cpu.grammars import GrammarState
 from trieline.learner.policy_server.cpu.stop_text import StopText
 from trieline.learner.policy_server.cpu.trunks import Trunk
 from trieline.learner.policy_server.engine import Ticket
+from trieline.learner.policy_server.errors import InvalidRequestError
 from trieline.wire.messages import Completion, GenerateRequest
 
 
@@ -34,9 +38,19 @@ class Sequence:
     logprobs: list[float] = field(default_factory=list)
     entropies: list[float] = field(default_factory=list)
     policy_versions: list[int] = field(default_factory=list)
+    grammar: GrammarState | None = None
+    masks: CompletionMasks = field(default_factory=CompletionMasks)
+    refusal: str = ""
+    """Why it turned out that it can't be answered."""
 
     @classmethod
-    def start(cls, ticket: Ticket, request: GenerateRequest, stop_text: StopText | None) -> "Sequence":
+    def start(
+        cls,
+        ticket: Ticket,
+        request: GenerateRequest,
+        stop_text: StopText | None,
+        grammar: GrammarState | None,
+    ) -> "Sequence":
         """A request that has just come in."""
         length = len(request.prompt)
         tokens = np.empty(length + request.sampling.max_tokens, np.int32)
@@ -49,6 +63,7 @@ class Sequence:
             length=length,
             stop_ids=stop_ids,
             stop_text=stop_text,
+            grammar=grammar,
         )
 
     @property
@@ -70,8 +85,25 @@ class Sequence:
         """Known tokens that have no keys and values yet; at least one while it runs."""
         return self.length - self.filled
 
-    def append(self, token_id: int, logprob: float, entropy: float, version: int) -> bool:
-        """Take a sampled token; whether the completion is finished by it."""
+    def allowed(self) -> Bool | None:
+        """[V] the tokens that its grammar leaves now; None: all, or it has come to its `refusal`."""
+        if self.grammar is None:
+            return None
+        try:
+            return self.grammar.allowed()
+        except InvalidRequestError as error:
+            self.refusal = str(error)
+            return None
+
+    def append(self, token_id: int, logprob: float, entropy: float, version: int, mask: Int32 | None) -> bool:
+        """Take a token that was sampled under `mask`; whether that is the end: finished, or refused."""
+        try:
+            self.masks.add(mask)
+            if self.grammar is not None:
+                self.grammar.take(token_id)
+        except InvalidRequestError as error:
+            self.refusal = str(error)
+            return True
         self.tokens[self.length] = token_id
         self.length += 1
         self.logprobs.append(logprob)
@@ -97,4 +129,5 @@ class Sequence:
             policy_versions=np.array(self.policy_versions, np.int32),
             finish_reason="stop" if self.stopped_by or int(token_ids[-1]) in self.stop_ids else "length",
             stop=self.stopped_by,
+            **self.masks.columns(),
         )
