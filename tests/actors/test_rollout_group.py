@@ -47,12 +47,13 @@ def play(
     level: int | None = None,
     times: int = 1,
     asked: dict[str, Any] | None = None,
+    earlier: Policy | None = None,
     **settings: Any,
 ) -> TrajectoryTree:
     """Play one assignment (`times` times, and give the last tree, which a learner takes)."""
     config = ActorConfig(**settings)
     assignment = Assignment(
-        assignment_id=1, env_id=env.id, seed=11, level=level, group_size=group_size, **(asked or {})
+        assignment_id=1, env_id=env.id, level=level, group_size=group_size, **({"seed": 11} | (asked or {}))
     )
 
     async def run() -> TrajectoryTree:
@@ -67,6 +68,7 @@ def play(
                 envs={env.id: env},
                 renderer=renderer,
                 policy=policy,
+                earlier=earlier,
                 host=host,
                 slots=EpisodeSlots(config.episodes),
             )

@@ -192,3 +192,46 @@ def test_forks_are_further_games(renderer: ChatRenderer) -> None:
     tree, _ = spiel("tic_tac_toe", renderer=renderer, group_size=2, branching="random", branches=1)
     assert tree.leaf_groups.tolist() == [0, 1] * 3
     assert "branch" in tree.fork_causes
+
+
+def versus_earlier(renderer: ChatRenderer, earlier: ScriptedPolicy | None, seed: int = 11) -> TrajectoryTree:
+    env = EnvConfig(id=SPIEL, kwargs={"game": "tic_tac_toe", "opponents": ["earlier"]})
+    policy = ScriptedPolicy(renderer, any_move)
+    return play(policy, renderer, env, group_size=3, level=0, asked={"seed": seed}, earlier=earlier)
+
+
+def test_an_earlier_version_plays_the_other_seats(renderer: ChatRenderer) -> None:
+    seats = set()
+    for seed in range(6):
+        earlier = ScriptedPolicy(renderer, lambda prompt, sampling: names_of(prompt)[0])
+        tree = versus_earlier(renderer, earlier, seed)
+        seat = int(tree.task_id.split("/")[2])
+        seats.add(seat)
+        assert tree.leaf_groups.tolist() == [seat] * 3 * seat
+        assert tree.num_leaves == 3
+        assert tree.leaf_terminated.all()
+        for leaf in range(3):
+            mark, other = "xo"[seat], "xo"[1 - seat]
+            said = texts(tree, renderer, leaf)
+            # Its own marks in replies, those of the other in what it was told.
+            assert re.findall(rf"^{mark}\(", said[-1])
+            told = re.findall(rf"plays ({other}\(\d,\d\))", "".join(said))
+            assert len(told) >= len(said) // 2 - 1
+        assert earlier.prompts
+    assert seats == {0, 1}
+
+
+def test_an_earlier_version_that_no_server_has_breaks_the_game(renderer: ChatRenderer) -> None:
+    tree = versus_earlier(renderer, None)
+    assert set(tree.leaf_causes) == {"environment"}
+    assert "actor.earlier_policy names no server" in tree.info["broken"]
+
+
+def test_an_earlier_version_that_fails_breaks_the_game(renderer: ChatRenderer) -> None:
+    def fails(prompt: str, sampling: Sampling) -> str:
+        raise TimeoutError
+
+    for seed in range(4):
+        tree = versus_earlier(renderer, ScriptedPolicy(renderer, fails), seed)
+        assert set(tree.leaf_causes) == {"policy_server"}
+        assert tree.num_leaves == 3

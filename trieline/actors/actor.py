@@ -9,6 +9,8 @@ import logging
 import os
 from collections.abc import Sequence
 
+import msgspec
+
 from trieline.actors.chat import ChatRenderer
 from trieline.actors.config import ActorConfig
 from trieline.actors.env_session import EnvHost
@@ -68,6 +70,7 @@ class ActorWorker:
             links, actor_id=new_process_name(), capacity=config.capacity, episodes=config.episodes
         )
         self._policy = PolicyClient(links)
+        self._earlier = earlier_policy(config, links)
         self._host = EnvHost(
             threads=config.env_threads,
             max_stuck=config.max_stuck_threads,
@@ -79,6 +82,7 @@ class ActorWorker:
                 envs={env.id: env for env in envs},
                 renderer=renderer,
                 policy=self._policy,
+                earlier=self._earlier,
                 host=self._host,
                 slots=self._slots,
                 gateway=gateway or GatewayConfig(),
@@ -95,6 +99,8 @@ class ActorWorker:
         try:
             await self._sender.start()
             await self._policy.start()
+            if self._earlier is not None:
+                await self._earlier.start()
             await self._player.start()
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._wait_for_stop())
@@ -156,7 +162,16 @@ class ActorWorker:
         await self._player.close()
         await self._sender.close(stuck=stuck)
         await self._policy.close()
+        if self._earlier is not None:
+            await self._earlier.close()
         await self._host.close()
+
+
+def earlier_policy(config: ActorConfig, links: LinksConfig) -> PolicyClient | None:
+    """A link to the server of an earlier version, not started; None if none is named."""
+    if not config.earlier_policy:
+        return None
+    return PolicyClient(msgspec.structs.replace(links, generate=config.earlier_policy))
 
 
 def run_worker(

@@ -38,6 +38,10 @@ class ActorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     seed: Count = 0
     """Mixed into the seeds of sampling and branching. The tasks' own seeds come from the learner."""
 
+    earlier_policy: str = ""
+    """Address of a policy server that plays the seats of the opponent `earlier`: of a checkpoint, say. It
+    belongs to no run, and follows no learner. Empty: there is none, and such games are broken."""
+
     turn_timeout_s: Seconds = 60.0
     """For one call into an environment: make, reset, step or fork, its wait for a sandbox included."""
     generate_timeout_s: Seconds = 120.0

@@ -5,6 +5,7 @@ Seats whose turn has not come wait; an end, a cut or a fault wakes all of them.
 """
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -16,6 +17,7 @@ from trieline.envs.protocols import Table
 from trieline.wire.config import EnvConfig
 
 MOST_SEATS = 64
+EARLIER = "earlier"
 Outcome = tuple[object, ...]
 """What `last` gives, not believed yet."""
 News = tuple[str, Outcome, bool]
@@ -58,8 +60,10 @@ class GameTable:
             return None
         return game
 
-    async def first(self, seat: str) -> Task | None:
+    async def first(self, seat: str) -> tuple[Task, bool] | None:
         """What a seat is shown before its first move, when that has come; None: the game was over before.
+
+        And whether an earlier version of the policy is to play it.
 
         Raises:
             EnvFailure: the game broke.
@@ -72,7 +76,8 @@ class GameTable:
             return None
         self._before[seat] = step.reward
         start = checked_reset((heard[0], heard[4]), self._env_id, self._seed)
-        return replace(start, task_id=self._task.task_id)
+        info = cast("Mapping[str, object]", heard[4])  # as was just checked
+        return replace(start, task_id=self._task.task_id), info.get("player") == EARLIER
 
     async def act(self, seat: str, action: str) -> Step:
         """A seat moves, and hears what there is when its turn has come again, or at its end.

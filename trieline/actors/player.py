@@ -49,6 +49,8 @@ class Stage:
     envs: Mapping[str, EnvConfig]
     renderer: ChatRenderer
     policy: Policy
+    earlier: Policy | None = None
+    """An earlier version, where a server of one is named."""
     host: EnvHost
     slots: EpisodeSlots
     gateway: GatewayConfig = field(default_factory=GatewayConfig)

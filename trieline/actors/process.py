@@ -60,7 +60,8 @@ def run_actor(
     renderer = ChatRenderer(model_folder, system_prompt=config.system_prompt, template_kwargs=template_kwargs)
     for env in envs:
         check_env(env)
-    for address in (links.trajectories, *links.generate_addresses):
+    earlier = (config.earlier_policy,) if config.earlier_policy else ()
+    for address in (links.trajectories, *links.generate_addresses, *earlier):
         check_address(address)
     with _shared_log(log_file):
         workers = Workers(config, renderer=renderer, envs=envs, links=links, gateway=gateway)

@@ -1,7 +1,7 @@
-"""Games of several players in which the policy plays every seat: one tree a task, a sequence a seat and game.
+"""Games of several players, all seats played by policies: one tree a task, a sequence a seat and game.
 
 Sequences of one seat are compared with each other (`leaf_groups`). A game that breaks is broken for all of
-its seats; one that a limit cuts is cut for all.
+its seats; one that a limit cuts is cut for all. Of a seat that an earlier version plays the tree has nothing.
 """
 
 import asyncio
@@ -13,6 +13,7 @@ from trieline.actors.episode import EpisodePlayer
 from trieline.actors.errors import EnvFailure
 from trieline.actors.game_table import GameTable, SeatHost, SeatSession
 from trieline.actors.player import Player, Stage
+from trieline.actors.policy import Policy
 from trieline.actors.rollout import Rollout
 from trieline.actors.rollout_group import break_other_tasks, finished_tree, sampling_config
 from trieline.common.arrays import Int32
@@ -123,33 +124,37 @@ class _Games:
                 tasks.create_task(self._play_seat(game, seat, rollout))
                 for seat, rollout in zip(game.seats, rollouts, strict=True)
             ]
+        fault = next(((r.cause, r.reason) for r in rollouts if r.cause != SCORED), None)
         played = [rollout for rollout, seat in zip(rollouts, seats, strict=True) if seat.result()]
         if not played:
-            reason = f"{self.env.id}: the game was over before any seat's turn"
-            self.give_up(rollouts, EnvFailure(cause="environment", reason=reason))
-            return
+            fault = fault or ("environment", f"{self.env.id}: the game was over before any seat's turn")
+            played = [Rollout(index=rollouts[0].index)]
         rollouts[:] = played
-        fault = next((rollout for rollout in rollouts if rollout.cause != SCORED), None)
         if fault is not None:
             whole = [rollout for rollout in rollouts if rollout.cause == SCORED]
-            self.give_up(whole, EnvFailure(cause=fault.cause, reason=fault.reason))
+            self.give_up(whole, EnvFailure(cause=fault[0], reason=fault[1]))
 
     async def _play_seat(self, game: GameTable, seat: str, rollout: Rollout) -> bool:
-        """From a seat's first turn to its end. False: the game was over before."""
+        """From a seat's first turn to its end. False: nothing of it is for the tree.
+
+        The game was over before, or an earlier version played.
+        """
         try:
-            task = await game.first(seat)
+            begun = await game.first(seat)
+            if begun is None:
+                return False
+            task, earlier = begun
+            policy = self._earlier() if earlier else self.stage.policy
         except EnvFailure as failure:
             self.give_up([rollout], failure)
             game.give_up(failure.cause, failure.reason)
             return True
-        if task is None:
-            return False
         session = SeatSession(game=game, seat=seat)
         player = EpisodePlayer(
             env=self.env,
             config=self.config,
             renderer=self.stage.renderer,
-            policy=self.stage.policy,
+            policy=policy,
             host=SeatHost(session=session, task=task, broken=self.stage.host.broken),
             task=self.choice,
             prompts=self.prompts,
@@ -157,7 +162,13 @@ class _Games:
         await player.play(rollout)
         if rollout.cause != SCORED:
             game.give_up(rollout.cause, rollout.reason)
-        return True
+        return not earlier
+
+    def _earlier(self) -> Policy:
+        if self.stage.earlier is None:
+            reason = f"{self.env.id}: its opponent is 'earlier', and actor.earlier_policy names no server"
+            raise EnvFailure(cause="environment", reason=reason)
+        return self.stage.earlier
 
     def give_up(self, rollouts: list[Rollout], failure: EnvFailure) -> None:
         """They are broken, and counted."""

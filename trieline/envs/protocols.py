@@ -19,7 +19,11 @@ class Table(Protocol):
     """Who is to move."""
 
     def last(self) -> tuple[str, SupportsFloat, bool, bool, Mapping[str, Any]]:
-        """Of `agent_selection`: what it may know, its reward since its own last move, over, cut, info."""
+        """Of `agent_selection`: what it may know, its reward since its own last move, over, cut, info.
+
+        At an agent's first move `info["player"]` may be `earlier`: it is played by an earlier version of the
+        policy, and not trained on.
+        """
 
     def step(self, action: str | None) -> None:
         """Its move; None of an agent whose game is over, which leaves `agents` by that."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from trieline.actors.actor import earlier_policy
 from trieline.actors.chat import ChatRenderer
 from trieline.actors.env_session import EnvHost
 from trieline.actors.episode_slots import EpisodeSlots
@@ -48,6 +49,7 @@ async def _evaluate(
 ) -> EvalReport:
     actor = config.actor
     client = PolicyClient(config.links)
+    earlier = earlier_policy(actor, config.links)
     host = EnvHost(
         threads=actor.env_threads, max_stuck=actor.max_stuck_threads, call_timeout_s=actor.turn_timeout_s
     )
@@ -56,16 +58,21 @@ async def _evaluate(
         envs={env.id: env for env in config.envs},
         renderer=renderer,
         policy=client,
+        earlier=earlier,
         host=host,
         slots=EpisodeSlots(actor.episodes),
     )
     await client.start()
+    if earlier is not None:
+        await earlier.start()
     try:
         await client.status(timeout_s=config.learner.startup_timeout_s)
         return await play_evaluation(config, play_environments(stage), progress, tasks=tasks)
     finally:
         await host.close()
         await client.close()
+        if earlier is not None:
+            await earlier.close()
 
 
 async def play_evaluation(

@@ -6,7 +6,8 @@ Everything that is left to luck (chance, opponents) comes out of one generator t
 copies it with the state. Where players see all, a message shows the board and what the others played; where
 they don't, it shows the agent's own information, which keeps what the agent has seen.
 
-With the opponent `self` the game has a `table`, at which an actor has the policy play every seat.
+With the opponent `self` the game has a `table`, at which an actor has the policy play every seat; with
+`earlier` an earlier version of it plays the others.
 """
 
 import copy
@@ -27,8 +28,10 @@ from trieline.envs.text_space import Text
 if TYPE_CHECKING:
     from trieline.envs.players.spiel_table import SpielTable
 
-SELF = "self"
-OPPONENTS = (SELF, "random", "first", "mcts")
+SELF, EARLIER = "self", "earlier"
+OF_POLICY = (SELF, EARLIER)
+"""Opponents that sit at a table with the policy, and are not played here."""
+OPPONENTS = (*OF_POLICY, "random", "first", "mcts")
 ALL_SEE = OPPONENTS[:-1]
 """Those that play games in which something is hidden, too."""
 SIMULATIONS = (1, 100_000)
@@ -89,8 +92,8 @@ class OpenSpiel(TextEnv[Deal]):
         self.mistakes = mistakes
         self.observation_space = Text(OBSERVATION)
         if expert is not None:
-            if expert == SELF:
-                msg = f"expected expert to be one of {OPPONENTS[1:]}, got {expert!r}"
+            if expert in OF_POLICY:
+                msg = f"expected expert to be one of {OPPONENTS[2:]}, got {expert!r}"
                 raise TaskError(msg)
             self.expert = _known(self.game, "expert", expert)
             # Who has no expert has no such method.
@@ -114,7 +117,9 @@ class OpenSpiel(TextEnv[Deal]):
     def parse_task(self, task_id: str) -> Deal:
         name, _, rest = task_id.rpartition(")")
         match = re.fullmatch(
-            r"/(alone|self|random|first|mcts[1-9]\d{0,4}|mcts100000)/(\d)/(0|[1-9]\d{0,9})", rest, re.ASCII
+            r"/(alone|self|earlier|random|first|mcts[1-9]\d{0,4}|mcts100000)/(\d)/(0|[1-9]\d{0,9})",
+            rest,
+            re.ASCII,
         )
         if not match or f"{name})" != self.name:
             msg = f"expected '{self.name}/opponent/seat/seed'"
@@ -166,11 +171,13 @@ class OpenSpiel(TextEnv[Deal]):
 
     def table(self) -> "SpielTable | None":
         """The present task's game at its start, with all its seats; None where they are played here."""
-        if self.task.opponent != SELF:
+        if self.task.opponent not in OF_POLICY:
             return None
         from trieline.envs.players.spiel_table import SpielTable
 
-        table = SpielTable(self.game, mistakes=self.mistakes)
+        others = {*range(self.game.players)} - {self.task.seat}
+        earlier = others if self.task.opponent == EARLIER else frozenset[int]()
+        table = SpielTable(self.game, mistakes=self.mistakes, earlier=earlier)
         table.reset(seed=self.task.seed)
         return table
 
@@ -189,7 +196,7 @@ class OpenSpiel(TextEnv[Deal]):
     def _play_others(self, state: Any, task: Deal, rng: np.random.Generator) -> str:
         """Until the agent is to move or the game is over. Returns what others did, where it may see that."""
         # Through this interface there is no second player to ask.
-        opponent = "random" if task.opponent == SELF else task.opponent
+        opponent = "random" if task.opponent in OF_POLICY else task.opponent
         lines = []
         while (player := state.current_player()) != task.seat and not state.is_terminal():
             if state.is_chance_node():
@@ -245,7 +252,7 @@ def _by_level(
 
 
 def _known(game: SpielGame, what: str, name: str) -> str:
-    """A player that is played here, or `self`; a search has its simulations in its name.
+    """A player that is played here, or one of the policy's; a search has its simulations in its name.
 
     Raises:
         TaskError: there is none of that name, or it would see what the game hides.
@@ -258,8 +265,8 @@ def _known(game: SpielGame, what: str, name: str) -> str:
     if search is not None and not SIMULATIONS[0] <= int(search[1]) <= SIMULATIONS[1]:
         msg = f"expected simulations in {SIMULATIONS[0]}..{SIMULATIONS[1]}, got {int(search[1])}"
         raise TaskError(msg)
-    if name == SELF and importlib.util.find_spec("pettingzoo") is None:
-        msg = f"{what} 'self' needs the package pettingzoo: pip install trieline[players]"
+    if name in OF_POLICY and importlib.util.find_spec("pettingzoo") is None:
+        msg = f"{what} {name!r} needs the package pettingzoo: pip install trieline[players]"
         raise EnvError(msg)
     game.check_opponent(name)
     return name

@@ -4,6 +4,7 @@ What a seat is shown comes of what OpenSpiel says that this player may know, and
 information state where the game hides something, the board where it does not.
 """
 
+from collections.abc import Container
 from typing import Any, ClassVar
 
 import numpy as np
@@ -30,10 +31,12 @@ class SpielTable(AECEnv[str, str, str]):
         "is_parallelizable": False,
     }
 
-    def __init__(self, game: SpielGame, *, mistakes: int = 2) -> None:
+    def __init__(self, game: SpielGame, *, mistakes: int = 2, earlier: Container[int] = frozenset()) -> None:
+        """`earlier`: seats for an earlier version of the policy, which their `infos` say."""
         super().__init__()
         self.game = game
         self.mistakes = mistakes
+        self.earlier = earlier
         self.possible_agents = [f"player_{seat + 1}" for seat in range(game.players)]
         self.seats = {agent: seat for seat, agent in enumerate(self.possible_agents)}
         self._observations = Text(OBSERVATION)
@@ -116,7 +119,8 @@ class SpielTable(AECEnv[str, str, str]):
         seat = state.current_player()
         self.agent_selection = self.possible_agents[seat]
         self._names = action_names(state, seat)
-        self.infos[self.agent_selection] = {"moves": [*self._names]}
+        player = {"player": "earlier"} if seat in self.earlier else {}
+        self.infos[self.agent_selection] = {"moves": [*self._names], **player}
 
     def _forfeit(self, agent: str) -> None:
         left = min(1.0, (self.game.total or 0.0) / max(1, self.game.players - 1))
