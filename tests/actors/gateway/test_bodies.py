@@ -153,6 +153,14 @@ def test_what_is_not_the_agents_own_work(name: str, purpose: str) -> None:
     assert asked_by(name).declared.purpose == purpose
 
 
+def test_claude_code_may_say_more_after_it_asks_for_a_summary() -> None:
+    body = json.loads(json.dumps(BODIES["claude_code_compaction"]["body"]))
+    body["messages"].append({"role": "system", "content": "Agents there are."})
+    assert asked_by("claude_code_compaction", body=body).declared.purpose == "compaction"
+    body["messages"].append({"role": "assistant", "content": "A summary."})
+    assert asked_by("claude_code_compaction", body=body).declared.purpose == ""
+
+
 def test_windows_of_codex_are_counted() -> None:
     first, second = asked_by("codex_compaction").declared, asked_by("codex_next_window").declared
     assert (first.window[-2:], second.window[-2:], first.thread) == (":0", ":1", second.thread)

@@ -163,6 +163,14 @@ def test_forms_of_tool_choice(fields: dict[str, Any], choice: str) -> None:
             {"tools": [{"function": {"name": "x" * 129}}]},
             "tools[0].function.name: expected `str` of length",
         ),
+        (
+            {"tools": [{"function": {"name": "f", "parameters": {"properties": [1]}}}]},
+            "tools[0].function.parameters.properties: expected an object, got [1] (list)",
+        ),
+        (
+            {"tools": [{"function": {"name": "f", "parameters": {"required": 3}}}]},
+            "tools[0].function.parameters.required: expected a list of names, got 3 (int)",
+        ),
         ({"tool_choice": "required"}, "tool_choice: expected tools in the request"),
         ({"tool_choice": "shell"}, "tool_choice: expected auto, none, required or a function, got 'shell'"),
         (

@@ -173,6 +173,30 @@ def test_sub_agents_of_two_levels_return_to_those_who_sent_them(tmp_path: Path) 
     assert all(tree.sampled[t] for t in targets)
 
 
+@pytest.mark.parametrize("declares", [True, False])
+def test_a_sub_agent_may_begin_as_its_sender_did(tmp_path: Path, declares: bool) -> None:
+    """Harnesses tell each agent the date and the folder first; not all say whose a request is."""
+    desk = Desk(tmp_path, replies=[calling(word="send"), "inside: 3 metres", "12 m"])
+    main = Declared(thread="main") if declares else Declared()
+    helper = Declared(thread="a", parent_thread="main") if declares else Declared()
+    context = user("It is Monday, and this is /work.")
+
+    async def play() -> TrajectoryTree:
+        session = desk.sessions.open()
+        chat = [system("You lead."), context, user("How tall?")]
+        top = await desk.ask(session, *chat, tools=[LOOK_UP], declared=main)
+        found = await desk.ask(session, system("You help."), context, user("Measure"), declared=helper)
+        heard = answer(top, found.message.content)
+        await desk.ask(session, *chat, told(top), heard, tools=[LOOK_UP], declared=main)
+        close(session)
+        return tree_of(session)
+
+    tree = run(play())
+    expect_faithful(tree, desk.policy)
+    assert [cause for cause in tree.fork_causes if cause in ("subagent", "token_mismatch")] == ["subagent"]
+    assert tree.edge_kinds == ("returns",)
+
+
 def test_what_runs_on_the_side_is_kept_and_belongs_to_no_sequence(tmp_path: Path) -> None:
     desk = Desk(tmp_path, replies=["A tall tree", "12 m"])
 

@@ -57,12 +57,13 @@ def declared(headers: Mapping[str, str], messages: Sequence[Message]) -> Declare
 def _of_claude_code(headers: Mapping[str, str], messages: Sequence[Message]) -> Declared:
     agent = headers.get("x-claude-code-agent-id", "")
     parent = headers.get("x-claude-code-parent-agent-id", "")
-    last = messages[-1]
+    heard = [message for message in messages if message.role != "system"]  # which may follow the question
+    asked_last = heard[-1].content if heard and heard[-1].role == "user" else ""
     return Declared(
         session=headers["x-claude-code-session-id"],
         thread=agent or MAIN,
         parent_thread=parent or (MAIN if agent else ""),
-        purpose="compaction" if last.role == "user" and _CLAUDE_SUMMARY in last.content else "",
+        purpose="compaction" if _CLAUDE_SUMMARY in asked_last else "",
     )
 
 

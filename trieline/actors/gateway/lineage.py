@@ -95,14 +95,24 @@ def _is_said(
 
 
 def _shared(history: History, number: int, messages: Sequence[Message]) -> int:
-    """Messages of the user and of tools with which the chat up to `number` and another begin; 0: none."""
-    chat = [m for n in history.chain(number) for m in _told(history.exchanges[n])]
+    """Messages of the user and of tools with which the chat up to `number` and another begin; 0: none.
+
+    None either where the other goes on differently under other instructions: agents tell their sub-agents
+    first what they were told first themselves, such as the date.
+    """
+    chain = history.chain(number)
+    chat = [m for n in chain for m in _told(history.exchanges[n])]
     count = 0
     for mine, other in zip(chat, (m for m in messages if m.role in ("user", "tool")), strict=False):
         if mine.content.strip() != other.content.strip():
             break
         count += 1
-    return count
+    same = _instructions(history.exchanges[chain[0]].said) == _instructions(messages)
+    return count if same or count == len(chat) else 0
+
+
+def _instructions(messages: Sequence[Message]) -> str:
+    return messages[0].content if messages[0].role == "system" else ""
 
 
 def _told(exchange: Exchange) -> list[Message]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from trieline.actors.gateway.apis.json_body import MOST_TOOLS, Table, at_most, within_bounds, wrong
+from trieline.actors.gateway.apis.json_body import MOST_TOOLS, Table, at_most, expected, within_bounds, wrong
 from trieline.common.message import Message, Tool
 
 
@@ -14,8 +14,18 @@ def function_tool(name: str, description: str | None, parameters: Table | None, 
     shown: dict[str, Any] = {"name": name}
     if description:
         shown["description"] = description
-    shown["parameters"] = within_bounds(parameters or {"type": "object", "properties": {}}, param)
+    shown["parameters"] = _object_schema(parameters or {"type": "object", "properties": {}}, param)
     return {"type": "function", "function": shown}
+
+
+def _object_schema(schema: Table, param: str) -> Table:
+    """What templates take for granted of it."""
+    if not isinstance(schema.get("properties") or {}, dict):
+        raise expected(schema["properties"], "an object", at=f"{param}.properties")
+    if not isinstance(schema.get("required") or [], list):
+        raise expected(schema["required"], "a list of names", at=f"{param}.required")
+    kept = {name: value for name, value in schema.items() if value is not None}
+    return dict(within_bounds(kept, param))
 
 
 def name_of(tool: Tool) -> str:

@@ -1,0 +1,19 @@
+"""The benchmark of clients, with those that are installed with the tests."""
+
+import asyncio
+
+import pytest
+
+from benchmarks.gateway_clients import play
+from benchmarks.gateway_harnesses import CLIENTS, HERE
+
+
+@pytest.mark.parametrize("name", HERE)
+def test_a_session_of_a_real_client_is_one_tree_with_all_that_was_sampled(name: str) -> None:
+    pytest.importorskip(CLIENTS[name].pip[0])
+    report = asyncio.run(play(CLIENTS[name], None))
+    assert report["finished"], report
+    assert report["each_once"]
+    assert (report["requests"], report["sequences"], report["branches"]) == (3, 1, {})
+    assert report["sampled_in_tree"] == report["sampled_by_policy"] > 0
+    assert report["tokens_in_tree"] == report["every_sequence_a_row"] < report["every_turn_a_row"]
