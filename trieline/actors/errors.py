@@ -11,6 +11,10 @@ class ChatTemplateError(ActorError):
     """A model folder has no usable tokenizer or chat template."""
 
 
+class ToolGrammarError(ActorError):
+    """What a reply is to be forced into can't be said as a grammar."""
+
+
 class EnvironmentSetupError(ActorError):
     """An environment of the configuration can't be found or made."""
 
