@@ -104,6 +104,7 @@ def test_without_the_package_the_extra_is_named() -> None:
         ({"opponents": ["mcts0"]}, "expected simulations in"),
         ({"opponents": ["self", "mcts20"], "game": "leduc_poker"}, "would look into the agent's hand"),
         ({"opponent": "self", "game": "2048"}, "is played alone"),
+        ({"opponent": "self", "opening": -1}, "expected an opening of 0 to"),
         ({"expert": "self"}, "expected expert to be one of"),
         ({"question": "Your move?"}, "expected a prompt with {seen} in it"),
     ],
@@ -131,3 +132,21 @@ def test_a_question_of_ones_own() -> None:
     env: Any = make_env(ENV, question="{seen}\n{moves}", opponent="first").unwrapped
     text, _ = env.reset(options={"task_id": "tic_tac_toe()/first/1/0"})
     assert text == "x..\n...\n...\no(0,1), o(0,2), o(1,0), o(1,1), o(1,2), o(2,0), o(2,1), o(2,2)"
+
+
+@pytest.mark.parametrize("game", ["tic_tac_toe", "leduc_poker"])
+def test_an_opening_is_random_and_of_the_seed(game: str) -> None:
+    env: Any = make_env(ENV, game=game, opponents=["self"], opening=6).unwrapped
+    starts: dict[str, set[str]] = {}
+    for seed in range(40):
+        _, info = env.reset(options={"task_id": f"{env.name}/self/0/{seed % 20}"})
+        text, reward, over, _, _ = env.table().last()
+        assert not over
+        assert reward == 0
+        starts.setdefault(info["task_id"], set()).add(text)
+    assert {len(texts) for texts in starts.values()} == {1}
+    assert len({text for texts in starts.values() for text in texts}) > 10
+    # Whom the environment plays, it plays from the start.
+    text, _ = env.reset(options={"task_id": f"{env.name}/first/0/3"})
+    plain: Any = make_env(ENV, game=game, opponents=["first"]).unwrapped
+    assert text == plain.reset(options={"task_id": f"{env.name}/first/0/3"})[0]

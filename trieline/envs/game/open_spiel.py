@@ -40,6 +40,7 @@ LEVEL_OPPONENTS = ("random", "mcts10", "mcts100")
 MOST_LEVELS = 16
 NO_OPPONENT = "alone"
 MISTAKES = (0, 100)
+MOST_OPENING = 1_000
 MAX_DRAWS = 1_000
 """Of a game in which the agent has a move, before there is held to be none."""
 
@@ -70,6 +71,7 @@ class OpenSpiel(TextEnv[Deal]):
         opponents: list[str] | None = None,
         question: str = QUESTION,
         mistakes: int = 2,
+        opening: int = 0,
         expert: str | None = None,
         split: Split = "train",
         level: int = 0,
@@ -79,6 +81,9 @@ class OpenSpiel(TextEnv[Deal]):
 
         `question`: what a message says, with `{seen}` in it and any of `{played}` (by others since), `{you}`,
         `{moves}` and `{example}`.
+        `opening`: games of `self` and `earlier` begin with at most so many random moves, drawn by the seed:
+        who plays itself soon plays the same game always.
+
         `expert`: who demonstrates, as an opponent is named. Random moves show the rules alone.
         """
         self.game = SpielGame(game, parameters, question=question)
@@ -89,7 +94,10 @@ class OpenSpiel(TextEnv[Deal]):
         if not MISTAKES[0] <= mistakes <= MISTAKES[1]:
             msg = f"expected mistakes in {MISTAKES[0]}..{MISTAKES[1]}, got {mistakes}"
             raise TaskError(msg)
-        self.mistakes = mistakes
+        if not 0 <= opening <= MOST_OPENING:
+            msg = f"expected an opening of 0 to {MOST_OPENING} moves, got {opening}"
+            raise TaskError(msg)
+        self.mistakes, self.opening = mistakes, opening
         self.observation_space = Text(OBSERVATION)
         if expert is not None:
             if expert in OF_POLICY:
@@ -177,7 +185,7 @@ class OpenSpiel(TextEnv[Deal]):
 
         others = {*range(self.game.players)} - {self.task.seat}
         earlier = others if self.task.opponent == EARLIER else frozenset[int]()
-        table = SpielTable(self.game, mistakes=self.mistakes, earlier=earlier)
+        table = SpielTable(self.game, mistakes=self.mistakes, opening=self.opening, earlier=earlier)
         table.reset(seed=self.task.seed)
         return table
 

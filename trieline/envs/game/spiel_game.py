@@ -60,6 +60,18 @@ class SpielGame:
         """A state at the start of the game."""
         return self.rules.new_initial_state()
 
+    def opened(self, rng: np.random.Generator, most: int) -> Any:
+        """A state after 0 to `most` random moves, and before the end of the game."""
+        state = self.begun()
+        moves = int(rng.integers(most + 1)) if most else 0
+        while moves or state.is_chance_node():
+            chance = state.is_chance_node()
+            action = drawn(state.chance_outcomes(), rng) if chance else self.chosen(state, "random", rng)
+            if (after := state.child(action)).is_terminal():
+                break
+            state, moves = after, moves - (not chance)
+        return state
+
     def seen(self, state: Any, seat: int) -> str:
         """What a seat knows of a state. Raises EnvError if that is too long to tell."""
         seen = state.observation_string(seat) if self._observes else state.information_state_string(seat)

@@ -31,11 +31,22 @@ class SpielTable(AECEnv[str, str, str]):
         "is_parallelizable": False,
     }
 
-    def __init__(self, game: SpielGame, *, mistakes: int = 2, earlier: Container[int] = frozenset()) -> None:
-        """`earlier`: seats for an earlier version of the policy, which their `infos` say."""
+    def __init__(
+        self,
+        game: SpielGame,
+        *,
+        mistakes: int = 2,
+        opening: int = 0,
+        earlier: Container[int] = frozenset(),
+    ) -> None:
+        """`opening`: a game begins with at most so many random moves, which its seed draws.
+
+        `earlier`: seats for an earlier version of the policy, which their `infos` say.
+        """
         super().__init__()
         self.game = game
         self.mistakes = mistakes
+        self.opening = opening
         self.earlier = earlier
         self.possible_agents = [f"player_{seat + 1}" for seat in range(game.players)]
         self.seats = {agent: seat for seat, agent in enumerate(self.possible_agents)}
@@ -57,7 +68,8 @@ class SpielTable(AECEnv[str, str, str]):
         self.terminations = dict.fromkeys(self.agents, False)
         self.truncations = dict.fromkeys(self.agents, False)
         self.infos: dict[str, dict[str, Any]] = {agent: {} for agent in self.agents}
-        self._state, self._rng = self.game.begun(), np.random.default_rng(seed)
+        self._rng = np.random.default_rng(seed)
+        self._state = self.game.opened(self._rng, self.opening)
         self._names: dict[str, int] = {}
         self._heard: dict[str, list[str]] = {agent: [] for agent in self.agents}
         self._invalid = dict.fromkeys(self.agents, 0)
