@@ -7,12 +7,13 @@ RECIPE ?= smollm2
 TRAIN_FLAGS ?=
 GPU_FLAGS ?=
 
-.PHONY: help install train tiny test test-long check gpu clean
+.PHONY: help install train tiny agent test test-long check gpu clean
 
 help:
 	@echo "make train   teach a real pretrained model code, math and games on this machine; RECIPE=walk, board,"
 	@echo "             reasoning, tools, games or repair: something else (docs/recipes.md)"
 	@echo "make tiny    the same loop with a model of 1 M parameters: minutes, no download"
+	@echo "make agent   teach a coding agent of 40 lines that only knows an OpenAI base URL (docs/gateway.md)"
 	@echo "make test    the tests, Docker and end-to-end ones included: twenty minutes on two cores"
 	@echo "make test-long  all of them, those too that take minutes each"
 	@echo "make gpu     tests and figures of a GPU, on a bare machine: PYTHON's own packages, no network"
@@ -33,6 +34,10 @@ train: install
 
 tiny: install
 	$(BIN)/trieline train --config tiny $(TRAIN_FLAGS)
+
+agent: install
+	./scripts/ensure_sandbox.sh
+	$(BIN)/trieline train --config agent $(TRAIN_FLAGS)
 
 # Packages whose own needs exclude ours, without these. Tests of what is not there are skipped.
 $(TOOL_PACKAGES): $(VENV)/installed

@@ -127,10 +127,10 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Started for each episode, in a folder of its own. `{task}` in it is the task's text, `{task_file}` a
     file with it; the text is on standard input too."""
     environment: dict[str, str] = {}
-    """More variables for it."""
+    """More variables for it. `{step_url}` in them is where it acts."""
     hand_in: Literal["output", "steps"] = "output"
     """What is scored: what it prints, as the environment's one action; or what it does step by step, each
-    with `POST $TRIELINE_STEP_URL {"action": ...}`."""
+    with `POST $TRIELINE_STEP_URL {"action": ...}`. What it did when its time was up counts, too."""
     preload: list[str] = []
     """Modules of Python that take long to import: they are imported once, and each episode's `python FILE`
     is a fork of that process. Empty: each is started afresh."""

@@ -28,7 +28,14 @@ from trieline.wire.tree import TrajectoryTree
 T = TypeVar("T")
 
 LIMITS = SamplingLimits(
-    max_tokens=512, max_context=100_000, temperature=1.0, top_p=1.0, top_k=0, fixed=False, timeout_s=20.0
+    max_tokens=512,
+    max_context=100_000,
+    temperature=1.0,
+    top_p=1.0,
+    top_k=0,
+    fixed=False,
+    timeout_s=20.0,
+    max_exchanges=2000,
 )
 LOOK_UP: Tool = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object"}}}
 

@@ -8,6 +8,7 @@ import asyncio
 import logging
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -148,8 +149,14 @@ class AgentPlayer:
             return session
 
     def _open(self, env: EnvConfig, assignment: Assignment, task_id: str) -> Session:
+        assert env.agent is not None
         limits = limits_of(
-            msgspec.structs.replace(self._stage.gateway, sampling="run", max_tokens=env.episode.max_tokens),
+            msgspec.structs.replace(
+                self._stage.gateway,
+                sampling="run",
+                max_tokens=env.episode.max_tokens,
+                max_exchanges=env.agent.max_requests,
+            ),
             self._stage.config,
             max_context=env.episode.max_context,
             temperature=assignment.temperature,
@@ -220,7 +227,8 @@ class AgentPlayer:
         else:
             self._gateway.sessions.reward(session, reward)
         self._gateway.sessions.close(session, closed)
-        await self._ended.pop(session.opened.session_id).wait()
+        await self._ended[session.opened.session_id].wait()
+        del self._ended[session.opened.session_id]
 
     async def _note_end(self, session: Session) -> None:
         self._ended[session.opened.session_id].set()
@@ -239,10 +247,11 @@ class AgentPlayer:
         task.write_text(text, encoding="utf-8")
         in_argument = text if len(text.encode()) <= ARGUMENT_BYTES else f"(see {task})"
         told = {"{task}": in_argument.replace("\0", ""), "{task_file}": str(task)}
+        program, *arguments = [told.get(part, part) for part in agent.command]
         urls, key = self._gateway.server.urls(session), session.opened.key
-        base = f"{self._gateway.server.url}/s/{key}"
+        base, own = f"{self._gateway.server.url}/s/{key}", agent.environment.items()
         return Start(
-            argv=[told.get(part, part) for part in agent.command],
+            argv=[sys.executable if program == "python" else program, *arguments],
             environment={
                 **os.environ,
                 "OPENAI_BASE_URL": urls["openai_base_url"],
@@ -253,7 +262,7 @@ class AgentPlayer:
                 "TRIELINE_TASK_URL": f"{base}/task",
                 "TRIELINE_STEP_URL": f"{base}/step",
                 MARK: session.opened.session_id,
-                **agent.environment,
+                **{name: value.replace("{step_url}", f"{base}/step") for name, value in own},
             },
             folder=folder,
             files=files,

@@ -118,9 +118,7 @@ def _be_agent(asked: dict[str, Any], own: list[int]) -> NoReturn:
         os.environ.clear()
         os.environ.update(asked["environment"])
         os.chdir(asked["folder"])
-        sys.argv = asked["argv"]
-        sys.path[0] = str(Path(sys.argv[0]).parent)
-        runpy.run_path(sys.argv[0], run_name="__main__")
+        _run(asked["argv"])
         status = 0
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
@@ -137,6 +135,18 @@ def _be_agent(asked: dict[str, Any], own: list[int]) -> NoReturn:
             except OSError:
                 status = status or 1
         os._exit(status)
+
+
+def _run(argv: list[str]) -> None:
+    """As `python ARGV...` does."""
+    if argv[0] == "-m":
+        sys.argv = argv[1:]
+        sys.path[0] = str(Path.cwd())
+        runpy.run_module(argv[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv = argv
+        sys.path[0] = str(Path(argv[0]).parent)
+        runpy.run_path(argv[0], run_name="__main__")
 
 
 if __name__ == "__main__":

@@ -89,4 +89,5 @@ def limits_of(
         top_k=actor.top_k,
         fixed=config.sampling == "run",
         timeout_s=actor.generate_timeout_s,
+        max_exchanges=config.max_exchanges,
     )

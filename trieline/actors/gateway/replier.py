@@ -59,6 +59,8 @@ class SamplingLimits:
     fixed: bool
     """These, whatever a request asks for."""
     timeout_s: float
+    max_exchanges: int
+    """Replies."""
 
     def chosen(self, asked: T | None, own: T) -> T:
         """What holds of what a request asks for and of one's own."""

@@ -272,8 +272,8 @@ class Sessions:
 
     def _begin(self, live: _Live, asked: Asked, digest: bytes) -> _Making:
         session = live.session
-        if len(session.exchanges) + len(live.making) >= self._config.max_exchanges:
-            msg = f"expected at most {self._config.max_exchanges} replies in a session, got one more"
+        if len(session.exchanges) + len(live.making) >= live.limits.max_exchanges:
+            msg = f"expected at most {live.limits.max_exchanges} replies in a session, got one more"
             raise ConflictError(msg)
         if self._requests >= self._config.requests:
             msg = f"expected at most {self._config.requests} requests at once, got one more"
