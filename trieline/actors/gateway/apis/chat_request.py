@@ -34,6 +34,7 @@ WITHOUT_EFFECT: dict[str, str] = {
     "safety_identifier": "who asks is told by the key",
     "service_tier": "there is one",
     "prompt_cache_key": "the cache is kept by tokens",
+    "prompt_cache_options": "the cache is kept by tokens",
     "prompt_cache_retention": "the cache is kept by tokens",
     "reasoning_effort": "a policy has learnt how long to think",
     "verbosity": "a policy has learnt how much to say",
@@ -55,6 +56,7 @@ REFUSED = Refused(
     functions=(),
     function_call=("none",),
     web_search_options=(),
+    moderation=(),
 )
 """Fields that would change the reply, with the values that ask for nothing."""
 
