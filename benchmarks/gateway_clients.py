@@ -16,6 +16,7 @@ pip's index and npm, and a client sends to its makers what its own settings say.
 import argparse
 import asyncio
 import contextlib
+import dataclasses
 import json
 import os
 import shutil
@@ -33,13 +34,13 @@ import numpy as np
 
 from benchmarks.gateway_harnesses import CLIENTS, GREET, GREETING, LAST, Client, Place, Step, python_of
 from tests.actors.chat_folder import write_chat_folder
+from tests.actors.gateway import desk
 from tests.actors.scripted_policy import completion
 from tests.actors.tool_styles import HERMES
 from trieline.actors.chat import ChatRenderer
 from trieline.actors.gateway.config import GatewayConfig
 from trieline.actors.gateway.exchange import Closed, Rewarded
 from trieline.actors.gateway.gateway import Gateway
-from trieline.actors.gateway.replier import SamplingLimits
 from trieline.actors.gateway.session import Session
 from trieline.actors.gateway.session_tree import session_tree
 from trieline.common.arrays import Int32
@@ -56,9 +57,7 @@ LATE_S = 0.7
 ASIDE = "A short title for it"
 """What the policy says when none of its tools is offered, as in a request for a title."""
 _USER = "<|im_start|>user"
-LIMITS = SamplingLimits(
-    max_tokens=4_000, max_context=2_000_000, temperature=1.0, top_p=1.0, top_k=0, fixed=False, timeout_s=60.0
-)
+LIMITS = dataclasses.replace(desk.LIMITS, max_tokens=4_000, max_context=2_000_000, timeout_s=60.0)
 
 
 class SteppingPolicy:
