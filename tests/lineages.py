@@ -81,11 +81,12 @@ def nested(**changes: object) -> TrajectoryTree:
     return drawn(nodes, leaves=leaves, edges=edges, **changes)  # type: ignore[arg-type]
 
 
-def compacted(**changes: object) -> TrajectoryTree:
+def compacted(*, to_replies: bool = False, **changes: object) -> TrajectoryTree:
     """Two rollouts: one of three windows, with a sub-agent in the second; one of a single window.
 
     The third window keeps the beginning of the second one. Leaves: 0, 1 and 3 the windows, 2 the sub-agent, 4
-    the other rollout.
+    the other rollout. With `to_replies` edges lead not to the context that holds the text, but to the replies
+    after it.
     """
     nodes = {
         "prompt": ("", 0.0),
@@ -101,5 +102,7 @@ def compacted(**changes: object) -> TrajectoryTree:
         "OTHER": ("prompt", 0.5),
     }
     edges = [("FIRST", "w2"), ("TELL", "result"), ("SECOND", "w3")]
+    if to_replies:
+        edges = [("FIRST", "ASK"), ("TELL", "SECOND"), ("SECOND", "END")]
     leaves = ["FIRST", "SECOND", "TELL", "END", "OTHER"]
     return drawn(nodes, leaves=leaves, edges=edges, **changes)  # type: ignore[arg-type]

@@ -50,9 +50,10 @@ class Task:
 
     def __post_init__(self) -> None:
         done: dict[int, set[int]] = {}
-        for m in sorted(self.members, key=lambda m: (sorted(set(m.nodes)), m.leaf)):
+        sampled = self.tree.sampled
+        for m in sorted(self.members, key=lambda m: (sorted({n for n in m.nodes if sampled[n]}), m.leaf)):
             own = {node for node in m.nodes if not m.episodes <= done.get(node, set())}
-            if not any(self.tree.sampled[node] for node in own):
+            if not any(sampled[node] for node in own):
                 own = set()
             m.own_from = sum(node not in own for node in m.nodes)
             for node in own:
@@ -91,11 +92,11 @@ class Task:
         return m.path[place] if place < len(m.path) else None
 
     def leads(self, m: Member) -> list[int]:
-        """The last tokens of the nodes to which edges lead from its end, where those are of a sequence."""
+        """The nodes to which edges lead from its end, where those are of a sequence."""
         end = int(self.tree.leaf_nodes[m.leaf])
         present = {node for o in self.members for node in o.nodes}
         targets = self.tree.edge_targets[self.tree.edge_sources == end].tolist()
-        return [int(self.tree.node_offsets[t + 1]) - 1 for t in targets if t in present]
+        return [t for t in targets if t in present]
 
     def kind(self, m: Member, token: int) -> str:
         if self.next_token(m, token) is not None:
@@ -114,12 +115,18 @@ class Task:
             return self.value(token), self.value(token)
         if kind == "terminated":
             return 0.0, 0.0
-        found = []
-        for x in self.leads(m):
-            earned = float(np.mean([self.reward(o, x) for o in self.counted(x)]))
-            found.append([earned + v for v in self.mean_after(x)])
-        value, target = np.mean(found, axis=0).tolist()
+        value, target = np.mean([self.at_node(node) for node in self.leads(m)], axis=0).tolist()
         return value, target
+
+    def at_node(self, node: int) -> After:
+        """V and vs where an edge leads to."""
+        first, last = self.tree.node_offsets[node : node + 2].tolist()
+        if not self.tree.sampled[node]:
+            v_next, vs_next = self.mean_after(last - 1)
+            return self.mean_reward(last - 1) + v_next, self.mean_reward(last - 1) + vs_next
+        m = next(o for o in self.members if first in o.path)
+        value = self.value(m.path[m.path.index(first) - 1])
+        return value, value + self.correction(m, first, value)
 
     def mean_after(self, token: int) -> After:
         if ("after", token) not in self.known:
@@ -162,11 +169,15 @@ class Task:
         for m in going_on:
             child = self.next_token(m, token)
             assert child is not None
-            rho, c, gamma = self.edge(m, child)
-            v_next, vs_next = self.mean_after(child)
-            total += rho * (self.mean_reward(child) + gamma * v_next - value) + gamma * c * (vs_next - v_next)
+            total += self.correction(m, child, value)
         self.known["vs", token] = value + (total / len(going_on) if going_on else 0.0)
         return self.vs(token)
+
+    def correction(self, m: Member, child: int, value: float) -> float:
+        """What a child adds to the value of the state before it."""
+        rho, c, gamma = self.edge(m, child)
+        v_next, vs_next = self.mean_after(child)
+        return rho * (self.mean_reward(child) + gamma * v_next - value) + gamma * c * (vs_next - v_next)
 
     def edge(self, m: Member, token: int) -> tuple[float, float, float]:
         if not self.is_action(token):

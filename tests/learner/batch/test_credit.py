@@ -136,9 +136,12 @@ def test_an_episode_weighs_the_same_however_many_sequences_it_has() -> None:
     assert sum(by_tree[0, leaf] for leaf in range(5)) == pytest.approx(1 / 2)
 
 
-def test_a_summary_bootstraps_from_the_window_and_a_sub_agent_from_the_state_after_its_answer() -> None:
+@pytest.mark.parametrize("to_replies", [False, True])
+def test_a_summary_bootstraps_from_the_window_and_a_sub_agent_from_the_state_after_its_answer(
+    to_replies: bool,
+) -> None:
     """With gamma and lam of 1, ratios of 1: vs is the rest of the return, along the edges."""
-    tree = compacted(tokens=1)
+    tree = compacted(tokens=1, to_replies=to_replies)
     values = np.linspace(-1, 1, tree.num_tokens)
     found = on_policy(tree, values)
     prompt, first, w2, _, task, tell, result, second, w3, end, other = range(11)
@@ -174,6 +177,34 @@ def test_a_sub_agent_that_answers_twice_has_the_mean_of_both() -> None:
     values = np.linspace(-1, 1, tree.num_tokens)
     assert on_policy(tree, values).vs[3] == pytest.approx(0.625)
     assert on_policy(tree, values, lam=0.0).vs[3] == pytest.approx((values[5] + values[7]) / 2)
+
+
+def test_an_edge_to_a_reply_says_what_came_of_that_reply() -> None:
+    """Two rollouts have the same result in their context, and go on from it differently."""
+    nodes = {
+        "prompt": ("", 0.0),
+        "CALL": ("prompt", 0.0),
+        "result": ("CALL", 0.0),
+        "OTHER": ("result", 0.0),
+        "task": ("prompt", 0.0),
+        "TELL": ("task", 0.0),
+        "END": ("result", 1.0),
+    }
+    tree = drawn(nodes, leaves=["OTHER", "TELL", "END"], edges=[("TELL", "END")], tokens=1)
+    values = np.linspace(-1, 1, tree.num_tokens)
+    found = on_policy(tree, values)
+    assert found.vs[2] == pytest.approx(0.5)
+    assert found.vs[4] == pytest.approx(1.0)
+    assert on_policy(tree, values, lam=0.0).vs[4] == pytest.approx(values[2])
+
+
+def test_a_main_line_carries_its_prompt_though_others_said_its_sub_agents_task_before() -> None:
+    nodes = {"prompt": ("", 0.0), "task": ("prompt", 0.0)}
+    for i in range(2):
+        nodes |= {f"CALL{i}": ("prompt", 0.0), f"TELL{i}": ("task", 0.0), f"END{i}": (f"CALL{i}", float(i))}
+    edges = [("TELL0", "END0"), ("TELL1", "END1")]
+    (sequences,) = scored_sequences([drawn(nodes, leaves=["TELL0", "END0", "TELL1", "END1"], edges=edges)])
+    assert [s.own_from for s in sequences] == [2, 0, 2, 0]
 
 
 def test_episodes_and_their_rewards_are_counted_once() -> None:

@@ -1,5 +1,7 @@
 """Loss and gradient of trees with edges equal those of separate sequences, in float64."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from msgspec.structs import replace
@@ -59,9 +61,13 @@ def objective(advantage: str, norm: str, *, scaling: str = "off", rewards: str =
     )
 
 
-def few_tokens(**changes: object) -> list[TrajectoryTree]:
+def few_tokens(broken: Sequence[str] = ()) -> list[TrajectoryTree]:
     """Two levels of sub-agents, and compactions; with so few different tokens that branches begin alike."""
-    trees = (nested(vocab_size=3, seed=1, **changes), compacted(vocab_size=3, seed=2, **changes))
+    trees = (
+        nested(vocab_size=3, seed=1, broken=broken),
+        compacted(vocab_size=3, seed=2, broken=broken),
+        compacted(vocab_size=3, seed=3, to_replies=True, broken=broken),
+    )
     return [replace(tree, task_id=str(i)) for i, tree in enumerate(trees)]
 
 

@@ -3,7 +3,7 @@
 Broken leaves never get here. Tokens are shared between sequences of a tree only by being equal, sampled under
 equal masks: under others they have another log-probability.
 
-Of the sequences of one episode that go through a node, one carries it: the first, down the oldest children.
+Of the sequences of one episode that go through a node, one carries it: that of the oldest reply after it.
 The others have it as context only, so that an episode trains each token that was sampled in it once, and
 counts each state once, however often its agent began a new branch from it.
 """
@@ -169,11 +169,14 @@ def _own_from(
     found: dict[int, int] = {}
     carried: dict[int, set[int]] = {}
     paths = {leaf: tree.path(int(tree.leaf_nodes[leaf])) for leaf in leaves}
-    for leaf in sorted(leaves, key=paths.__getitem__):
+    sampled = tree.sampled.tolist()
+    # Context may be older than its episode, which shares it with others. Replies are not.
+    replies = {leaf: [node for node in path if sampled[node]] for leaf, path in paths.items()}
+    for leaf in sorted(leaves, key=replies.__getitem__):
         own = set(episodes.get(leaf, (leaf,)))
         path = paths[leaf]
         left = [node for node in path if not own <= carried.setdefault(node, set())]
-        if not tree.sampled[left].any():
+        if not any(sampled[node] for node in left):
             left = []
         found[leaf] = sum(offsets[node + 1] - offsets[node] for node in path[: len(path) - len(left)])
         for node in left:

@@ -43,7 +43,8 @@ class TrieEpisodes:
     on_tree: bool
     """Whether states are tokens of the tree, not of the trie."""
     leads: Int64
-    """[2, P] a token with which a sequence ends, and the state into which an edge leads from it."""
+    """[2, P] a token with which a sequence ends, and where an edge leads from it: the last token of some
+    context, or the first one of a reply, which means the state before it."""
 
     @property
     def num_states(self) -> int:
@@ -78,15 +79,20 @@ def _episodes_on_tree(sequences: Sequence[ScoredSequence]) -> TrieEpisodes:
     # The tokens of a node follow each other.
     first = np.flatnonzero(np.diff(nodes, prepend=-1))
     last = np.append(first[1:], len(tokens)) - 1
-    last_of = dict(zip(nodes[first].tolist(), last.tolist(), strict=True))
+    is_sampled = np.zeros(len(tokens), np.bool_)
+    for path, s in zip(paths, sequences, strict=True):
+        is_sampled[path] |= s.trained
+    # A reply is led to at its first token, the context at its last one.
+    led_to = np.where(is_sampled[first], first, last)
+    of_node = dict(zip(nodes[first].tolist(), led_to.tolist(), strict=True))
     endings, leads = [], set()
     for path, s in zip(paths, sequences, strict=True):
         ending = s.endings()
         # A sequence may have led to one that is not trained on.
-        into = [last_of[node] for node in s.leads_to if node in last_of]
+        into = [of_node[node] for node in s.leads_to if node in of_node]
         if into:
             ending[-1] = LEADS_ON
-            leads |= {(int(path[-1]), x) for x in into}
+            leads |= {(int(path[-1]), token) for token in into}
         endings.append(ending)
     pairs = np.array(sorted(leads), np.int64).reshape(-1, 2).T
     rank = _ranks(first, last, predecessor, pairs)
@@ -94,16 +100,17 @@ def _episodes_on_tree(sequences: Sequence[ScoredSequence]) -> TrieEpisodes:
 
 
 def _ranks(first: Int64, last: Int64, predecessor: Int64, leads: Int64) -> Int64:
-    """[N] depths, but a state into which a token leads lies deeper than it. Nodes come in their order."""
+    """[N] depths, but where a token leads lies deeper than it. Nodes come in their order."""
     rank = np.zeros(len(predecessor), np.int64)
     into: dict[int, list[int]] = {}
-    for source, state in leads.T.tolist():
-        into.setdefault(state, []).append(source)
+    for source, token in leads.T.tolist():
+        into.setdefault(token, []).append(source)
     for begin, end in zip(first.tolist(), last.tolist(), strict=True):
         before = int(predecessor[begin])
         start = int(rank[before]) + 1 if before >= 0 else 0
-        deepest = max([int(rank[source]) for source in into.get(end, ())], default=-1)
-        start = max(start, deepest + 1 - (end - begin))
+        for token in (begin, end):
+            deepest = max([int(rank[source]) for source in into.get(token, ())], default=-1)
+            start = max(start, deepest + 1 - (token - begin))
         rank[begin : end + 1] = np.arange(start, start + end + 1 - begin)
     return rank
 

@@ -18,13 +18,14 @@ nothing in such a state, and its value is not trained. So the length of a prompt
 discounts nor cuts a trace.
 
 Where edges go from the end of a sequence (a summary *continues* in a context window, a sub-agent's last text
-*returns* to a tool result in its parent), it goes on in the states x after the nodes that they lead to. With
-E the edges from its last token c, r_x the reward of the node that x ends, and after(.) the mean of V, or of
-vs, of what the sequences through a token come to next:
+*returns* to a tool result in its parent), it goes on where they lead. With E the nodes to which edges lead
+from its last token c, each a piece of context or a reply:
 
-    V = mean over x in E of r_x + after(x),  vs the same of vs's        (instead of V(c), or of 0)
+    V  = mean over E of [ r_x + after(x)  of context that ends in the state x,  V(x)  of a reply in x ]
+    vs = the same of vs; of a reply in x as above, with its first token for the only child of x
 
-as if the text after x followed c, so that neither the edge nor the node that it leads to takes time. A
+instead of V(c), or of 0, where after(.) is the mean of V, or of vs, of what the sequences through a token
+come to next. So it is as if the text after x followed c: neither the edge nor the context takes time. A
 summary bootstraps from the state that its window begins in, a sub-agent from the state after its answer. An
 edge from the middle of a sequence (a sub-agent that was asked again) does not end it: its values come from
 its own end. What a sub-agent earned itself is its own: no edge leads from the call to it, so that its
@@ -117,8 +118,8 @@ class VTraceSweep:
         self._led_values, self._led_targets = np.zeros((2, episodes.num_states))
         """V and vs of what comes after the edges from each token."""
         self._led_from: dict[int, list[int]] = {}
-        for source, state in episodes.leads.T.tolist():
-            self._led_from.setdefault(state, []).append(source)
+        for source, token in episodes.leads.T.tolist():
+            self._led_from.setdefault(token, []).append(source)
         self._edge_share = 1 / np.maximum(np.bincount(episodes.leads[0], minlength=episodes.num_states), 1)
         self._ratios = np.ones(episodes.num_states)
 
@@ -143,7 +144,8 @@ class VTraceSweep:
             trace = gammas * cs * next_corrections
             np.add.at(self._corrections, parents, share * (delta + trace))
             if self._led_from:
-                self._lead_on(level, reward + next_values, next_corrections)
+                led_values = np.where(is_action, self._values[parents], reward + next_values)
+                self._lead_on(level, led_values, np.where(is_action, delta + trace, next_corrections))
 
     def _after(self, tokens: Int64) -> tuple[Float64, Float64]:
         """Means over the sequences that carry each token, of V after it and of vs - V."""
@@ -154,7 +156,7 @@ class VTraceSweep:
         return values, corrections
 
     def _lead_on(self, level: Int64, values: Float64, corrections: Float64) -> None:
-        """Tell the ends that lead into states of this level."""
+        """Tell the ends that lead to tokens of this level."""
         for token, value, correction in zip(level.tolist(), values, corrections, strict=True):
             for source in self._led_from.get(token, ()):
                 share = self._edge_share[source]
