@@ -10,7 +10,7 @@ from pyarrow.parquet import read_table
 from tests.trees import random_tree
 from tests.wire.test_tree import two_rollouts, with_later_columns
 from trieline.config import ConfigError
-from trieline.launcher.export import COLUMNS, export, rows
+from trieline.launcher.export import COLUMNS, SEQUENCES, export, rows
 from trieline.wire.errors import JournalError
 from trieline.wire.messages import TreeDelivery
 from trieline.wire.tree import TrajectoryTree
@@ -62,7 +62,7 @@ def test_rows_are_the_sequences(seed: int) -> None:
 
 def test_json_lines_are_whole_or_not_there(tmp_path: Path) -> None:
     path = tmp_path / "trees.jsonl"
-    assert export([delivery(two_rollouts(), n) for n in range(2)], path) == 4
+    assert export([delivery(two_rollouts(), n) for n in range(2)], path, SEQUENCES) == 4
     found = [json.loads(line) for line in path.read_text().splitlines()]
     assert [row["trajectory_id"] for row in found] == ["actor/0/0", "actor/0/1", "actor/1/0", "actor/1/1"]
 
@@ -72,23 +72,23 @@ def test_json_lines_are_whole_or_not_there(tmp_path: Path) -> None:
         raise JournalError(msg)
 
     with pytest.raises(JournalError, match="corrupt"):
-        export(fails(), path)
+        export(fails(), path, SEQUENCES)
     assert len(path.read_text().splitlines()) == 4
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_what_can_not_be_written_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=r"ends with \.jsonl or \.parquet, got .*trees\.csv"):
-        export([], tmp_path / "trees.csv")
+        export([], tmp_path / "trees.csv", SEQUENCES)
     with pytest.raises(ConfigError, match=r"can't write .*none/trees\.jsonl: .*No such file"):
-        export([], tmp_path / "none" / "trees.jsonl")
+        export([], tmp_path / "none" / "trees.jsonl", SEQUENCES)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ConfigError, match="Parquet needs pyarrow, which is not installed"):
-        export([delivery(two_rollouts())], tmp_path / "trees.parquet")
+        export([delivery(two_rollouts())], tmp_path / "trees.parquet", SEQUENCES)
 
 
 def test_parquet_holds_the_same_rows(tmp_path: Path) -> None:
     trees = [random_tree(np.random.default_rng(s), later_columns=True) for s in range(5)]
     deliveries = [delivery(tree, n) for n, tree in enumerate(trees)]
-    export(deliveries, tmp_path / "trees.parquet")
+    export(deliveries, tmp_path / "trees.parquet", SEQUENCES)
     assert read_table(tmp_path / "trees.parquet").to_pylist() == list(rows(deliveries))

@@ -56,6 +56,7 @@ class ChatTokenizer:
         self._guards = {text: guard + chr(_NUMBERS + i) for i, text in enumerate(words)}
         self._any_special = re.compile(_one_of(words))
         self._any_mark = re.compile(f"{mark}(.)", re.DOTALL)
+        self._any_mark_and_space = re.compile(f"({mark}.) ", re.DOTALL)
         self._any_guard = re.compile(f"{guard}(.)", re.DOTALL)
         self._words = words
         marked = _with_marks(spec, self._marks)
@@ -66,6 +67,8 @@ class ChatTokenizer:
         self._special = dict(zip(self._ids, words, strict=True))
         swallow = {i for i, token in zip(self._ids, added, strict=True) if token.get("rstrip")}
         self._any_anchor = min(self._special.keys() - swallow, default=None)
+        self._puts_spaces = self._puts_spaces_after_marks()
+        self._swallowing = [self.mark(i) for i in swallow if i is not None]
         self.vocab_size: int = self._tokenizer.get_vocab_size(with_added_tokens=True)
 
     def token_id(self, text: str) -> int | None:
@@ -144,6 +147,34 @@ class ChatTokenizer:
         """The text of tokens, special ones spelled out. Unknown ones and `leave_out` are not in it."""
         known = [i for i in token_ids.tolist() if 0 <= i < self.vocab_size and i not in leave_out]
         return self.plain(self._tokenizer.decode(known, skip_special_tokens=False))
+
+    def decode_marked(self, token_ids: Int32) -> str:
+        """The text of tokens, with marks for special ones. Unknown ones are not in it."""
+        known = [i for i in token_ids.tolist() if 0 <= i < self.vocab_size]
+        text: str = self._tokenizer.decode(known, skip_special_tokens=False)
+        return self._any_mark_and_space.sub(r"\1", text) if self._puts_spaces else text
+
+    def _puts_spaces_after_marks(self) -> bool:
+        """Whether every text begins with a space, also after a special token."""
+        if self._any_anchor is None:
+            return False
+        mark = self.mark(self._any_anchor)
+        decoded = self._tokenizer.decode(self.token_ids(f"{mark}x").tolist(), skip_special_tokens=False)
+        return bool(decoded == f"{mark} x")
+
+    def marks_in(self, marked: str) -> list[tuple[int, int]]:
+        """Where the marks in marked text begin and end."""
+        return [found.span() for found in self._any_mark.finditer(marked)]
+
+    def without_marks(self, marked: str) -> str:
+        """Marked text without its special tokens."""
+        return self._any_mark.sub("", marked)
+
+    def swallowed(self, marked: str) -> str:
+        """Marked text as its tokens have it: some special tokens take the space after them in."""
+        for mark in self._swallowing:
+            marked = re.sub(f"{mark}\\s+", mark, marked)
+        return marked
 
     def _anchor(self, token_id: int) -> str:
         """The mark that stands for `token_id` before a text; nothing if there are no special tokens."""

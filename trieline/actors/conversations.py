@@ -7,9 +7,9 @@ is there once. Replies stand where sampled tokens would; everything else is cont
 
 import codecs
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 import numpy as np
@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from trieline.actors.chat import ChatRenderer
 from trieline.actors.demonstrations import written_completion
 from trieline.actors.errors import ChatTemplateError, ConversationError
+from trieline.actors.parquet_rows import parquet_rows
 from trieline.actors.tree_builder import TreeBuilder
 from trieline.actors.written_chat import Runs
 from trieline.common.arrays import Int64
@@ -26,6 +27,8 @@ from trieline.common.prefix import common_prefix
 from trieline.wire.tree import SCORED, TrajectoryTree
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 ENV_ID = "conversations"
 INFO_CHARACTERS = 500
@@ -79,14 +82,41 @@ def read_conversations(
         ConversationError: too many lines are no conversation; names file and line, what was expected and what
             came.
     """
-    found: list[Conversation] = []
-    unusable: list[str] = []
+    read = read_rows(path, lambda fields: conversation_of(fields, renderer), max_unusable=max_unusable)
     too_long: list[str] = []
+    for number, conversation in read:
+        longest = max(sum(len(tokens) for tokens, _ in runs) for runs in conversation)
+        if max_tokens is not None and longest > max_tokens:
+            too_long.append(f"line {number}: {longest:,} tokens")
+    if too_long:
+        log.warning(
+            "%s: longer than the %s tokens that the model was made for (%d): %s",
+            path,
+            f"{max_tokens:,}",
+            len(too_long),
+            _listed(too_long),
+        )
+    return [conversation for _, conversation in read]
+
+
+def read_rows(path: Path, read: Callable[[Any], T], *, max_unusable: int) -> list[tuple[int, T]]:
+    """The lines or rows of a file, each as `read` makes it of its fields, with their numbers from 1.
+
+    Args:
+        path: JSON lines in UTF-8, or Parquet.
+        read: may raise what says that a line is no conversation.
+        max_unusable: of those, how many may be; they are left out and listed.
+
+    Raises:
+        ConversationError: there are more of them, or nothing else is there.
+    """
+    found: list[tuple[int, T]] = []
+    unusable: list[str] = []
     for number, line in enumerate(_lines(path), start=1):
-        if not line.strip():
+        if isinstance(line, bytes) and not line.strip():
             continue
         try:
-            found.append(_paths(line, renderer))
+            found.append((number, read(msgspec.json.decode(line) if isinstance(line, bytes) else line)))
         except (
             msgspec.MsgspecError,
             UnicodeDecodeError,
@@ -98,10 +128,6 @@ def read_conversations(
             if len(unusable) > max_unusable:
                 msg = f"{path}, {_listed(unusable)}"
                 raise ConversationError(msg) from error
-            continue
-        longest = max(sum(len(tokens) for tokens, _ in runs) for runs in found[-1])
-        if max_tokens is not None and longest > max_tokens:
-            too_long.append(f"line {number}: {longest:,} tokens")
     if unusable:
         log.warning(
             "%s: %d conversations; lines left out (%d): %s",
@@ -109,14 +135,6 @@ def read_conversations(
             len(found),
             len(unusable),
             _listed(unusable),
-        )
-    if too_long:
-        log.warning(
-            "%s: longer than the %s tokens that the model was made for (%d): %s",
-            path,
-            f"{max_tokens:,}",
-            len(too_long),
-            _listed(too_long),
         )
     if not found:
         msg = f"expected conversations in {path}, got none"
@@ -139,7 +157,10 @@ def conversation_trees(conversations: Iterable[Conversation], renderer: ChatRend
     return trees
 
 
-def _lines(path: Path) -> list[bytes]:
+def _lines(path: Path) -> Iterable[Any]:
+    """Lines as bytes, or rows as their fields."""
+    if path.suffix == ".parquet":
+        return parquet_rows(path)
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -151,8 +172,12 @@ def _lines(path: Path) -> list[bytes]:
     return data.removeprefix(codecs.BOM_UTF8).splitlines()
 
 
-def _paths(line: bytes, renderer: ChatRenderer) -> Conversation:
-    fields = msgspec.json.decode(line)
+def conversation_of(fields: Any, renderer: ChatRenderer) -> Conversation:
+    """The paths of a conversation, given as the fields of a line.
+
+    Raises:
+        ConversationError, ChatTemplateError, msgspec.MsgspecError: it is none, or none for this model.
+    """
     conversation = msgspec.convert(_known_fields(fields), _Line)
     roles = [m.role for m in conversation.messages]
     if "assistant" not in roles[1:]:
@@ -209,7 +234,7 @@ def _listed(reasons: Sequence[str]) -> str:
 
 def _tree(paths: Sequence[Runs], renderer: ChatRenderer, number: int) -> TrajectoryTree:
     builder = TreeBuilder()
-    leaves = _grow(builder, {i: _keys(runs) for i, runs in enumerate(paths)})
+    leaves = grow(builder, {i: keys_of(runs) for i, runs in enumerate(paths)})
     for i in range(len(paths)):
         builder.add_leaf(leaves[i], terminated=True, cause=SCORED)
     opening, reply = paths[0][0][0], paths[0][1][0]
@@ -220,12 +245,12 @@ def _tree(paths: Sequence[Runs], renderer: ChatRenderer, number: int) -> Traject
     return builder.build(env_id=ENV_ID, task_id=str(number), level=0, info=info)
 
 
-def _keys(runs: Runs) -> Int64:
+def keys_of(runs: Runs) -> Int64:
     """Token and author in one number."""
     return np.concatenate([tokens.astype(np.int64) * 2 + is_reply for tokens, is_reply in runs])
 
 
-def _grow(builder: TreeBuilder, paths: dict[int, Int64]) -> dict[int, int]:
+def grow(builder: TreeBuilder, paths: dict[int, Int64]) -> dict[int, int]:
     """Add paths that begin with the same token. Returns the node at which each ends."""
     leaves: dict[int, int] = {}
     left = [(-1, paths)]

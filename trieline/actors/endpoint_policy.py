@@ -62,11 +62,12 @@ class ByteChat:
 
 def chat_of(tokens: Int32) -> list[dict[str, str]]:
     """The chat that `ByteChat` spelled, without the reply that is to come."""
-    found = [{"role": role, "content": text} for role, text in _messages(tokens)]
+    found = [{"role": role, "content": text} for role, text in spelled_messages(tokens)]
     return found[:-1]
 
 
-def _messages(tokens: Int32) -> Iterator[tuple[str, str]]:
+def spelled_messages(tokens: Int32) -> Iterator[tuple[str, str]]:
+    """Role and text of each message that `ByteChat` spelled, replies among them."""
     starts = np.flatnonzero((tokens >= SYSTEM) & (tokens != END))
     for start, part in zip(starts, np.split(tokens, starts[1:]), strict=True):
         text = part[part < SYSTEM].astype(np.uint8).tobytes().decode("utf-8", "replace")

@@ -1,6 +1,7 @@
-"""`trieline eval`, `trieline show` and `trieline export`: how good a policy is, and what it did."""
+"""`trieline eval`, `show`, `export` and `import`: how good a policy is, and what it or others did."""
 
 import argparse
+import math
 from typing import TYPE_CHECKING
 
 from trieline.command_line.options import add_config_options, read_config
@@ -37,7 +38,38 @@ def add_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         "--out", metavar="FILE", help="FILE.jsonl or FILE.parquet (default: JSON Lines, to standard output)"
     )
     export.add_argument("--env", help="only trees of this environment")
+    kind = export.add_mutually_exclusive_group()
+    kind.add_argument(
+        "--messages", action="store_true", help="conversations for tools that train on text, one a row"
+    )
+    kind.add_argument("--trees", action="store_true", help="whole trees, one a row")
+    export.add_argument(
+        "--min-return",
+        type=float,
+        metavar="R",
+        help="of --messages, only sequences with at least this return",
+    )
+    export.add_argument(
+        "--model", metavar="MODEL", help="whose tokens they are, where the recording doesn't say"
+    )
     export.set_defaults(run=_export)
+
+    chats = verbs.add_parser("import", help="recorded chats as a journal")
+    chats.add_argument(
+        "file", metavar="FILE", help="JSON Lines or Parquet of messages, with a reward or none"
+    )
+    chats.add_argument("--output", metavar="JOURNAL", required=True, help="a new folder")
+    chats.add_argument(
+        "--model", metavar="MODEL", required=True, help="in whose tokens: folder, hub name, built-in"
+    )
+    chats.add_argument(
+        "--max-unusable",
+        type=int,
+        default=0,
+        metavar="N",
+        help="lines that may be no chat for this model (0)",
+    )
+    chats.set_defaults(run=_import)
 
 
 def _eval(options: argparse.Namespace) -> int:
@@ -111,15 +143,49 @@ def _export(options: argparse.Namespace) -> int:
     import sys
     from pathlib import Path
 
-    from trieline.launcher.export import export, rows, write_json_lines
+    from trieline.config import ConfigError
+    from trieline.launcher.export import SEQUENCES, export, write_json_lines
+    from trieline.launcher.message_rows import MessageRows
     from trieline.launcher.recording import find_recording
+    from trieline.launcher.tree_rows import TREES
 
-    deliveries = find_recording(options.run_dir).deliveries([options.env] if options.env else ())
+    recording = find_recording(options.run_dir)
+    deliveries = recording.deliveries([options.env] if options.env else ())
+    if options.min_return is not None and not options.messages:
+        msg = f"expected --min-return with --messages alone, got --min-return {options.min_return:g}"
+        raise ConfigError(msg)
+    conversations = None
+    table = TREES if options.trees else SEQUENCES
+    if options.messages:
+        least = -math.inf if options.min_return is None else options.min_return
+        conversations = MessageRows(recording.chat_reader(options.model), min_return=least)
+        table = conversations.table
     if options.out is None:
-        write_json_lines(rows(deliveries), sys.stdout)
-        return 0
-    count = export(deliveries, Path(options.out))
-    print(f"{count} sequences in {options.out}")
+        write_json_lines(table.rows(deliveries), sys.stdout)
+    else:
+        count = export(deliveries, Path(options.out), table)
+        print(f"{count} {table.noun} in {options.out}")
+    for reason, count in conversations.unread.most_common(5) if conversations else ():
+        sys.stderr.write(
+            f"trieline export: {count} sequences left out, since they can't be read back: {reason}\n"
+        )
+    return 0
+
+
+def _import(options: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from trieline.common.program_log import start_log
+    from trieline.launcher.chat_import import import_chats
+
+    start_log()
+    found = import_chats(
+        Path(options.file), Path(options.output), model=options.model, max_unusable=options.max_unusable
+    )
+    print(
+        f"{found.chats} chats in {options.output}: {found.trees} trees of {found.tokens} tokens "
+        f"({found.sequence_tokens} as separate sequences)"
+    )
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Journals as tables for other trainers: one row a sequence, with the tree that it is a part of.
+"""Journals as tables for other trainers; the first has a row for each sequence and what its tree says of it.
 
 The columns that most take: `prompt_ids` (what stands before the first sampled token), `response_ids` (the
 rest) and, over the response's tokens, `response_mask` (1: sampled), `rollout_logprobs`, `version` (of the
@@ -12,6 +12,7 @@ sequence's end `terminated` and `cause` (not "": broken, and its reward says not
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
@@ -25,6 +26,19 @@ from trieline.wire.messages import TreeDelivery
 ROWS_AT_ONCE = 1024
 
 Row = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Table:
+    """A kind of table that trees are exported as."""
+
+    rows: Callable[[Iterable[TreeDelivery]], Iterator[Row]]
+    """What goes into a file of JSON Lines."""
+    schema: Callable[[Any], Any]
+    """Of Parquet, given pyarrow."""
+    flat: Callable[[Row], Row] = dict
+    """A row as Parquet holds it."""
+    noun: str
 
 
 def rows(deliveries: Iterable[TreeDelivery]) -> Iterator[Row]:
@@ -51,8 +65,8 @@ def write_json_lines(table: Iterable[Row], file: TextIO) -> int:
     return count
 
 
-def write_parquet(table: Iterable[Row], path: Path) -> int:
-    """Returns the number of rows.
+def write_parquet(table: Iterable[Row], path: Path, schema_of: Callable[[Any], Any]) -> int:
+    """Returns the number of rows. `schema_of` is given pyarrow.
 
     Raises:
         ConfigError: pyarrow is not installed.
@@ -63,7 +77,7 @@ def write_parquet(table: Iterable[Row], path: Path) -> int:
     except ModuleNotFoundError as error:
         msg = "Parquet needs pyarrow, which is not installed; JSON Lines (.jsonl) need nothing"
         raise ConfigError(msg) from error
-    schema, count = _parquet_schema(pyarrow), 0
+    schema, count = schema_of(pyarrow), 0
     with pyarrow.parquet.ParquetWriter(path, schema) as writer:
         table = iter(table)
         while some := list(islice(table, ROWS_AT_ONCE)):
@@ -72,22 +86,21 @@ def write_parquet(table: Iterable[Row], path: Path) -> int:
     return count
 
 
-def export(deliveries: Iterable[TreeDelivery], path: Path) -> int:
+def export(deliveries: Iterable[TreeDelivery], path: Path, table: Table) -> int:
     """Write the file at `path`, `.jsonl` or `.parquet`, whole or not at all. Returns the number of rows.
 
     Raises:
         ConfigError: it is of another kind, can't be written, or Parquet can't be.
     """
-    writers: dict[str, Callable[[Iterable[Row], Path], int]] = {
-        ".jsonl": _write_json_file,
-        ".parquet": write_parquet,
-    }
-    if path.suffix not in writers:
-        msg = f"expected a file that ends with {' or '.join(writers)}, got {path}"
+    if path.suffix not in (".jsonl", ".parquet"):
+        msg = f"expected a file that ends with .jsonl or .parquet, got {path}"
         raise ConfigError(msg)
+    found = table.rows(deliveries)
     try:
         with whole_file(path) as scratch:
-            return writers[path.suffix](rows(deliveries), scratch)
+            if path.suffix == ".jsonl":
+                return _write_json_file(found, scratch)
+            return write_parquet(map(table.flat, found), scratch, table.schema)
     except OSError as error:
         msg = f"can't write {path}: {error}"
         raise ConfigError(msg) from error
@@ -164,3 +177,5 @@ COLUMNS = (
     "cause", "env_id", "task_id", "level",
 )  # fmt: skip
 """In the order of a row."""
+
+SEQUENCES = Table(rows=rows, schema=_parquet_schema, noun="sequences")

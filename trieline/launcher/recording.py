@@ -4,7 +4,8 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from trieline.config import Config
+from trieline.config import Config, ConfigError
+from trieline.launcher.message_rows import Reader, SpelledReader, chat_reader
 from trieline.launcher.run_folder import RunFolder
 from trieline.launcher.sft_run import find_journal
 from trieline.launcher.token_texts import TokenTexts, bytes_texts, tokenizer_texts
@@ -41,12 +42,8 @@ class Recording:
 
     def token_texts(self, model: str | None = None) -> TokenTexts | None:
         """How its token ids are read; None: not known. `model` is asked where the recording doesn't say."""
-        folder = self.path.parent if self.path.is_file() else self.path
-        # A tree by itself lies in a folder beside the journal's, as a rule.
-        for place in (folder, folder.parent / "journal") if self.path.is_file() else (folder,):
-            header = read_header(place)
-            if header is not None and header.tokenizer == BYTES_TOKENIZER:
-                return bytes_texts
+        if self._is_spelled():
+            return bytes_texts
         if model is None:
             config = self.config()
             if config is None:
@@ -57,6 +54,30 @@ class Recording:
             except ModelFolderError:
                 return None  # token ids are shown instead
         return tokenizer_texts(tokenizer_folder(model))
+
+    def chat_reader(self, model: str | None = None) -> Reader:
+        """What reads its sequences as messages. `model` is asked where the recording doesn't say.
+
+        Raises:
+            ConfigError: it is not known whose tokens they are.
+            ModelFolderError, ChatTemplateError: the model can't be used for it.
+        """
+        if self._is_spelled():
+            return SpelledReader()
+        config = self.config()
+        if model is None and config is None:
+            msg = f"expected --model: {self.path} doesn't say whose tokens they are"
+            raise ConfigError(msg)
+        kwargs = config.model.template_kwargs if config else {}
+        return chat_reader(tokenizer_folder(model or (config.model.path if config else "")), kwargs)
+
+    def _is_spelled(self) -> bool:
+        """Whether the token ids are bytes of text."""
+        folder = self.path.parent if self.path.is_file() else self.path
+        # A tree by itself lies in a folder beside the journal's, as a rule.
+        near = [place / "journal" for place in (folder, *folder.parents)[:3]]
+        headers = map(read_header, (folder, *near) if self.path.is_file() else (folder,))
+        return any(header is not None and header.tokenizer == BYTES_TOKENIZER for header in headers)
 
     def decoder(self) -> Callable[[Sequence[int]], str] | None:
         """Token ids to text; None: not known how."""
