@@ -95,6 +95,9 @@ def test_whose_tokens_they_are_has_to_be_said(
 ) -> None:
     assert main(["export", str(journal), "--messages"]) == 2
     assert "expected --model" in capsys.readouterr().err
+    other = folder_of(tmp_path / "other", "MISTRAL")
+    assert main(["export", str(journal), "--messages", "--model", str(other)]) == 2
+    assert f"expected the model whose tokens are in {journal}" in capsys.readouterr().err
     # Those of another: nothing of them can be read, and that is said.
     write(tmp_path / "random", [delivery(random_tree(np.random.default_rng(3), broken_leaves=0), 0)])
     assert main(["export", str(tmp_path / "random"), "--messages", "--model", str(model)]) == 0

@@ -11,7 +11,7 @@ from trieline.launcher.sft_run import find_journal
 from trieline.launcher.token_texts import TokenTexts, bytes_texts, tokenizer_texts
 from trieline.wire.errors import ModelFolderError
 from trieline.wire.journal import read_journal, read_tree
-from trieline.wire.journal_header import BYTES_TOKENIZER, read_header
+from trieline.wire.journal_header import BYTES_TOKENIZER, read_header, tokenizer_fingerprint
 from trieline.wire.messages import TreeDelivery
 from trieline.wire.model_folder import tokenizer_folder
 
@@ -44,32 +44,48 @@ class Recording:
         """How its token ids are read; None: not known. `model` is asked where the recording doesn't say."""
         if self._is_spelled():
             return bytes_texts
-        if model is None:
-            config = self.config()
-            if config is None:
-                return None
-            model = config.model.path
-            try:
-                return tokenizer_texts(tokenizer_folder(model))
-            except ModelFolderError:
-                return None  # token ids are shown instead
-        return tokenizer_texts(tokenizer_folder(model))
+        try:
+            folder = self._model_folder(model)
+        except ModelFolderError:
+            if model is not None:
+                raise
+            return None  # token ids are shown instead
+        return None if folder is None else tokenizer_texts(folder)
 
     def chat_reader(self, model: str | None = None) -> Reader:
         """What reads its sequences as messages. `model` is asked where the recording doesn't say.
 
         Raises:
-            ConfigError: it is not known whose tokens they are.
+            ConfigError: it is not known whose tokens they are, or they are another's.
             ModelFolderError, ChatTemplateError: the model can't be used for it.
         """
         if self._is_spelled():
             return SpelledReader()
-        config = self.config()
-        if model is None and config is None:
+        folder, config = self._model_folder(model), self.config()
+        if folder is None:
             msg = f"expected --model: {self.path} doesn't say whose tokens they are"
             raise ConfigError(msg)
-        kwargs = config.model.template_kwargs if config else {}
-        return chat_reader(tokenizer_folder(model or (config.model.path if config else "")), kwargs)
+        return chat_reader(folder, config.model.template_kwargs if config else {})
+
+    def _model_folder(self, model: str | None) -> Path | None:
+        """Where the tokenizer is: of `model`, else of the run; None: it is not known.
+
+        Raises:
+            ModelFolderError: it isn't here.
+            ConfigError: the journal says that its tokens are another's than `model`'s.
+        """
+        if model is None:
+            config = self.config()
+            return None if config is None else tokenizer_folder(config.model.path)
+        folder = tokenizer_folder(model)
+        header = read_header(self.path) if self.path.is_dir() else None
+        if header is not None and header.tokenizer != tokenizer_fingerprint(folder):
+            msg = (
+                f"expected the model whose tokens are in {self.path} (tokenizer {header.tokenizer[:12]}, "
+                f"vocabulary of {header.vocab_size}), got another: {model}"
+            )
+            raise ConfigError(msg)
+        return folder
 
     def _is_spelled(self) -> bool:
         """Whether the token ids are bytes of text."""

@@ -26,7 +26,7 @@ def agent_tree(task_id: str = "leap day", *, said: str = "The rule of 400 is mis
         (-1, False, "You repair packages.", "", 0),
         (0, False, "A test fails.", "", 0),
         (1, True, "I'll ask.", "", 0),
-        (0, False, "Where are leap years decided?", "rollout", 0),
+        (0, False, "Where are leap years decided?", "subagent", 0),
         (3, True, "In line 88.", "", 0),
         (2, False, "It says: in line 88.", "", 0),
         (5, True, said, "", 0),

@@ -81,6 +81,7 @@ def test_a_tree_is_drawn_with_all_that_is_in_it(tmp_path: Path) -> None:
         "broken: sandbox",
         'class="cause compaction"',
         'class="cause token_mismatch"',
+        'class="cause subagent"',
         "importance ratio (not recorded)",
         "reward +1.00",
         "comparison group 0",

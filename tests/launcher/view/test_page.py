@@ -24,6 +24,7 @@ from trieline.common.text import LINES, visible
 from trieline.launcher.view import selection as selection_module
 from trieline.launcher.view.page import PROGRAM
 from trieline.wire.journal import read_journal, write_tree
+from trieline.wire.tree import EDGE_KINDS, FORK_CAUSES
 
 
 class Elements(HTMLParser):
@@ -68,7 +69,7 @@ def test_the_page_holds_the_tree(tmp_path: Path) -> None:
     page = viewed(record(tmp_path / "journal", tree))
     (task,) = data_of(page)["trees"]
     assert (task["task"], task["env"], task["versions"]) == ("leap day", "test/Agent-v0", [4, 4])
-    assert task["returns"] == [0, 1, 1, None]
+    assert task["returns"] == [*(tree.sequence_return(leaf) for leaf in range(3)), None]
     shown = unpacked(task)
     assert shown["parents"] == tree.parents.tolist()
     assert "".join(shown["texts"][slice(*shown["offsets"][2:4])]) == "I'll ask."
@@ -113,6 +114,12 @@ def test_the_program_writes_no_markup_and_asks_no_network() -> None:
     parts = [*PROGRAM, "page.css", "page.html"]
     whole = "\n".join((files("trieline.launcher.view") / name).read_text("utf-8") for name in parts)
     assert re.findall(r"https?://[^\"' ]+", whole) == ["http://www.w3.org/2000/svg"]
+
+
+def test_the_program_knows_every_cause_and_edge() -> None:
+    program = (files("trieline.launcher.view") / "scales.js").read_text("utf-8")
+    for name in (*filter(None, FORK_CAUSES), *EDGE_KINDS):
+        assert f"\n  {name}: " in program
 
 
 def test_trees_are_chosen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -82,7 +82,7 @@ function nodeShape(tree, place, node, view, actions) {
     const at = x + wide - 1, up = y - tall / 2 - 6;
     group.append(shape("path", { class: `mark ${verdict(reward)}`, d: reward > 0 ? `M${at - 4} ${up + 4}h8l-4 -6z` : `M${at - 4} ${up - 2}h8l-4 6z` }, shape("title", {}, `reward ${signed(reward)}`)));
   }
-  if (!tree.reached[node] && !tree.children[node].length) group.append(shape("text", { class: "side", x: x + wide + 8, y: y + 4 }, "side branch"));
+  if (!tree.reached[node] && !tree.children[node].length) group.append(shape("text", { class: "side-name", x: x + wide + 8, y: y + 4 }, "side branch"));
   return group;
 }
 
@@ -141,7 +141,7 @@ function legend(tree) {
   const add = (text, ...shapes) => entries.push(make("span", {}, icon(...shapes), text));
   add("policy", shape("rect", { class: "policy", x: 2, y: 2, width: 22, height: 12, rx: 2 }));
   add("context", shape("rect", { class: "context", x: 2, y: 5, width: 22, height: 6, rx: 2 }));
-  for (const cause of ["branch", "compaction", "token_mismatch"]) {
+  for (const cause of ["branch", "compaction", "subagent", "side", "token_mismatch"]) {
     if (tree.causes.includes(cause)) add(cause.replace("_", " "), shape("path", { class: `link ${cause}`, d: "M2 8H24" }), shape("circle", { class: `cause ${cause}`, cx: 13, cy: 8, r: 4 }));
   }
   for (const kind of ["continues", "returns"]) {

@@ -98,6 +98,8 @@ const CAUSES = {
   rollout: "another rollout of the task",
   branch: "a fork that the branching policy asked for",
   compaction: "the context was compacted",
+  subagent: "a sub-agent's conversation",
+  side: "a request beside the task, a title for example",
   token_mismatch: "what came back did not continue the sampled tokens",
 };
 
