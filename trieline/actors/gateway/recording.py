@@ -5,6 +5,7 @@ A session becomes a tree when it is over: closed with a reward or a cause. Until
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Sequence, Set
 from pathlib import Path
@@ -101,14 +102,11 @@ def run_recorder(
         GatewaySetupError, GatewayRecordError, JournalError, AddressError: nothing was started.
     """
 
-    async def run() -> int:
-        stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in STOP_SIGNALS:
-            loop.add_signal_handler(number, stop.set)
-        journal = Journal(folder / JOURNAL, header=header)
-        # Between the journal and the end of its record a session is in both.
-        known = recorded_sessions(folder / JOURNAL) if any((folder / SESSIONS).glob("*")) else set()
+    journal = Journal(folder / JOURNAL, header=header)
+    # Between the journal and the end of its record a session is in both.
+    known = recorded_sessions(folder / JOURNAL) if any((folder / SESSIONS).glob("*")) else set()
+
+    async def serve() -> None:
         policy = PolicyClient(links)
         try:
             await policy.start()
@@ -122,14 +120,21 @@ def run_recorder(
                 record=folder / SESSIONS,
                 seed=actor.seed,
             )
-            await gateway.start()
             try:
-                await stop.wait()
+                await gateway.start()
+                await asyncio.Event().wait()
             finally:
                 await gateway.close()
         finally:
             await policy.close()
-            journal.close()
-        return 0
 
-    return asyncio.run(run())
+    async def until_stopped() -> None:
+        serving = asyncio.create_task(serve())
+        for number in STOP_SIGNALS:
+            asyncio.get_running_loop().add_signal_handler(number, serving.cancel)
+        with contextlib.suppress(asyncio.CancelledError):
+            await serving
+
+    with contextlib.closing(journal):
+        asyncio.run(until_stopped())
+    return 0
