@@ -70,7 +70,8 @@ def test_hostile_text_stays_text(place: str, tmp_path: Path) -> None:
 
 
 def test_a_tree_is_drawn_with_all_that_is_in_it(tmp_path: Path) -> None:
-    document, complaints = opened(viewed(record(tmp_path / "journal", agent_tree())), tmp_path / "profile")
+    page = viewed(record(tmp_path / "journal", agent_tree()))
+    document, complaints = opened(page, tmp_path / "profile", "tree=0&leaf=2")
     assert complaints == ""
     for shown in (
         'class="edge returns"',
