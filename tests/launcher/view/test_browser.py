@@ -3,6 +3,7 @@
 `scripts/ensure_browser.sh` installs one.
 """
 
+import asyncio
 import html
 import shutil
 import subprocess
@@ -15,6 +16,8 @@ from tests.launcher.view.example_trees import HOSTILE, RAN, agent_tree, hostile_
 from tests.trees import random_tree
 from trieline.command_line import main
 from trieline.common.text import visible
+from trieline.launcher.view import live
+from trieline.launcher.view.selection import Selection
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [
@@ -23,8 +26,8 @@ pytestmark = [
 ]
 
 
-def opened(page: Path, profile: Path, place: str = "") -> tuple[str, str]:
-    """The document after its programs ran, and what they complained of."""
+def opened(page: Path | str, profile: Path, place: str = "") -> tuple[str, str]:
+    """The document after its programs ran, and what they complained of. `page`: a file, or an address."""
     assert BROWSER is not None
     command = [BROWSER, "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}"]
     command += [
@@ -34,7 +37,11 @@ def opened(page: Path, profile: Path, place: str = "") -> tuple[str, str]:
         "--dump-dom",
     ]
     ended = subprocess.run(
-        [*command, f"{page.as_uri()}#{place}"], capture_output=True, text=True, check=True, timeout=120
+        [*command, f"{page.as_uri() if isinstance(page, Path) else page}#{place}"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
     )
     return ended.stdout, "\n".join(line for line in ended.stderr.splitlines() if ":CONSOLE" in line)
 
@@ -120,3 +127,23 @@ def test_hundreds_of_trees_open(tmp_path: Path) -> None:
     assert document.count("<tr ") == 300
     assert "300 of 500 trees, evenly spaced" in document
     assert "<h2>task 499</h2>" in document
+
+
+def test_a_live_page_shows_what_comes_and_hostile_text_stays_text(tmp_path: Path) -> None:
+    record(tmp_path / "journal", agent_tree("first"), hostile_tree())
+
+    async def visit() -> tuple[str, str]:
+        server = live.LivePage(live.GrowingTrees(path=str(tmp_path), selection=Selection()))
+        await server.start()
+        try:
+            return await asyncio.to_thread(opened, server.url, tmp_path / "profile")
+        finally:
+            await server.close()
+
+    document, complaints = asyncio.run(visit())
+    assert complaints == ""
+    assert '<span class="live">live</span>' in document
+    assert document.count("<tr ") == 2
+    assert html.escape(visible(HOSTILE), quote=False) in document
+    assert "it ran</title>" not in document
+    assert "<blink>" not in document
