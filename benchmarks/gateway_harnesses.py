@@ -74,6 +74,19 @@ def _opencode(place: Place) -> None:
     (place.work / "opencode.json").write_text(json.dumps(config | {"autoupdate": False, "share": "disabled"}))
 
 
+def _pi(place: Place) -> None:
+    model = {"id": "policy", "contextWindow": 1_000_000, "maxTokens": 4_000}
+    provider = {
+        "baseUrl": place.urls["openai_base_url"],
+        "api": "openai-completions",
+        "apiKey": place.key,
+        "models": [model],
+    }
+    folder = place.home / ".pi" / "agent"
+    folder.mkdir(parents=True)
+    (folder / "models.json").write_text(json.dumps({"providers": {"gateway": provider}}))
+
+
 _LOOKS: tuple[Step, ...] = (("look", {"what": "a"}), ("look", {"what": "ü"}), LAST)
 _CODEX = ("{bin}/codex", "exec", "--skip-git-repo-check", "Look around.")
 _CLAUDE = (
@@ -249,6 +262,13 @@ CLIENTS: dict[str, Client] = {
             ("task", {"description": "Hi", "prompt": GREET, "subagent_type": "general"}),
             LAST,
         ],
+    ),
+    "pi": Client(
+        npm="@mariozechner/pi-coding-agent",
+        command=["{bin}/pi", "--model", "gateway/policy", "-p", "Look around."],
+        setup=_pi,
+        env={"PI_OFFLINE": "1"},
+        steps=[*_shell("bash", "command", "echo one", "echo two"), LAST],
     ),
     "qwen-code": Client(
         npm="@qwen-code/qwen-code",

@@ -1,5 +1,7 @@
 """Bytes of a stranger become an object, or an error that says why not."""
 
+import json
+
 import pytest
 
 from trieline.actors.gateway.apis.json_body import body_of
@@ -29,3 +31,14 @@ def test_half_a_character_becomes_a_mark() -> None:
 def test_what_is_no_object_is_refused(data: bytes, complaint: str) -> None:
     with pytest.raises(BadRequestError, match=complaint):
         body_of(data)
+
+
+@pytest.mark.parametrize("value", [b"[]", b"0", rb'"\""'])
+def test_a_body_of_millions_of_values_is_refused_before_it_is_read(value: bytes) -> None:
+    with pytest.raises(BadRequestError, match="the body: expected at most 1000000 values in it, got more"):
+        body_of(b'{"messages": [' + b",".join([value] * 1_100_000) + b"]}")
+
+
+def test_a_long_text_may_be_of_any_characters() -> None:
+    text = '[{"a\\": "\\"b"},]' * 300_000
+    assert body_of(json.dumps({"messages": [text]}).encode()) == {"messages": [text]}
