@@ -103,14 +103,19 @@ def _cut(
 ) -> None:
     """Leave in place what a row may take. `temperature`: of `top_k` and `top_p`; None: these don't count."""
     allowed = how.allowed[row] if how.allowed else None
+    # By numpy: threads of torch gain nothing on one row, and wait for each other.
+    values = logits_V.numpy()
     if allowed is not None:
-        logits_V.masked_fill_(torch.from_numpy(~allowed), -torch.inf)
+        np.copyto(values, -np.inf, where=~allowed)
     if temperature is not None:
         _drop(logits_V, temperature, int(how.top_k[row]), float(how.top_p[row]))
-    if allowed is not None or (how.tell_masks and how.tell_masks[row]):
-        left = (logits_V > -torch.inf).numpy()
-        if not left.all():
-            masks[row] = runs_of(left)
+    if allowed is None and not (how.tell_masks and how.tell_masks[row]):
+        return
+    left = allowed
+    if left is None or temperature is not None:
+        left = values > -np.inf
+    if not left.all():
+        masks[row] = runs_of(left)
 
 
 def _drop(logits_V: Tensor, temperature: float, top_k: int, top_p: float) -> None:
