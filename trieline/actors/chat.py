@@ -105,6 +105,19 @@ class ChatRenderer:
         """What an agent is told of a reply's text: what the model thought, says, and calls of `tools`."""
         return self._tools.message(text, tools)
 
+    @property
+    def call_ends(self) -> tuple[str, ...]:
+        """What stands after a call, where the model's notation has an end of it."""
+        return self._tools.call_ends
+
+    def forced_call(self, tools: Sequence[Tool], name: str | None, *, most: int) -> str:
+        """The grammar (`Sampling.lark`) of replies that call one of `tools`, or the one of this `name`.
+
+        Raises:
+            ToolGrammarError: this model's notation has none, or there is no such tool.
+        """
+        return self._tools.forced_call(tools, name, most=most)
+
     def reply_tokens(self, action: str, tools: Sequence[Tool] = ()) -> Int32:
         """Tokens [K] of a reply that a demonstrator wrote, its end of turn included.
 

@@ -19,6 +19,8 @@ MOST_CHARACTERS = 256 * 1024
 """As many as a policy server takes."""
 _SPELLING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 _LIST, _ARGUMENTS = "[TOOL_CALLS]", "[ARGS]"
+CALL_MARKS = (OPENS, CLOSES, _LIST, _ARGUMENTS)
+"""What some tokenizers have a token of its own for."""
 _NO_MARKS: Mapping[str, int] = {}
 
 

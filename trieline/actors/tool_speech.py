@@ -18,6 +18,7 @@ import msgspec
 from trieline.actors.errors import ChatTemplateError
 from trieline.actors.shown_chat import FILLER, SENTINEL, THINKING, ShownChat, offered
 from trieline.actors.tool_formats import FORMATS, HERMES, ToolFormat
+from trieline.actors.tool_grammars import CALL_MARKS, forced_call
 from trieline.common.message import Message, Tool, ToolCall, user_message
 from trieline.envs.tool_calls import CLOSES, MOST_CALLS, OPENS, answer, call_id, read_calls, write_calls
 
@@ -110,6 +111,17 @@ class ToolSpeech:
         own = self.format.read(said, tools)
         broken = [f"{OPENS}{text}{CLOSES}" for text in own.broken]
         return thought + "\n".join([write_calls(own.content, own.calls), *broken]).strip()
+
+    @property
+    def call_ends(self) -> tuple[str, ...]:
+        """What stands after a call, where the notation has an end of it."""
+        return (CLOSES,) if (self.format or HERMES).name in ("hermes", "tagged") else ()
+
+    def forced_call(self, tools: Sequence[Tool], name: str | None, *, most: int) -> str:
+        """The grammar of replies that call one of `tools`, or the one of this `name`."""
+        known = {text: self._chat.tokens.token_id(text) for text in CALL_MARKS}
+        marks = {text: token_id for text, token_id in known.items() if token_id is not None}
+        return forced_call((self.format or HERMES).name, tools, name, most=most, marks=marks)
 
     def reply(self, action: str, tools: Sequence[Tool]) -> Message:
         """An action that the model has to say, as a message for its template."""

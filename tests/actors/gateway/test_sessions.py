@@ -403,6 +403,36 @@ def test_a_policy_server_that_fails_leaves_nothing_behind(
     run(play())
 
 
+@pytest.mark.parametrize("choice", ["required", "function:look_up"])
+def test_a_call_that_is_asked_for_is_sampled_under_its_grammar(tmp_path: Path, choice: str) -> None:
+    desk = Desk(tmp_path, replies=[calling(word="tree")])
+    session = desk.sessions.open()
+    replied = run(desk.ask(session, *TASK, tools=[LOOK_UP], tool_choice=choice))
+    assert [call.name for call in replied.message.tool_calls] == ["look_up"]
+    assert "look_up" in desk.policy.samplings[0].lark
+    with pytest.raises(BadRequestError, match="'no'"):
+        run(desk.ask(session, *TASK, tools=[LOOK_UP], tool_choice="function:no"))
+
+
+def test_a_reply_in_json_is_sampled_under_its_schema(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, replies=['{"tall": 12}'])
+    schema = {"type": "object", "properties": {"tall": {"type": "integer"}}}
+    run(desk.ask(desk.sessions.open(), *TASK, response_schema=schema))
+    assert "tall" in desk.policy.samplings[0].json_schema
+
+
+def test_one_call_alone_ends_a_reply_where_more_are_not_wanted(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, replies=[calling(word="a")])
+    run(desk.ask(desk.sessions.open(), *TASK, tools=[LOOK_UP], parallel_calls=False))
+    assert desk.policy.samplings[0].stop == ("</tool_call>",)
+
+
+def test_what_top_p_left_is_told_so_that_it_can_be_trained_on(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    run(desk.ask(desk.sessions.open(), *TASK, top_p=0.9))
+    assert desk.policy.samplings[0].tell_masks
+
+
 class TestAnyAgent:
     """Whatever is asked in whatever order: the tree is what the policy saw."""
 

@@ -8,15 +8,17 @@ from typing import Protocol, TypeVar
 import msgspec
 import numpy as np
 
-from trieline.actors.errors import ChatTemplateError
+from trieline.actors.errors import ChatTemplateError, ToolGrammarError
 from trieline.actors.gateway.asked import Asked
 from trieline.actors.gateway.errors import BadRequestError, ContextLengthError, DeadlineError, UpstreamError
 from trieline.actors.gateway.exchange import Exchange
 from trieline.actors.gateway.history import History, Place
 from trieline.actors.gateway.lineage import lineage
 from trieline.actors.policy import Policy
+from trieline.actors.tool_grammars import json_reply
 from trieline.common.arrays import Int32
 from trieline.common.message import Message, Tool
+from trieline.envs.tool_calls import MOST_CALLS
 from trieline.wire.errors import PeerTimeoutError, WireError
 from trieline.wire.messages import Completion, Sampling
 from trieline.wire.policy_client import RefusedError
@@ -39,6 +41,13 @@ class GatewayRenderer(Protocol):
 
     def turn_tokens(self, turn: int, said: Sequence[Message], *, last_token: int) -> Int32:
         """[C] between the `turn`-th reply and the next."""
+
+    @property
+    def call_ends(self) -> tuple[str, ...]:
+        """What stands after a call, where the model's notation has an end of it."""
+
+    def forced_call(self, tools: Sequence[Tool], name: str | None, *, most: int) -> str:
+        """The grammar of replies that call. Raises ToolGrammarError."""
 
     def decode(self, token_ids: Int32) -> str:
         """A reply's text."""
@@ -136,15 +145,36 @@ class Replier:
         if room < 1:
             raise ContextLengthError(found=prompt_tokens, most=limits.max_context - 1)
 
+        top_p, top_k = limits.chosen(asked.top_p, limits.top_p), limits.chosen(asked.top_k, limits.top_k)
         return Sampling(
             max_tokens=min(room, limits.max_tokens, asked.max_tokens or limits.max_tokens),
             temperature=limits.chosen(asked.temperature, limits.temperature),
-            top_p=limits.chosen(asked.top_p, limits.top_p),
-            top_k=limits.chosen(asked.top_k, limits.top_k),
+            top_p=top_p,
+            top_k=top_k,
+            # Only so are the probabilities those that it was sampled with.
+            tell_masks=top_p < 1 or top_k > 0,
+            **self._grammar(asked),
             stop_ids=self.renderer.stop_ids,
-            stop=asked.stop,
+            stop=self._stops(asked),
             seed=seed if asked.seed is None else asked.seed % 2**63,
         )
+
+    def _stops(self, asked: Asked) -> tuple[str, ...]:
+        one_call = asked.tools and not asked.parallel_calls and asked.tool_choice == "auto"
+        return (*asked.stop, *(self.renderer.call_ends if one_call else ()))
+
+    def _grammar(self, asked: Asked) -> dict[str, str]:
+        """What a reply has to be, as settings of sampling. Raises BadRequestError: none can be made so."""
+        try:
+            if asked.tool_choice not in ("auto", "none"):
+                _, _, name = asked.tool_choice.partition(":")
+                most = MOST_CALLS if asked.parallel_calls else 1
+                return {"lark": self.renderer.forced_call(asked.tools, name or None, most=most)}
+            if asked.response_schema is not None:
+                return {"json_schema": json_reply(asked.response_schema)}
+        except ToolGrammarError as error:
+            raise BadRequestError(str(error), param="tool_choice") from error
+        return {}
 
     async def _sample(self, prompt: Int32, sampling: Sampling, timeout_s: float, task: str) -> Completion:
         try:
@@ -158,7 +188,7 @@ class Replier:
 
     def _message(self, completion: Completion, asked: Asked) -> Message:
         text = self.renderer.decode(completion.token_ids)
-        if completion.stop:
+        if completion.stop in asked.stop:
             text = text[: text.find(completion.stop)]
         return self.renderer.reply_message(text, () if asked.tool_choice == "none" else asked.tools)
 

@@ -320,7 +320,7 @@ class Sessions:
             model=asked.model,
             message=exchange.reply,
             finish_reason=reason,
-            stop=completion.stop,
+            stop=completion.stop if completion.stop in asked.stop else "",
             prompt_tokens=prompt,
             cached_tokens=prompt - len(exchange.context),
             completion_tokens=len(completion.token_ids),
