@@ -143,7 +143,8 @@ def test_what_was_sampled_for_a_client_that_left_is_kept_and_told_when_it_comes_
             kept = at.gateway.sessions.of_key(session["key"])
             assert len(kept.exchanges) == 1
             if not stream:
-                _, told = await post(at, f"/s/{session['key']}/v1/chat/completions", body)
+                again = dict(reversed([*body.items(), ("user", "another name")]))  # it says the same
+                _, told = await post(at, f"/s/{session['key']}/v1/chat/completions", again)
                 assert told["choices"][0]["message"]["content"] == "reply 1"
                 assert len(kept.exchanges) == 1
 

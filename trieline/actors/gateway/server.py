@@ -14,6 +14,7 @@ import logging
 import time
 from collections.abc import Mapping
 
+import msgspec
 from aiohttp import web
 
 from trieline.actors.gateway.apis import anthropic_messages, chat_completions, models, responses
@@ -94,8 +95,9 @@ class GatewayServer:
     def _asking(self, api: Api) -> Handler:
         async def ask(request: web.Request) -> web.StreamResponse:
             try:
-                data = await read_body(request)
-                asked = api.read(body_of(data), request.headers)
+                asked = api.read(body_of(await read_body(request)), request.headers)
+                # A request that comes again has its fields in another order, as Codex's have, and new ids.
+                data = msgspec.json.encode(asked, order="deterministic")
                 session = self._session_of(request, asked)
                 making = asyncio.ensure_future(self._sessions.reply(session, asked, data))
                 try:

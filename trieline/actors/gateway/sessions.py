@@ -157,7 +157,7 @@ class Sessions:
         return live.session
 
     async def reply(self, session: Session, asked: Asked, body: bytes) -> Replied:
-        """The reply to a request, `body` as it came. If the caller is cancelled it is kept all the same.
+        """The reply to a request, known again by `body`. If the caller is cancelled it is kept all the same.
 
         Raises:
             RefusedError: of this package's family, for every reason there can be.
