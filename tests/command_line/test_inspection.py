@@ -49,7 +49,7 @@ def test_whoever_reads_the_output_may_stop(tmp_path: Path) -> None:
         assert export.wait() == 1
 
 
-@pytest.mark.parametrize("verb", ["show", "export"])
+@pytest.mark.parametrize("verb", ["show", "export", "view"])
 def test_a_damaged_journal_is_one_line(verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (whole,) = deliveries(1)
     cycle = replace(whole.tree, parents=whole.tree.parents[::-1].copy())
