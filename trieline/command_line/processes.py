@@ -44,6 +44,12 @@ def add_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         metavar="FOLDER",
         help="journal of what agents do, with no learner; without it, the learner's tasks are given out",
     )
+    gateway.add_argument(
+        "--keep",
+        dest="keep_dir",
+        metavar="FOLDER",
+        help="where open sessions are kept, so that a restart goes on with them; --record has its own",
+    )
     gateway.set_defaults(run=_gateway)
 
     model = verbs.add_parser("model", help="fetch or build a model once; prints its folder and precision")
@@ -104,7 +110,12 @@ def _gateway(options: argparse.Namespace) -> int:
     renderer = ChatRenderer(folder, system_prompt="", template_kwargs=config.model.template_kwargs)
     if options.record_dir is None:
         return run_gateway(
-            config.gateway, config.actor, renderer=renderer, envs=config.envs, links=config.links
+            config.gateway,
+            config.actor,
+            renderer=renderer,
+            envs=config.envs,
+            links=config.links,
+            record=None if options.keep_dir is None else Path(options.keep_dir),
         )
     return run_recorder(
         config.gateway,
