@@ -12,6 +12,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 
 
+@pytest.mark.timeout(900)  # a machine with other work takes many times as long
 @pytest.mark.skipif(torch.cuda.is_available(), reason="they run on the GPU instead")
 @pytest.mark.parametrize(
     "name",

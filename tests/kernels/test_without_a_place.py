@@ -54,11 +54,13 @@ def run(code: str, writable: Path, *mounts: str, **environment: str) -> str:
     return ran.stderr
 
 
+@pytest.mark.timeout(900)
 def test_a_read_only_machine_compiles_at_each_start(tmp_path: Path) -> None:
     said = run(CALLS, tmp_path, TMPDIR=str(tmp_path))
     assert "compiled kernels are kept nowhere (cannot cache function" in said
 
 
+@pytest.mark.timeout(900)
 def test_a_folder_that_is_named_keeps_them(tmp_path: Path) -> None:
     assert run(CALLS, tmp_path, NUMBA_CACHE_DIR=str(tmp_path)) == ""
     kept = {path.name.split("-")[0] for path in tmp_path.rglob("*.nbi")}
@@ -71,6 +73,7 @@ def test_a_folder_that_is_named_keeps_them(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.timeout(900)
 def test_a_full_disk_keeps_nothing(tmp_path: Path) -> None:
     full = tmp_path / "full"
     full.mkdir()
