@@ -10,9 +10,6 @@ from torch import Tensor
 
 Runs = npt.NDArray[np.int32]
 
-LOWEST = -1e30
-"""In the place of a logit that is masked: its probability is 0, and 0 times it is 0, which of -inf is NaN."""
-
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class RowMasks:
@@ -30,9 +27,6 @@ class RowMasks:
             return None
         flags = np.zeros((len(index), vocab_size), np.bool_)
         for row in np.flatnonzero(index >= 0).tolist():
-            edges = np.zeros(vocab_size + 1, np.int8)
-            runs = self.runs[index[row]]
-            edges[runs[0::2]] = 1
-            edges[runs[1::2]] = -1
-            flags[row] = edges[:-1].cumsum(dtype=np.int8) == 0
+            lengths = np.diff(self.runs[index[row]], prepend=0, append=vocab_size)
+            flags[row] = np.repeat(np.arange(len(lengths)) % 2 == 0, lengths)
         return torch.from_numpy(flags).to(device)
