@@ -12,6 +12,7 @@ GONE = object()
 NESTED: Any = []
 for _ in range(2_000):
     NESTED = [NESTED]
+HIDDEN: Any = {"x": {"x": [NESTED]}}
 WRONG: tuple[Any, ...] = (
     GONE,
     None,
@@ -45,7 +46,7 @@ WRONG: tuple[Any, ...] = (
     {"type": "function", "name": 1},
     {"type": []},
     {"": None},
-    {"x": {"x": [NESTED]}},
+    HIDDEN,
 )
 
 
@@ -57,17 +58,21 @@ def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
         yield from places(one, (*at, name))
 
 
-def mutated(body: dict[str, Any], *, pairs: int = 300) -> Iterator[dict[str, Any]]:
-    """`body` with each thing in it replaced by each of `WRONG`, then `pairs` with two replaced."""
+def mutated(body: dict[str, Any], *, pairs: int = 300, nested: bool = True) -> Iterator[dict[str, Any]]:
+    """`body` with each thing in it replaced by each of `WRONG`, then `pairs` with two replaced.
+
+    `nested`: also by what is nested so deep that it can't be written.
+    """
     spots = list(places(body))
+    wrong = [value for value in WRONG if nested or (value is not NESTED and value is not HIDDEN)]
     for spot in spots:
-        for value in WRONG:
+        for value in wrong:
             yield with_replaced(body, spot, value)
     luck = random.Random(7)
     for _ in range(pairs):
         first, second = sorted(luck.sample(spots, 2), key=len, reverse=True)  # no spot in what is gone
         if first[: len(second)] != second:
-            yield with_replaced(with_replaced(body, first, luck.choice(WRONG)), second, luck.choice(WRONG))
+            yield with_replaced(with_replaced(body, first, luck.choice(wrong)), second, luck.choice(wrong))
 
 
 def with_replaced(body: dict[str, Any], spot: tuple[Any, ...], value: Any) -> dict[str, Any]:

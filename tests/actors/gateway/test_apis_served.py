@@ -1,11 +1,17 @@
-"""One conversation, its turns asked through different APIs: one path of tokens."""
+"""All APIs of one gateway: a conversation through several of them, and bodies of any shape."""
 
+import json
+import random
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
+from tests.actors.gateway.bodies_sent import BODIES
 from tests.actors.gateway.desk import calling, expect_faithful, tree_of
+from tests.actors.gateway.mutated import mutated
 from tests.actors.gateway.served import run, served
 from trieline.actors.gateway.exchange import Closed
 
@@ -73,5 +79,25 @@ def test_a_session_may_change_its_api_in_the_middle(tmp_path: Path) -> None:
             tree = tree_of(session)
             expect_faithful(tree, at.policy)
             assert tree.num_leaves == 1
+
+    run(play())
+
+
+@pytest.mark.parametrize("name", ["qwen_code", "codex_turn", "claude_code_turn"])
+def test_no_body_is_a_fault_of_the_gateway(tmp_path: Path, name: str) -> None:
+    sent = BODIES[name]
+    bodies = [json.dumps(body | {"stream": False}) for body in mutated(sent["body"], nested=False)]
+
+    async def play() -> None:
+        statuses: Counter[int] = Counter()
+        async with served(tmp_path) as at, aiohttp.ClientSession() as http:
+            session = at.gateway.sessions.open()
+            url = f"{at.url}/s/{session.opened.key}{sent['path']}"
+            for body in random.Random(3).sample(bodies, 80):
+                async with http.post(url, data=body.encode()) as response:
+                    statuses[response.status] += 1
+                    await response.read()
+        assert statuses.keys() == {200, 400}
+        assert min(statuses.values()) > 10
 
     run(play())

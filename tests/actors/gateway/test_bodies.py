@@ -1,19 +1,15 @@
 """What real clients sent: all of it is read, and where each request belongs."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.actors.gateway.api_server import APIS
+from tests.actors.gateway.bodies_sent import BODIES
 from tests.actors.gateway.mutated import mutated, readings
 from trieline.actors.gateway.asked import Asked, Declared
 from trieline.common.message import Message, ToolCall
-
-BODIES = {
-    path.stem: json.loads(path.read_text()) for path in (Path(__file__).parent / "bodies").glob("*.json")
-}
 
 
 def asked_by(name: str, **changes: Any) -> Asked:
@@ -38,7 +34,7 @@ def test_every_recorded_body_is_read(name: str) -> None:
     assert not asked.declared.purpose or not asked.tools or name == "claude_code_compaction"
 
 
-@pytest.mark.parametrize("name", ["codex_turn", "claude_code_turn", "smolagents", "qwen_code"])
+@pytest.mark.parametrize("name", ["codex_turn", "claude_code_turn"])
 def test_recorded_bodies_with_anything_wrong_in_them_are_read_or_refused(name: str) -> None:
     api = APIS[BODIES[name]["path"]]
     readable, refusals = readings(api, mutated(BODIES[name]["body"]))

@@ -164,8 +164,8 @@ def test_forms_of_tool_choice(fields: dict[str, Any], choice: str) -> None:
             "tools[0].function.name: expected `str` of length",
         ),
         (
-            {"tools": [{"function": {"name": "f", "parameters": {"properties": [1]}}}]},
-            "tools[0].function.parameters.properties: expected an object, got [1] (list)",
+            {"tools": [{"function": {"name": "f", "parameters": {"properties": 0}}}]},
+            "tools[0].function.parameters.properties: expected an object, got 0 (int)",
         ),
         (
             {"tools": [{"function": {"name": "f", "parameters": {"required": 3}}}]},

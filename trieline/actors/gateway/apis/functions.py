@@ -20,11 +20,11 @@ def function_tool(name: str, description: str | None, parameters: Table | None, 
 
 def _object_schema(schema: Table, param: str) -> Table:
     """What templates take for granted of it."""
-    if not isinstance(schema.get("properties") or {}, dict):
-        raise expected(schema["properties"], "an object", at=f"{param}.properties")
-    if not isinstance(schema.get("required") or [], list):
-        raise expected(schema["required"], "a list of names", at=f"{param}.required")
     kept = {name: value for name, value in schema.items() if value is not None}
+    if not isinstance(properties := kept.get("properties", {}), dict):
+        raise expected(properties, "an object", at=f"{param}.properties")
+    if not isinstance(required := kept.get("required", []), list):
+        raise expected(required, "a list of names", at=f"{param}.required")
     return dict(within_bounds(kept, param))
 
 
