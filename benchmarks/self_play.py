@@ -67,7 +67,6 @@ def outcome(folder: RunFolder) -> dict[str, Any]:
         "steps": len(records),
         "train_minutes": sum(float(record["time/step"]) for record in records) / 60,
         "tokens": sum(int(record["tokens/sampled"]) for record in records),
-        "token_ratio": statistics.fmean(float(record["tree/token_ratio"]) for record in records),
     }
 
 
