@@ -20,7 +20,7 @@ def test_groups_masks_edges_and_unknown_entropies_are_shown() -> None:
     entropies = np.array([0, 0, 0, np.nan, np.nan, 1, np.nan, 0], np.float32)
     lines = drawn(with_later_columns(entropies=entropies)).splitlines()
     # One episode of two sequences, with one return.
-    assert "2 sequences in 1 episodes, 8 tokens, mean return 1.00" in lines[0]
+    assert "2 sequences in 1 episode, 8 tokens, mean return 1.00" in lines[0]
     first, second = (line for line in lines[1:] if "return 1.00" in line)
     assert "entropy unknown" in first
     assert "returns to node 2" in first

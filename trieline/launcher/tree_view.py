@@ -29,7 +29,7 @@ def draw_tree(
     title = Text(visible(f"{tree.env_id}  {tree.task_id}"), style="bold")
     count = f"{tree.num_leaves} sequences"
     if len(episodes) < tree.num_leaves:
-        count += f" in {len(episodes)} episodes"
+        count += f" in {len(episodes)} episode" + "s" * (len(episodes) > 1)
     title.append(f"  level {tree.level}, {count}, {tree.num_tokens} tokens, mean return {mean}", "dim")
     of_leaves = tree.sequence_returns()
     drawn = {-1: Tree(title, guide_style="dim")}
