@@ -27,7 +27,7 @@ from trieline.launcher.run_folder import RunFolder
 
 RESULTS = Path(__file__).parent / "results" / "recipes.json"
 PICTURE = Path(__file__).parents[1] / "docs" / "results" / "recipes.png"
-RECIPES = ("walk", "games", "board", "reasoning", "tools")
+RECIPES = ("walk", "games", "board", "reasoning", "tools", "agent")
 EPISODES = 60
 """Held-out ones of each environment and evaluation: a standard error of at most 0.065."""
 EVALUATIONS = 2
