@@ -235,3 +235,17 @@ def test_an_earlier_version_that_fails_breaks_the_game(renderer: ChatRenderer) -
         tree = versus_earlier(renderer, ScriptedPolicy(renderer, fails), seed)
         assert set(tree.leaf_causes) == {"policy_server"}
         assert tree.num_leaves == 3
+
+
+def test_an_earlier_version_that_loses_before_the_policys_turn_leaves_a_broken_game(
+    renderer: ChatRenderer,
+) -> None:
+    def script(prompt: str, sampling: Sampling) -> str:
+        return "no move" if sampling.seed % 2 else names_of(prompt)[0]
+
+    for seed in range(6):
+        env = EnvConfig(id=SPIEL, kwargs={"game": "tic_tac_toe", "opponents": ["earlier"], "mistakes": 0})
+        policy, earlier = ScriptedPolicy(renderer, any_move), ScriptedPolicy(renderer, script)
+        tree = play(policy, renderer, env, group_size=4, level=0, asked={"seed": seed}, earlier=earlier)
+        assert tree.num_leaves == 4
+        assert set(tree.comparison_groups.tolist()) == {int(tree.task_id.split("/")[2])}

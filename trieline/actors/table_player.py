@@ -127,8 +127,10 @@ class _Games:
         fault = next(((r.cause, r.reason) for r in rollouts if r.cause != SCORED), None)
         played = [rollout for rollout, seat in zip(rollouts, seats, strict=True) if seat.result()]
         if not played:
-            fault = fault or ("environment", f"{self.env.id}: the game was over before any seat's turn")
-            played = [Rollout(index=rollouts[0].index)]
+            # Of a seat that is the policy's, so that its group has a leaf for each game.
+            fault = fault or ("environment", f"{self.env.id}: the game was over before the policy's turn")
+            idle = next((r for r in rollouts if r.prompt is None), rollouts[0])
+            played = [Rollout(index=idle.index, seat=idle.seat)]
         rollouts[:] = played
         if fault is not None:
             whole = [rollout for rollout in rollouts if rollout.cause == SCORED]
