@@ -8,7 +8,7 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -29,7 +29,6 @@ class SessionLog:
     def __init__(self, folder: Path) -> None:
         """Raises GatewayRecordError: it can't be made."""
         self._folder = folder
-        self._files: dict[str, BinaryIO] = {}
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -43,18 +42,18 @@ class SessionLog:
             GatewayRecordError: it can't be written; the file is as it was before.
         """
         line = _ENCODER.encode(event) + b"\n"
+        path = self._path(session_id)
         try:
-            file = self._files.get(session_id)
-            if file is None:
-                # Unbuffered: what fails leaves nothing behind that a later write would flush.
-                file = self._files[session_id] = self._path(session_id).open("ab", buffering=0)
-            start = file.tell()
-            if (written := file.write(line)) != len(line):
-                os.ftruncate(file.fileno(), start)
-                msg = f"expected to write {len(line)} bytes to {file.name}, wrote {written}"
-                raise GatewayRecordError(msg)
+            # Opened for each: thousands of sessions would hold more files than a process may. Unbuffered:
+            # what fails leaves nothing behind that a later write would flush.
+            with path.open("ab", buffering=0) as file:
+                start = os.fstat(file.fileno()).st_size
+                if (written := file.write(line)) != len(line):
+                    os.ftruncate(file.fileno(), start)
+                    msg = f"expected to write {len(line)} bytes to {path}, wrote {written}"
+                    raise GatewayRecordError(msg)
         except OSError as error:
-            msg = f"can't write {self._path(session_id)}: {error.strerror}"
+            msg = f"can't write {path}: {error.strerror}"
             raise GatewayRecordError(msg) from error
 
     def sessions(self) -> Iterator[Session]:
@@ -66,19 +65,14 @@ class SessionLog:
         paths = sorted(self._folder.glob(f"*{SUFFIX}"), key=lambda path: path.stat().st_mtime_ns)
         for path in paths:
             session = _read(path)
-            if session is not None:
+            if session is None:
+                path.unlink()  # killed before it was opened: nobody was told of it
+            else:
                 yield session
 
     def forget(self, session_id: str) -> None:
         """What came of the session is safe elsewhere. Idempotent."""
-        if (file := self._files.pop(session_id, None)) is not None:
-            file.close()
         self._path(session_id).unlink(missing_ok=True)
-
-    def close(self) -> None:
-        """Idempotent."""
-        while self._files:
-            self._files.popitem()[1].close()
 
     def _path(self, session_id: str) -> Path:
         return self._folder / f"{session_id}{SUFFIX}"

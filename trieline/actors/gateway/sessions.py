@@ -162,7 +162,10 @@ class Sessions:
         Raises:
             RefusedError: of this package's family, for every reason there can be.
         """
-        live = self._live[session.opened.session_id]
+        live = self._live.get(session.opened.session_id)
+        if live is None or session.closed is not None:
+            msg = "expected an open session, got one that was closed meanwhile"
+            raise ConflictError(msg)
         live.used_at = time.monotonic()
         digest = hashlib.blake2b(body, digest_size=DIGEST_BYTES).digest()
         making = live.making.get(digest)
@@ -198,7 +201,12 @@ class Sessions:
 
         Raises:
             BadRequestError: it is no finite number, or for a reply of another session.
+            ConflictError: the session is over, which it may be since the caller looked.
         """
+        live = self._live.get(session.opened.session_id)
+        if live is None:
+            msg = "expected a session that is open or waits for a reward, got one that is over"
+            raise ConflictError(msg)
         if (reward := reward_of(value)) is None:
             msg = f"reward: expected a finite number of at most a million, got {str(value)[:80]!r}"
             raise BadRequestError(msg, param="reward")
@@ -210,7 +218,6 @@ class Sessions:
                 raise BadRequestError(msg, param="request_id")
             number = exchange.number
         self._apply(session, Rewarded(reward=reward, exchange=number))
-        live = self._live[session.opened.session_id]
         self._end_if_rewarded(live)
 
     def expect_open(self, session: Session, closed: Closed) -> None:
@@ -267,8 +274,6 @@ class Sessions:
         for task in making:
             task.cancel()
         await asyncio.gather(*making, *self._ending, return_exceptions=True)
-        if self._record is not None:
-            self._record.close()
 
     def _begin(self, live: _Live, asked: Asked, digest: bytes) -> _Making:
         session = live.session

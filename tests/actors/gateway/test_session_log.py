@@ -1,0 +1,90 @@
+"""The record of open sessions: what a full disk, many sessions and late events do to it."""
+
+import asyncio
+import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.actors.gateway.desk import Desk, run, user
+from trieline.actors.errors import GatewayRecordError
+from trieline.actors.gateway.errors import ConflictError
+from trieline.actors.gateway.exchange import Closed, Opened, Rewarded
+from trieline.actors.gateway.session_log import SessionLog
+
+
+@contextmanager
+def at_most(what: int, most: int) -> Iterator[None]:
+    """A limit of this process."""
+    soft, hard = resource.getrlimit(what)
+    resource.setrlimit(what, (most, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(what, (soft, hard))
+
+
+def test_a_disk_that_stays_full_leaves_the_record_as_it_was(tmp_path: Path) -> None:
+    record = SessionLog(tmp_path)
+    record.append("s", Opened(session_id="s", key="k", unix_s=0.0))
+    size = (tmp_path / "s.session.jsonl").stat().st_size
+    with at_most(resource.RLIMIT_FSIZE, size + 10):
+        for _ in range(3):
+            with pytest.raises(GatewayRecordError, match="wrote 10"):
+                record.append("s", Rewarded(reward=0.25))
+    assert (tmp_path / "s.session.jsonl").stat().st_size == size
+    record.append("s", Rewarded(reward=0.5))
+    (session,) = record.sessions()
+    assert [rewarded.reward for rewarded in session.rewards] == [0.5]
+
+
+def test_open_sessions_hold_no_files_open(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, record=True)
+    with at_most(resource.RLIMIT_NOFILE, len(os.listdir("/proc/self/fd")) + 30):
+        for _ in range(100):
+            desk.sessions.open()
+    assert len([*(tmp_path / "sessions").iterdir()]) == 100
+
+
+def test_what_comes_for_a_session_that_is_over_is_refused_and_not_recorded(tmp_path: Path) -> None:
+    """Its body was on the way while the session was ended."""
+    desk = Desk(tmp_path, record=True)
+
+    async def play() -> None:
+        session = desk.sessions.open()
+        await desk.ask(session, user("a"))
+        desk.sessions.reward(session, 1.0)
+        desk.sessions.close(session, Closed())
+        while any((tmp_path / "sessions").iterdir()):
+            await asyncio.sleep(0)
+        with pytest.raises(ConflictError, match="is over"):
+            desk.sessions.reward(session, 0.5)
+        with pytest.raises(ConflictError, match="closed"):
+            await desk.ask(session, user("b"))
+        assert len(session.rewards) == 1
+
+    run(play())
+    assert [*(tmp_path / "sessions").iterdir()] == []
+    assert len(desk.policy.prompts) == 1
+
+
+def test_a_closed_session_that_waits_for_its_reward_asks_the_policy_no_more(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+
+    async def play() -> None:
+        session = desk.sessions.open()
+        desk.sessions.close(session, Closed())
+        with pytest.raises(ConflictError, match="closed"):
+            await desk.ask(session, user("a"))
+
+    run(play())
+    assert desk.policy.prompts == []
+
+
+def test_a_session_whose_opening_was_never_written_is_none(tmp_path: Path) -> None:
+    (tmp_path / "s.session.jsonl").touch()
+    assert [*SessionLog(tmp_path).sessions()] == []
+    assert [*tmp_path.iterdir()] == []
