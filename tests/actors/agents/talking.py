@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,13 @@ def main() -> None:
             reply = reply if outcome["terminated"] else ask(chat)
     elif manner == "dying":
         sys.exit("out of ideas")
+    elif manner == "cheating":
+        gateway, session = os.environ["OPENAI_BASE_URL"].split("/s/")[0], os.environ["TRIELINE_EPISODE"]
+        for path in (f"sessions/{session}/rewards", f"sessions/{session}/close", "sessions"):
+            try:
+                post(f"{gateway}/{path}", {"reward": 9.0})
+            except urllib.error.HTTPError as error:
+                sys.stdout.write(f"{path.split('/')[-1]} {error.code} ")
     elif manner == "hanging":
         # A child in a session of its own, which knows nothing of its parent's end.
         child = subprocess.Popen(

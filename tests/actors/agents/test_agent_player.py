@@ -15,6 +15,7 @@ from trieline.actors.chat import ChatRenderer
 from trieline.actors.config import ActorConfig
 from trieline.actors.env_session import EnvHost
 from trieline.actors.episode_slots import EpisodeSlots
+from trieline.actors.gateway.config import GatewayConfig
 from trieline.actors.gymnasium_player import play_environments
 from trieline.actors.player import Stage
 from trieline.wire.config import AgentConfig, EnvConfig, EpisodeConfig
@@ -32,6 +33,7 @@ def played(
     env: dict[str, Any] | None = None,
     group_size: int = 2,
     timeout_s: float = 60.0,
+    idle_s: float = 3600.0,
     **agent: Any,
 ) -> TrajectoryTree:
     write_chat_folder(folder / "model")
@@ -52,6 +54,7 @@ def played(
             policy=ScriptedPolicy(renderer, lambda prompt, sampling: "good"),
             host=host,
             slots=EpisodeSlots(4),
+            gateway=GatewayConfig(idle_timeout_s=idle_s),
         )
         player = play_environments(stage)
         await player.start()
@@ -117,12 +120,20 @@ def test_an_agent_that_hangs_is_cut_and_ended_with_its_children(tmp_path: Path, 
         env={"turns": 3},
         group_size=1,
         timeout_s=4.0,
+        idle_s=0.1,  # holds for agents that nobody started here
         preload=preload,
         environment={"CHILD_FILE": str(child)},
     )
     assert tree.leaf_causes == ("",)
     assert tree.leaf_terminated.tolist() == [False]
     assert not _runs(int(child.read_text()))
+
+
+def test_an_agent_cannot_reward_itself(tmp_path: Path) -> None:
+    tree = played(tmp_path, "cheating", env={"turns": 1}, group_size=1)
+    assert tree.leaf_causes == ("",)
+    assert "rewards 401 close 401 sessions 401" in tree.info["score"]
+    assert tree.sequence_return(0) == 0.0
 
 
 def test_too_many_requests_are_a_broken_episode(tmp_path: Path) -> None:

@@ -6,12 +6,13 @@ dies is a broken episode; one that takes too long is truncated, and what it did 
 
 import asyncio
 import logging
+import math
 import os
+import secrets
 import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +28,17 @@ from trieline.actors.agents.agent_process import (
     read_errors,
     read_output,
 )
+from trieline.actors.agents.episode import Episode
 from trieline.actors.agents.forked import ForkedPrograms
-from trieline.actors.env_returns import Step, Task
-from trieline.actors.env_session import EnvSession, TaskChoice, split_asked
+from trieline.actors.env_session import TaskChoice, split_asked
 from trieline.actors.errors import EnvFailure
-from trieline.actors.gateway.errors import ConflictError
 from trieline.actors.gateway.exchange import Closed
 from trieline.actors.gateway.gateway import Gateway, limits_of
-from trieline.actors.gateway.session import Session
+from trieline.actors.gateway.session import Session, reward_of
 from trieline.actors.gateway.session_tree import session_tree
 from trieline.actors.player import Stage
 from trieline.common.message import text_of
+from trieline.common.numbers import MAX_REWARD
 from trieline.common.text import encodable, shortened
 from trieline.wire.config import AgentConfig, EnvConfig
 from trieline.wire.messages import Assignment
@@ -50,33 +51,6 @@ ARGUMENT_BYTES = 100_000
 """Of a task in an argument or a variable; the system takes 128 KiB."""
 
 
-@dataclass(kw_only=True, slots=True)
-class Episode:
-    """One agent's game with its environment."""
-
-    session: Session
-    env: EnvSession
-    task: Task
-    rewards: float = 0.0
-    score: str = ""
-    terminated: bool = False
-    over: bool = False
-    acting: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-    async def act(self, action: str) -> Step:
-        """One action. Raises ConflictError: the episode is over. Else as `EnvSession.step`."""
-        async with self.acting:
-            if self.over:
-                msg = "expected an episode that goes on, got one that is over"
-                raise ConflictError(msg)
-            step = await self.env.step(action)
-            self.rewards += step.reward
-            self.score = step.score or self.score
-            self.terminated = step.terminated
-            self.over = step.terminated or step.truncated
-            return step
-
-
 class AgentPlayer:
     """Plays the environments of a worker that have an agent."""
 
@@ -86,7 +60,15 @@ class AgentPlayer:
         self._episodes: dict[str, Episode] = {}
         self._starters: dict[str, Starter] = {}
         self._gateway = Gateway(
-            msgspec.structs.replace(stage.gateway, host="127.0.0.1", port=0, sampling="run", online=False),
+            msgspec.structs.replace(
+                stage.gateway,
+                host="127.0.0.1",
+                port=0,
+                admin_key=secrets.token_urlsafe(24),  # agents must not reward themselves
+                sampling="run",
+                online=False,
+                idle_timeout_s=math.inf,  # an episode has a deadline of its own
+            ),
             renderer=stage.renderer,
             policy=stage.policy,
             limits=limits_of(stage.gateway, stage.config, max_context=1),  # each session has its own
@@ -172,8 +154,9 @@ class AgentPlayer:
         agent = env.agent
         assert agent is not None
         limit = env.episode.episode_timeout_s or self._stage.config.episode_timeout_s
-        files = Path(tempfile.mkdtemp(prefix="trieline-agent-"))
+        files: Path | None = None
         try:
+            files = Path(tempfile.mkdtemp(prefix="trieline-agent-"))
             start = self._start_of(agent, episode, files)
             try:
                 async with asyncio.timeout(limit):
@@ -189,7 +172,8 @@ class AgentPlayer:
         except OSError as error:
             return Closed(cause="environment", reason=f"{env.id}: can't start {agent.command[0]}: {error}")
         finally:
-            await asyncio.to_thread(shutil.rmtree, files, ignore_errors=True)
+            if files is not None:
+                await asyncio.to_thread(shutil.rmtree, files, ignore_errors=True)
 
     async def _scored(self, agent: AgentConfig, episode: Episode, start: Start, ended: Ended) -> Closed:
         env_id = episode.session.opened.env_id
@@ -203,25 +187,22 @@ class AgentPlayer:
             count = len(episode.session.history.tips())
             reason = f"{env_id}: expected at most {agent.max_windows} sequences of its agent, got {count}"
             return Closed(cause="environment", reason=reason)
-        if agent.hand_in == "output" and not episode.over:
-            # Space around it is of the program, not of the answer.
-            await episode.act(read_output(start, agent.max_output).strip())
-        if not episode.over and (ending := await episode.env.finish()) is not None:
-            episode.rewards += ending.reward
-            episode.score = ending.score or episode.score
+        # Space around it is of the program, not of the answer.
+        output = read_output(start, agent.max_output).strip() if agent.hand_in == "output" else None
+        await episode.end(output)
         return Closed(terminated=episode.terminated, score=episode.score)
 
     async def _cut(self, env: EnvConfig, episode: Episode, why: str) -> Closed:
         """The episode as far as it came."""
-        ending = None if episode.over else await episode.env.finish()
         if not episode.session.exchanges:
             return Closed(cause="timeout", reason=f"{env.id}: its agent {why} and never asked the policy")
-        if ending is not None:
-            episode.rewards += ending.reward
-            episode.score = ending.score or episode.score
+        await episode.end()
         return Closed(terminated=episode.terminated, score=episode.score, reason=f"its agent {why}")
 
     async def _end(self, env: EnvConfig, session: Session, closed: Closed, reward: float = 0.0) -> None:
+        if not closed.cause and reward_of(reward) is None:
+            reason = f"{env.id}: expected rewards of at most {MAX_REWARD:g} together, got {reward:g}"
+            closed = Closed(cause="environment", reason=reason)
         if closed.cause:
             self._stage.host.broken.add(env.id, closed.cause, closed.reason)
         else:
