@@ -44,6 +44,18 @@ def main() -> None:
                 post(f"{gateway}/{path}", {"reward": 9.0})
             except urllib.error.HTTPError as error:
                 sys.stdout.write(f"{path.split('/')[-1]} {error.code} ")
+    elif manner == "leaving":
+        # A copy of itself that belongs to nobody: no child, no group, no program of its own.
+        told, tell = os.pipe()
+        if os.fork() == 0:
+            os.setsid()
+            if os.fork() == 0:
+                Path(os.environ["CHILD_FILE"]).write_text(str(os.getpid()))
+                os.write(tell, b"there")
+                time.sleep(600)
+            os._exit(0)
+        os.read(told, 5)
+        sys.stdout.write(reply)
     elif manner == "hanging":
         # A child in a session of its own, which knows nothing of its parent's end.
         child = subprocess.Popen(

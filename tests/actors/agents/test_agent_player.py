@@ -129,6 +129,21 @@ def test_an_agent_that_hangs_is_cut_and_ended_with_its_children(tmp_path: Path, 
     assert not _runs(int(child.read_text()))
 
 
+@pytest.mark.parametrize("preload", [[], ["this"]])  # which prints as it is imported
+def test_a_copy_that_an_agent_leaves_behind_is_ended_with_it(tmp_path: Path, preload: list[str]) -> None:
+    child = tmp_path / "child"
+    tree = played(
+        tmp_path,
+        "leaving",
+        env={"turns": 1},
+        group_size=1,
+        preload=preload,
+        environment={"CHILD_FILE": str(child)},
+    )
+    assert tree.sequence_return(0) == 1.0
+    assert not _runs(int(child.read_text()))
+
+
 def test_an_agent_cannot_reward_itself(tmp_path: Path) -> None:
     tree = played(tmp_path, "cheating", env={"turns": 1}, group_size=1)
     assert tree.leaf_causes == ("",)

@@ -5,8 +5,11 @@ Invariant: no process with the mark of an episode in its environment lives on af
 
 import asyncio
 import contextlib
+import logging
 import os
+import resource
 import signal
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +21,13 @@ OUTPUT, ERRORS = "stdout", "stderr"
 """Files of what it prints."""
 TAIL_BYTES = 2000
 """Of its errors, for people."""
+FILE_BYTES = 1 << 30
+"""Of one file that an agent writes, what it prints included: one that prints without end must not fill the
+disk."""
+END_S = 10.0
+"""For all processes of an episode to be gone."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,6 +43,8 @@ class Start:
     """The folder of standard input, output and errors: not the agent's."""
     task: Path
     """Standard input."""
+    file_bytes: int = FILE_BYTES
+    """Of each file that it writes at most."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,6 +88,8 @@ class Programs:
                 start_new_session=True,
             )
         try:
+            with contextlib.suppress(ProcessLookupError):
+                resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (start.file_bytes, start.file_bytes))
             return Ended(status=await process.wait())
         finally:
             # What it left in its group; others are known by `MARK`.
@@ -99,15 +113,25 @@ def read_errors(start: Start) -> str:
 
 
 def end_all_of(episode: str) -> int:
-    """Kill the processes of an episode, and those that they start meanwhile. Returns how many there were."""
+    """Kill the processes of an episode until none is left. Returns how many there were."""
     wanted = f"{MARK}={episode}".encode()
     killed: set[int] = set()
-    while found := [pid for pid in _processes() if pid not in killed and wanted in _environment(pid)]:
-        for pid in found:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + END_S
+    while found := [pid for pid in _processes() if wanted in _environment(pid) and _end(pid)]:
         killed.update(found)
+        if time.monotonic() > deadline:
+            log.warning("episode %s: processes %s still live after %g s", episode, found, END_S)
+            break
     return len(killed)
+
+
+def _end(pid: int) -> bool:
+    """Whether it was still there."""
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
 
 
 def _processes() -> list[int]:

@@ -8,7 +8,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from trieline.actors.agents.agent_process import Ended, Start
+from trieline.actors.agents.agent_process import END_S, MARK, Ended, Start
+from trieline.actors.agents.forker import NOBODY
 from trieline.actors.errors import ActorError
 
 log = logging.getLogger(__name__)
@@ -42,13 +43,15 @@ class ForkedPrograms:
             "folder": str(start.folder),
             "files": str(start.files),
             "task": str(start.task),
+            "file_bytes": start.file_bytes,
         }
         assert process.stdin is not None
         process.stdin.write(json.dumps(asked).encode() + b"\n")
         try:
-            return Ended(status=await ended)
+            return Ended(status=await asyncio.shield(ended))
         except asyncio.CancelledError:
             process.stdin.write(json.dumps({"kill": number}).encode() + b"\n")
+            await asyncio.wait({ended}, timeout=END_S)  # told when nothing of its group is left
             raise
         finally:
             self._waiting.pop(number, None)
@@ -65,7 +68,11 @@ class ForkedPrograms:
 
     async def _ready(self) -> asyncio.subprocess.Process:
         async with self._starting:
-            if self._process is None or self._process.returncode is not None:
+            if self._reading is not None and (self._reading.done() or self._process is None):
+                # It died. Those who waited are told so before others wait for the next one.
+                await self._reading
+                self._process = self._reading = None
+            if self._process is None:
                 self._process = await asyncio.create_subprocess_exec(
                     sys.executable,
                     "-m",
@@ -74,21 +81,25 @@ class ForkedPrograms:
                     stdin=asyncio.subprocess.PIPE,
                     stdout=asyncio.subprocess.PIPE,
                     limit=LINE_BYTES,
-                    env=dict(os.environ),
+                    env={**os.environ, MARK: NOBODY},
                 )
-                assert self._process.stdout is not None
+                answers = self._process.stdout
+                assert answers is not None
                 try:
                     async with asyncio.timeout(READY_TIMEOUT_S):
-                        line = await self._process.stdout.readline()
+                        line = await answers.readline()
                 except TimeoutError:
                     line = b""
                 if not line:
-                    self._process.kill()
+                    with contextlib.suppress(ProcessLookupError):
+                        self._process.kill()
+                    await self._process.wait()
+                    self._process = None
                     msg = (
                         f"expected the modules of agent.preload to be importable, got none of {self._modules}"
                     )
                     raise ActorError(msg)
-                self._reading = asyncio.create_task(self._read(self._process.stdout))
+                self._reading = asyncio.create_task(self._read(answers))
             return self._process
 
     async def _read(self, answers: asyncio.StreamReader) -> None:
@@ -100,3 +111,4 @@ class ForkedPrograms:
         for waiting in self._waiting.values():
             if not waiting.done():
                 waiting.set_exception(OSError("the process that agents are forked from is gone"))
+                waiting.exception()  # perhaps nobody waits any more

@@ -2,15 +2,17 @@
 
     python -m trieline.actors.agents.forker MODULE...
 
-Reads a line of JSON for each agent: `{"number", "argv", "environment", "folder", "files", "task"}`, of which
-`argv` is what stands after `python`; `{"kill": number}` ends one. Writes a line when one has ended:
-`{"number", "status"}`, and kills what is left of its process group. Ends when its standard input does. Agents
-see a process of their own, as if they had been started afresh.
+Reads a line of JSON for each agent: `{"number", "argv", "environment", "folder", "files", "task",
+"file_bytes"}`, of which `argv` is what stands after `python`; `{"kill": number}` ends one. Writes a line when
+one has ended: `{"number", "status"}`, and kills what is left of its process group. Ends when its standard
+input does. Agents see a process of their own, as if they had been started afresh.
 """
 
+import contextlib
 import importlib
 import json
 import os
+import resource
 import runpy
 import selectors
 import signal
@@ -18,16 +20,20 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from trieline.actors.agents.agent_process import ERRORS, OUTPUT
+from trieline.actors.agents.agent_process import ERRORS, MARK, OUTPUT
 
 READ_BYTES = 1 << 16
+NOBODY = "0" * 16
+"""The mark of the process itself, as long as that of an episode."""
+ENV_START = 47
+"""Place in `/proc/PID/stat`, after the name, of where the environment begins (`man 5 proc`: field 50)."""
 
 
 def main() -> int:
     """Returns the exit status."""
+    requests, answers = _own_pipes()  # before modules print as they are imported
     for module in sys.argv[1:]:
         importlib.import_module(module)
-    requests, answers = _own_pipes()
     woken, wake = os.pipe()
     for end in (woken, wake):
         os.set_blocking(end, False)
@@ -84,10 +90,10 @@ def _tell_ended(answers: int, running: dict[int, int]) -> None:
 
 def _end_groups(pids: list[int]) -> None:
     for pid in pids:
-        try:
-            os.killpg(pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            continue
+        # Until it has a group of its own there is only itself.
+        for end in (os.killpg, os.kill):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                end(pid, signal.SIGKILL)
 
 
 def _fork(asked: dict[str, Any], own: list[int]) -> int:
@@ -115,6 +121,8 @@ def _be_agent(asked: dict[str, Any], own: list[int]) -> NoReturn:
             opened = os.open(path, how, 0o600)
             os.dup2(opened, number)
             os.close(opened)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (asked["file_bytes"], asked["file_bytes"]))
+        _wear(asked["environment"][MARK])
         os.environ.clear()
         os.environ.update(asked["environment"])
         os.chdir(asked["folder"])
@@ -135,6 +143,22 @@ def _be_agent(asked: dict[str, Any], own: list[int]) -> NoReturn:
             except OSError:
                 status = status or 1
         os._exit(status)
+
+
+def _wear(mark: str) -> None:
+    """Put the mark where others look for it.
+
+    What the system shows of a process is the environment that its program was started with: here that of the
+    process that forks, `NOBODY` in it. A copy that the agent makes of itself shows the same.
+    """
+    place = Path("/proc/self/environ").read_bytes().find(f"{MARK}={NOBODY}".encode())
+    if place < 0 or len(mark) != len(NOBODY):
+        msg = f"expected a mark of {len(NOBODY)} characters and a place for it, got {mark!r}"
+        raise ValueError(msg)
+    start = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[ENV_START])
+    with Path("/proc/self/mem").open("r+b", buffering=0) as memory:
+        memory.seek(start + place + len(MARK) + 1)
+        memory.write(mark.encode())
 
 
 def _run(argv: list[str]) -> None:
