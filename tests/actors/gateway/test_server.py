@@ -151,6 +151,36 @@ def test_what_was_sampled_for_a_client_that_left_is_kept_and_told_when_it_comes_
     run(play())
 
 
+def test_a_reply_that_is_made_as_its_client_leaves_is_told_when_it_comes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def play() -> None:
+        async with served(tmp_path) as at:
+            session = await opened(at)
+            reply = at.gateway.sessions.reply
+
+            async def made_too_late(*args: Any) -> Any:
+                """The connection is lost when there is a reply, and nothing of it was sent."""
+                (handler,) = (
+                    task for task in asyncio.all_tasks() if "_handle_request" in repr(task.get_coro())
+                )
+                making = asyncio.current_task()
+                assert making is not None
+                making.add_done_callback(lambda _: handler.cancel())
+                return await reply(*args)
+
+            monkeypatch.setattr(at.gateway.sessions, "reply", made_too_late)
+            body, path = {"model": "m", "messages": ASKED}, f"/s/{session['key']}/v1/chat/completions"
+            with pytest.raises(aiohttp.ClientError):
+                await post(at, path, body)
+            monkeypatch.undo()
+            _, told = await post(at, path, body)
+            assert told["choices"][0]["message"]["content"] == "reply 1"
+            assert len(at.gateway.sessions.of_key(session["key"]).exchanges) == 1
+
+    run(play())
+
+
 def test_a_slow_policy_is_waited_for_with_signs_of_life(tmp_path: Path) -> None:
     async def play() -> None:
         async with served(tmp_path, config=GatewayConfig(port=0, keep_alive_s=0.05)) as at:
@@ -188,6 +218,11 @@ def test_a_policy_server_that_dies_in_mid_stream_ends_it_with_an_error(tmp_path:
     [
         ("/sessions", {"task_id": 5}, 400),
         ("/sessions", [], 400),
+        ("/sessions", {"task_id": "t" * 257}, 400),
+        ("/sessions", {"level": -1}, 400),
+        ("/sessions", {"level": 2**70}, 400),
+        ("/sessions", {"metadata": {"note": "n" * 4097}}, 400),
+        ("/sessions", {"metadata": {str(number): "" for number in range(65)}}, 400),
         ("/sessions/none", None, 404),
         ("/sessions/ID/rewards", {"reward": "much"}, 400),
         ("/sessions/ID/rewards", {"reward": 1e300}, 400),

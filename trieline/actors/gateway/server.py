@@ -104,45 +104,37 @@ class GatewayServer:
                     # Whatever goes wrong soon is told by the status, as clients expect it.
                     done, _ = await asyncio.wait({making}, timeout=self._config.keep_alive_s)
                     if not done and asked.stream:
-                        return await self._stream_late(request, api, asked, making, session, data)
-                    replied = await making
+                        return await self._stream_late(request, api, asked, making)
+                    return await self._send(request, api, asked, await making)
+                except (ConnectionError, TimeoutError, asyncio.CancelledError):
+                    # Not all of it was sent, nothing perhaps. What is still being made the sessions see to.
+                    if making.done() and not making.cancelled() and making.exception() is None:
+                        self._sessions.unheard(session, making.result(), data)
+                    raise
                 finally:
                     making.cancel()
             except RefusedError as error:
                 return refusal(api, error)
-            return await self._send(request, api, asked, replied, session, data)
 
         return ask
 
     async def _send(
-        self, request: web.Request, api: Api, asked: Asked, replied: Replied, session: Session, data: bytes
+        self, request: web.Request, api: Api, asked: Asked, replied: Replied
     ) -> web.StreamResponse:
-        try:
-            async with asyncio.timeout(SEND_TIMEOUT_S):
-                if asked.stream:
-                    stream = _stream_of(replied.request_id)
-                    await stream.prepare(request)
-                    await stream.write(b"".join(api.events(replied, asked)))
-                    await stream.write_eof()
-                    return stream
-                response = json_response(
-                    api.body(replied, asked), headers={"x-request-id": replied.request_id}
-                )
-                await response.prepare(request)
-                await response.write_eof()
-                return response
-        except (ConnectionError, TimeoutError, asyncio.CancelledError):
-            self._sessions.unheard(session, replied, data)
-            raise
+        async with asyncio.timeout(SEND_TIMEOUT_S):
+            if asked.stream:
+                stream = _stream_of(replied.request_id)
+                await stream.prepare(request)
+                await stream.write(b"".join(api.events(replied, asked)))
+                await stream.write_eof()
+                return stream
+            response = json_response(api.body(replied, asked), headers={"x-request-id": replied.request_id})
+            await response.prepare(request)
+            await response.write_eof()
+            return response
 
     async def _stream_late(
-        self,
-        request: web.Request,
-        api: Api,
-        asked: Asked,
-        making: asyncio.Future[Replied],
-        session: Session,
-        data: bytes,
+        self, request: web.Request, api: Api, asked: Asked, making: asyncio.Future[Replied]
     ) -> web.StreamResponse:
         """As a stream that began before there was a reply."""
         stream = _stream_of("")
@@ -156,13 +148,9 @@ class GatewayServer:
             await stream.write(api.error_event(error))
             await stream.write_eof()
             return stream
-        try:
-            async with asyncio.timeout(SEND_TIMEOUT_S):
-                await stream.write(b"".join(api.events(replied, asked)))
-                await stream.write_eof()
-        except (ConnectionError, TimeoutError, asyncio.CancelledError):
-            self._sessions.unheard(session, replied, data)
-            raise
+        async with asyncio.timeout(SEND_TIMEOUT_S):
+            await stream.write(b"".join(api.events(replied, asked)))
+            await stream.write_eof()
         return stream
 
     def _session_of(self, request: web.Request, asked: Asked) -> Session:

@@ -10,12 +10,12 @@ POST /s/KEY/step                   {"action"}: act in it
 
 import hmac
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import msgspec
 from aiohttp import web
 
-from trieline.actors.env_returns import Step, Task
+from trieline.actors.env_returns import MAX_TASK_ID, Step, Task
 from trieline.actors.errors import EnvFailure
 from trieline.actors.gateway.apis.json_body import record_of
 from trieline.actors.gateway.errors import BadRequestError, NotFoundError, UnknownKeyError, UpstreamError
@@ -23,15 +23,21 @@ from trieline.actors.gateway.exchange import Closed
 from trieline.actors.gateway.http_body import Handler, fields_of, json_response, key_of
 from trieline.actors.gateway.session import Session
 from trieline.actors.gateway.sessions import Sessions
+from trieline.wire.messages import Text
+
+Name = Annotated[str, msgspec.Meta(max_length=MAX_TASK_ID)]
+MAX_LEVEL = 2**31 - 1
+MAX_NOTES = 64
+"""Of one session: they travel with its tree."""
 
 
 class OpenRequest(msgspec.Struct, frozen=True, kw_only=True):
     """`POST /sessions`."""
 
-    env_id: str = ""
-    task_id: str = ""
-    level: int = 0
-    metadata: dict[str, str] = {}
+    env_id: Name = ""
+    task_id: Name = ""
+    level: Annotated[int, msgspec.Meta(ge=0, le=MAX_LEVEL)] = 0
+    metadata: Annotated[dict[Name, Text], msgspec.Meta(max_length=MAX_NOTES)] = {}
 
 
 class RewardRequest(msgspec.Struct, frozen=True, kw_only=True):
