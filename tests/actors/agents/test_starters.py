@@ -50,7 +50,7 @@ def test_a_program_that_prints_without_end_does_not_fill_the_disk(tmp_path: Path
 def test_a_process_to_fork_from_that_died_is_started_again(tmp_path: Path) -> None:
     async def play() -> None:
         starter = ForkedPrograms(["json"])
-        start = start_of(tmp_path, "import os; os.kill(os.getppid(), 9); import time; time.sleep(600)")
+        start = start_of(tmp_path, "import os; os.kill(os.getppid(), 9)")
         try:
             async with asyncio.timeout(ENDED_S):
                 with pytest.raises(OSError, match="is gone"):
