@@ -1,6 +1,7 @@
 """From what agents ask to the tree of it: tokens kept, branches where they part, edges where text goes on."""
 
 import asyncio
+import json
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,7 @@ from trieline.actors.gateway.errors import (
     UpstreamError,
 )
 from trieline.actors.gateway.exchange import Closed
+from trieline.actors.gateway.session import Session
 from trieline.common.message import Message
 from trieline.wire.errors import PeerTimeoutError, WireError
 from trieline.wire.tree import TrajectoryTree
@@ -482,3 +484,37 @@ class TestAnyAgent:
         expect_faithful(tree, desk.policy)
         assert len(tree.episodes()) == 2
         assert all(tree.episode_return(leaves) in (0.0, 1.0) for leaves in tree.episodes())
+
+
+def test_a_reward_that_comes_with_the_end_is_one_event_with_it(tmp_path: Path) -> None:
+    kept: list[Session] = []
+
+    async def refuse(session: Session) -> None:
+        kept.append(session)
+        msg = "no room"
+        raise OSError(msg)
+
+    desk = Desk(tmp_path, record=True, on_end=refuse)
+
+    async def play() -> Session:
+        session = desk.sessions.open()
+        await desk.ask(session, *TASK)
+        with pytest.raises(BadRequestError, match="finite"):
+            desk.sessions.close(session, Closed(reward=float("nan")))
+        desk.sessions.close(session, Closed(reward=0.5))
+        await desk.sessions.finish()
+        return session
+
+    session = run(play())
+    assert kept == [session]
+    lines = next((tmp_path / "sessions").iterdir()).read_text().splitlines()
+    assert [json.loads(line)["type"] for line in lines] == ["opened", "exchange", "closed"]
+
+    later = Desk(tmp_path, record=True)
+
+    async def recover() -> None:
+        later.sessions.recover()
+        await later.sessions.finish()
+
+    run(recover())
+    assert [[r.reward for r in s.rewards] for s in later.ended] == [[0.5]]

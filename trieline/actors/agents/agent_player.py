@@ -206,7 +206,7 @@ class AgentPlayer:
         if closed.cause:
             self._stage.host.broken.add(env.id, closed.cause, closed.reason)
         else:
-            self._gateway.sessions.reward(session, reward)
+            closed = msgspec.structs.replace(closed, reward=reward)
         self._gateway.sessions.close(session, closed)
         await self._ended[session.opened.session_id].wait()
         del self._ended[session.opened.session_id]

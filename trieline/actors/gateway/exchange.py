@@ -85,6 +85,8 @@ class Closed(msgspec.Struct, frozen=True, kw_only=True, tag="closed"):
     """False: a limit cut it."""
     score: str = ""
     """For people: what explains the reward."""
+    reward: float | None = None
+    """Of the session, where it came with its end: one event, so that it is there once or not at all."""
 
 
 Event = Opened | Exchange | Rewarded | Closed

@@ -15,6 +15,8 @@ from trieline.common.message import Message
 
 _LINE_ENDS = re.compile(r"\n|</?\w{1,32}>")
 """And the marks that a summary is asked to stand between."""
+MOST_TIPS = 32
+"""Chats that are looked through for where a request comes from, the latest ones: each costs a millisecond."""
 LEAST_FOUND = 12
 """Characters of a reply that is looked for inside another text: shorter ones are found by chance."""
 
@@ -49,6 +51,7 @@ def _continued(history: History, place: Place, declared: Declared) -> tuple[int,
         return -1, ""
     threads = [exchange.declared.thread for exchange in history.exchanges]
     tips = [n for n in history.tips() if n not in history.led and threads[n] == declared.thread]
+    tips = tips[-MOST_TIPS:]
     if declared.thread:
         if not tips:
             return -1, "subagent" if declared.thread not in threads else "token_mismatch"
@@ -71,9 +74,9 @@ def _returned(history: History, place: Place) -> Iterator[int]:
     """The exchanges of others whose last text is in an answer that `place` hears for the first time."""
     own = set(history.chain(place.parent))
     heard = place.said if place.parent >= 0 else place.said[_last_reply(place.said) :]
-    for number in history.tips():
+    for number in [n for n in history.tips() if n not in history.led][-MOST_TIPS:]:
         reply = history.exchanges[number].reply
-        if number not in own and number not in history.led and _is_said(reply, heard, roles=("tool",)):
+        if number not in own and _is_said(reply, heard, roles=("tool",)):
             yield number
 
 

@@ -32,6 +32,8 @@ class Session:
             self.rewards.append(event)
         elif isinstance(event, Closed):
             self.closed = event
+            if event.reward is not None:
+                self.rewards.append(Rewarded(reward=event.reward))
         else:
             self.opened = event
 

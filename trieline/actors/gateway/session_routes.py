@@ -137,11 +137,12 @@ class SessionRoutes:
             msg = "reward: expected none with a cause, since a broken episode has no reward, got one"
             raise BadRequestError(msg, param="reward")
         closed = Closed(
-            cause=asked.cause, reason=asked.reason, terminated=asked.terminated, score=asked.score
+            cause=asked.cause,
+            reason=asked.reason,
+            terminated=asked.terminated,
+            score=asked.score,
+            reward=asked.reward,
         )
-        self._sessions.expect_open(session, closed)
-        if asked.reward is not None:
-            self._sessions.reward(session, asked.reward)
         self._sessions.close(session, closed)
         return json_response(self._shown(session))
 

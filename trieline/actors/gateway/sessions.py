@@ -207,9 +207,7 @@ class Sessions:
         if live is None:
             msg = "expected a session that is open or waits for a reward, got one that is over"
             raise ConflictError(msg)
-        if (reward := reward_of(value)) is None:
-            msg = f"reward: expected a finite number of at most a million, got {str(value)[:80]!r}"
-            raise BadRequestError(msg, param="reward")
+        reward = _expect_reward(value)
         number = -1
         if request_id:
             exchange = session.exchange_of(request_id)
@@ -220,11 +218,11 @@ class Sessions:
         self._apply(session, Rewarded(reward=reward, exchange=number))
         self._end_if_rewarded(live)
 
-    def expect_open(self, session: Session, closed: Closed) -> None:
-        """That `closed` can end the session.
+    def close(self, session: Session, closed: Closed) -> None:
+        """No more requests. Without a reward, and not broken, it waits for one.
 
         Raises:
-            ConflictError: it is closed. BadRequestError: the cause is none.
+            ConflictError: it is closed. BadRequestError: the cause, or the reward, is none.
         """
         if session.closed is not None:
             msg = "expected an open session, got one that is closed"
@@ -232,14 +230,8 @@ class Sessions:
         if closed.cause not in (SCORED, *CAUSES):
             msg = f"cause: expected one of {list(CAUSES)}, got {closed.cause[:80]!r}"
             raise BadRequestError(msg, param="cause")
-
-    def close(self, session: Session, closed: Closed) -> None:
-        """No more requests. Without a reward, and not broken, it waits for one.
-
-        Raises:
-            RefusedError: as `expect_open`.
-        """
-        self.expect_open(session, closed)
+        if closed.reward is not None:
+            _expect_reward(closed.reward)
         self._apply(session, closed)
         live = self._live[session.opened.session_id]
         self._by_key.pop(session.opened.key, None)
@@ -368,6 +360,14 @@ class Sessions:
             return
         if self._record is not None:
             self._record.forget(session.opened.session_id)
+
+
+def _expect_reward(value: object) -> float:
+    """Raises BadRequestError."""
+    if (reward := reward_of(value)) is None:
+        msg = f"reward: expected a finite number of at most a million, got {str(value)[:80]!r}"
+        raise BadRequestError(msg, param="reward")
+    return reward
 
 
 def _note_unheard(live: _Live, digest: bytes, making: _Making) -> None:
