@@ -16,7 +16,8 @@ PACKAGES = (
 CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16", "sve")
 
 LEARNER_MODULES = (
-    "accelerate", "gguf", "matplotlib", "numba", "safetensors", "tensorboard", "torch", "transformers",
+    "accelerate", "gguf", "llguidance", "matplotlib", "numba", "safetensors", "tensorboard", "torch",
+    "transformers",
 )  # fmt: skip
 """Of the extra `learner`."""
 INSTALL_LEARNER = "pip install 'trieline[learner]' (an actor machine needs none of it)"
