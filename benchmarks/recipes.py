@@ -16,6 +16,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,24 +46,28 @@ def train(recipe: str, seed: int, runs: Path) -> dict[str, Any]:
         "evaluation.episodes": EPISODES,
         "evaluation.every": -(-steps // EVALUATIONS),
     }
+    folder, took = run_recipe(recipe, runs, settings)
+    return {**outcome(folder), **took}
+
+
+def run_recipe(recipe: str, runs: Path, settings: Mapping[str, Any]) -> tuple[RunFolder, dict[str, float]]:
+    """`trieline train` to its end, and what it took. Raises CalledProcessError if it fails."""
     command = [sys.executable, "-m", "trieline", "train", "--config", recipe]
-    for name, value in settings.items():
-        command += ["--set", f"{name}={value}"]
-    known = {*runs.glob(f"{settings['run.name']}-*")}
+    for key, value in settings.items():
+        command += ["--set", f"{key}={value}"]
+    name = settings["run.name"]
+    known = {*runs.glob(f"{name}-*")}
     began, load = time.monotonic(), [os.getloadavg()[0]]
-    with (runs / f"{settings['run.name']}.log").open("wb") as log:
+    with (runs / f"{name}.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
         while process.poll() is None:
             time.sleep(5)
             load.append(os.getloadavg()[0])
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command)
-    (folder,) = {*runs.glob(f"{settings['run.name']}-*/")} - known
-    return {
-        **outcome(RunFolder(folder)),
-        "command_minutes": (time.monotonic() - began) / 60,
-        "load_average": statistics.fmean(load),
-    }
+    (folder,) = {*runs.glob(f"{name}-*/")} - known
+    minutes = (time.monotonic() - began) / 60
+    return RunFolder(folder), {"command_minutes": minutes, "load_average": statistics.fmean(load)}
 
 
 def outcome(folder: RunFolder) -> dict[str, Any]:

@@ -10,15 +10,12 @@ again. `--report` makes table and picture from what is there, as every end of th
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 from benchmarks.learning import keep
+from benchmarks.recipes import run_recipe
 from benchmarks.train_step import machine
 from trieline.config import load_config
 from trieline.launcher.evaluation import read_reports
@@ -31,26 +28,9 @@ PICTURE = Path(__file__).parents[1] / "docs" / "results" / "self_play.png"
 
 def train(seed: int, runs: Path) -> dict[str, Any]:
     """One run from the command line. Raises CalledProcessError if it fails."""
-    name = f"{RECIPE}-seed{seed}"
-    settings = {"run.seed": seed, "run.name": name, "run.folder": runs}
-    command = [sys.executable, "-m", "trieline", "train", "--config", RECIPE]
-    for key, value in settings.items():
-        command += ["--set", f"{key}={value}"]
-    known = {*runs.glob(f"{name}-*")}
-    began, load = time.monotonic(), [os.getloadavg()[0]]
-    with (runs / f"{name}.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-        while process.poll() is None:
-            time.sleep(5)
-            load.append(os.getloadavg()[0])
-    if process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, command)
-    (folder,) = {*runs.glob(f"{name}-*/")} - known
-    return {
-        **outcome(RunFolder(folder)),
-        "command_minutes": (time.monotonic() - began) / 60,
-        "load_average": statistics.fmean(load),
-    }
+    settings = {"run.seed": seed, "run.name": f"{RECIPE}-seed{seed}", "run.folder": runs}
+    folder, took = run_recipe(RECIPE, runs, settings)
+    return {**outcome(folder), **took}
 
 
 def outcome(folder: RunFolder) -> dict[str, Any]:
