@@ -95,7 +95,7 @@ class AssignedSessions:
             level=assignment.level or 0,
         )
 
-    def _open(self, asked: OpenRequest, key: str = "") -> Session:
+    def _open(self, asked: OpenRequest) -> Session:
         seat = next((seat for seat in self._free if seat.fits(asked)), None)
         if seat is None:
             msg = f"expected a task of the learner's for a session of {asked.env_id or 'any environment'}, "
@@ -112,7 +112,6 @@ class AssignedSessions:
                 "purpose": assignment.purpose,
                 "split": assignment.split or "",
             },
-            key=key,
             limits=limits_of(
                 self._stage.gateway,
                 self._stage.config,

@@ -203,6 +203,12 @@ def tokens_up_to(history: History, parent: int, context: Int32) -> Int32:
     return np.concatenate([*runs, context]).astype(np.int32, copy=False)
 
 
+def length_up_to(history: History, number: int) -> int:
+    """Tokens of the window up to and with the reply of this exchange."""
+    window = [history.exchanges[n] for n in history.chain(number)]
+    return sum(len(exchange.context) + len(exchange.completion.token_ids) for exchange in window)
+
+
 def with_call_ids(reply: Message, first: int) -> Message:
     """The reply, its calls with ids that no others of the session have. `first`: calls before it."""
     calls = [

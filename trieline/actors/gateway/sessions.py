@@ -25,7 +25,7 @@ from trieline.actors.gateway.errors import (
     UnknownKeyError,
 )
 from trieline.actors.gateway.exchange import Closed, Event, Exchange, Opened, Rewarded
-from trieline.actors.gateway.replier import Replier, SamplingLimits, tokens_up_to, with_call_ids
+from trieline.actors.gateway.replier import Replier, SamplingLimits, length_up_to, with_call_ids
 from trieline.actors.gateway.session import Session, reward_of
 from trieline.actors.gateway.session_log import SessionLog
 from trieline.common.seeds import derived_seed
@@ -310,7 +310,7 @@ class Sessions:
     def _replied(self, live: _Live, exchange: Exchange, asked: Asked) -> Replied:
         completion, history = exchange.completion, live.session.history
         reason = "tool_calls" if exchange.reply.tool_calls else completion.finish_reason
-        prompt = len(tokens_up_to(history, exchange.parent, exchange.context))
+        cached = length_up_to(history, exchange.parent)
         return Replied(
             request_id=exchange.request_id,
             created=int(time.time()),
@@ -318,8 +318,8 @@ class Sessions:
             message=exchange.reply,
             finish_reason=reason,
             stop=completion.stop if completion.stop in asked.stop else "",
-            prompt_tokens=prompt,
-            cached_tokens=prompt - len(exchange.context),
+            prompt_tokens=cached + len(exchange.context),
+            cached_tokens=cached,
             completion_tokens=len(completion.token_ids),
         )
 
