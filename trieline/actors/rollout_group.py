@@ -14,11 +14,11 @@ from trieline.actors.episode import EpisodePlayer
 from trieline.actors.player import Stage
 from trieline.actors.rollout import Origin, Rollout
 from trieline.actors.session import Session
+from trieline.actors.transcripts import ended, transcript_of
 from trieline.actors.tree_builder import build_tree
 from trieline.common.message import text_of
 from trieline.common.prefix import common_prefix
 from trieline.common.seeds import derived_seed
-from trieline.common.text import encodable
 from trieline.wire.config import EnvConfig
 from trieline.wire.messages import Assignment
 from trieline.wire.tree import SCORED, TrajectoryTree
@@ -26,9 +26,6 @@ from trieline.wire.tree import SCORED, TrajectoryTree
 log = logging.getLogger(__name__)
 
 MAX_SAMPLE_CHARACTERS = 500
-# Of a transcript.
-MAX_MESSAGES = 64
-MAX_MESSAGE_CHARACTERS = 4000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -211,13 +208,12 @@ def finished_tree(
 def transcript(rollout: Rollout, system_prompt: str) -> str:
     """One episode as a chat, for people: JSON, a list of messages with `role` and `content`."""
     own = rollout.heard[:1] and rollout.heard[0][0].role == "system"
-    messages = [{"role": "system", "content": system_prompt}] if system_prompt and not own else []
+    said = [("system", system_prompt)] if system_prompt and not own else []
     for number, heard in enumerate(rollout.heard):
-        messages += [{"role": message.role, "content": message.content} for message in heard]
+        said += [(message.role, message.content) for message in heard]
         if number < len(rollout.turns):
-            messages.append({"role": "assistant", "content": rollout.turns[number].reply})
-    shown = [{**m, "content": _shortened(m["content"], MAX_MESSAGE_CHARACTERS)} for m in messages]
-    return msgspec.json.encode(shown[:MAX_MESSAGES]).decode()
+            said.append(("assistant", rollout.turns[number].reply))
+    return transcript_of(said)
 
 
 def _notes(rollouts: list[Rollout]) -> dict[str, str]:
@@ -226,8 +222,4 @@ def _notes(rollouts: list[Rollout]) -> dict[str, str]:
     sample = next((r for r in rollouts if r.turns and r.heard), None)
     if sample is not None:
         notes |= {"prompt": text_of(sample.heard[0]), "reply": sample.turns[0].reply, "score": sample.score}
-    return {key: _shortened(text) for key, text in notes.items() if text}
-
-
-def _shortened(text: str, length: int = MAX_SAMPLE_CHARACTERS) -> str:
-    return encodable(text, length) if len(text) <= length else f"{encodable(text, length - 3)}..."
+    return {key: ended(text, MAX_SAMPLE_CHARACTERS) for key, text in notes.items() if text}

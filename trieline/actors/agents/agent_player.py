@@ -14,7 +14,6 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -35,11 +34,13 @@ from trieline.actors.errors import EnvFailure
 from trieline.actors.gateway.exchange import Closed
 from trieline.actors.gateway.gateway import Gateway, limits_of
 from trieline.actors.gateway.session import Session, reward_of
+from trieline.actors.gateway.session_notes import bounded, session_notes
 from trieline.actors.gateway.session_tree import session_tree
 from trieline.actors.player import Stage
+from trieline.actors.transcripts import transcript_of
 from trieline.common.message import text_of
 from trieline.common.numbers import MAX_REWARD
-from trieline.common.text import encodable, shortened
+from trieline.common.text import encodable
 from trieline.wire.config import AgentConfig, EnvConfig
 from trieline.wire.messages import Assignment
 from trieline.wire.tree import TrajectoryTree
@@ -183,8 +184,7 @@ class AgentPlayer:
         if not episode.session.exchanges:
             reason = f"{env_id}: its agent ended without asking the policy: {read_errors(start).strip()}"
             return Closed(cause="environment", reason=reason)
-        if len(episode.session.history.tips()) > agent.max_windows:
-            count = len(episode.session.history.tips())
+        if (count := len(episode.session.history.tips())) > agent.max_windows:
             reason = f"{env_id}: expected at most {agent.max_windows} sequences of its agent, got {count}"
             return Closed(cause="environment", reason=reason)
         # Space around it is of the program, not of the answer.
@@ -252,25 +252,10 @@ class AgentPlayer:
 
 
 def _notes(sessions: Sequence[Session], assignment: Assignment) -> dict[str, str]:
-    """For people, as those of the other players."""
+    """As those of the other players."""
+    notes = bounded(session_notes(sessions) | {"split": assignment.split or ""})
     first = next((s for s in sessions if s.exchanges), None)
-    notes: dict[str, Any] = {
-        "broken": next((s.closed.reason for s in sessions if s.closed is not None and s.closed.cause), ""),
-        "split": assignment.split or "",
-    }
-    if first is not None:
-        notes |= {
-            "prompt": text_of(first.exchanges[0].said),
-            "reply": first.exchanges[-1].reply.content,
-            "score": first.closed.score if first.closed is not None else "",
-        }
-        if assignment.purpose == "evaluate":
-            notes["transcript"] = _transcript(first)
-    return {name: shortened(text, 4000, keep="\n") for name, text in notes.items() if text}
-
-
-def _transcript(session: Session) -> str:
-    """As that of `rollout_group`."""
-    messages = [m for exchange in session.exchanges for m in (*exchange.said, exchange.reply)]
-    shown = [{"role": m.role, "content": shortened(m.content, 500, keep="\n")} for m in messages[:6]]
-    return msgspec.json.encode(shown).decode()
+    if assignment.purpose == "evaluate" and first is not None:
+        said = [(m.role, m.content) for e in first.exchanges for m in (*e.said, e.reply)]
+        notes["transcript"] = transcript_of(said)
+    return notes

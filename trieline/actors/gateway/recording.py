@@ -15,14 +15,14 @@ from trieline.actors.gateway.config import GatewayConfig
 from trieline.actors.gateway.gateway import Gateway, limits_of
 from trieline.actors.gateway.replier import GatewayRenderer
 from trieline.actors.gateway.session import Session
+from trieline.actors.gateway.session_notes import bounded, session_notes
 from trieline.actors.gateway.session_tree import session_tree
 from trieline.common.process_name import new_process_name
 from trieline.common.signals import STOP_SIGNALS
-from trieline.common.text import shortened
 from trieline.wire.config import LinksConfig
 from trieline.wire.journal import Journal, read_journal
 from trieline.wire.journal_header import JournalHeader
-from trieline.wire.messages import MAX_TEXT, TreeDelivery
+from trieline.wire.messages import TreeDelivery
 from trieline.wire.policy_client import PolicyClient
 from trieline.wire.tree import TrajectoryTree
 
@@ -68,22 +68,14 @@ def recorded_tree(
     sessions: Sequence[Session], *, env_id: str = "", task_id: str = "", level: int | None = None
 ) -> TrajectoryTree:
     """The tree of sessions of one task, with notes for people. What is not given the first of them says."""
-    first = sessions[0]
-    opened = first.opened
-    info = {
-        "prompt": next((m.content for e in first.exchanges[:1] for m in e.said if m.role == "user"), ""),
-        "reply": first.exchanges[-1].reply.content if first.exchanges else "",
-        "score": first.closed.score if first.closed is not None else "",
-        "broken": next((s.closed.reason for s in sessions if s.closed is not None and s.closed.cause), ""),
-        **opened.metadata,
-        SESSION: opened.session_id,
-    }
+    opened = sessions[0].opened
+    info = {**session_notes(sessions), **opened.metadata, SESSION: opened.session_id}
     return session_tree(
         sessions,
         env_id=env_id or opened.env_id or ENV_ID,
         task_id=task_id or opened.task_id or opened.session_id,
         level=opened.level if level is None else level,
-        info={name: shortened(text, MAX_TEXT, keep="\n") for name, text in info.items() if text},
+        info=bounded(info),
     )
 
 
