@@ -9,11 +9,13 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.trees import random_tree
-from trieline.learner.config import LearnerConfig, OptimizerConfig
+from trieline.learner.config import LearnerConfig, LoraConfig, OptimizerConfig
+from trieline.learner.keeping.adapter_folder import find_adapters, merge_adapters
 from trieline.learner.keeping.checkpoint import latest_checkpoint
 from trieline.learner.objective_config import ObjectiveConfig
 from trieline.learner.process import LearnerRun, run_learner
@@ -34,6 +36,8 @@ GROUP = LearnerConfig(
 VTRACE = msgspec.structs.replace(
     GROUP, objective=ObjectiveConfig(advantage="vtrace", loss="vtrace_pg", entropy_scaling="sequence")
 )
+
+LORA = msgspec.structs.replace(VTRACE, lora=LoraConfig(rank=4))
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +78,7 @@ def replay(
 
 def checkpoint_tensors(run_dir: Path, step: int) -> dict[str, torch.Tensor]:
     folder = run_dir / "checkpoints" / f"step_{step}"
-    return load_file(folder / "model/model.safetensors") | load_file(folder / "trainer/optimizer.safetensors")
+    return {name: t for path in sorted(folder.rglob("*.safetensors")) for name, t in load_file(path).items()}
 
 
 def metrics_of(run_dir: Path) -> list[dict[str, Any]]:
@@ -82,7 +86,9 @@ def metrics_of(run_dir: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    ("config", "dtype"), [(GROUP, "float32"), (GROUP, "bfloat16"), (VTRACE, "bfloat16")], ids=str
+    ("config", "dtype"),
+    [(GROUP, "float32"), (VTRACE, "bfloat16"), (LORA, "bfloat16")],
+    ids=["float32", "bfloat16", "adapters"],
 )
 def test_2k_steps_equal_k_steps_resumed_for_k_bit_for_bit(
     config: LearnerConfig, dtype: str, recorded: Path, tiny_folder: Path, tmp_path: Path
@@ -101,7 +107,7 @@ def test_2k_steps_equal_k_steps_resumed_for_k_bit_for_bit(
     straight, resumed = checkpoint_tensors(one, 4), checkpoint_tensors(two, 4)
     assert set(straight) == set(resumed)
     assert all(torch.equal(straight[name], resumed[name]) for name in straight)
-    start = load_file(tiny_folder / "model.safetensors")
+    start = checkpoint_tensors(two, 2)
     assert any(not torch.equal(straight[name], start[name]) for name in start)
     states = [json.loads((d / "checkpoints/step_4/trainer/state.json").read_text()) for d in (one, two)]
     assert states[0] == states[1]
@@ -125,6 +131,25 @@ def test_a_checkpoint_is_a_hugging_face_folder(recorded: Path, tiny_folder: Path
         )
         == "<|im_start|>hi<|im_sep|>"
     )
+
+
+def test_adapters_alone_are_saved_and_make_a_model_on_request(
+    recorded: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    assert replay(msgspec.structs.replace(LORA, steps=2), recorded, tiny_folder, run) == 0
+    checkpoint = run / "checkpoints/step_2"
+    assert sorted(p.name for p in checkpoint.iterdir()) == ["adapter", "trainer"]
+    merge_adapters(find_adapters(checkpoint), tmp_path / "merged")
+    ids = torch.arange(3, 40)[None]
+    base = AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.float32)
+    untrained = base(ids).logits
+    adapted = PeftModel.from_pretrained(base, str(checkpoint / "adapter"))(ids).logits
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")(ids).logits
+    assert (adapted - untrained).abs().max() > 1e-4
+    torch.testing.assert_close(merged, adapted, rtol=1e-5, atol=1e-5)
+    # Of whole weights it is no run to go on with.
+    assert replay(VTRACE, recorded, tiny_folder, run, resume=True) == 1
 
 
 def test_metrics_have_their_names(recorded: Path, tiny_folder: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`trieline sft`: supervised fine-tuning on tree-shaped conversations and on recorded runs."""
+"""`trieline sft` and `trieline merge`: supervised fine-tuning on trees, and adapters into their model."""
 
 import argparse
 import math
@@ -48,6 +48,22 @@ def add_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     add_config_options(parser, default="sft")
     parser.set_defaults(run=_sft)
 
+    merge = verbs.add_parser(
+        "merge",
+        help="write a model with the adapters that a run has trained as one Hugging Face folder",
+        description="Of a run with learner.lora: W + alpha / rank B A for every adapted weight, in float32.",
+    )
+    merge.add_argument(
+        "adapters",
+        metavar="RUN",
+        help="a run folder (its newest checkpoint), a checkpoint, or adapters of peft",
+    )
+    merge.add_argument("target", metavar="FOLDER", help="where to write; must not be there")
+    merge.add_argument(
+        "--base", metavar="MODEL", help="the model that was trained, if it has moved: as model.path takes it"
+    )
+    merge.set_defaults(run=_merge)
+
 
 def _sft(options: argparse.Namespace) -> int:
     from pathlib import Path
@@ -86,3 +102,18 @@ def _sft(options: argparse.Namespace) -> int:
         max_unusable=options.max_unusable,
     )
     return run_sft(config, folder, resume=False)
+
+
+def _merge(options: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from trieline.launcher.run_folder import RunFolder
+    from trieline.learner.keeping.adapter_folder import find_adapters, merge_adapters
+
+    folder = Path(options.adapters).expanduser()
+    if (folder / "config.toml").is_file():
+        folder = RunFolder.open(str(folder)).newest_checkpoint() or folder
+    adapters, target = find_adapters(folder), Path(options.target).expanduser().absolute()
+    base = merge_adapters(adapters, target, base=options.base)
+    print(f"{target}: {base} with the adapters of {adapters}")
+    return 0

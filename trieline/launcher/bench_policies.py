@@ -77,6 +77,9 @@ def weights_of(source: str) -> Weights:
         return Weights(model=str(folder / "model"), run=trained, name=name)
     if (folder / "config.json").is_file():
         return Weights(model=str(folder), run=None, name=folder.name)
+    if (folder / "adapter").is_dir():
+        msg = f"--policy run: {folder} holds adapters alone: `trieline merge {folder} FOLDER` makes a model"
+        raise ConfigError(msg)
     msg = f"--policy run: expected a run folder, a checkpoint or a model folder, got {source!r}"
     raise ConfigError(msg)
 

@@ -32,6 +32,22 @@ class OptimizerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """For the schedules `linear` and `cosine`."""
 
 
+class LoraConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Adapters of low rank are trained, published and saved instead of the model's own weights."""
+
+    rank: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 16
+    alpha: Positive = 32
+    """What the adapters add is scaled by alpha / rank."""
+    targets: tuple[str, ...] | Literal["all-linear"] = "all-linear"
+    """Last parts of the names of the linear layers that get one (`q_proj`). `all-linear`: all but the output
+    embedding."""
+
+    def __post_init__(self) -> None:
+        if not self.targets:
+            msg = "expected targets of at least one layer, or 'all-linear', got none"
+            raise ValueError(msg)
+
+
 class WarmStartConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Supervised steps on demonstrations before the first step of reinforcement learning.
 
@@ -118,6 +134,8 @@ class LearnerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Versions that a token may be behind the weights it trains. 0: acting and learning take turns."""
     objective: ObjectiveConfig = ObjectiveConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
+    lora: LoraConfig | None = None
+    """None: all weights are trained."""
     warm_start: WarmStartConfig | None = None
 
     promotion_episodes: Positive = 64

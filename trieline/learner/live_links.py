@@ -113,12 +113,14 @@ class LiveLinks:
             self.close()
             raise
 
-    def publish(self, policy_version: int, weights: Mapping[str, torch.Tensor]) -> None:
-        """Announce the weights of a version."""
+    def publish(
+        self, policy_version: int, weights: Mapping[str, torch.Tensor], adapter_config: str | None = None
+    ) -> None:
+        """Announce the weights of a version; `adapter_config` if they are adapters."""
         assert self._outbox is not None, "the links are closed"
         # First: a tree may come as soon as a policy server has them.
         self.receiver.newest_version = max(policy_version, self.receiver.newest_version or 0)
-        self._outbox.publish(policy_version, weights)
+        self._outbox.publish(policy_version, weights, adapter_config)
 
     def wait_loaded(self, policy_version: int, *, late_s: float, absent_s: float) -> bool:
         """Wait until every live policy server, at least one, serves this version. False: asked to stop.

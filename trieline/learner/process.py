@@ -266,7 +266,7 @@ def _greet_servers(
 ) -> bool:
     """Give the policy servers the weights, and see that they compute the same. False: asked to stop."""
     timeout_s = run.config.startup_timeout_s
-    live.publish(learner.policy_version, learner.weights())
+    live.publish(learner.policy_version, learner.weights(), learner.adapter_config)
     if not live.wait_loaded(learner.policy_version, late_s=timeout_s, absent_s=timeout_s):
         return False
     if run.config.probe:

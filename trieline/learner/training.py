@@ -199,9 +199,10 @@ class Training:
     def _publish(self) -> None:
         """New weights to the policy servers. New trees are asked for only when all of them serve these."""
         if self._live is not None:
-            self._live.publish(self._learner.policy_version, self._learner.weights())
+            learner = self._learner
+            self._live.publish(learner.policy_version, learner.weights(), learner.adapter_config)
             self._live.wait_loaded(
-                self._learner.policy_version,
+                learner.policy_version,
                 late_s=self.config.weights_timeout_s,
                 absent_s=self.config.startup_timeout_s,
             )
@@ -297,6 +298,7 @@ class Training:
             weights=self._learner.masters(),
             trainer=self._learner.trainer_tensors(),
             keep=self.config.keep_checkpoints,
+            adapter_config=self._learner.adapter_config,
         )
         self._saved = self._place()
 

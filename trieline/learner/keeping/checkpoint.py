@@ -1,6 +1,7 @@
 """Checkpoints: `checkpoints/step_N/`, finished by rename, from which a run goes on bit for bit.
 
-`model/` is an ordinary Hugging Face folder with the float32 master weights: `from_pretrained` opens it.
+`model/` is an ordinary Hugging Face folder with the float32 master weights: `from_pretrained` opens it. Where
+adapters are trained, they alone are saved, as peft saves them, in `adapter/`; its `from_pretrained` opens it.
 `trainer/` is the rest: `state.json`, and `optimizer.safetensors` with the moments, the value head and the
 state of the random generator. CRC-32 of every tensor file is in `state.json`. Nothing is pickled.
 """
@@ -25,6 +26,9 @@ log = logging.getLogger(__name__)
 
 FORMAT = 1
 WEIGHTS_FILE = "model/model.safetensors"
+ADAPTER_FOLDER = "adapter"
+ADAPTER_FILE = "adapter/adapter_model.safetensors"
+ADAPTER_CONFIG = "adapter_config.json"
 TRAINER_FILE = "trainer/optimizer.safetensors"
 STATE_FILE = "trainer/state.json"
 
@@ -56,6 +60,7 @@ def save_checkpoint(
     weights: Mapping[str, torch.Tensor],
     trainer: Mapping[str, torch.Tensor],
     keep: int,
+    adapter_config: str | None = None,
 ) -> Path:
     """Write `folder/step_N` and remove older ones beyond the newest `keep`.
 
@@ -66,6 +71,7 @@ def save_checkpoint(
         weights: float32, by the names of the Hugging Face model.
         trainer: everything else that is a tensor.
         keep: how many checkpoints stay.
+        adapter_config: peft's, of `weights` that are adapters. None: they are the model's.
 
     Raises:
         CheckpointError: the disk is full, or does not take it otherwise.
@@ -73,7 +79,7 @@ def save_checkpoint(
     target = folder / f"step_{state.step}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _write(folder, target, state, source_model, weights, trainer)
+        _write(folder, target, state, source_model, weights, trainer, adapter_config)
     except FileNotFoundError:
         # Of the model's folder, which was there at the start: nothing that the disk could not take.
         raise
@@ -94,12 +100,19 @@ def _write(
     source_model: Path,
     weights: Mapping[str, torch.Tensor],
     trainer: Mapping[str, torch.Tensor],
+    adapter_config: str | None,
 ) -> None:
     with scratch_folder(folder, prefix=f".{target.name}-") as scratch:
-        _copy_model_files(source_model, scratch / "model")
+        if adapter_config is None:
+            weights_file = WEIGHTS_FILE
+            copy_model_files(source_model, scratch / "model")
+        else:
+            weights_file = ADAPTER_FILE
+            (scratch / ADAPTER_FOLDER).mkdir()
+            (scratch / ADAPTER_FOLDER / ADAPTER_CONFIG).write_text(adapter_config)
         (scratch / "trainer").mkdir()
         crc32 = {
-            WEIGHTS_FILE: write_weights(scratch / WEIGHTS_FILE, weights),
+            weights_file: write_weights(scratch / weights_file, weights),
             TRAINER_FILE: write_weights(scratch / TRAINER_FILE, trainer),
         }
         written = msgspec.structs.replace(state, crc32=crc32)
@@ -146,15 +159,18 @@ def read_state(checkpoint: Path) -> TrainerState:
     except msgspec.MsgspecError as error:
         msg = f"corrupt checkpoint: {path}: {error}"
         raise CheckpointError(msg) from error
-    if state.format != FORMAT or set(state.crc32) != {WEIGHTS_FILE, TRAINER_FILE}:
+    if state.format != FORMAT or not any(
+        set(state.crc32) == {weights, TRAINER_FILE} for weights in (WEIGHTS_FILE, ADAPTER_FILE)
+    ):
         msg = f"expected a checkpoint of format {FORMAT} in {path}, got format {state.format}"
         raise CheckpointError(msg)
     return state
 
 
 def read_model_weights(checkpoint: Path, state: TrainerState) -> dict[str, torch.Tensor]:
-    """Float32 master weights. Raises CheckpointError."""
-    return read_weights(checkpoint / WEIGHTS_FILE, crc32=state.crc32[WEIGHTS_FILE])
+    """Float32 master weights of the model or of adapters. Raises CheckpointError."""
+    name = WEIGHTS_FILE if WEIGHTS_FILE in state.crc32 else ADAPTER_FILE
+    return read_weights(checkpoint / name, crc32=state.crc32[name])
 
 
 def read_trainer_tensors(checkpoint: Path, state: TrainerState) -> dict[str, torch.Tensor]:
@@ -167,8 +183,8 @@ def _checkpoints(folder: Path) -> list[tuple[int, Path]]:
     return sorted((int(match[1]), path) for match, path in found)
 
 
-def _copy_model_files(source: Path, target: Path) -> None:
-    """Config, tokenizer and chat template; the config of the precision that is saved here."""
+def copy_model_files(source: Path, target: Path) -> None:
+    """Config, tokenizer and chat template to a new folder; the config of the precision that is saved here."""
     target.mkdir()
     for path in source.iterdir():
         weights = path.suffix in _NOT_COPIED or path.name.endswith(".index.json")

@@ -21,6 +21,9 @@ from trieline.common.checksum import file_crc32
 from trieline.common.file_lock import try_lock
 from trieline.learner.errors import CheckpointError
 
+ADAPTER_KEY = "adapter_config"
+"""Among a file's metadata: the JSON of peft's configuration. Such a file holds adapters alone."""
+
 _DTYPE_NAMES = {
     torch.float32: "F32",
     torch.float64: "F64",
@@ -127,6 +130,17 @@ def read_weights(
     _check_names(path, tensors.keys(), expected)
     _check_values(path, tensors, expected)
     return {name: tensors[name] for name in expected.shapes}
+
+
+def adapter_config(path: Path) -> str | None:
+    """That of a file with adapters; None: it holds whole weights. Raises CheckpointError."""
+    try:
+        with safe_open(path, framework="np") as file:
+            found: str | None = (file.metadata() or {}).get(ADAPTER_KEY)
+    except (SafetensorError, OSError) as error:
+        msg = f"expected a safetensors file in {path}, got: {error}"
+        raise CheckpointError(msg) from error
+    return found
 
 
 def _check_names(path: Path, names: Collection[str], expected: ExpectedWeights) -> None:

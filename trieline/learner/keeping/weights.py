@@ -16,7 +16,7 @@ import torch
 
 from trieline.common.errors import LockError
 from trieline.common.owned_folder import OwnedFolder, claim_folder, sweep
-from trieline.learner.keeping.weight_file import write_weights
+from trieline.learner.keeping.weight_file import ADAPTER_KEY, write_weights
 from trieline.wire.weights_link import WeightsPublisher
 
 log = logging.getLogger(__name__)
@@ -33,13 +33,19 @@ class WeightsOutbox:
         self._folder = folder
         self._files: list[Path] = []
 
-    def publish(self, policy_version: int, weights: Mapping[str, torch.Tensor]) -> Path:
-        """Write one version and announce it. Returns as soon as the servers can read it."""
+    def publish(
+        self, policy_version: int, weights: Mapping[str, torch.Tensor], adapter_config: str | None = None
+    ) -> Path:
+        """Write one version and announce it. Returns as soon as the servers can read it.
+
+        `adapter_config`: peft's, of weights that are adapters; it travels in the file.
+        """
         path = self._folder.path / f"policy_{policy_version:08d}.safetensors"
         spare = self._files.pop(0) if len(self._files) > KEPT_VERSIONS else None
-        crc32 = write_weights(
-            path, weights, metadata={"policy_version": str(policy_version)}, write_over=spare
-        )
+        metadata = {"policy_version": str(policy_version)}
+        if adapter_config is not None:
+            metadata[ADAPTER_KEY] = adapter_config
+        crc32 = write_weights(path, weights, metadata=metadata, write_over=spare)
         self._publisher.publish(policy_version, path, crc32=crc32)
         self._files.append(path)
         return path

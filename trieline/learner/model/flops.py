@@ -1,8 +1,9 @@
 """Arithmetic of a training step, and its share of what the machine could do (PaLM, appendix B: MFU).
 
 Counted is what the gradient of every unique token needs and no more: 2 operations forward and 4 backward for
-each weight of a layer and each token, the output layer where a next token was sampled, and attention between
-the pairs of tokens that see each other. What is computed again to save memory does not count.
+each weight of a layer and each token (2 where the weight is not trained), the output layer where a next token
+was sampled, and attention between the pairs of tokens that see each other. What is computed again to save
+memory does not count.
 """
 
 import math
@@ -27,12 +28,17 @@ def step_flops(model: TreeModel, batch: Batch) -> float:
     head_width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     a_pair = 2 * config.num_hidden_layers * config.num_attention_heads * head_width
     total: float = sum(
-        6.0 * pack.trie.num_tokens * sum(p.numel() for p in weights)
-        + 6.0 * len(pack.rows) * output.numel()
+        pack.trie.num_tokens * sum(_operations(p) for p in weights)
+        + len(pack.rows) * _operations(output)
         + 6.0 * pack.trie.num_visible_pairs * a_pair
         for pack in batch.packs
     )
     return total
+
+
+def _operations(weight: torch.nn.Parameter | torch.Tensor) -> float:
+    """Of one token, forward and backward."""
+    return (6.0 if weight.requires_grad else 4.0) * weight.numel()
 
 
 def peak_flops(dtype: torch.dtype, device: torch.device = CPU) -> float:

@@ -17,6 +17,7 @@ def load_engine(config: PolicyServerConfig, model: ModelConfig) -> Engine:
     import torch
 
     from trieline.learner.model.compute_dtype import choose_dtype
+    from trieline.learner.policy_server.cpu.adapter_base import AdapterBase
     from trieline.learner.policy_server.cpu.decoder import load_decoder
     from trieline.learner.policy_server.cpu.engine import CpuEngine
     from trieline.learner.policy_server.cpu.grammars import Grammars
@@ -31,6 +32,7 @@ def load_engine(config: PolicyServerConfig, model: ModelConfig) -> Engine:
         config,
         decode=tokenizer_decode(folder),
         grammars=Grammars(tokenizer, decoder.vocab_size) if tokenizer.is_file() else None,
+        base=AdapterBase(folder, decoder.dtype),
     )
     engine.warm_up()
     return engine

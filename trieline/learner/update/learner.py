@@ -14,6 +14,7 @@ from trieline.kernels.cpu.threads import LeftCores
 from trieline.learner.batch.batch import prepare_batch
 from trieline.learner.config import LearnerConfig
 from trieline.learner.errors import CheckpointError, TrainingError
+from trieline.learner.model.adapters import Adapters
 from trieline.learner.model.compute_device import choose_device
 from trieline.learner.model.flops import peak_flops, step_flops
 from trieline.learner.model.tree_forward import TreeModel, load_tree_model
@@ -75,9 +76,17 @@ class Learner:
         with_value_head = config.objective.needs_value_head
         reproducible = config.reproducible_attention
         self.model: TreeModel = load_tree_model(
-            model_folder, torch.float32, with_value_head, reproducible=reproducible, device=device
+            model_folder,
+            # Masters are float32; what is not trained is computed with alone.
+            torch.float32 if config.lora is None else dtype,
+            with_value_head,
+            reproducible=reproducible,
+            device=device,
         )
-        named = list(self.model.hf_model.named_parameters())
+        self.adapters = None
+        if config.lora is not None:
+            self.adapters = Adapters(self.model.hf_model, config.lora, model_folder)
+        named = [(name, p) for name, p in self.model.hf_model.named_parameters() if p.requires_grad]
         self._policy_names = [name for name, _ in named]
         head = [] if self.model.value_head is None else list(self.model.value_head.named_parameters())
         value_names = [VALUE_HEAD + name for name, _ in head]
@@ -210,14 +219,24 @@ class Learner:
         raise TrainingError(msg)
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """The policy in the compute dtype, by the names of the Hugging Face model, as views."""
-        weights = self.optimizer.weights()
-        return {name: weights[name] for name in self._policy_names}
+        """What is trained of the policy, in the compute dtype, as views.
+
+        By the names of the Hugging Face model, or of adapters by those of peft.
+        """
+        return self._published(self.optimizer.weights())
 
     def masters(self) -> dict[str, torch.Tensor]:
-        """The policy in float32, as views."""
-        masters = self.optimizer.masters()
-        return {name: masters[name] for name in self._policy_names}
+        """The same in float32."""
+        return self._published(self.optimizer.masters())
+
+    def _published(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        policy = {name: tensors[name] for name in self._policy_names}
+        return policy if self.adapters is None else self.adapters.published(policy)
+
+    @property
+    def adapter_config(self) -> str | None:
+        """`adapter_config.json` of what `weights` gives; None: whole weights."""
+        return None if self.adapters is None else self.adapters.config_json
 
     def trainer_tensors(self) -> dict[str, torch.Tensor]:
         """Everything else that a checkpoint needs."""
@@ -239,7 +258,8 @@ class Learner:
             CheckpointError: something is missing, or of another model.
         """
         heads = {name: t for name, t in tensors.items() if name.startswith(VALUE_HEAD)}
-        self.optimizer.load_masters({**masters, **heads})
+        policy = masters if self.adapters is None else self.adapters.own(masters)
+        self.optimizer.load_masters({**policy, **heads})
         self.optimizer.load_state_dict(tensors)
         if RNG_STATE not in tensors:
             msg = f"expected {RNG_STATE} among the tensors of the checkpoint, found none"

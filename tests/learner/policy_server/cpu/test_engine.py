@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from tests.learner.policy_server.cpu.tiny import (
     FAMILIES,
@@ -21,7 +23,11 @@ from tests.learner.policy_server.cpu.tiny import (
     tiny_engine,
 )
 from trieline.common.arrays import Int32
+from trieline.learner.config import LoraConfig
 from trieline.learner.errors import CheckpointError
+from trieline.learner.keeping.weight_file import ADAPTER_KEY, write_weights
+from trieline.learner.model.adapters import Adapters
+from trieline.learner.policy_server.cpu.adapter_base import AdapterBase
 from trieline.learner.policy_server.cpu.rows import Rows
 from trieline.learner.policy_server.errors import InvalidRequestError
 from trieline.wire.messages import Completion
@@ -437,3 +443,41 @@ def test_bfloat16_differs_no_more_than_two_plain_forwards_of_other_shapes(folder
     served = torch.tensor(np.array([one.logprobs for one in completions]))
     # The distance to the exact value is what bfloat16 itself costs; the server adds next to nothing to it.
     assert mean_difference(served, truth) < 1.15 * mean_difference(alone, truth)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_adapters_are_merged_into_the_weights_of_the_folder(fused: bool, tmp_path: Path) -> None:
+    folder = save_model(tmp_path / "base", "llama")
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    adapters = Adapters(model, LoraConfig(rank=2, targets=("q_proj", "down_proj")), folder)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    engine = tiny_engine(folder, fused=fused, base=AdapterBase(folder, torch.float32))
+    prompt = random_prompt(0, 12)
+    for version in (1, 2):
+        for parameter in trained.values():
+            torch.nn.init.normal_(parameter, std=0.3)
+        weights = tmp_path / f"{version}.safetensors"
+        published = {n: p.detach() for n, p in adapters.published(trained).items()}
+        write_weights(weights, published, metadata={ADAPTER_KEY: adapters.config_json})
+        engine.load(weights, version)
+        (completion,) = generate(engine, request(version, prompt, max_tokens=9))
+        merged = PeftModel.from_pretrained(
+            AutoModelForCausalLM.from_pretrained(folder), str(_peft_folder(tmp_path, adapters, weights))
+        ).merge_and_unload()
+        merged.save_pretrained(tmp_path / f"merged_{version}")
+        expect_plain(tmp_path / f"merged_{version}", prompt, completion)
+        assert set(completion.policy_versions.tolist()) == {version}
+    write_weights(
+        weights, published, metadata={ADAPTER_KEY: '{"peft_type": "LORA", "r": 3, "lora_alpha": 1}'}
+    )
+    with pytest.raises(CheckpointError, match=r"expected factors \[\[3, 80\], \[48, 3\]\]"):
+        engine.load(weights, 3)
+    assert engine.policy_version == 2
+
+
+def _peft_folder(path: Path, adapters: Adapters, weights: Path) -> Path:
+    folder = path / weights.stem
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(adapters.config_json)
+    shutil.copyfile(weights, folder / "adapter_model.safetensors")
+    return folder

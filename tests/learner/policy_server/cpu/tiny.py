@@ -18,6 +18,7 @@ from transformers import (
 
 from trieline.common.arrays import Int32
 from trieline.learner.policy_server.config import PolicyServerConfig
+from trieline.learner.policy_server.cpu.adapter_base import AdapterBase
 from trieline.learner.policy_server.cpu.decoder import load_decoder
 from trieline.learner.policy_server.cpu.engine import CpuEngine
 from trieline.learner.policy_server.cpu.grammars import Grammars
@@ -63,11 +64,12 @@ def tiny_engine(
     version: int = 0,
     decode: Decode | None = None,
     grammars: Grammars | None = None,
+    base: AdapterBase | None = None,
     **limits: Any,
 ) -> CpuEngine:
     config = PolicyServerConfig(**limits)
     decoder = load_decoder(folder, torch.float32, fused=fused)
-    return CpuEngine(decoder, config, policy_version=version, decode=decode, grammars=grammars)
+    return CpuEngine(decoder, config, policy_version=version, decode=decode, grammars=grammars, base=base)
 
 
 def random_prompt(seed: int, length: int) -> Int32:

@@ -19,8 +19,9 @@ from torch import Tensor
 from trieline.common.file_lock import reading
 from trieline.common.prefix import common_prefix
 from trieline.kernels.cpu.threads import LeftCores
-from trieline.learner.keeping.weight_file import read_weights
+from trieline.learner.keeping.weight_file import adapter_config, read_weights
 from trieline.learner.policy_server.config import PolicyServerConfig
+from trieline.learner.policy_server.cpu.adapter_base import AdapterBase
 from trieline.learner.policy_server.cpu.decoder import Decoder
 from trieline.learner.policy_server.cpu.grammars import Grammars, GrammarState
 from trieline.learner.policy_server.cpu.kv_cache import KVCache
@@ -60,8 +61,12 @@ class CpuEngine:
         policy_version: int = 0,
         decode: Decode | None = None,
         grammars: Grammars | None = None,
+        base: AdapterBase | None = None,
     ) -> None:
-        """`decode`: for stop strings, `grammars`: for grammars; None: requests with some are refused."""
+        """`decode`: for stop strings, `grammars`: for grammars; None: requests with some are refused.
+
+        `base`: what adapters are merged into. None: weights must be whole.
+        """
         self.decoder = decoder
         self.policy_version = policy_version
         self.max_context = min(config.max_context, config.kv_tokens, decoder.max_positions)
@@ -69,6 +74,7 @@ class CpuEngine:
         self._config = config
         self._decode = decode
         self._grammars = grammars
+        self._base = base
         self._refused: list[tuple[Ticket, str]] = []
         self._cores = LeftCores(torch.get_num_threads())
         self._waiting: deque[Sequence] = deque()
@@ -148,13 +154,17 @@ class CpuEngine:
         self.counters = EngineCounters()
 
     def load(self, weights: Path, policy_version: int) -> None:
-        """Change the weights to those of a safetensors file.
+        """Change the weights to those of a safetensors file, or to the model's own with its adapters.
 
         Raises:
             CheckpointError: the file does not fit the model; the old weights stay.
         """
         with reading(weights):
-            self.take_weights(read_weights(weights, expected=self.decoder.weights), policy_version)
+            if self._base is not None and (config := adapter_config(weights)) is not None:
+                tensors = self._base.merged(weights, config)
+            else:
+                tensors = read_weights(weights, expected=self.decoder.weights)
+            self.take_weights(tensors, policy_version)
 
     def take_weights(self, tensors: Mapping[str, Tensor], policy_version: int) -> None:
         """Change the weights to these, which fit the model.

@@ -1,0 +1,32 @@
+"""What the policy server merges adapters into: the weights of its model folder, loaded when the first come.
+
+Merged anew for each version, from the same weights, so that nothing adds up over versions.
+"""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from trieline.learner.keeping.weight_file import read_weights
+from trieline.learner.model_folder.adapter_weights import merged_weights, read_settings
+from trieline.learner.model_folder.loading import load_causal_lm
+
+
+class AdapterBase:
+    """The model's own weights in the precision in which it is computed with."""
+
+    def __init__(self, folder: Path, dtype: torch.dtype) -> None:
+        self._folder, self._dtype = folder, dtype
+        self._weights: dict[str, Tensor] | None = None
+
+    def merged(self, path: Path, config: str) -> dict[str, Tensor]:
+        """All weights of the model with the adapters of the file `path`, whose configuration is `config`.
+
+        Raises:
+            CheckpointError: the adapters do not fit the model.
+        """
+        settings = read_settings(config, where=path)
+        if self._weights is None:
+            self._weights = load_causal_lm(self._folder, self._dtype).state_dict()
+        return merged_weights(self._weights, read_weights(path), settings, where=path)
