@@ -46,7 +46,10 @@ def build(name: str, *, base: str | None = None, offline: bool = False) -> str:
         base = next(filter(eng.has_image, BASES), BASES[-1])
     if not eng.has_image(base):
         if offline:
-            msg = f"no image to build {image} on: expected {base} or {BASES[0]} (scripts/build_base_image.sh)"
+            msg = (
+                f"no image to build {image} on: expected {base} or {BASES[0]}, which "
+                "scripts/build_base_image.sh of the source repository makes of Debian packages"
+            )
             raise SandboxError(msg)
         eng.call(f"pull {base}", eng.api.pull, *parse_repository_tag(base))
 
