@@ -25,7 +25,7 @@ from trieline.common.arrays import Int32
 from trieline.learner.model_folder.model_source import prepare_model
 from trieline.learner.policy_server.choose_engine import load_engine
 from trieline.learner.policy_server.config import PolicyServerConfig
-from trieline.learner.policy_server.cpu.engine import CpuEngine
+from trieline.learner.policy_server.cpu.cpu_engine import CpuEngine
 from trieline.wire.config import ModelConfig
 from trieline.wire.messages import Completion, GenerateRequest, Sampling
 

@@ -38,8 +38,8 @@ from trieline.learner.model.compute_dtype import choose_dtype
 from trieline.learner.model_folder.model_source import prepare_model
 from trieline.learner.model_folder.tiny_model import save_tiny_model
 from trieline.learner.policy_server.config import PolicyServerConfig
-from trieline.learner.policy_server.cpu.decoder import load_decoder
-from trieline.learner.policy_server.cpu.engine import CpuEngine
+from trieline.learner.policy_server.cpu.cpu_engine import CpuEngine
+from trieline.learner.policy_server.decoders.decoder import load_decoder
 from trieline.wire.messages import GenerateRequest, Sampling
 
 RESULTS = Path(__file__).parent / "results" / "policy_server.json"

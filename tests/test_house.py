@@ -21,8 +21,13 @@ LEARNER_FLOORS = {
     "objective": {"batch"},
     "update": {"batch", "model", "objective"},
     "keeping": {"model_folder"},
-    "policy_server.cpu": {"model", "model_folder", "keeping"},
-    "policy_server": {"policy_server.cpu", "model", "model_folder", "keeping"},
+    "policy_server.decoders": {"model_folder", "keeping"},
+    "policy_server.batching": {"policy_server.decoders", "model_folder", "keeping"},
+    "policy_server.cpu": {"policy_server.batching", "policy_server.decoders"},
+    "policy_server": {
+        *(f"policy_server.{part}" for part in ("decoders", "batching", "cpu")),
+        *("model", "model_folder", "keeping"),
+    },
 }
 MAY_IMPORT = {
     "trieline.kernels": set(),

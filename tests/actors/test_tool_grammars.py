@@ -16,11 +16,11 @@ from trieline.actors.tool_formats import FORMATS, ToolFormat
 from trieline.actors.tool_grammars import forced_call, json_reply
 from trieline.common.message import Tool
 from trieline.learner.model_folder.tiny_model import save_tiny_model
+from trieline.learner.policy_server.batching.grammar_compiler import compiled, load_tokenizer
+from trieline.learner.policy_server.batching.grammars import Grammars
 from trieline.learner.policy_server.config import PolicyServerConfig
-from trieline.learner.policy_server.cpu.decoder import load_decoder
-from trieline.learner.policy_server.cpu.engine import CpuEngine
-from trieline.learner.policy_server.cpu.grammar_compiler import compiled, load_tokenizer
-from trieline.learner.policy_server.cpu.grammars import Grammars
+from trieline.learner.policy_server.cpu.cpu_engine import CpuEngine
+from trieline.learner.policy_server.decoders.decoder import load_decoder
 from trieline.wire.messages import GenerateRequest, Sampling
 
 pytest.importorskip("llguidance")

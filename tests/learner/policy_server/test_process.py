@@ -21,10 +21,10 @@ from safetensors.torch import save_file
 from tests.learner.policy_server.cpu.tiny import expect_plain, random_prompt, save_model, tiny_engine
 from trieline.common.arrays import Int32
 from trieline.learner.model_folder.tiny_model import save_tiny_model
+from trieline.learner.policy_server.batching.grammars import Grammars
+from trieline.learner.policy_server.batching.stop_text import Decode, tokenizer_decode
 from trieline.learner.policy_server.config import PolicyServerConfig
-from trieline.learner.policy_server.cpu.decoder import load_decoder
-from trieline.learner.policy_server.cpu.grammars import Grammars
-from trieline.learner.policy_server.cpu.stop_text import Decode, tokenizer_decode
+from trieline.learner.policy_server.decoders.decoder import load_decoder
 from trieline.learner.policy_server.process import PolicyServer, StopFlag
 from trieline.wire.addresses import free_loopback_address
 from trieline.wire.config import LinksConfig

@@ -17,11 +17,11 @@ def load_engine(config: PolicyServerConfig, model: ModelConfig) -> Engine:
     import torch
 
     from trieline.learner.model.compute_dtype import choose_dtype
-    from trieline.learner.policy_server.cpu.adapter_base import AdapterBase
-    from trieline.learner.policy_server.cpu.decoder import load_decoder
-    from trieline.learner.policy_server.cpu.engine import CpuEngine
-    from trieline.learner.policy_server.cpu.grammars import Grammars
-    from trieline.learner.policy_server.cpu.stop_text import tokenizer_decode
+    from trieline.learner.policy_server.batching.adapter_base import AdapterBase
+    from trieline.learner.policy_server.batching.grammars import Grammars
+    from trieline.learner.policy_server.batching.stop_text import tokenizer_decode
+    from trieline.learner.policy_server.cpu.cpu_engine import CpuEngine
+    from trieline.learner.policy_server.decoders.decoder import load_decoder
 
     torch.set_num_threads(config.threads or len(os.sched_getaffinity(0)))
     folder = prepare_model(model.path)

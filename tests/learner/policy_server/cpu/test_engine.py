@@ -27,10 +27,16 @@ from trieline.learner.config import LoraConfig
 from trieline.learner.errors import CheckpointError
 from trieline.learner.keeping.weight_file import ADAPTER_KEY, write_weights
 from trieline.learner.model.adapters import Adapters
-from trieline.learner.policy_server.cpu.adapter_base import AdapterBase
+from trieline.learner.policy_server.batching.adapter_base import AdapterBase
+from trieline.learner.policy_server.cpu.cpu_engine import CpuEngine
 from trieline.learner.policy_server.cpu.rows import Rows
 from trieline.learner.policy_server.errors import InvalidRequestError
 from trieline.wire.messages import Completion
+
+
+def _rows(engine: CpuEngine) -> Rows:
+    assert isinstance(engine._places, Rows)
+    return engine._places
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +140,8 @@ def test_running_rollouts_share_the_place_of_their_prompt(folder: Path) -> None:
         engine.submit(b"peer", request(number, prompt, max_tokens=8, seed=number))
     for _ in range(4):
         engine.step()
-    trunks = [sequence.trunk for sequence in engine._rows]
+    rows = _rows(engine)
+    trunks = [rows.trunk(sequence) for sequence in rows]
     users = sorted((trunk.users, len(trunk.tokens)) for trunk in {id(t): t for t in trunks if t}.values())
     assert users == [(3, 32), (5, 59)]
     answers = drain(engine)
@@ -170,7 +177,7 @@ def test_any_mix_of_requests_is_answered_as_if_each_were_alone(folder: Path, see
         answers |= {finished.ticket[1]: finished.completion for finished in engine.step()}
     for number, prompt in enumerate(prompts):
         expect_plain(folder, prompt, answers[number])
-    assert all(one.trunk is None for one in engine._rows)
+    assert all(_rows(engine).trunk(one) is None for one in _rows(engine))
 
 
 def test_the_next_turn_reads_its_new_tokens_only(folder: Path) -> None:
@@ -375,7 +382,7 @@ def test_the_prefix_cache_stays_within_its_budget(folder: Path) -> None:
     engine = tiny_engine(folder, prefix_tokens=100)
     for seed in range(10):
         generate(engine, request(seed, random_prompt(seed, 40), max_tokens=5))
-        assert engine._prefixes.num_tokens <= 100
+        assert _rows(engine).prefixes.num_tokens <= 100
     assert engine.counters.reused == 0
     off = tiny_engine(folder, prefix_tokens=0)
     prompt = random_prompt(0, 40)
@@ -414,8 +421,7 @@ def test_bfloat16_differs_no_more_than_two_plain_forwards_of_other_shapes(folder
     from transformers import AutoModelForCausalLM
 
     from trieline.learner.policy_server.config import PolicyServerConfig
-    from trieline.learner.policy_server.cpu.decoder import load_decoder
-    from trieline.learner.policy_server.cpu.engine import CpuEngine
+    from trieline.learner.policy_server.decoders.decoder import load_decoder
 
     engine = CpuEngine(load_decoder(folder, torch.bfloat16), PolicyServerConfig())
     prompts = [random_prompt(seed, 24) for seed in range(32)]

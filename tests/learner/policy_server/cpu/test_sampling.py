@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trieline.kernels.token_logprob import token_logprob
-from trieline.learner.policy_server.cpu.sampling import RowSampling, Sampled, sample, uniforms
+from trieline.learner.policy_server.batching.sampling import RowSampling, Sampled, uniforms
+from trieline.learner.policy_server.cpu.sampling import sample
 from trieline.learner.policy_server.errors import NonFiniteLogitsError
 
 

@@ -17,12 +17,12 @@ from transformers import (
 )
 
 from trieline.common.arrays import Int32
+from trieline.learner.policy_server.batching.adapter_base import AdapterBase
+from trieline.learner.policy_server.batching.grammars import Grammars
+from trieline.learner.policy_server.batching.stop_text import Decode
 from trieline.learner.policy_server.config import PolicyServerConfig
-from trieline.learner.policy_server.cpu.adapter_base import AdapterBase
-from trieline.learner.policy_server.cpu.decoder import load_decoder
-from trieline.learner.policy_server.cpu.engine import CpuEngine
-from trieline.learner.policy_server.cpu.grammars import Grammars
-from trieline.learner.policy_server.cpu.stop_text import Decode
+from trieline.learner.policy_server.cpu.cpu_engine import CpuEngine
+from trieline.learner.policy_server.decoders.decoder import load_decoder
 from trieline.wire.messages import Completion, GenerateRequest, Sampling
 
 VOCAB = 300

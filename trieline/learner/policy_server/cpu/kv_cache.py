@@ -12,8 +12,9 @@ from torch.nn import functional
 
 from trieline.kernels.cpu.precision import reproducible_dtype
 from trieline.kernels.decode_attention import decode_attention
-from trieline.learner.policy_server.cpu.kv_store import KVShape, KVStore
-from trieline.learner.policy_server.cpu.step import Chunk, Step
+from trieline.learner.policy_server.cpu.kv_store import KVStore
+from trieline.learner.policy_server.cpu.layout import Chunk, Layout
+from trieline.learner.policy_server.decoders.kv_shape import KVShape
 
 
 class KVCache:
@@ -26,10 +27,10 @@ class KVCache:
         self.trunks = KVStore(shape, dtype)
 
     def attend(
-        self, layer: int, step: Step, query_TQD: Tensor, key_THD: Tensor, value_THD: Tensor, scale: float
+        self, layout: Layout, layer: int, query_TQD: Tensor, key_THD: Tensor, value_THD: Tensor, scale: float
     ) -> Tensor:
         """Store the step's keys and values, then let each token look at all of its sequence: [T, Q, D]."""
-        count = len(step.singles_M4)
+        count = len(layout.singles_M4)
         parts = []
         if count:
             parts.append(
@@ -40,12 +41,12 @@ class KVCache:
                     self.trunks.memory,
                     self.rows.memory,
                     layer,
-                    step.singles_M4,
+                    layout.singles_M4,
                     scale,
                 )
             )
         begin = count
-        for chunk in step.chunks:
+        for chunk in layout.chunks:
             tokens = slice(begin, begin := begin + chunk.stop - chunk.start)
             parts.append(
                 self._attend_chunk(layer, chunk, query_TQD[tokens], key_THD[tokens], value_THD[tokens], scale)

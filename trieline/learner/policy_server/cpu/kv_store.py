@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from trieline.kernels.cpu.compiled import readable
+from trieline.learner.policy_server.decoders.kv_shape import KVShape
 
 SMALLEST_CAPACITY = 64
 # Bytes; vectors that begin elsewhere are read in two.
@@ -17,13 +18,25 @@ CACHE_LINE = 64
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class KVShape:
-    """What one token leaves behind in every layer."""
+class KVRun:
+    """Keys and values of consecutive tokens, [N, H, n, D] each."""
 
-    layers: int
-    heads: int
-    key_width: int
-    value_width: int
+    keys: Tensor
+    values: Tensor
+
+    def __len__(self) -> int:
+        return self.keys.shape[2]
+
+    def view(self, start: int, stop: int) -> "KVRun":
+        """A part, in the same memory."""
+        return KVRun(keys=self.keys[:, :, start:stop], values=self.values[:, :, start:stop])
+
+    def copy(self, start: int, stop: int) -> "KVRun":
+        """A part, in memory of its own: a view would keep the whole alive."""
+        return KVRun(keys=self.keys[:, :, start:stop].clone(), values=self.values[:, :, start:stop].clone())
+
+    def free(self) -> None:
+        """Nothing to do: the memory goes with the tensors."""
 
 
 class KVStore:
@@ -56,16 +69,16 @@ class KVStore:
         self.keys[:, target, :, :length] = self.keys[:, source, :, :length]
         self.values[:, target, :, :length] = self.values[:, source, :, :length]
 
-    def read(self, row: int, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        """A copy of a run of tokens: keys and values, [N, H, stop - start, D] each."""
+    def read(self, row: int, start: int, stop: int) -> KVRun:
+        """A copy of a run of tokens."""
         keys, values = (store[:, row, :, start:stop] for store in (self.keys, self.values))
-        return keys.clone(), values.clone()
+        return KVRun(keys=keys.clone(), values=values.clone())
 
-    def write(self, row: int, start: int, keys_NHTD: Tensor, values_NHTD: Tensor) -> None:
-        """Put a run of tokens, as `read` gives it, at `start`."""
-        stop = start + keys_NHTD.shape[2]
-        self.keys[:, row, :, start:stop] = keys_NHTD
-        self.values[:, row, :, start:stop] = values_NHTD
+    def write(self, row: int, start: int, run: KVRun) -> None:
+        """Put a run of tokens at `start`."""
+        stop = start + len(run)
+        self.keys[:, row, :, start:stop] = run.keys
+        self.values[:, row, :, start:stop] = run.values
 
     def _allocate(self, *, rows: int, capacity: int) -> None:
         shape = (self.shape.layers, rows, self.shape.heads, capacity)

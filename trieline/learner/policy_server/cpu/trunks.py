@@ -10,8 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trieline.common.prefix import common_prefix
-from trieline.learner.policy_server.cpu.kv_store import KVStore, capacity_for
-from trieline.learner.policy_server.cpu.prefix_cache import PrefixRun
+from trieline.learner.policy_server.cpu.kv_store import KVRun, KVStore, capacity_for
 
 Tokens = npt.NDArray[np.int32]
 
@@ -49,7 +48,7 @@ class Trunks:
         ]
         return max(fitting, key=lambda trunk: len(trunk.tokens), default=None)
 
-    def create(self, tokens: Tokens, policy_version: int, runs: list[PrefixRun]) -> Trunk | None:
+    def create(self, tokens: Tokens, policy_version: int, runs: list[KVRun]) -> Trunk | None:
         """A new trunk of `tokens`, whose keys and values `runs` begin with; None if there is no room."""
         held = [trunk for trunk in self._by_slot if trunk is not None]
         longest = max([len(tokens), *(len(trunk.tokens) for trunk in held)])
@@ -81,13 +80,13 @@ class Trunks:
         self.store.resize(rows=0, capacity=0, keep=[])
 
 
-def put_runs(store: KVStore, row: int, runs: list[PrefixRun], start: int, stop: int) -> None:
+def put_runs(store: KVStore, row: int, runs: list[KVRun], start: int, stop: int) -> None:
     """Write the tokens `start` to `stop` of consecutive runs to the beginning of a row."""
     begin = 0
     for run in runs:
-        end = begin + run.keys.shape[2]
+        end = begin + len(run)
         first, last = max(start, begin) - begin, min(stop, end) - begin
         if first < last:
             place = begin + first - start
-            store.write(row, place, run.keys[:, :, first:last], run.values[:, :, first:last])
+            store.write(row, place, run.view(first, last))
         begin = end

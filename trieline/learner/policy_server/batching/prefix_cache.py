@@ -1,6 +1,7 @@
 """Keys and values of token sequences that may come again: shared prompts, and turns that go on.
 
 A radix tree: each node owns a run of tokens and their keys and values, children differ in their first token.
+Where these lie and what holding them means is the business of their `Run`.
 What is common to several sequences is stored once. All entries are of one version of the weights: the owner
 clears the cache when it changes them. No node knows its parent: without cycles, the memory of what is cleared
 or evicted is free at once, and not when the garbage collector comes by.
@@ -8,10 +9,10 @@ or evicted is free at once, and not when the garbage collector comes by.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Generic, Protocol, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 
 from trieline.common.prefix import common_prefix
 
@@ -21,51 +22,69 @@ Tokens = npt.NDArray[np.int32]
 KEEP_SHARE = 0.9
 
 
+class Run(Protocol):
+    """Keys and values of consecutive tokens."""
+
+    def __len__(self) -> int: ...
+
+    def view(self, start: int, stop: int) -> Self:
+        """A part, good as long as the whole is held."""
+        ...
+
+    def copy(self, start: int, stop: int) -> Self:
+        """A part that lives by itself when the whole is dropped; the parts take its place, `free` each."""
+        ...
+
+    def free(self) -> None:
+        """Nobody holds it any more."""
+        ...
+
+
+T = TypeVar("T", bound=Run)
+
+
 @dataclass(slots=True, eq=False)
-class _Node:
+class _Node(Generic[T]):
     tokens: Tokens
-    keys: Tensor | None
-    """[N, H, len(tokens), D]; None for the root, which has no tokens."""
-    values: Tensor | None
+    run: T | None
+    """None for the root, which has no tokens."""
     last_used: int = 0
-    children: dict[int, "_Node"] = field(default_factory=dict)
+    children: dict[int, "_Node[T]"] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PrefixRun:
-    """A piece of a cached prefix: keys and values, [N, H, n, D] each."""
-
-    keys: Tensor
-    values: Tensor
-
-
-class PrefixCache:
+class PrefixCache(Generic[T]):
     """At most `max_tokens` tokens, the least recently used out first."""
 
     def __init__(self, max_tokens: int) -> None:
         self.max_tokens = max_tokens
-        self.clear()
-
-    def clear(self) -> None:
-        """Forget everything."""
-        self._root = _Node(np.empty(0, np.int32), None, None)
+        self._root: _Node[T] = _Node(np.empty(0, np.int32), None)
         self._clock = 0
         self.num_tokens = 0
 
-    def match(self, tokens: Tokens) -> tuple[int, list[PrefixRun]]:
+    def clear(self) -> None:
+        """Forget everything."""
+        stack = [*self._root.children.values()]
+        while stack:
+            node = stack.pop()
+            stack += node.children.values()
+            _free(node)
+        self._root.children = {}
+        self.num_tokens = 0
+
+    def match(self, tokens: Tokens) -> tuple[int, list[T]]:
         """The longest cached prefix of `tokens`: its length and its pieces in order."""
         self._clock += 1
-        length, runs = 0, []
+        length = 0
+        runs: list[T] = []
         for _, node, common in self._walk(tokens):
             node.last_used = self._clock
-            assert node.keys is not None
-            assert node.values is not None
-            runs.append(PrefixRun(keys=node.keys[:, :, :common], values=node.values[:, :, :common]))
+            assert node.run is not None
+            runs.append(node.run.view(0, common))
             length += common
         return length, runs
 
-    def insert(self, tokens: Tokens, read: Callable[[int, int], tuple[Tensor, Tensor]]) -> None:
-        """Keep `tokens`; `read(start, stop)` gives keys and values of the part that is not there yet."""
+    def insert(self, tokens: Tokens, read: Callable[[int, int], T]) -> None:
+        """Keep `tokens`; `read(start, stop)` gives the part that is not there yet, to keep."""
         if len(tokens) > self.max_tokens:
             return
         self._clock += 1
@@ -77,14 +96,13 @@ class PrefixCache:
             node.last_used = self._clock
         if length == len(tokens):
             return
-        keys, values = read(length, len(tokens))
-        child = _Node(tokens[length:].copy(), keys, values, self._clock)
+        child = _Node(tokens[length:].copy(), read(length, len(tokens)), self._clock)
         node.children[int(tokens[length])] = child
         self.num_tokens += len(child.tokens)
         if self.num_tokens > self.max_tokens:
-            self._evict()
+            self.shrink(int(self.max_tokens * KEEP_SHARE))
 
-    def _walk(self, tokens: Tokens) -> Iterator[tuple[_Node, _Node, int]]:
+    def _walk(self, tokens: Tokens) -> Iterator[tuple[_Node[T], _Node[T], int]]:
         """The nodes along `tokens`, each after its parent, with how many of its tokens agree.
 
         All agree, but perhaps in the last.
@@ -98,27 +116,26 @@ class PrefixCache:
                 return
             node, length = child, length + common
 
-    def _split(self, parent: _Node, node: _Node, at: int) -> _Node:
-        """Put the first `at` tokens of `node` into a node between it and its parent, and give that back."""
-        assert node.keys is not None
-        assert node.values is not None
-        # Copies: a view would keep the memory of both halves alive until both are evicted.
-        upper = _Node(node.tokens[:at], node.keys[:, :, :at].clone(), node.values[:, :, :at].clone())
-        upper.children[int(node.tokens[at])] = node
-        parent.children[int(node.tokens[0])] = upper
-        node.tokens = node.tokens[at:]
-        node.keys, node.values = node.keys[:, :, at:].clone(), node.values[:, :, at:].clone()
-        return upper
-
-    def _evict(self) -> None:
-        while self.num_tokens > self.max_tokens * KEEP_SHARE:
+    def shrink(self, max_tokens: int) -> None:
+        """Forget the least recently used until it holds at most so many tokens."""
+        while self.num_tokens > max_tokens:
             for parent, leaf in sorted(self._leaves(), key=lambda pair: pair[1].last_used):
-                if self.num_tokens <= self.max_tokens * KEEP_SHARE:
+                if self.num_tokens <= max_tokens:
                     return
                 del parent.children[int(leaf.tokens[0])]
                 self.num_tokens -= len(leaf.tokens)
+                _free(leaf)
 
-    def _leaves(self) -> Iterator[tuple[_Node, _Node]]:
+    def _split(self, parent: _Node[T], node: _Node[T], at: int) -> _Node[T]:
+        """Put the first `at` tokens of `node` into a node between it and its parent, and give that back."""
+        assert node.run is not None
+        upper = _Node(node.tokens[:at], node.run.copy(0, at))
+        upper.children[int(node.tokens[at])] = node
+        parent.children[int(node.tokens[0])] = upper
+        node.tokens, node.run = node.tokens[at:], node.run.copy(at, len(node.run))
+        return upper
+
+    def _leaves(self) -> Iterator[tuple[_Node[T], _Node[T]]]:
         """Each with its parent."""
         stack = [self._root]
         while stack:
@@ -128,3 +145,8 @@ class PrefixCache:
                     stack.append(node)
                 else:
                     yield parent, node
+
+
+def _free(node: _Node[T]) -> None:
+    assert node.run is not None
+    node.run.free()

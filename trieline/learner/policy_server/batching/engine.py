@@ -6,31 +6,25 @@ Invariants: a running request has at least one token without keys and values (it
 prefix cache was computed by the current weights alone.
 """
 
-import functools
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from trieline.common.file_lock import reading
 from trieline.common.prefix import common_prefix
-from trieline.kernels.cpu.threads import LeftCores
 from trieline.learner.keeping.weight_file import adapter_config, read_weights
+from trieline.learner.policy_server.batching.adapter_base import AdapterBase
+from trieline.learner.policy_server.batching.backend import Backend, Planned
+from trieline.learner.policy_server.batching.grammars import Grammars, GrammarState
+from trieline.learner.policy_server.batching.sampling import RowSampling, Sampled
+from trieline.learner.policy_server.batching.sequence import Sequence
+from trieline.learner.policy_server.batching.stop_text import Decode, StopText
 from trieline.learner.policy_server.config import PolicyServerConfig
-from trieline.learner.policy_server.cpu.adapter_base import AdapterBase
-from trieline.learner.policy_server.cpu.decoder import Decoder
-from trieline.learner.policy_server.cpu.grammars import Grammars, GrammarState
-from trieline.learner.policy_server.cpu.kv_cache import KVCache
-from trieline.learner.policy_server.cpu.prefix_cache import PrefixCache
-from trieline.learner.policy_server.cpu.rows import Rows
-from trieline.learner.policy_server.cpu.sampling import RowSampling, Sampled, sample
-from trieline.learner.policy_server.cpu.sequence import Sequence
-from trieline.learner.policy_server.cpu.step import Chunk, Step
-from trieline.learner.policy_server.cpu.stop_text import Decode, StopText
+from trieline.learner.policy_server.decoders.decoder import Decoder
 from trieline.learner.policy_server.engine import Finished, Ticket
 from trieline.learner.policy_server.errors import InvalidRequestError
 from trieline.wire.messages import GenerateRequest, Sampling
@@ -50,12 +44,12 @@ class EngineCounters:
     """Prompt tokens whose keys and values came from the prefix cache."""
 
 
-class CpuEngine:
-    """Owns the requests, the rows and the prefix cache; `step` moves all of them on by one token."""
+class BatchingEngine:
+    """Owns the requests; `step` moves all of them on by one token."""
 
     def __init__(
         self,
-        decoder: Decoder,
+        backend: Backend,
         config: PolicyServerConfig,
         *,
         policy_version: int = 0,
@@ -67,24 +61,18 @@ class CpuEngine:
 
         `base`: what adapters are merged into. None: weights must be whole.
         """
-        self.decoder = decoder
+        self.decoder = backend.decoder
         self.policy_version = policy_version
-        self.max_context = min(config.max_context, config.kv_tokens, decoder.max_positions)
+        self.max_context = max_context_of(config, backend.decoder)
         self.counters = EngineCounters()
         self._config = config
         self._decode = decode
         self._grammars = grammars
         self._base = base
         self._refused: list[tuple[Ticket, str]] = []
-        self._cores = LeftCores(torch.get_num_threads())
         self._waiting: deque[Sequence] = deque()
-        self._prefixes = PrefixCache(config.prefix_tokens)
-        self._rows = Rows(
-            KVCache(decoder.kv_shape, decoder.dtype),
-            max_rows=config.max_rows,
-            max_context=self.max_context,
-            kv_tokens=config.kv_tokens,
-        )
+        self._backend = backend
+        self._places = backend.places
 
     @property
     def vocab_size(self) -> int:
@@ -103,7 +91,7 @@ class CpuEngine:
     @property
     def running(self) -> int:
         """Requests that have a row."""
-        return len(self._rows)
+        return len(self._places)
 
     @property
     def waiting(self) -> int:
@@ -112,7 +100,7 @@ class CpuEngine:
 
     @property
     def busy(self) -> bool:
-        return bool(self._waiting) or len(self._rows) > 0
+        return bool(self._waiting) or len(self._places) > 0
 
     def submit(self, peer: bytes, request: GenerateRequest) -> None:
         """Take a request in that `check` has let pass."""
@@ -127,9 +115,9 @@ class CpuEngine:
             if sequence.ticket == ticket:
                 self._waiting.remove(sequence)
                 return
-        for sequence in self._rows:
+        for sequence in self._places:
             if sequence.ticket == ticket:
-                self._rows.remove(sequence)
+                self._places.remove(sequence)
                 return
 
     def take_refused(self) -> list[tuple[Ticket, str]]:
@@ -150,6 +138,7 @@ class CpuEngine:
         self.submit(b"", request)
         while self.busy:
             self.step()
+        self._backend.warm_up()
         self.drain()
         self.counters = EngineCounters()
 
@@ -174,32 +163,28 @@ class CpuEngine:
         """
         self.decoder.load(tensors)
         self.policy_version = policy_version
-        self._prefixes.clear()
-        for sequence in reversed([one for one in self._rows if one.length == one.prompt_length]):
-            self._rows.remove(sequence)
+        self._places.forget()
+        for sequence in reversed([one for one in self._places if one.length == one.prompt_length]):
+            self._places.remove(sequence)
             sequence.restart()
             self._waiting.appendleft(sequence)
 
     def drain(self) -> list[Ticket]:
         """Forget every request and every cached token; whose requests those were."""
         # Once each: a step that failed while it gave a request a row may have left it in both.
-        dropped = [sequence.ticket for sequence in dict.fromkeys((*self._rows, *self._waiting))]
+        dropped = [sequence.ticket for sequence in dict.fromkeys((*self._places, *self._waiting))]
         self._waiting.clear()
-        self._prefixes.clear()
-        self._rows.clear()
+        self._places.clear()
         return dropped
 
     def step(self) -> list[Finished]:
         """One forward; the requests that it finished. Does nothing if nothing is to be done."""
-        self._rows.close_gaps()
         self._admit()
         planned = self._plan()
         if not planned:
-            self._cores.rest()
+            self._backend.rest()
             return []
-        self._cores.look()
-        logits = self.decoder.forward(_packed(planned), self._rows.cache)
-        return self._advance(planned, logits)
+        return self._advance(planned, self._backend.forward(planned))
 
     def check(self, request: GenerateRequest) -> None:
         """Raise InvalidRequestError if it can never be answered."""
@@ -235,45 +220,42 @@ class CpuEngine:
 
     def _admit(self) -> None:
         """Give rows to waiting requests in their order, but for those that wait for a shared prompt."""
-        reading = [sequence for sequence in self._rows if sequence.filled < sequence.prompt_length]
+        reading = [sequence for sequence in self._places if sequence.filled < sequence.prompt_length]
         budget = self._config.prefill_tokens - sum(sequence.pending for sequence in reading)
         held_back: list[Sequence] = []
         try:
             while self._waiting and budget > 0:
                 sequence = self._waiting[0]
                 prompt = sequence.tokens[: sequence.length]
-                # The last token is read in any case: the first sampled one depends on its logits.
-                matched, runs = self._prefixes.match(prompt[:-1])
+                matched = self._places.matched(sequence.readable)
                 if any(
                     common_prefix(one.tokens[: one.length], prompt) >= matched + WORTH_WAITING
                     for one in reading
                 ):
                     held_back.append(self._waiting.popleft())
                     continue
-                if not self._rows.place(sequence, self.policy_version, runs):
+                if not self._places.place(sequence, self.policy_version):
                     break
                 self._waiting.popleft()
-                self.counters.reused += matched
+                self.counters.reused += sequence.filled
                 if sequence.pending > 1:
                     reading.append(sequence)
                     budget -= sequence.pending
         finally:
             self._waiting.extendleft(reversed(held_back))
 
-    def _plan(self) -> list[tuple[Sequence, int]]:
-        """Which requests take part in this step, and how many of their pending tokens."""
+    def _plan(self) -> Planned:
         budget = self._config.prefill_tokens
         planned = []
-        for sequence in self._rows:
+        for sequence in self._places:
             count = 1 if sequence.pending == 1 else min(sequence.pending, budget)
             if sequence.pending > 1:
                 budget -= count
             if count:
                 planned.append((sequence, count))
-        # One token each first, rising rows; then the prompts.
         return sorted(planned, key=lambda entry: entry[0].pending > 1)
 
-    def _advance(self, planned: list[tuple[Sequence, int]], logits: Tensor) -> list[Finished]:
+    def _advance(self, planned: Planned, logits: Tensor) -> list[Finished]:
         sampling: list[Sequence] = []
         for sequence, count in planned:
             sequence.filled += count
@@ -285,7 +267,7 @@ class CpuEngine:
                     self._remember_prompt(sequence)
         if not sampling:
             return []
-        return self._take(sampling, sample(logits, _how(sampling)))
+        return self._take(sampling, self._backend.sample(logits, _how(sampling)))
 
     def _take(self, sampling: list[Sequence], sampled: Sampled) -> list[Finished]:
         done: list[Sequence] = []
@@ -308,7 +290,7 @@ class CpuEngine:
         self.counters.generated += len(sampling)
         # What can fail is over: a request has a row until its answer is on its way.
         for sequence in done:
-            self._rows.remove(sequence)
+            self._places.remove(sequence)
         return finished
 
     def _remember_prompt(self, sequence: Sequence) -> None:
@@ -318,45 +300,7 @@ class CpuEngine:
 
     def _remember(self, sequence: Sequence, length: int) -> None:
         if sequence.first_version == self.policy_version:
-            read = functools.partial(self._rows.read, sequence)
-            self._prefixes.insert(sequence.tokens[:length], read)
-
-
-def _packed(planned: list[tuple[Sequence, int]]) -> Step:
-    """The planned tokens side by side; sampled from is whoever has no pending token left after it."""
-    singles = [sequence for sequence, _ in planned if sequence.pending == 1]
-    read = planned[len(singles) :]
-    chunks = tuple(
-        Chunk(
-            row=sequence.row,
-            start=sequence.filled,
-            stop=sequence.filled + count,
-            trunk=sequence.trunk.slot if sequence.trunk else -1,
-            base=sequence.base,
-        )
-        for sequence, count in read
-    )
-    newest = np.array([sequence.tokens[sequence.filled] for sequence in singles], np.int64)
-    places = np.array([sequence.filled for sequence in singles], np.int64)
-    ends = len(singles) + np.cumsum([count for _, count in read], dtype=np.int64)
-    complete = [sequence.pending == count for sequence, count in read]
-    return Step(
-        token_ids=torch.from_numpy(
-            np.concatenate([newest, *(one.tokens[one.filled : one.filled + count] for one, count in read)])
-        ),
-        positions=torch.from_numpy(
-            np.concatenate([places, *(np.arange(one.filled, one.filled + count) for one, count in read)])
-        ),
-        singles_M4=np.array([_seen(sequence) for sequence in singles], np.int64).reshape(-1, 4),
-        chunks=chunks,
-        sample_at=torch.from_numpy(np.concatenate([np.arange(len(singles)), ends[complete] - 1])),
-    )
-
-
-def _seen(single: Sequence) -> tuple[int, int, int, int]:
-    """Its trunk and how much of it, its row and how much of that, with its newest token."""
-    slot = single.trunk.slot if single.trunk else 0
-    return slot, single.base, single.row, single.filled - single.base + 1
+            self._places.remember(sequence, length)
 
 
 def _how(sequences: list[Sequence]) -> RowSampling:
@@ -370,3 +314,8 @@ def _how(sequences: list[Sequence]) -> RowSampling:
         allowed=tuple(sequence.allowed() for sequence in sequences),
         tell_masks=tuple(one.tell_masks for one in settings),
     )
+
+
+def max_context_of(config: PolicyServerConfig, decoder: Decoder) -> int:
+    """Tokens of prompt and completion together."""
+    return min(config.max_context, config.kv_tokens, decoder.max_positions)

@@ -13,11 +13,11 @@ from tests.learner.policy_server.cpu.tiny import drain, generate, plain_logprobs
 from tests.trees import allowed_by
 from trieline.common.arrays import Int32
 from trieline.learner.model_folder.tiny_model import save_tiny_model
+from trieline.learner.policy_server.batching import completion_masks
+from trieline.learner.policy_server.batching.grammars import Grammars
 from trieline.learner.policy_server.config import PolicyServerConfig
-from trieline.learner.policy_server.cpu import completion_masks
-from trieline.learner.policy_server.cpu.decoder import load_decoder
-from trieline.learner.policy_server.cpu.engine import CpuEngine
-from trieline.learner.policy_server.cpu.grammars import Grammars
+from trieline.learner.policy_server.cpu.cpu_engine import CpuEngine
+from trieline.learner.policy_server.decoders.decoder import load_decoder
 from trieline.learner.policy_server.errors import InvalidRequestError
 from trieline.wire.messages import Completion, GenerateRequest, Sampling
 

@@ -1,4 +1,4 @@
-"""One forward over packed tokens, and what the attention of all its layers needs to know."""
+"""Whose the tokens of a step are, and what each of them sees."""
 
 import functools
 from dataclasses import dataclass
@@ -29,15 +29,9 @@ class Chunk:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Step:
-    """First one token for each of M rows (the singles), then the tokens of the chunks; T in all, unpadded."""
+class Layout:
+    """First one token for each of M rows (the singles), then the tokens of the chunks."""
 
-    token_ids: Tensor
-    """int64 [T]"""
-    positions: Tensor
-    """int64 [T] places in the sequences."""
     singles_M4: npt.NDArray[np.int64]
     """What each single sees: a trunk and how many of its tokens, its row and how many of the tokens there."""
     chunks: tuple[Chunk, ...]
-    sample_at: Tensor
-    """int64 [S] tokens of the step after which the next token is sampled."""

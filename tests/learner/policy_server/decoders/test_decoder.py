@@ -22,11 +22,11 @@ from tests.learner.policy_server.cpu.tiny import (
 )
 from trieline.learner.errors import ModelRefusedError
 from trieline.learner.policy_server.config import PolicyServerConfig
-from trieline.learner.policy_server.cpu.decoder import load_decoder
-from trieline.learner.policy_server.cpu.engine import CpuEngine
-from trieline.learner.policy_server.cpu.hf_decoder import HFDecoder
-from trieline.learner.policy_server.cpu.llama_decoder import LlamaDecoder
-from trieline.learner.policy_server.cpu.packed_linear import PackedLinear, is_packable
+from trieline.learner.policy_server.cpu.cpu_engine import CpuEngine
+from trieline.learner.policy_server.decoders.decoder import load_decoder
+from trieline.learner.policy_server.decoders.hf_decoder import HFDecoder
+from trieline.learner.policy_server.decoders.llama_decoder import LlamaDecoder
+from trieline.learner.policy_server.decoders.packed_linear import PackedLinear, is_packable
 
 
 def served(folder: Path, **settings: bool) -> list[np.ndarray]:

@@ -10,9 +10,9 @@ from transformers import AttentionInterface
 
 from trieline.learner.errors import ModelRefusedError
 from trieline.learner.keeping.weight_file import expected_weights
-from trieline.learner.policy_server.cpu.kv_cache import KVCache
-from trieline.learner.policy_server.cpu.kv_store import KVShape
-from trieline.learner.policy_server.cpu.step import Step
+from trieline.learner.policy_server.decoders.decoder import Attend
+from trieline.learner.policy_server.decoders.kv_shape import KVShape
+from trieline.learner.policy_server.decoders.step import Step
 
 ATTENTION_NAME = "trieline_rows"
 
@@ -32,8 +32,8 @@ class HFDecoder:
         self.kv_shape = _probe(model)
 
     @torch.inference_mode()
-    def forward(self, step: Step, cache: KVCache) -> Tensor:
-        before = _attention.set(_RowsAttention(step, cache))
+    def forward(self, step: Step, attend: Attend) -> Tensor:
+        before = _attention.set(attend)
         try:
             return _logits(self._model, step.token_ids, step.positions, step.sample_at)
         finally:
@@ -44,18 +44,6 @@ class HFDecoder:
         own = self._model.state_dict()
         for name, tensor in tensors.items():
             own[name].copy_(tensor)
-
-
-class _RowsAttention:
-    """What `trieline_rows` does while a step runs."""
-
-    def __init__(self, step: Step, cache: KVCache) -> None:
-        self._step, self._cache = step, cache
-
-    def __call__(
-        self, layer: int, query_TQD: Tensor, key_THD: Tensor, value_THD: Tensor, scale: float
-    ) -> Tensor:
-        return self._cache.attend(layer, self._step, query_TQD, key_THD, value_THD, scale)
 
 
 class _Probe:
@@ -71,7 +59,7 @@ class _Probe:
         return query_TQD.new_zeros(*query_TQD.shape[:2], value_THD.shape[2])
 
 
-_attention: ContextVar[_RowsAttention | _Probe] = ContextVar("trieline_rows_attention")
+_attention: ContextVar[Attend] = ContextVar("trieline_rows_attention")
 
 
 def _rows_attention(

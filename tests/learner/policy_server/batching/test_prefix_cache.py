@@ -4,21 +4,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trieline.common.prefix import common_prefix
-from trieline.learner.policy_server.cpu.prefix_cache import PrefixCache
+from trieline.learner.policy_server.batching.prefix_cache import PrefixCache
+from trieline.learner.policy_server.cpu.kv_store import KVRun
+
+Cache = PrefixCache[KVRun]
 
 # Few letters, so that sequences share prefixes, split nodes and extend each other.
 SEQUENCES = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=12), max_size=25)
 
 
-def put(cache: PrefixCache, tokens: list[int]) -> None:
+def put(cache: Cache, tokens: list[int]) -> None:
     """As keys and values of a token stand the token itself and its position."""
     row = torch.tensor(tokens, dtype=torch.float32).view(1, 1, -1, 1)
     places = torch.arange(len(tokens), dtype=torch.float32).view(1, 1, -1, 1)
     array = np.array(tokens, np.int32)
-    cache.insert(array, lambda start, stop: (row[:, :, start:stop].clone(), places[:, :, start:stop].clone()))
+    cache.insert(array, KVRun(keys=row, values=places).copy)
 
 
-def found(cache: PrefixCache, tokens: list[int]) -> tuple[list[float], list[float]]:
+def found(cache: Cache, tokens: list[int]) -> tuple[list[float], list[float]]:
     length, runs = cache.match(np.array(tokens, np.int32))
     keys = [value for run in runs for value in run.keys.flatten().tolist()]
     values = [value for run in runs for value in run.values.flatten().tolist()]
@@ -31,7 +34,7 @@ def found(cache: PrefixCache, tokens: list[int]) -> tuple[list[float], list[floa
 def test_the_longest_inserted_prefix_is_found_with_its_keys_and_values(
     inserted: list[list[int]], asked: list[list[int]]
 ) -> None:
-    cache = PrefixCache(10_000)
+    cache = Cache(10_000)
     for tokens in inserted:
         put(cache, tokens)
     for tokens in asked + inserted:
@@ -45,7 +48,7 @@ def test_the_longest_inserted_prefix_is_found_with_its_keys_and_values(
 @settings(max_examples=50, deadline=None)
 @given(inserted=SEQUENCES)
 def test_the_budget_holds_and_what_is_left_is_right(inserted: list[list[int]]) -> None:
-    cache = PrefixCache(15)
+    cache = Cache(15)
     for tokens in inserted:
         put(cache, tokens)
         assert cache.num_tokens <= 15
@@ -54,7 +57,7 @@ def test_the_budget_holds_and_what_is_left_is_right(inserted: list[list[int]]) -
 
 
 def test_the_least_recently_used_goes_first() -> None:
-    cache = PrefixCache(20)
+    cache = Cache(20)
     put(cache, [1] * 8)
     put(cache, [2] * 8)
     found(cache, [1] * 8)
@@ -66,7 +69,7 @@ def test_the_least_recently_used_goes_first() -> None:
 
 
 def test_cleared_is_empty() -> None:
-    cache = PrefixCache(20)
+    cache = Cache(20)
     put(cache, [1, 2])
     cache.clear()
     assert found(cache, [1, 2]) == ([], [])
@@ -74,6 +77,6 @@ def test_cleared_is_empty() -> None:
 
 
 def test_too_long_for_the_budget_is_not_kept() -> None:
-    cache = PrefixCache(3)
+    cache = Cache(3)
     put(cache, [1, 2, 3, 4])
     assert cache.num_tokens == 0

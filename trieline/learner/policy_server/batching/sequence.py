@@ -6,10 +6,9 @@ import numpy as np
 import numpy.typing as npt
 
 from trieline.common.arrays import Bool, Int32
-from trieline.learner.policy_server.cpu.completion_masks import CompletionMasks
-from trieline.learner.policy_server.cpu.grammars import GrammarState
-from trieline.learner.policy_server.cpu.stop_text import StopText
-from trieline.learner.policy_server.cpu.trunks import Trunk
+from trieline.learner.policy_server.batching.completion_masks import CompletionMasks
+from trieline.learner.policy_server.batching.grammars import GrammarState
+from trieline.learner.policy_server.batching.stop_text import StopText
 from trieline.learner.policy_server.engine import Ticket
 from trieline.learner.policy_server.errors import InvalidRequestError
 from trieline.wire.messages import Completion, GenerateRequest
@@ -27,8 +26,6 @@ class Sequence:
     filled: int = 0
     row: int = -1
     """-1 while it waits."""
-    trunk: Trunk | None = None
-    """Where its first `base` tokens lie, if it shares them with others."""
     first_version: int = -1
     """Version of the weights that its oldest keys and values come from; -1 while it waits."""
     stop_ids: frozenset[int] = frozenset()
@@ -71,9 +68,12 @@ class Sequence:
         return len(self.request.prompt)
 
     @property
-    def base(self) -> int:
-        """Tokens that lie in the trunk; the row holds those after them."""
-        return len(self.trunk.tokens) if self.trunk else 0
+    def readable(self) -> npt.NDArray[np.int32]:
+        """What may come from a cache before it runs.
+
+        The last token is read in any case: the first sampled one depends on its logits.
+        """
+        return self.tokens[: self.length - 1]
 
     @property
     def need(self) -> int:

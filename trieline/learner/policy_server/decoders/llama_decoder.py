@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from trieline.learner.keeping.weight_file import expected_weights
-from trieline.learner.policy_server.cpu.kv_cache import KVCache
-from trieline.learner.policy_server.cpu.kv_store import KVShape
-from trieline.learner.policy_server.cpu.packed_linear import PackedLinear
-from trieline.learner.policy_server.cpu.step import Step
+from trieline.learner.policy_server.decoders.decoder import Attend
+from trieline.learner.policy_server.decoders.kv_shape import KVShape
+from trieline.learner.policy_server.decoders.packed_linear import PackedLinear
+from trieline.learner.policy_server.decoders.step import Step
 
 MODEL_TYPES = ("llama", "qwen2", "qwen3")
 # Rotary kinds whose angles do not depend on the length of the sequence.
@@ -83,12 +83,12 @@ class LlamaDecoder:
         self._weights = self._pack(tensors)
 
     @torch.inference_mode()
-    def forward(self, step: Step, cache: KVCache) -> Tensor:
+    def forward(self, step: Step, attend: Attend) -> Tensor:
         weights = self._weights
         cos, sin = self._cos[step.positions, None], self._sin[step.positions, None]
         hidden = functional.embedding(step.token_ids, weights.embedding)
         for index, layer in enumerate(weights.layers):
-            attended = self._attend(index, layer, hidden, cos, sin, step, cache)
+            attended = self._attend(index, layer, hidden, cos, sin, attend)
             if index == len(weights.layers) - 1:
                 # From here on only the tokens that are sampled after matter.
                 attended, hidden = attended[step.sample_at], hidden[step.sample_at]
@@ -98,7 +98,7 @@ class LlamaDecoder:
         return weights.head(self._norm(hidden, weights.norm))
 
     def _attend(
-        self, index: int, layer: _Layer, hidden: Tensor, cos: Tensor, sin: Tensor, step: Step, cache: KVCache
+        self, index: int, layer: _Layer, hidden: Tensor, cos: Tensor, sin: Tensor, attend: Attend
     ) -> Tensor:
         queries, heads = self._query_heads, self.kv_shape.heads
         qkv = layer.qkv(self._norm(hidden, layer.input_norm)).view(len(hidden), queries + 2 * heads, -1)
@@ -107,8 +107,7 @@ class LlamaDecoder:
             qk = self._norm(qk, layer.qk_norm)
         qk = _rotated(qk, cos, sin)
         query, key, value = qk[:, :queries], qk[:, queries:], qkv[:, queries + heads :]
-        attended = cache.attend(index, step, query, key, value, self._scale)
-        return attended.flatten(1)
+        return attend(index, query, key, value, self._scale).flatten(1)
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
         wide = x.float()

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from trieline.common.arrays import Bool
-from trieline.learner.policy_server.cpu.grammar_compiler import compiled, load_tokenizer, short
-from trieline.learner.policy_server.cpu.grammar_trial import GrammarTrials
+from trieline.learner.policy_server.batching.grammar_compiler import compiled, load_tokenizer, short
+from trieline.learner.policy_server.batching.grammar_trial import GrammarTrials
 from trieline.learner.policy_server.errors import InvalidRequestError
 from trieline.wire.messages import Sampling
 

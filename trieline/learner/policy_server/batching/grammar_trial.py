@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from trieline.learner.policy_server.cpu.grammar_compiler import compiled, load_tokenizer, short
+from trieline.learner.policy_server.batching.grammar_compiler import compiled, load_tokenizer, short
 from trieline.learner.policy_server.errors import InvalidRequestError
 
 TRIAL_SECONDS = 1.0

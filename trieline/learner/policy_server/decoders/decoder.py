@@ -1,6 +1,6 @@
 """A model as the engine sees it: one forward over a packed step, and weights that can change in between."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,9 +10,12 @@ from torch import Tensor
 from trieline.learner.errors import ModelRefusedError
 from trieline.learner.keeping.weight_file import ExpectedWeights
 from trieline.learner.model_folder.loading import load_causal_lm
-from trieline.learner.policy_server.cpu.kv_cache import KVCache
-from trieline.learner.policy_server.cpu.kv_store import KVShape
-from trieline.learner.policy_server.cpu.step import Step
+from trieline.learner.policy_server.decoders.kv_shape import KVShape
+from trieline.learner.policy_server.decoders.step import Step
+
+Attend = Callable[[int, Tensor, Tensor, Tensor, float], Tensor]
+"""Of a layer: its number, queries [T, Q, D], keys and values [T, H, D] of the step's tokens, and the scale of
+the scores. Stores the keys and values, and gives [T, Q, D]: each token looks at all of its sequence."""
 
 
 class Decoder(Protocol):
@@ -26,7 +29,7 @@ class Decoder(Protocol):
     weights: ExpectedWeights
     """What `load` takes."""
 
-    def forward(self, step: Step, cache: KVCache) -> Tensor:
+    def forward(self, step: Step, attend: Attend) -> Tensor:
         """Logits [S, V] in the compute precision, after the tokens of `step.sample_at`."""
         ...
 
@@ -42,8 +45,8 @@ def load_decoder(folder: Path, dtype: torch.dtype, *, fused: bool = True) -> Dec
         ModelSourceError: it can't be loaded whole.
         ModelRefusedError: the model's layers keep something else than keys and values of all tokens.
     """
-    from trieline.learner.policy_server.cpu.hf_decoder import ATTENTION_NAME, HFDecoder
-    from trieline.learner.policy_server.cpu.llama_decoder import LlamaDecoder, is_supported
+    from trieline.learner.policy_server.decoders.hf_decoder import ATTENTION_NAME, HFDecoder
+    from trieline.learner.policy_server.decoders.llama_decoder import LlamaDecoder, is_supported
 
     model = load_causal_lm(folder, dtype, attn_implementation=ATTENTION_NAME)
     model.requires_grad_(False)

@@ -1,0 +1,1 @@
+"""Continuous batching on any device: requests, their tokens, grammars and ends."""
