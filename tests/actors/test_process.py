@@ -242,7 +242,7 @@ def test_what_can_not_be_played_is_said_before_anything_starts(
             ActorConfig(),
             model_folder=chat_folder,
             envs=[EnvConfig(id=env_id)],
-            links=LinksConfig(trajectories=address),
+            links=LinksConfig(trajectories=address, keys="/no/such/folder"),
             log_file=None,
         )
 

@@ -46,13 +46,13 @@ def test_an_address_in_use_is_told() -> None:
     [
         (f"ipc:///var/tmp/{'a' * 120}", "at most 107 bytes"),
         ("ipc:///nosuchfolder/s", "expected a folder at /nosuchfolder, found none"),
-        ("tcp://0.0.0.0:7701", "expected a loopback address"),
+        ("tcp://0.0.0.0:7701", "so it needs keys"),
         ("http://127.0.0.1:7701", "expected an address like"),
         ("tcp://127.0.0.1:99999", "expected a port from 1 to 65535"),
     ],
 )
 def test_an_address_that_can_not_be_bound_fails(address: str, reason: str) -> None:
-    found = findings(f"links.weights_fetch={address}")
+    found = findings(f"links.weights_fetch={address}", "links.keys=/no/such/folder")
     assert found["links.weights_fetch"].verdict == "FAIL"
     assert reason in found["links.weights_fetch"].text
     assert found["links.generate"].verdict in ("OK", "WARN")

@@ -8,16 +8,20 @@ from pathlib import Path
 import pytest
 import zmq
 
+from tests.wire.key_folders import make_keys
 from trieline.common.file_lock import try_lock
 from trieline.wire import addresses, sockets
 from trieline.wire.addresses import (
     check_address,
     free_loopback_address,
+    host_of,
+    is_local,
     private_ipc_addresses,
     reason_against,
 )
 from trieline.wire.config import ADDRESSES
-from trieline.wire.errors import AddressError
+from trieline.wire.errors import AddressError, KeysError
+from trieline.wire.gate import keys_for
 
 
 @pytest.mark.parametrize(
@@ -33,16 +37,42 @@ from trieline.wire.errors import AddressError
 )
 def test_this_machine(address: str) -> None:
     check_address(address)
+    assert is_local(address)
+    assert keys_for(address, "") is None, "it needs none"
+
+
+@pytest.mark.parametrize(
+    ("address", "host"),
+    [
+        ("tcp://0.0.0.0:7701", "0.0.0.0"),
+        ("tcp://[::]:7701", "::"),
+        ("tcp://192.168.1.2:7701", "192.168.1.2"),
+        ("tcp://learner.example:7701", "learner.example"),
+        ("tcp://gpu_1:1", "gpu_1"),
+        ("tcp://[fe80::1%eth0]:7701", "fe80::1%eth0"),
+        # Whatever a resolver makes of these: they are not in the form of loopback addresses.
+        ("tcp://127.1:7701", "127.1"),
+        ("tcp://2130706433:7701", "2130706433"),
+        ("tcp://localhost.example:7701", "localhost.example"),
+        ("tcp://[::ffff:10.0.0.1]:7701", "::ffff:10.0.0.1"),
+    ],
+)
+def test_other_machines_need_keys(address: str, host: str, tmp_path: Path) -> None:
+    check_address(address)
+    assert not is_local(address)
+    assert host_of(address) == host
+    with pytest.raises(KeysError, match=r"from other machines, so it needs keys: .*trieline keys new"):
+        keys_for(address, str(tmp_path / "none"))
+    assert "needs keys" in str(sockets.reason_against_binding(address, str(tmp_path / "none")))
 
 
 @pytest.mark.parametrize(
     ("address", "complaint"),
     [
-        ("tcp://0.0.0.0:7701", "ssh -L"),
-        ("tcp://192.168.1.2:7701", "loopback"),
-        ("tcp://*:7701", "loopback"),
-        ("tcp://example.org:7701", "loopback"),
-        ("tcp://[::]:7701", "loopback"),
+        ("tcp://*:7701", "every interface is tcp://0.0.0.0:PORT"),
+        ("tcp://[example.org]:7701", "expected an address like"),
+        ("tcp://[fe80::1%]:7701", "expected an address like"),
+        ("tcp://two words:7701", "expected an address like"),
         ("tcp://127.0.0.1:0", "port from 1 to 65535"),
         ("tcp://127.0.0.1:70000", "port from 1 to 65535"),
         ("tcp://127.0.0.1", "expected an address like"),
@@ -152,19 +182,21 @@ def test_a_file_at_the_path_is_left_alone(tmp_path: Path, closing: contextlib.Ex
         ("ipc:///var/tmp/" + "a" * 120, "at most 107 bytes, got 129"),
         ("ipc:///nosuchfolder/s", "expected a folder at /nosuchfolder, found none"),
         ("ipc:///etc/hostname", "expected a socket there, or nothing, got a file"),
-        ("tcp://0.0.0.0:7701", "loopback"),
+        ("tcp://192.0.2.1:7701", "192.0.2.1 is no address of this machine"),
+        ("tcp://no.such.name.invalid:7701", "no.such.name.invalid is not known here"),
         ("http://127.0.0.1:7701", "expected an address like tcp://"),
         ("tcp://127.0.0.1:99999", "expected a port from 1 to 65535"),
     ],
 )
 def test_what_can_not_be_bound_has_a_reason_against_it_and_binding_says_the_same(
-    address: str, reason: str, closing: contextlib.ExitStack
+    address: str, reason: str, closing: contextlib.ExitStack, tmp_path: Path
 ) -> None:
-    assert reason in str(reason_against(address))
+    keys = str(make_keys(tmp_path / "keys", "here").path)
+    assert reason in str(sockets.reason_against_binding(address, keys))
     context = closing.enter_context(zmq.Context())
     router = closing.enter_context(context.socket(zmq.ROUTER))
     with pytest.raises(AddressError) as error:
-        sockets.bind(router, address)
+        sockets.bind(router, address, keys)
     assert reason in str(error.value)
 
 

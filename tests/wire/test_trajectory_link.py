@@ -18,7 +18,7 @@ from tests.wire.raw_router import RawRouter, raw_router
 from trieline.wire.addresses import free_loopback_address
 from trieline.wire.codec import InFrame, decode, encode
 from trieline.wire.config import LinksConfig
-from trieline.wire.errors import AddressError, PeerTimeoutError, TreeError, WireError
+from trieline.wire.errors import AddressError, KeysError, PeerTimeoutError, TreeError, WireError
 from trieline.wire.messages import (
     PROTOCOL_VERSION,
     Acknowledge,
@@ -816,10 +816,9 @@ def test_an_address_in_use_is_an_address_error(links: LinksConfig, closing: cont
 
 
 def test_an_address_elsewhere_is_refused_before_anything_is_opened(links: LinksConfig) -> None:
-    with pytest.raises(AddressError, match="loopback"):
-        TreeSender(
-            msgspec.structs.replace(links, trajectories="tcp://10.0.0.1:7701"), actor_id="a", capacity=1
-        )
+    elsewhere = replace(links, trajectories="tcp://192.0.2.1:7701", keys="/no/such/folder")
+    with pytest.raises(KeysError, match="reached from other machines, so it needs keys"):
+        TreeSender(elsewhere, actor_id="a", capacity=1)
 
 
 def test_close_may_come_twice_and_without_start(links: LinksConfig) -> None:

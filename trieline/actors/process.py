@@ -28,8 +28,8 @@ from trieline.common.program_log import file_handler
 from trieline.common.restarts import Deaths
 from trieline.common.signals import default_stop_signals, on_stop_signal, stop_signals_held
 from trieline.envs.sandbox.exit_cleanup import close_all
-from trieline.wire.addresses import check_address
 from trieline.wire.config import EnvConfig, LinksConfig
+from trieline.wire.gate import check_peer
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ def run_actor(
         check_env(env)
     earlier = (config.earlier_policy,) if config.earlier_policy else ()
     for address in (links.trajectories, *links.generate_addresses, *earlier):
-        check_address(address)
+        check_peer(address, links.keys)
     with _shared_log(log_file):
         workers = Workers(config, renderer=renderer, envs=envs, links=links, gateway=gateway)
         with on_stop_signal(lambda name: workers.request_stop()):

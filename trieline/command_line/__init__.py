@@ -15,6 +15,7 @@ from trieline.command_line import (
     fine_tuning,
     images,
     inspection,
+    keys,
     processes,
     tasks,
     training,
@@ -34,6 +35,7 @@ VERBS = (
     viewing,
     benchmarks,
     tasks,
+    keys,
     checks,
 )
 

@@ -14,8 +14,8 @@ from trieline.common.machine_limits import cpu_quota, machine_memory, usable_mem
 from trieline.config import Config
 from trieline.launcher.environment_checks import first_line
 from trieline.launcher.machine import INSTALL_LEARNER, LEARNER_MODULES
-from trieline.wire.addresses import reason_against
 from trieline.wire.config import LinksConfig
+from trieline.wire.sockets import reason_against_binding
 
 # SmolLM2-135M in training: float32 master weights, two moments, gradients, activations, the server's copy.
 MEMORY_WANTED_GIB = 6.0
@@ -128,7 +128,7 @@ def _check_environments(config: Config) -> Iterator[Finding]:
 def _check_addresses(config: Config) -> Iterator[Finding]:
     default = LinksConfig()
     for name, address in config.links.addresses():
-        if (reason := reason_against(address)) is None:
+        if (reason := reason_against_binding(address, config.links.keys)) is None:
             yield Finding("OK", f"links.{name}", f"{address} is free")
         elif getattr(config.links, name) == getattr(default, name):
             step = "`trieline train` picks free addresses itself in place of the default ones"

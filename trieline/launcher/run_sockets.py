@@ -8,9 +8,10 @@ from pathlib import Path
 import msgspec
 
 from trieline.common.owned_folder import claim_folder, sweep
-from trieline.wire.addresses import free_loopback_address, private_ipc_addresses, reason_against
+from trieline.wire.addresses import free_loopback_address, is_local, private_ipc_addresses
 from trieline.wire.config import ADDRESSES, LinksConfig
 from trieline.wire.errors import AddressError
+from trieline.wire.sockets import reason_against_binding
 
 PREFIX = "trieline-run-"
 
@@ -41,7 +42,7 @@ def expect_free(links: LinksConfig) -> None:
     for name, address in links.addresses():
         if getattr(links, name) == getattr(default, name):
             continue
-        reason = "it is there twice" if address in seen else reason_against(address)
+        reason = "it is there twice" if address in seen else reason_against_binding(address, links.keys)
         if reason is not None:
             msg = f"links.{name}: can't bind {address}: {reason}"
             raise AddressError(msg)
@@ -49,10 +50,17 @@ def expect_free(links: LinksConfig) -> None:
 
 
 def with_free_addresses(links: LinksConfig, say: Callable[[str], None]) -> LinksConfig:
-    """A run that goes on has the addresses of its last start; others may have taken the user's own since."""
+    """A run that goes on has the addresses of its last start; others may have taken the user's own since.
+
+    Raises:
+        AddressError: one that other machines know can't be bound.
+    """
     for name, address in links.addresses():
-        if _was_private(address) or (reason := reason_against(address)) is None:
+        if _was_private(address) or (reason := reason_against_binding(address, links.keys)) is None:
             continue
+        if not is_local(address):
+            msg = f"links.{name}: can't bind {address}: {reason}"
+            raise AddressError(msg)
         free = free_loopback_address()
         several = tuple(free if one == address else one for one in links.generate_addresses)
         one_of_several = name == "generate" and len(several) > 1

@@ -1,7 +1,7 @@
-"""Which addresses a socket may be bound or connected to: this machine's, until links have keys.
+"""Addresses of sockets: what they look like, which stay on this machine, and whether one is free.
 
 Traffic on loopback TCP and on `ipc://` paths does not leave the machine and is neither encrypted nor
-authenticated. Anything else is refused.
+authenticated. What goes to other machines has keys (see `gate`).
 """
 
 import errno
@@ -26,27 +26,36 @@ IN_USE = (
     "another process listens there, perhaps a run that still goes on; "
     "stop it, or choose another address in [links]"
 )
-TCP_ADDRESS = re.compile(r"tcp://(?P<host>\[[0-9a-fA-F:.]+\]|[^:/\[\]]+):(?P<port>\d{1,5})")
+TCP_ADDRESS = re.compile(
+    r"tcp://(?P<host>\[[0-9a-fA-F:.]+(%[\w.-]+)?\]|[A-Za-z0-9_.-]+):(?P<port>\d{1,5})", re.ASCII
+)
 
 
 def check_address(address: str) -> None:
-    """Raise AddressError unless `address` is `tcp://` on loopback with a port, or `ipc://` with a path."""
+    """Raise AddressError unless `address` is `tcp://` with a host and a port, or `ipc://` with a path."""
     if address.startswith("ipc://"):
         _check_ipc_path(address)
         return
     match = TCP_ADDRESS.fullmatch(address)
     if match is None:
-        msg = f"expected an address like tcp://127.0.0.1:7701 or ipc:///path/to/socket, got {address!r}"
+        hint = "; every interface is tcp://0.0.0.0:PORT" if address.startswith("tcp://*") else ""
+        msg = f"expected an address like tcp://HOST:7701 or ipc:///path/to/socket, got {address!r}{hint}"
         raise AddressError(msg)
     if not 1 <= int(match["port"]) <= 65535:
         msg = f"expected a port from 1 to 65535 in {address!r}, got {match['port']}"
         raise AddressError(msg)
-    if not _is_loopback(match["host"].strip("[]")):
-        msg = (
-            f"expected a loopback address, got {address!r}: links carry no keys yet, so they stay on one "
-            "machine; to reach another one, tunnel the port (ssh -L PORT:127.0.0.1:PORT HOST)"
-        )
-        raise AddressError(msg)
+
+
+def host_of(address: str) -> str | None:
+    """The host of a TCP address, without brackets; None: it is a path. `address` has been checked."""
+    match = TCP_ADDRESS.fullmatch(address)
+    return None if match is None else match["host"].strip("[]")
+
+
+def is_local(address: str) -> bool:
+    """Whether traffic to this address can't leave the machine, whatever names mean here."""
+    host = host_of(address)
+    return host is None or _is_loopback(host)
 
 
 def free_loopback_address() -> str:
@@ -69,19 +78,41 @@ def reason_against(address: str) -> str | None:
     """Why `address` can't be bound now, None if it can."""
     try:
         check_address(address)
+        if address.startswith("ipc://"):
+            return _reason_against_path(Path(address.removeprefix("ipc://")))
+        reasons = [_reason_against_form(form) for form in forms_here(address)]
     except AddressError as error:
         return str(error)
-    if address.startswith("ipc://"):
-        return _reason_against_path(Path(address.removeprefix("ipc://")))
-    match = TCP_ADDRESS.fullmatch(address)
-    assert match is not None, "as checked"
-    with socket.socket(socket.AF_INET6 if is_ipv6(address) else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as ZeroMQ does
-        try:
-            probe.bind((match["host"].strip("[]"), int(match["port"])))
-        except OSError as error:
-            return IN_USE if error.errno == errno.EADDRINUSE else error.strerror or str(error)
-    return None
+    return None if None in reasons else reasons[0]
+
+
+def forms_here(address: str) -> list[str]:
+    """What a TCP address means that is to be bound, in figures: a name may have several, IPv4 comes first.
+
+    Raises:
+        AddressError: the name is not known, or is this machine's for itself alone.
+    """
+    forms = _in_figures(address)
+    if is_local(address):
+        return forms
+    outside = [form for form in forms if not is_local(form)]
+    if not outside:
+        host, port = host_of(address), address.rpartition(":")[2]
+        msg = (
+            f"{host} is {host_of(forms[0])} here, where no other machine can reach it: on this machine take "
+            f"tcp://0.0.0.0:{port} in its place"
+        )
+        raise AddressError(msg)
+    return outside
+
+
+def needs_ipv6(address: str) -> bool:
+    """Whether a socket needs the IPv6 option for `address`: a name that has IPv4 as well is reached by that.
+
+    Raises:
+        AddressError: the name is not known.
+    """
+    return address.startswith("tcp://") and is_ipv6(_in_figures(address)[0])
 
 
 def private_ipc_addresses(folder: Path) -> dict[str, str]:
@@ -106,8 +137,44 @@ def private_ipc_addresses(folder: Path) -> dict[str, str]:
 
 
 def is_ipv6(address: str) -> bool:
-    """Whether the socket needs the IPv6 option for `address`."""
+    """Whether an address in figures is of IPv6."""
     return address.startswith("tcp://[")
+
+
+def _in_figures(address: str) -> list[str]:
+    match = TCP_ADDRESS.fullmatch(address)
+    assert match is not None, "as checked"
+    host, port = match["host"].strip("[]"), match["port"]
+    try:
+        found = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        msg = f"{host} is not known here: {getattr(error, 'strerror', None) or error}"
+        raise AddressError(msg) from error
+    numeric = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
+    figures = [socket.getnameinfo(one[4], numeric)[0] for one in sorted(found, key=lambda one: one[0])]
+    return [f"tcp://[{one}]:{port}" if ":" in one else f"tcp://{one}:{port}" for one in figures]
+
+
+def _reason_against_form(form: str) -> str | None:
+    """Why an address in figures can't be bound."""
+    match = TCP_ADDRESS.fullmatch(form)
+    assert match is not None, "as made"
+    with socket.socket(socket.AF_INET6 if is_ipv6(form) else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as ZeroMQ does
+        try:
+            probe.bind((match["host"].strip("[]"), int(match["port"])))
+        except OSError as error:
+            return reason_of(error.errno or 0, form)
+    return None
+
+
+def reason_of(number: int, form: str) -> str:
+    """What an error of bind means."""
+    if number == errno.EADDRINUSE:
+        return IN_USE
+    if number in (errno.EADDRNOTAVAIL, errno.ENODEV):
+        return f"{host_of(form)} is no address of this machine"
+    return os.strerror(number)
 
 
 def _reason_against_path(path: Path) -> str | None:

@@ -8,15 +8,19 @@ from trieline.common.numbers import Count, Positive, PositiveFloat, Seconds
 
 
 class LinksConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where the sockets are. Loopback TCP or `ipc://`; `trieline train` picks free ones itself.
+    """Where the sockets are: `tcp://HOST:PORT` or `ipc:///path`; `trieline train` picks free ones itself.
 
-    The learner binds `trajectories` and `weights_fetch`, the policy server binds `generate`.
+    The learner binds `trajectories` and `weights_fetch`, the policy server binds `generate`. A host that is
+    no loopback address needs keys at both ends (`trieline keys`).
     """
 
     trajectories: str = "tcp://127.0.0.1:7701"
     generate: str | tuple[str, ...] = "tcp://127.0.0.1:7702"
     """One address, or those of several policy servers: a server binds the first that is free."""
     weights_fetch: str = "tcp://127.0.0.1:7704"
+    keys: str = ""
+    """Folder of this machine's keys. If it is named, TCP on loopback has keys, too. "": the user's own,
+    `~/.config/trieline/keys`, for addresses that other machines can reach."""
     heartbeat_s: Seconds = 2.0
     """An actor or policy server says that it lives this often."""
     peer_timeout_s: Seconds = 30.0

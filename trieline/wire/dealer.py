@@ -11,19 +11,20 @@ it knows of.
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
 import zmq
 import zmq.asyncio
-from zmq.utils.monitor import recv_monitor_message
 
 from trieline.common.complaints import Complaints
 from trieline.wire import sockets
-from trieline.wire.addresses import check_address
 from trieline.wire.codec import InFrame, OutFrame
 from trieline.wire.config import LinksConfig
+from trieline.wire.connection import Connection
 from trieline.wire.errors import WireError
+from trieline.wire.gate import check_peer
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ class Dealer:
         on_failure: Callable[[], None],
         routing_id: bytes | None = None,
     ) -> None:
-        check_address(address)
+        check_peer(address, links.keys)
         self.address = address
         self.connected = False
         self.connections = 0
@@ -73,7 +74,7 @@ class Dealer:
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
-        """Begin to connect. Raises AddressError."""
+        """Begin to connect. Raises AddressError; nothing is open then."""
         self._context = zmq.asyncio.Context()
         self._socket = self._context.socket(zmq.DEALER)
         sockets.limit(self._socket, self._links, send_queue=SEND_QUEUE)
@@ -81,14 +82,16 @@ class Dealer:
         self._socket.immediate = True
         if self._routing_id is not None:
             self._socket.routing_id = self._routing_id
-        events = zmq.Event.HANDSHAKE_SUCCEEDED | zmq.Event.DISCONNECTED
-        self._monitor = self._socket.get_monitor_socket(events)
-        self._events: zmq.Socket[bytes] = zmq.Socket.shadow(self._monitor)
         self._room = zmq.asyncio.Poller()
         self._room.register(self._socket, zmq.POLLOUT)
         # Sends there and then. What it takes of the socket's news, `_has_room` tells to `_read`.
         self._out: zmq.Socket[bytes] = zmq.Socket.shadow(self._socket)
-        sockets.connect(self._socket, self.address)
+        try:
+            self._connection = Connection(self._socket, self.address, self._links.keys, self._complaints)
+        except BaseException:
+            context, self._context = self._context, None
+            context.destroy(linger=0)
+            raise
         self._tasks = [
             asyncio.create_task(self._guard(loop())) for loop in (self._watch, self._write, self._read)
         ]
@@ -106,7 +109,8 @@ class Dealer:
         if self.failure is not None:
             return f"failed: {self.failure}"
         if not self.connected:
-            return "not connected"
+            refusal = self._connection.refusal if self._context is not None else ""
+            return f"refused: {refusal}" if refusal else "not connected"
         return f"connected, last heard {self.silent_s():.1f} s ago"
 
     def expect_alive(self) -> None:
@@ -127,8 +131,7 @@ class Dealer:
             with contextlib.suppress(zmq.ZMQError):
                 self._out.send_multipart(last_words, zmq.NOBLOCK)
         self.connected = False
-        self._socket.disable_monitor()
-        self._monitor.close(linger=0)
+        self._connection.close()
         self._socket.close()
         # Waits for at most the linger time, so not in the event loop.
         await asyncio.to_thread(context.term)
@@ -143,22 +146,21 @@ class Dealer:
 
     async def _watch(self) -> None:
         while True:
-            await self._monitor.poll()
-            self._note_events()
+            wait_s = self._connection.wait_s()
+            await self._connection.monitor.poll(None if wait_s is None else math.ceil(1000 * wait_s))
+            self._note_news()
 
-    def _note_events(self) -> None:
+    def _note_news(self) -> None:
         """Take in all that has happened to the connection up to now."""
-        while int(self._events.get(zmq.EVENTS)) & IN:
-            event = recv_monitor_message(self._events, zmq.NOBLOCK)["event"]
-            if event == zmq.Event.HANDSHAKE_SUCCEEDED:
-                self.connected = True
+        for up in self._connection.news():
+            self.connected = up
+            if up:
                 self.connections += 1
                 self.heard_at = time.monotonic()
                 logger.debug("%s is connected to %s", self._name, self.address)
                 self._on_connect()
                 self._wake.set()
-            elif event == zmq.Event.DISCONNECTED:
-                self.connected = False
+            else:
                 self._complaints.add("connections lost that are tried again", self._name)
 
     async def _write(self) -> None:
@@ -172,7 +174,7 @@ class Dealer:
         """Wait until the connection that the owner knows of takes a message. False: there is none."""
         while True:
             # What room there is may be that of the next connection, while `_watch` has not had its turn.
-            self._note_events()
+            self._note_news()
             events = int(self._socket.get(zmq.EVENTS))
             if not self.connected:
                 return False

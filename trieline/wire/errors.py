@@ -19,6 +19,10 @@ class AddressError(WireError):
     """An address can't be bound or connected to: in use, malformed, or not safe without keys."""
 
 
+class KeysError(AddressError):
+    """The keys that an address needs are missing, malformed, or open to others."""
+
+
 class PeerTimeoutError(WireError):
     """A peer stayed silent past a deadline. The message says who was waited for, for what, how long."""
 

@@ -19,6 +19,7 @@ from trieline.wire import sockets
 from trieline.wire.codec import InFrame, decode, encode
 from trieline.wire.config import LinksConfig
 from trieline.wire.errors import AddressError, MessageError
+from trieline.wire.gate import Gate
 from trieline.wire.inbox import Inbox, cut_off
 from trieline.wire.messages import (
     ActorToServer,
@@ -72,7 +73,11 @@ class GenerateServer:
         self._absent: set[bytes] = set()
         """Peers that could not be reached when they were last tried."""
         self._thread = SocketThread(
-            "policy server's socket", open_sockets=self._bind, turn=self._turn, at_end=self._end
+            "policy server's socket",
+            open_sockets=self._bind,
+            turn=self._turn,
+            at_end=self._end,
+            gate=Gate(links.keys, self._complaints),
         )
 
     def bind(self) -> None:
@@ -129,15 +134,16 @@ class GenerateServer:
         self._router.router_mandatory = True
         # A client that comes back by a new connection keeps its name.
         self._router.router_handover = True
-        *others, last = self._links.generate_addresses
-        for address in others:
-            with contextlib.suppress(AddressError):
-                sockets.bind(self._router, address)
+        reasons = []
+        for address in self._links.generate_addresses:
+            try:
+                sockets.bind(self._router, address, self._links.keys)
+            except AddressError as error:
+                reasons.append(str(error))
+            else:
                 self.address = address
                 return [self._router]
-        sockets.bind(self._router, last)
-        self.address = last
-        return [self._router]
+        raise AddressError("; ".join(reasons))
 
     def _turn(self) -> float:
         self._send_replies()

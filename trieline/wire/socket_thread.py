@@ -10,6 +10,7 @@ import zmq
 
 from trieline.wire import sockets
 from trieline.wire.errors import WireError
+from trieline.wire.gate import Gate
 from trieline.wire.sockets import Waker
 
 logger = logging.getLogger(__name__)
@@ -31,18 +32,21 @@ class SocketThread:
         open_sockets: Callable[[Context], Sequence[zmq.Socket[Any]]],
         turn: Callable[[], float],
         at_end: Callable[[], None] = lambda: None,
+        gate: Gate | None = None,
     ) -> None:
         """`name`: for the log and for errors, "tree receiver at ADDRESS".
 
         `open_sockets` makes the sockets of a context and returns those to be polled; it runs in the thread
         that calls `start`. `turn` returns for how many seconds to wait at most. `at_end` runs in the thread
-        when it ends, whatever for; after an error `failure` is set.
+        when it ends, whatever for; after an error `failure` is set. `gate`: whom sockets that are bound let
+        in.
         """
         self.failure: Exception | None = None
         self._name = name
         self._open_sockets = open_sockets
         self._turn = turn
         self._at_end = at_end
+        self._gate = gate
         self._closing = False
         self._waker = Waker()
         self._context: Context | None = None
@@ -52,7 +56,8 @@ class SocketThread:
         """Open the sockets and begin. Raises AddressError; nothing is open then."""
         context: Context = zmq.Context()
         try:
-            self._polled = self._open_sockets(context)
+            gate = [] if self._gate is None else [self._gate.open(context)]
+            self._polled = [*gate, *self._open_sockets(context)]
         except BaseException:
             context.destroy(linger=0)
             raise
@@ -89,6 +94,8 @@ class SocketThread:
             while not self._closing:
                 if self._waker.fileno() in dict(poller.poll(math.ceil(1000 * wait_s))):
                     self._waker.drain()
+                if self._gate is not None:
+                    self._gate.answer()
                 wait_s = self._turn()
         except Exception as error:
             logger.exception("The %s failed", self._name)

@@ -5,6 +5,7 @@ link shares nothing with its parent.
 """
 
 import contextlib
+import logging
 import math
 import os
 import socket
@@ -17,9 +18,19 @@ import zmq
 import zmq.asyncio
 
 from trieline.common.file_lock import try_lock
-from trieline.wire.addresses import IN_USE, check_address, is_ipv6, reason_against
+from trieline.wire.addresses import (
+    check_address,
+    forms_here,
+    is_ipv6,
+    needs_ipv6,
+    reason_against,
+    reason_of,
+)
 from trieline.wire.config import LinksConfig
 from trieline.wire.errors import AddressError
+from trieline.wire.gate import keys_for, secure_bound, secure_connected
+
+logger = logging.getLogger(__name__)
 
 # What a closed socket may still take to hand its last words (a goodbye, a stop) to the kernel.
 LINGER_MS = 200
@@ -61,28 +72,47 @@ def limit(zmq_socket: zmq.Socket[Any], links: LinksConfig, *, send_queue: int) -
     zmq_socket.tcp_keepalive_idle = max(1, round(links.peer_timeout_s / 2))
     zmq_socket.tcp_keepalive_intvl = max(1, round(links.peer_timeout_s / 2 / KEEPALIVE_PROBES))
     zmq_socket.tcp_keepalive_cnt = KEEPALIVE_PROBES
+    # While something is under way to it, too.
+    zmq_socket.setsockopt(zmq.TCP_MAXRT, round(1000 * links.peer_timeout_s))
 
 
-def bind(zmq_socket: zmq.Socket[Any], address: str) -> None:
-    """Bind, or raise AddressError that says what is wrong with the address."""
+def bind(zmq_socket: zmq.Socket[Any], address: str, keys: str = "") -> None:
+    """Bind, or raise AddressError that says what is wrong with the address. `keys`: as in `LinksConfig`.
+
+    Where `address` can be reached from other machines the context needs a `Gate`.
+    """
     check_address(address)
     if address.startswith("ipc://"):
         with _alone_in(Path(address.removeprefix("ipc://")).parent):
             reason = reason_against(address) or _bind(zmq_socket, address)
     else:
-        reason = _bind(zmq_socket, address)
+        secure_bound(zmq_socket, address, keys)
+        reason = None
+        for form in forms_here(address):
+            if (reason := _bind(zmq_socket, form)) is None:
+                break
     if reason is not None:
         msg = f"can't bind {address}: {reason}"
         raise AddressError(msg)
 
 
-def _bind(zmq_socket: zmq.Socket[Any], address: str) -> str | None:
-    """The reason why it can't, None if it is bound."""
-    zmq_socket.ipv6 = is_ipv6(address)
+def reason_against_binding(address: str, keys: str = "") -> str | None:
+    """Why a socket can't be bound to `address` now, for want of keys or else; None if it can."""
     try:
-        zmq_socket.bind(address)
+        check_address(address)
+        keys_for(address, keys)
+    except AddressError as error:
+        return str(error)
+    return reason_against(address)
+
+
+def _bind(zmq_socket: zmq.Socket[Any], form: str) -> str | None:
+    """The reason why it can't, None if it is bound."""
+    zmq_socket.ipv6 = is_ipv6(form)
+    try:
+        zmq_socket.bind(form)
     except zmq.ZMQError as error:
-        return IN_USE if error.errno == zmq.EADDRINUSE else str(error)
+        return reason_of(error.errno or 0, form)
     return None
 
 
@@ -104,10 +134,15 @@ def _alone_in(folder: Path) -> Iterator[None]:
         yield
 
 
-def connect(zmq_socket: zmq.Socket[Any], address: str) -> None:
+def connect(zmq_socket: zmq.Socket[Any], address: str, keys: str = "") -> None:
     """Connect in the background, again and again until somebody listens. Raises AddressError."""
     check_address(address)
-    zmq_socket.ipv6 = is_ipv6(address)
+    secure_connected(zmq_socket, address, keys)
+    try:
+        zmq_socket.ipv6 = needs_ipv6(address)
+    except AddressError as error:
+        # Perhaps only as long as that machine has not started.
+        logger.warning("can't connect to %s: %s; it is tried again and again", address, error)
     try:
         zmq_socket.connect(address)
     except zmq.ZMQError as error:

@@ -24,6 +24,7 @@ from trieline.wire.assignment_ledger import AssignmentLedger
 from trieline.wire.codec import InFrame, decode, encode
 from trieline.wire.config import LinksConfig
 from trieline.wire.errors import MessageError, PeerTimeoutError, TreeError, WireError
+from trieline.wire.gate import Gate
 from trieline.wire.inbox import Inbox, cut_off
 from trieline.wire.messages import (
     MAX_TEXT,
@@ -106,10 +107,8 @@ class TreeReceiver:
         self._register = ActorRegister(self._ledger, self._complaints, peer_timeout_s=links.peer_timeout_s)
         self._accepted = AcceptedTrees()
         self._evaluation_share = evaluation_share
-        self._inbox = Inbox(
-            most_bytes=INBOX_MESSAGES * links.max_message_bytes,
-            share_bytes=SHARE_MESSAGES * links.max_message_bytes,
-        )
+        largest = links.max_message_bytes
+        self._inbox = Inbox(most_bytes=INBOX_MESSAGES * largest, share_bytes=SHARE_MESSAGES * largest)
         self._acknowledgements = Acknowledgements(self._send)
         self._stop_reason: str | None = None
         self._thread = SocketThread(
@@ -117,6 +116,7 @@ class TreeReceiver:
             open_sockets=self._open,
             turn=self._turn,
             at_end=self._end,
+            gate=Gate(links.keys, self._complaints),
         )
 
     @property
@@ -204,7 +204,7 @@ class TreeReceiver:
         self._router = context.socket(zmq.ROUTER)
         sockets.limit(self._router, self._links, send_queue=SEND_QUEUE)
         self._router.router_mandatory = True
-        sockets.bind(self._router, self._links.trajectories)
+        sockets.bind(self._router, self._links.trajectories, self._links.keys)
         return [self._router]
 
     def _turn(self) -> float:

@@ -28,6 +28,7 @@ from trieline.wire import sockets
 from trieline.wire.codec import InFrame, decode, encode
 from trieline.wire.config import LinksConfig
 from trieline.wire.errors import MessageError, PeerTimeoutError, WireError
+from trieline.wire.gate import Gate
 from trieline.wire.inbox import cut_off
 from trieline.wire.messages import (
     Chunk,
@@ -81,6 +82,7 @@ class WeightsPublisher:
             open_sockets=self._bind,
             turn=self._turn,
             at_end=self._roll.wake_all,
+            gate=Gate(links.keys, self._complaints),
         )
 
     def start(self) -> None:
@@ -155,7 +157,7 @@ class WeightsPublisher:
         sockets.limit(self._router, self._links, send_queue=SEND_QUEUE)
         self._router.maxmsgsize = REQUEST_BYTES
         self._router.router_mandatory = True
-        sockets.bind(self._router, self._links.weights_fetch)
+        sockets.bind(self._router, self._links.weights_fetch, self._links.keys)
         return [self._router]
 
     def _turn(self) -> float:

@@ -24,6 +24,7 @@ from trieline.common.regular_file import open_regular
 from trieline.wire import sockets
 from trieline.wire.codec import InFrame, decode, encode
 from trieline.wire.config import LinksConfig
+from trieline.wire.connection import Connection
 from trieline.wire.errors import MessageError
 from trieline.wire.messages import (
     Chunk,
@@ -124,10 +125,13 @@ class WeightsSubscriber:
         sockets.limit(self._dealer, self._links, send_queue=REQUEST_QUEUE)
         # Nothing is queued for a learner that is away.
         self._dealer.immediate = True
-        sockets.connect(self._dealer, self._links.weights_fetch)
-        return [self._dealer]
+        address = self._links.weights_fetch
+        self._connection = Connection(self._dealer, address, self._links.keys, Complaints(address))
+        return [self._dealer, self._connection.monitor]
 
     def _turn(self) -> float:
+        for up in self._connection.news():
+            logger.info("%s the learner at %s", "found" if up else "lost", self._links.weights_fetch)
         all_read = self._read_some()
         if time.monotonic() >= self._next_heartbeat:
             reached = self._beat()
