@@ -93,7 +93,7 @@ def test_an_installed_wheel_trains_where_no_checkout_is(wheel: Path, tmp_path: P
     venv, work = tmp_path / "venv", tmp_path / "work"
     environment = {"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "HOME": str(Path.home())}
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
-    pip = [sys.executable, "-m", "pip", "--python", venv / "bin/python"]
+    pip = [sys.executable, "-m", "pip", "--python", str(venv / "bin/python")]
     subprocess.run([*pip, "install", "--no-index", "--no-deps", wheel], check=True, env=environment)
     (site_packages,) = venv.glob("lib/python*/site-packages")
     # Its dependencies are those of this interpreter, whose editable installs don't come with the folder.

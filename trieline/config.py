@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import msgspec
 import tomli_w
@@ -40,6 +40,16 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     seed: Annotated[int, msgspec.Meta(ge=0)] = 0
     actors: Annotated[int, msgspec.Meta(ge=1, le=256)] = 1
     """Actor programs that `trieline train` starts; each forks `actor.processes` workers."""
+    trackers: tuple[Literal["wandb", "trackio", "mlflow"], ...] = ()
+    """Where the figures go beside `metrics.jsonl` and TensorBoard: Weights & Biases, Trackio, MLflow. Each is
+    an extra of its name."""
+    project: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,100}$")] = "trieline"
+    """What the run belongs to there; MLflow calls it an experiment."""
+
+    def __post_init__(self) -> None:
+        if len(set(self.trackers)) != len(self.trackers):
+            msg = f"expected each of trackers once, got {', '.join(self.trackers)}"
+            raise ValueError(msg)
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -75,6 +75,19 @@ def test_a_program_that_may_restart_is_started_again_and_not_for_ever(tmp_path: 
     assert (tmp_path / "child.log").read_text().count("started") == QUICK.max_deaths
 
 
+def test_the_run_goes_on_without_a_program_that_is_not_essential(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    code = "print('started'); raise SystemExit(3)"
+    supervisor = Supervisor([spec(tmp_path, code, restart="always", essential=False)])
+    supervisor.start()
+    wait_until(supervisor, "child")
+    assert supervisor.pids() == {}
+    supervisor.close()
+    assert "the run goes on without it" in caplog.text
+    assert (tmp_path / "child.log").read_text().count("started") == QUICK.max_deaths
+
+
 def test_one_that_dies_now_and_then_is_started_again_without_end(tmp_path: Path) -> None:
     seldom = RestartPolicy(max_deaths=2, within_s=0.0, first_pause_s=0.0)
     supervisor = Supervisor(

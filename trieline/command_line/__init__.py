@@ -18,6 +18,7 @@ from trieline.command_line import (
     keys,
     processes,
     tasks,
+    tracking,
     training,
     viewing,
 )
@@ -33,6 +34,7 @@ VERBS = (
     images,
     inspection,
     viewing,
+    tracking,
     benchmarks,
     tasks,
     keys,

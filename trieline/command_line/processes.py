@@ -147,20 +147,21 @@ def _say(text: str) -> None:
 def _begin_program(options: argparse.Namespace) -> "Config":
     """Log to stderr (the launcher sends it to the program's log file), and end with the launcher."""
     start_log()
-    if launcher := os.environ.get("TRIELINE_LAUNCHER_PID"):
-        _end_with(int(launcher))
+    end_with_launcher()
     from trieline.launcher.core_sharing import share_cores, spin_briefly
 
     spin_briefly()
     return share_cores(read_config(options))
 
 
-def _end_with(launcher: int) -> None:
-    """Get SIGTERM when the launcher dies, however it dies, so that nothing runs on unseen."""
+def end_with_launcher() -> None:
+    """Get SIGTERM when the launcher, if any, dies, however it dies, so that nothing runs on unseen."""
+    if not (launcher := os.environ.get("TRIELINE_LAUNCHER_PID")):
+        return
     import ctypes
     import signal
 
     pr_set_pdeathsig = 1
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
-    if os.getppid() != launcher:
+    if os.getppid() != int(launcher):
         raise SystemExit(0)

@@ -11,9 +11,10 @@ from typing import Literal
 from trieline.actors.errors import EnvironmentSetupError
 from trieline.common.folders import can_be_written
 from trieline.common.machine_limits import cpu_quota, machine_memory, usable_memory
-from trieline.config import Config
+from trieline.config import Config, ConfigError
 from trieline.launcher.environment_checks import first_line
 from trieline.launcher.machine import INSTALL_LEARNER, LEARNER_MODULES
+from trieline.launcher.trackers.tracker import expect_installed
 from trieline.wire.config import LinksConfig
 from trieline.wire.sockets import reason_against_binding
 
@@ -40,6 +41,7 @@ def check_machine(config: Config) -> Iterator[Finding]:
     yield from _check_sandboxes()
     yield from _check_environments(config)
     yield from _check_addresses(config)
+    yield from _check_trackers(config)
 
 
 def _check_resources(config: Config) -> Iterator[Finding]:
@@ -123,6 +125,16 @@ def _check_environments(config: Config) -> Iterator[Finding]:
             yield Finding("FAIL", env_config.id, str(error), "trieline envs list")
         else:
             yield Finding("OK", env_config.id, f"first task: {seen[:60]!r}")
+
+
+def _check_trackers(config: Config) -> Iterator[Finding]:
+    for name in config.run.trackers:
+        try:
+            expect_installed([name])
+        except ConfigError as error:
+            yield Finding("FAIL", f"tracker {name}", str(error), "`trieline train` would stop there")
+        else:
+            yield Finding("OK", f"tracker {name}", "installed; see its log for whether it can be reached")
 
 
 def _check_addresses(config: Config) -> Iterator[Finding]:

@@ -138,15 +138,16 @@ class RunFolder:
 
 
 class MetricsTail:
-    """Reads the records that are added to a `metrics.jsonl` from now on, as they are completed.
+    """Reads the records that are added to a `metrics.jsonl` from a moment on, as they are completed.
 
     A learner that goes on from a checkpoint replaces the file by a shorter one first, of records that have
     been read.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, since: float | None = None) -> None:
+        """`since`: seconds since the epoch. None: from now on."""
         self._path = path
-        self._known = self._newest = time.time()
+        self._known = self._newest = time.time() if since is None else since
         self._inode = -1
         self._offset = 0
 

@@ -22,7 +22,14 @@ from trieline.actors.conversations import (
 from trieline.config import Config, ConfigError
 from trieline.launcher.progress import say
 from trieline.launcher.run_folder import RunFolder
-from trieline.launcher.training_run import learner_spec, prepare_model, supervise, with_absolute_paths
+from trieline.launcher.trackers.tracker import expect_installed
+from trieline.launcher.training_run import (
+    learner_spec,
+    prepare_model,
+    supervise,
+    tracker_specs,
+    with_absolute_paths,
+)
 from trieline.wire.errors import TreeError
 from trieline.wire.journal import Journal, read_journal
 from trieline.wire.journal_header import JournalHeader, expect_tokenizer, header_of
@@ -53,6 +60,7 @@ def start_sft(
     if config.learner.objective.loss != "sft":
         msg = f"expected learner.objective.loss = 'sft', got {config.learner.objective.loss!r}"
         raise ConfigError(msg)
+    expect_installed(config.run.trackers)
     for path in (*files, *journals):
         # Told before the model is fetched.
         if not path.exists():
@@ -114,7 +122,8 @@ def run_sft(config: Config, folder: RunFolder, *, resume: bool) -> int:
     """
     console = Console(stderr=False)
     say(console, f"run folder: {folder.path}")
-    finished = supervise(config, folder, [learner_spec(folder, resume=resume)], console)
+    specs = [learner_spec(folder, resume=resume), *tracker_specs(config, folder)]
+    finished = supervise(config, folder, specs, console)
     if not finished:
         say(console, f"stopped. Go on with: trieline sft --resume {shlex.quote(str(folder.path))}")
         return 130

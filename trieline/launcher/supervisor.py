@@ -43,6 +43,8 @@ class ProcessSpec:
     restart_arguments: tuple[str, ...] = ()
     """Added to `arguments` when it is started again."""
     restarts: RestartPolicy = USUAL_RESTARTS
+    essential: bool = True
+    """False: the run goes on without it when it is not started again any more."""
 
 
 @dataclass(slots=True)
@@ -58,6 +60,8 @@ class _Child:
     """Of one that is dead and is to be started again."""
     asked: bool = False
     """To stop."""
+    given_up: bool = False
+    """Dead for good, and the run goes on without it."""
 
     @property
     def code(self) -> int | None:
@@ -126,6 +130,8 @@ class Supervisor:
     def _has_ended(self, child: _Child, now: float) -> bool:
         """Whether it ended well for good."""
         code = child.code
+        if child.given_up:
+            return True
         if child.start_at is not None:
             if now >= child.start_at:
                 self._spawn(child, child.spec.restart_arguments)
@@ -147,6 +153,10 @@ class Supervisor:
         if pause is None:
             if len(child.deaths.times) > 1:
                 ended += f", {len(child.deaths.times)} deaths within {child.deaths.policy.within_s:g} s"
+            if not spec.essential:
+                child.given_up = True
+                log.warning("%s; the run goes on without it (log: %s)", ended, spec.log_file)
+                return
             msg = f"{ended}; its log {spec.log_file} ends:\n{last_lines(spec.log_file)}"
             raise ChildError(msg)
         log.warning("%s; another starts in %.2g s", ended, pause)

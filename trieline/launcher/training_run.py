@@ -24,6 +24,8 @@ from trieline.launcher.run_folder import MetricsTail, RunFolder
 from trieline.launcher.run_sockets import expect_free, run_sockets, with_free_addresses
 from trieline.launcher.supervisor import PYTHON_OPTIONS, ChildError, ProcessSpec, Supervisor
 from trieline.launcher.task_lists import list_tasks, lists_by_env, write_listings
+from trieline.launcher.trackers.follower import unsent
+from trieline.launcher.trackers.tracker import expect_installed
 from trieline.learner.settings import check_settings
 from trieline.wire.config import ModelConfig
 from trieline.wire.journal import expect_no_writer
@@ -53,6 +55,7 @@ def run_training(config: Config, *, folder: RunFolder | None, resume: bool) -> i
     """
     console = Console(stderr=False)
     check_settings(config.learner, config.envs)
+    expect_installed(config.run.trackers)
     if folder is not None:
         expect_no_writer(folder.journal)
         links = with_free_addresses(config.links, partial(say, console))
@@ -106,7 +109,7 @@ def process_specs(config: Config, folder: RunFolder, *, resume: bool) -> list[Pr
         )
         for i in range(config.run.actors)
     ]
-    return [*servers, learner_spec(folder, resume=resume), *actors]
+    return [*servers, learner_spec(folder, resume=resume), *actors, *tracker_specs(config, folder)]
 
 
 def learner_spec(folder: RunFolder, *, resume: bool) -> ProcessSpec:
@@ -120,6 +123,20 @@ def learner_spec(folder: RunFolder, *, resume: bool) -> ProcessSpec:
         restart_arguments=() if resume else ("--resume",),
         restarts=LEARNER_RESTARTS,
     )
+
+
+def tracker_specs(config: Config, folder: RunFolder) -> list[ProcessSpec]:
+    """What sends the run's figures elsewhere. None of it is needed to train."""
+    return [
+        ProcessSpec(
+            name=f"tracker-{name}",
+            arguments=("track", str(folder.path), "--to", name, "--follow"),
+            log_file=folder.log(f"tracker-{name}"),
+            restart="always",
+            essential=False,
+        )
+        for name in config.run.trackers
+    ]
 
 
 def prepare_model(model: ModelConfig, console: Console, *, device: str = "cpu") -> ModelConfig:
@@ -175,9 +192,19 @@ def supervise(config: Config, folder: RunFolder, specs: Sequence[ProcessSpec], c
                 raise
             finally:
                 supervisor.close(STOP_OTHERS_S)
+                say_unsent(config, folder, console)
     finally:
         root.removeHandler(own_log)
         own_log.close()
+
+
+def say_unsent(config: Config, folder: RunFolder, console: Console) -> None:
+    """What trackers lack of the run, and how they get it."""
+    for name in config.run.trackers:
+        if count := unsent(folder, name):
+            log_file = folder.log(f"tracker-{name}")
+            command = shlex.join(["trieline", "track", str(folder.path), "--to", name])
+            say(console, f"{name} lacks {count} records (log: {log_file}). Send them with: {command}")
 
 
 def watch_learner(
