@@ -26,6 +26,7 @@ from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
 from trieline.kernels.gpu import (
+    slot_attention_op,
     token_logprob_op,
     tree_attention_backward,
     tree_attention_forward,
@@ -45,6 +46,7 @@ TILED = {
     "queries": tree_attention_backward.queries_kernel,
 }
 BLOCKS = {"QUERY_BLOCK": tree_blocks.QUERY_BLOCK, "KEY_BLOCK": tree_blocks.KEY_BLOCK}
+SLOTS = {"HEADS": 8, "GROUP": 4, "GROUP_BLOCK": 16, "VALUE_WIDTH": 128, "VALUE_BLOCK": 128}
 OTHERS: dict[str, tuple[Any, int, dict[str, Any]]] = {
     "tree_attention/delta": (
         tree_attention_backward.delta_kernel, 4, {"HEAD_DIM": 128, "BLOCK_D": 128, "BLOCK_M": 64},
@@ -69,14 +71,18 @@ OTHERS: dict[str, tuple[Any, int, dict[str, Any]]] = {
     "tree_blocks/cut_slices": (tree_blocks._cut_slices, 1, BLOCKS | {"MAX_SLICES": 2 * tree_blocks.SLICES}),
     "token_logprob/accumulate": (token_logprob_op.accumulate_kernel, 8, {"BLOCK": 2048}),
     "token_logprob/gradient": (token_logprob_op.gradient_kernel, 8, {"BLOCK": 2048}),
+    "slot_attention/split": (slot_attention_op.split_kernel, 4, SLOTS | {
+        "KEY_WIDTH": 128, "KEY_BLOCK": 128, "BLOCK_N": slot_attention_op.BLOCK, "DOT": tl.bfloat16,
+    }),
+    "slot_attention/merge": (slot_attention_op.merge_kernel, 4, SLOTS),
 }  # fmt: skip
 """Kernel, warps and constants of what has one tile only; compiled for bfloat16."""
 FLOAT32 = {
     "Lse", "Delta", "Partial", "Logits", "Largest", "Sum", "WeightedSum", "Chosen", "Entropies",
-    "GradLogprobs", "GradEntropies",
+    "GradLogprobs", "GradEntropies", "Total",
 }  # fmt: skip
-INT32 = {"SubtreeEnd", "KeyExtent", "Runs", "NumRuns", "Items", "Slices", "Schedule", "Starts"}
-INT64 = {"Targets"}
+INT32 = {"SubtreeEnd", "KeyExtent", "Runs", "NumRuns", "Items", "Slices", "Schedule", "Starts", "Slots"}
+INT64 = {"Targets", "Rows", "Lengths"}
 FLOAT_SCALARS = {"scale", "softcap", "inverse_temperature"}
 
 

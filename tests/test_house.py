@@ -24,8 +24,9 @@ LEARNER_FLOORS = {
     "policy_server.decoders": {"model_folder", "keeping"},
     "policy_server.batching": {"policy_server.decoders", "model_folder", "keeping"},
     "policy_server.cpu": {"policy_server.batching", "policy_server.decoders"},
+    "policy_server.gpu": {"policy_server.batching", "policy_server.decoders"},
     "policy_server": {
-        *(f"policy_server.{part}" for part in ("decoders", "batching", "cpu")),
+        *(f"policy_server.{part}" for part in ("decoders", "batching", "cpu", "gpu")),
         *("model", "model_folder", "keeping"),
     },
 }

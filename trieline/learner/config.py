@@ -178,8 +178,7 @@ class LearnerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     weights_timeout_s: Seconds = 60.0
     """For every live policy server to load a version. Longer than a lost one counts as live."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """What the learner computes on. `auto`: the GPU if there is one. The policy server's own engine stays on
-    the CPU."""
+    """What the learner computes on. `auto`: the GPU if there is one."""
     give_way: bool = True
     """Compute on fewer threads while other programs use the cores. False: on the same number always, so that
     a run goes the same way bit for bit on a machine with several cores."""

@@ -16,18 +16,21 @@ def load_engine(config: PolicyServerConfig, model: ModelConfig) -> Engine:
     """
     import torch
 
+    from trieline.learner.model.compute_device import choose_device
     from trieline.learner.model.compute_dtype import choose_dtype
     from trieline.learner.policy_server.batching.adapter_base import AdapterBase
     from trieline.learner.policy_server.batching.grammars import Grammars
     from trieline.learner.policy_server.batching.stop_text import tokenizer_decode
     from trieline.learner.policy_server.cpu.cpu_engine import CpuEngine
     from trieline.learner.policy_server.decoders.decoder import load_decoder
+    from trieline.learner.policy_server.gpu.gpu_engine import GpuEngine
 
     torch.set_num_threads(config.threads or len(os.sched_getaffinity(0)))
     folder = prepare_model(model.path)
-    decoder = load_decoder(folder, choose_dtype(model.dtype))
+    device = choose_device(config.device, setting="policy_server.device")
+    decoder = load_decoder(folder, choose_dtype(model.dtype, device), device=device)
     tokenizer = folder / "tokenizer.json"
-    engine = CpuEngine(
+    engine = (GpuEngine if device.type == "cuda" else CpuEngine)(
         decoder,
         config,
         decode=tokenizer_decode(folder),

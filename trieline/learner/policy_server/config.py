@@ -1,6 +1,6 @@
 """The settings of a policy server. Importable without torch."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -14,6 +14,8 @@ class PolicyServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     46 kB in a row (float32, as attention computes) and 23 kB in the prefix cache.
     """
 
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """What it samples on. `auto`: the GPU if there is one."""
     threads: Annotated[int, msgspec.Meta(ge=0, le=1024)] = 0
     """CPU threads of the matrix products, at most: fewer while other programs use the cores. 0: as many as
     this process may use cores."""
@@ -25,8 +27,8 @@ class PolicyServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     """Tokens of prompt and completion together, also bounded by the model and by `kv_tokens`. A request for
     more is refused as `invalid`."""
     kv_tokens: Annotated[int, msgspec.Meta(ge=64)] = 65_536
-    """Tokens of the rows' key-value cache (shared prompts have as many again): long requests lower the number
-    of rows."""
+    """Tokens of the rows' key-value cache: long requests lower the number of rows. On a CPU, shared prompts
+    and what is kept for reuse have memory of their own beside; on a GPU they are part of it."""
     prefix_tokens: Annotated[int, msgspec.Meta(ge=0)] = 32_768
     """Tokens of finished sequences and shared prompts kept for reuse, least recently used out first."""
     prefill_tokens: Annotated[int, msgspec.Meta(ge=16, le=65_536)] = 1024

@@ -18,6 +18,7 @@ from transformers import (
 
 from trieline.common.arrays import Int32
 from trieline.learner.policy_server.batching.adapter_base import AdapterBase
+from trieline.learner.policy_server.batching.engine import BatchingEngine
 from trieline.learner.policy_server.batching.grammars import Grammars
 from trieline.learner.policy_server.batching.stop_text import Decode
 from trieline.learner.policy_server.config import PolicyServerConfig
@@ -80,7 +81,7 @@ def request(number: int, prompt: Int32, **sampling: Any) -> GenerateRequest:
     return GenerateRequest(request_id=number, prompt=prompt, sampling=Sampling(**sampling))
 
 
-def drain(engine: CpuEngine) -> dict[int, Completion]:
+def drain(engine: BatchingEngine) -> dict[int, Completion]:
     """Step until all is answered."""
     answers = {}
     while engine.busy:
@@ -89,7 +90,7 @@ def drain(engine: CpuEngine) -> dict[int, Completion]:
     return answers
 
 
-def generate(engine: CpuEngine, *requests: GenerateRequest) -> list[Completion]:
+def generate(engine: BatchingEngine, *requests: GenerateRequest) -> list[Completion]:
     """All of them at once, answers in the order of the requests."""
     for one in requests:
         engine.submit(b"peer", one)

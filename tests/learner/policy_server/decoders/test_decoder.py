@@ -29,8 +29,8 @@ from trieline.learner.policy_server.decoders.llama_decoder import LlamaDecoder
 from trieline.learner.policy_server.decoders.packed_linear import PackedLinear, is_packable
 
 
-def served(folder: Path, **settings: bool) -> list[np.ndarray]:
-    engine = CpuEngine(load_decoder(folder, torch.float32, **settings), PolicyServerConfig())
+def served(folder: Path, *, fused: bool = True) -> list[np.ndarray]:
+    engine = CpuEngine(load_decoder(folder, torch.float32, fused=fused), PolicyServerConfig())
     requests = [request(i, random_prompt(i, 10 + i), max_tokens=8, seed=i) for i in range(5)]
     return [one.logprobs for one in generate(engine, *requests)]
 

@@ -39,6 +39,11 @@ class RowSampling:
     tell_masks: tuple[bool, ...] = ()
     """[R] whose masks of `top_k` and `top_p` are told. Empty: of no row."""
 
+    def drops(self, vocab_size: int) -> Bool:
+        """[R] whether `top_k` or `top_p` can leave any token out."""
+        drops: Bool = (self.top_p < 1) | ((self.top_k > 0) & (self.top_k < vocab_size))
+        return drops & (self.temperature > 0)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sampled:

@@ -24,7 +24,7 @@ def sample(logits_RV: Tensor, how: RowSampling) -> Sampled:
     greedy = how.temperature == 0
     temperatures = np.where(greedy, 1.0, how.temperature.clip(*TEMPERATURES))
     chance = uniforms(how.seed, how.position)
-    is_dropped = ~greedy & ((how.top_p < 1) | (how.top_k > 0))
+    is_dropped = how.drops(logits_RV.shape[1])
     is_cut = is_dropped.copy()
     is_cut[[row for row, allowed in enumerate(how.allowed) if allowed is not None]] = True
     masks: dict[int, Int32] = {}

@@ -23,6 +23,7 @@ class Decoder(Protocol):
 
     kv_shape: KVShape
     dtype: torch.dtype
+    device: torch.device
     vocab_size: int
     max_positions: int
     """Longest sequence that the model was made for."""
@@ -34,12 +35,19 @@ class Decoder(Protocol):
         ...
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over these weights (named as in the Hugging Face state dict, checked before)."""
+        """Take over these weights (named as in the Hugging Face state dict, checked before).
+
+        On a GPU into the memory of the old ones, which a CUDA graph knows.
+        """
         ...
 
 
-def load_decoder(folder: Path, dtype: torch.dtype, *, fused: bool = True) -> Decoder:
+def load_decoder(
+    folder: Path, dtype: torch.dtype, *, fused: bool = True, device: torch.device | None = None
+) -> Decoder:
     """The decoder of a Hugging Face folder: the lean one where the architecture is known to it, if `fused`.
+
+    `device`: where it computes; None: the CPU.
 
     Raises:
         ModelSourceError: it can't be loaded whole.
@@ -48,7 +56,7 @@ def load_decoder(folder: Path, dtype: torch.dtype, *, fused: bool = True) -> Dec
     from trieline.learner.policy_server.decoders.hf_decoder import ATTENTION_NAME, HFDecoder
     from trieline.learner.policy_server.decoders.llama_decoder import LlamaDecoder, is_supported
 
-    model = load_causal_lm(folder, dtype, attn_implementation=ATTENTION_NAME)
+    model = load_causal_lm(folder, dtype, attn_implementation=ATTENTION_NAME).to(device)
     model.requires_grad_(False)
     _refuse_partial_layers(model.config, folder)
     if fused and is_supported(model.config):

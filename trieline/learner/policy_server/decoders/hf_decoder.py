@@ -26,6 +26,7 @@ class HFDecoder:
     def __init__(self, model: Any, dtype: torch.dtype) -> None:
         self._model = model
         self.dtype = dtype
+        self.device: torch.device = model.get_output_embeddings().weight.device
         self.vocab_size = int(model.get_output_embeddings().weight.shape[0])
         self.max_positions = int(getattr(model.config, "max_position_embeddings", 1 << 30))
         self.weights = expected_weights(model)
@@ -92,8 +93,9 @@ def _probe(model: Any) -> KVShape:
     probe = _Probe()
     before = _attention.set(probe)
     try:
-        two = torch.zeros(2, dtype=torch.int64)
-        _logits(model, two, torch.arange(2), two[:1])
+        device = model.get_output_embeddings().weight.device
+        two = torch.zeros(2, dtype=torch.int64, device=device)
+        _logits(model, two, torch.arange(2, device=device), two[:1])
     finally:
         _attention.reset(before)
     name, layers = type(model).__name__, int(model.config.num_hidden_layers)

@@ -7,6 +7,7 @@ Hugging Face modules (RMS norm and rotary angles in float32, the rest in the com
 Letters: T tokens, E model width, Q query heads, H key-value heads, D head width.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -50,9 +51,8 @@ class _Layer:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Weights:
+class _Outer:
     embedding: Tensor
-    layers: tuple[_Layer, ...]
     norm: Tensor
     head: PackedLinear
 
@@ -75,27 +75,34 @@ class LlamaDecoder:
         )
         self._scale = width**-0.5
         self._eps = float(config.rms_norm_eps)
+        self.device: torch.device = model.get_output_embeddings().weight.device
         self._cos, self._sin = _rotary_table(model, self.max_positions, dtype)
         self.weights = expected_weights(model)
-        self._weights = self._pack(model.state_dict())
+        state = model.state_dict()
+        self._layers = tuple(self._layer(state, index) for index in range(self.kv_shape.layers))
+        self._outer = self._outer_of(state)
 
+    @torch.inference_mode()
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        self._weights = self._pack(tensors)
+        # A layer at a time: more than one of the new ones need not be there beside the old.
+        for index, old in enumerate(self._layers):
+            _take(old, self._layer(tensors, index))
+        _take(self._outer, self._outer_of(tensors))
 
     @torch.inference_mode()
     def forward(self, step: Step, attend: Attend) -> Tensor:
-        weights = self._weights
+        outer = self._outer
         cos, sin = self._cos[step.positions, None], self._sin[step.positions, None]
-        hidden = functional.embedding(step.token_ids, weights.embedding)
-        for index, layer in enumerate(weights.layers):
+        hidden = functional.embedding(step.token_ids, outer.embedding)
+        for index, layer in enumerate(self._layers):
             attended = self._attend(index, layer, hidden, cos, sin, attend)
-            if index == len(weights.layers) - 1:
+            if index == len(self._layers) - 1:
                 # From here on only the tokens that are sampled after matter.
                 attended, hidden = attended[step.sample_at], hidden[step.sample_at]
             hidden = layer.out(attended).add_(hidden)
             gate, up = layer.gate_up(self._norm(hidden, layer.mlp_norm)).chunk(2, -1)
             hidden = layer.down(functional.silu(gate).mul_(up)).add_(hidden)
-        return weights.head(self._norm(hidden, weights.norm))
+        return outer.head(self._norm(hidden, outer.norm))
 
     def _attend(
         self, index: int, layer: _Layer, hidden: Tensor, cos: Tensor, sin: Tensor, attend: Attend
@@ -115,41 +122,56 @@ class LlamaDecoder:
         scale = wide.pow(2).mean(-1, keepdim=True).add_(self._eps).rsqrt_()
         return (wide * scale).to(x.dtype).mul_(weight)
 
-    def _pack(self, tensors: Mapping[str, Tensor]) -> _Weights:
-        def get(*names: str) -> Tensor:
-            parts = [tensors[name].to(self.dtype) for name in names]
-            return torch.cat(parts) if len(parts) > 1 else parts[0]
+    # Copied: the file behind a mapped tensor may be gone tomorrow. (The products copy theirs.)
 
-        def linear(prefix: str, *names: str) -> PackedLinear:
-            biases = [f"{prefix}.{name}.bias" for name in names]
-            bias = get(*biases).clone() if biases[0] in tensors else None
-            return PackedLinear(get(*(f"{prefix}.{name}.weight" for name in names)), bias)
+    def _layer(self, tensors: Mapping[str, Tensor], index: int) -> _Layer:
+        def get(name: str) -> Tensor:
+            return self._get(tensors, f"model.layers.{index}.{name}.weight")
 
-        def layer(prefix: str) -> _Layer:
-            qk_norm = None
-            if f"{prefix}.self_attn.q_norm.weight" in tensors:
-                query, key = (get(f"{prefix}.self_attn.{name}_norm.weight") for name in "qk")
-                qk_norm = torch.cat(
-                    [query.expand(self._query_heads, -1), key.expand(self.kv_shape.heads, -1)]
-                )
-            return _Layer(
-                input_norm=get(f"{prefix}.input_layernorm.weight").clone(),
-                qkv=linear(f"{prefix}.self_attn", "q_proj", "k_proj", "v_proj"),
-                qk_norm=qk_norm,
-                out=linear(f"{prefix}.self_attn", "o_proj"),
-                mlp_norm=get(f"{prefix}.post_attention_layernorm.weight").clone(),
-                gate_up=linear(f"{prefix}.mlp", "gate_proj", "up_proj"),
-                down=linear(f"{prefix}.mlp", "down_proj"),
-            )
+        def linear(part: str, *names: str) -> PackedLinear:
+            return self._linear(tensors, *(f"model.layers.{index}.{part}.{name}" for name in names))
 
-        # Copied: the file behind a mapped tensor may be gone tomorrow. (The products copy theirs.)
-        embedding = get("model.embed_tokens.weight").clone()
-        return _Weights(
-            embedding=embedding,
-            layers=tuple(layer(f"model.layers.{i}") for i in range(self.kv_shape.layers)),
-            norm=get("model.norm.weight").clone(),
-            head=PackedLinear(get("lm_head.weight") if "lm_head.weight" in tensors else embedding, None),
+        qk_norm = None
+        if f"model.layers.{index}.self_attn.q_norm.weight" in tensors:
+            query, key = (get(f"self_attn.{name}_norm") for name in "qk")
+            qk_norm = torch.cat([query.expand(self._query_heads, -1), key.expand(self.kv_shape.heads, -1)])
+        return _Layer(
+            input_norm=get("input_layernorm").clone(),
+            qkv=linear("self_attn", "q_proj", "k_proj", "v_proj"),
+            qk_norm=qk_norm,
+            out=linear("self_attn", "o_proj"),
+            mlp_norm=get("post_attention_layernorm").clone(),
+            gate_up=linear("mlp", "gate_proj", "up_proj"),
+            down=linear("mlp", "down_proj"),
         )
+
+    def _outer_of(self, tensors: Mapping[str, Tensor]) -> _Outer:
+        embedding = self._get(tensors, "model.embed_tokens.weight").clone()
+        own_head = "lm_head.weight" in tensors
+        return _Outer(
+            embedding=embedding,
+            norm=self._get(tensors, "model.norm.weight").clone(),
+            head=PackedLinear(self._get(tensors, "lm_head.weight") if own_head else embedding, None),
+        )
+
+    def _linear(self, tensors: Mapping[str, Tensor], *names: str) -> PackedLinear:
+        has_bias = f"{names[0]}.bias" in tensors
+        bias = self._get(tensors, *(f"{name}.bias" for name in names)).clone() if has_bias else None
+        return PackedLinear(self._get(tensors, *(f"{name}.weight" for name in names)), bias)
+
+    def _get(self, tensors: Mapping[str, Tensor], *names: str) -> Tensor:
+        parts = [tensors[name].to(self.device, self.dtype) for name in names]
+        return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+
+def _take(old: _Layer | _Outer, new: _Layer | _Outer) -> None:
+    """Take the numbers of `new` over in the memory of `old`, which a CUDA graph may know."""
+    for field in dataclasses.fields(old):
+        mine, other = getattr(old, field.name), getattr(new, field.name)
+        if isinstance(mine, PackedLinear):
+            mine.take(other)
+        elif mine is not None:
+            mine.copy_(other)
 
 
 def _rotated(x_TQD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -160,7 +182,8 @@ def _rotated(x_TQD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 @torch.inference_mode()
 def _rotary_table(model: Any, positions: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Cosines and sines [positions, D], the sines' first half negated: what the partner is multiplied by."""
-    like = torch.empty(0, dtype=dtype)
-    cos, sin = (table[0] for table in model.model.rotary_emb(like, torch.arange(positions)[None]))
+    device = model.get_output_embeddings().weight.device
+    like, places = torch.empty(0, dtype=dtype, device=device), torch.arange(positions, device=device)
+    cos, sin = (table[0] for table in model.model.rotary_emb(like, places[None]))
     half = sin.shape[-1] // 2
     return cos, torch.cat((-sin[:, :half], sin[:, half:]), -1)

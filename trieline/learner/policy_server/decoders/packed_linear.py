@@ -12,9 +12,12 @@ class PackedLinear:
     """y = x W^T + b, for x [T, in]. In bfloat16 bit for bit what `torch.nn.functional.linear` gives."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        """Copies the weight, but not the bias."""
+        """Copies the weight on a CPU, where it may lie in a mapped file, but not the bias."""
         self._packed = is_packable(weight)
-        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight) if self._packed else weight.clone()
+        if self._packed:
+            self._weight = torch.ops.mkldnn._reorder_linear_weight(weight)
+        else:
+            self._weight = weight.clone() if weight.device.type == "cpu" else weight
         self._bias = bias
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -22,6 +25,16 @@ class PackedLinear:
             return functional.linear(x, self._weight, self._bias)
         y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "none", [], "")
         return y
+
+    def take(self, other: "PackedLinear") -> None:
+        """Take over another's numbers, of the same shapes: in the memory that is there, unless packed."""
+        if self._packed:
+            self._weight = other._weight
+        else:
+            self._weight.copy_(other._weight)
+        if self._bias is not None:
+            assert other._bias is not None, "weights of one model have the same biases"
+            self._bias.copy_(other._bias)
 
 
 def is_packable(weight: Tensor) -> bool:
