@@ -7,7 +7,7 @@ RECIPE ?= smollm2
 TRAIN_FLAGS ?=
 GPU_FLAGS ?=
 
-.PHONY: help install train tiny agent test test-long check gpu clean
+.PHONY: help install train tiny agent test test-long check docs gpu clean
 
 help:
 	@echo "make train   teach a real pretrained model code, math and games on this machine; RECIPE=walk, board,"
@@ -17,7 +17,8 @@ help:
 	@echo "make test    the tests, Docker and end-to-end ones included: twenty minutes on two cores"
 	@echo "make test-long  all of them, those too that take minutes each"
 	@echo "make gpu     tests and figures of a GPU, on a bare machine: PYTHON's own packages, no network"
-	@echo "make check   ruff, formatting and the type checker"
+	@echo "make check   ruff, formatting, the type checker and the documentation"
+	@echo "make docs    the documentation site, in build/site"
 
 # Installed anew whenever the list of what is needed changes.
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -53,10 +54,14 @@ test-long: install $(TOOL_PACKAGES)
 	./scripts/ensure_browser.sh
 	PYTHONPATH=$(TOOL_PACKAGES) ./scripts/with_docker.sh $(BIN)/python -m pytest
 
-check: install
+check: install docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Into build/site. A broken link is an error.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 gpu:
 	$(PYTHON) -m benchmarks.gpu $(GPU_FLAGS)
