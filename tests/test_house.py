@@ -25,8 +25,9 @@ LEARNER_FLOORS = {
     "policy_server.batching": {"policy_server.decoders", "model_folder", "keeping"},
     "policy_server.cpu": {"policy_server.batching", "policy_server.decoders"},
     "policy_server.gpu": {"policy_server.batching", "policy_server.decoders"},
+    "policy_server.foreign": {"policy_server.batching", "model", "model_folder", "keeping"},
     "policy_server": {
-        *(f"policy_server.{part}" for part in ("decoders", "batching", "cpu", "gpu")),
+        *(f"policy_server.{part}" for part in ("decoders", "batching", "cpu", "gpu", "foreign")),
         *("model", "model_folder", "keeping"),
     },
 }
@@ -60,6 +61,7 @@ LEARNER_SETTINGS = {
     "trieline.learner.policy_server.config",
     "trieline.learner.policy_server.engine",
     "trieline.learner.policy_server.errors",
+    "trieline.learner.policy_server.request_checks",
 }
 MOST_LINES = 400
 MOST_FUNCTION_LINES = 60

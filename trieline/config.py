@@ -20,6 +20,7 @@ from trieline.actors.gateway.config import GatewayConfig
 from trieline.common.errors import TrielineError
 from trieline.learner.config import EvaluationConfig, LearnerConfig
 from trieline.learner.policy_server.config import PolicyServerConfig
+from trieline.learner.policy_server.errors import PolicyServerError
 from trieline.wire.config import EnvConfig, LinksConfig, ModelConfig
 
 TOKEN_BYTES = 16
@@ -91,7 +92,7 @@ def config_from_dict(tree: Mapping[str, Any]) -> Config:
     """Check a nested mapping against the records."""
     _check_keys(tree, Config, "")
     try:
-        config = msgspec.convert(tree, Config)
+        config = msgspec.convert(_with_engine_defaults(tree), Config)
     except msgspec.ValidationError as error:
         raise ConfigError(_dotted(str(error))) from None
     if not config.envs:
@@ -101,10 +102,27 @@ def config_from_dict(tree: Mapping[str, Any]) -> Config:
     return config
 
 
+def _with_engine_defaults(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """A policy server of others computes other log-probabilities: the default loss is one that corrects.
+
+    `tis`, or `vtrace_pg` with V-trace's advantage: both weigh by the ratio of recomputed to recorded ones.
+    """
+    merged: dict[str, Any] = {}
+    _merge(merged, tree)
+    server, learner = merged.get("policy_server", {}), merged.setdefault("learner", {})
+    if not isinstance(server, dict) or server.get("backend", "own") == "own" or not isinstance(learner, dict):
+        return merged
+    objective = learner.setdefault("objective", {})
+    if isinstance(objective, dict):
+        objective.setdefault("loss", "vtrace_pg" if objective.get("advantage") == "vtrace" else "tis")
+    return merged
+
+
 def _check_both_ends(config: Config) -> None:
     """What no single process can see. Raises ConfigError for the first contradiction."""
     contradictions = [
         *_sampling_contradictions(config),
+        *_engine_contradictions(config),
         *_link_contradictions(config),
         *(found for number in range(len(config.envs)) for found in _env_contradictions(config, number)),
     ]
@@ -121,6 +139,35 @@ def _sampling_contradictions(config: Config) -> Iterator[str]:
             f"{actor.temperature:g} and {objective.temperature:g}: the learner would compute other "
             "probabilities than were sampled from"
         )
+
+
+def _engine_contradictions(config: Config) -> Iterator[str]:
+    """What an engine of others can't give."""
+    server, objective = config.policy_server, config.learner.objective
+    try:
+        server.validate()
+    except PolicyServerError as error:
+        yield str(error)
+    if server.backend == "own":
+        return
+    if server.engine.urls and len(server.engine.urls) != (wanted := len(config.links.generate_addresses)):
+        yield (
+            f"expected one of policy_server.engine.urls for each address of links.generate, got "
+            f"{len(server.engine.urls)} for {wanted}"
+        )
+    if objective.entropy_scaling == "token":
+        yield (
+            f"expected learner.objective.entropy_scaling = 'sequence' or 'off' with policy_server.backend = "
+            f"{server.backend!r}, got 'token': entropies are estimates there, whose errors of single tokens "
+            "would scale their advantages"
+        )
+    needs_entropies = {
+        "learner.objective.entropy_scaling": objective.entropy_scaling == "sequence",
+        "actor.branching": config.actor.branching == "entropy",
+    }
+    for name, needs in needs_entropies.items():
+        if needs and server.engine.top_logprobs == 0:
+            yield f"expected policy_server.engine.top_logprobs > 0 with {name}, which reads entropies, got 0"
 
 
 def _link_contradictions(config: Config) -> Iterator[str]:
@@ -147,7 +194,7 @@ def _env_contradictions(config: Config, number: int) -> Iterator[str]:
             f"expected {at}.max_tokens < {at}.max_context, got {episode.max_tokens} and "
             f"{episode.max_context}: no turn could have so many"
         )
-    for name in ("max_context", "kv_tokens"):
+    for name in ("max_context", "kv_tokens") if server.backend == "own" else ("max_context",):
         if episode.max_context > getattr(server, name):
             yield (
                 f"expected {at}.max_context <= policy_server.{name}, got {episode.max_context} and "

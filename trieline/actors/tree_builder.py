@@ -105,6 +105,8 @@ class TreeBuilder:
             ends = np.asarray(list(self._edges), dtype=np.int32)
             columns["edge_sources"], columns["edge_targets"] = ends[:, 0].copy(), ends[:, 1].copy()
             columns["edge_kinds"] = tuple(self._edges.values())
+        if any(one.entropies_estimated for one in self._completions if one is not None):
+            columns["entropies_estimated"] = True
         return columns
 
     def _mask(self, runs: Int32) -> int:

@@ -26,6 +26,9 @@ def add_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
 
     server = verbs.add_parser("policy-server", help="answer the actors' requests with the newest weights")
     add_config_options(server)
+    server.add_argument(
+        "--engine-log", metavar="FILE", help="what an engine of others prints that is started here"
+    )
     server.set_defaults(run=_policy_server)
 
     actor = verbs.add_parser(
@@ -72,11 +75,18 @@ def _learner(options: argparse.Namespace) -> int:
 
 def _policy_server(options: argparse.Namespace) -> int:
     config = _begin_program(options)
+    from pathlib import Path
+
     from trieline.learner.allocator import keep_freed_memory
     from trieline.learner.policy_server.process import run_policy_server
 
     keep_freed_memory()
-    return run_policy_server(config.policy_server, model=config.model, links=config.links)
+    return run_policy_server(
+        config.policy_server,
+        model=config.model,
+        links=config.links,
+        engine_log=None if options.engine_log is None else Path(options.engine_log),
+    )
 
 
 def _actor(options: argparse.Namespace) -> int:

@@ -96,7 +96,10 @@ def process_specs(config: Config, folder: RunFolder, *, resume: bool) -> list[Pr
     several = len(config.links.generate_addresses)
     servers = [
         ProcessSpec(
-            name=name, arguments=("policy-server", *base), log_file=folder.log(name), restart="always"
+            name=name,
+            arguments=("policy-server", *base, "--engine-log", str(folder.log(f"{name}-engine"))),
+            log_file=folder.log(name),
+            restart="always",
         )
         for name in (["policy-server"] if several == 1 else [f"policy-server-{i}" for i in range(several)])
     ]

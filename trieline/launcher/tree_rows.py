@@ -33,6 +33,7 @@ def tree_of(row: Row) -> TrajectoryTree:
         columns[name] = np.array(values, kind)
     for name in ("fork_causes", "leaf_causes", "edge_kinds"):
         columns[name] = tuple(row[name])
+    columns["entropies_estimated"] = bool(row["entropies_estimated"])
     tree = TrajectoryTree(**columns, info={note["name"]: note["text"] for note in row["info"]})
     tree.validate()
     return tree
@@ -77,6 +78,8 @@ def _schema(pyarrow: Any) -> Any:
             fields[field.name] = pyarrow.list_(kinds[_ARRAYS[field.name]])
         elif field.name == "info":
             fields["info"] = pyarrow.list_(pyarrow.struct([("name", text), ("text", text)]))
+        elif field.name == "entropies_estimated":
+            fields[field.name] = pyarrow.bool_()
         elif field.name not in fields:
             fields[field.name] = pyarrow.list_(text)
     return pyarrow.schema(list(fields.items()))

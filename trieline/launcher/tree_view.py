@@ -56,7 +56,8 @@ def _node_label(tree: TrajectoryTree, node: int, decode: Callable[[Sequence[int]
         versions = tree.policy_versions[run]
         low, high = int(versions.min()), int(versions.max())
         facts.append(f"version {low}" if low == high else f"versions {low}–{high}")
-        facts.append(f"entropy {_mean_entropy(tree.entropies[run])}")
+        about = "about " if tree.entropies_estimated else ""
+        facts.append(f"entropy {about}{_mean_entropy(tree.entropies[run])}")
         facts.append(f"logprob {float(tree.behavior_logprobs[run].sum()):.2f}")
         if len(tree.mask_index) and (masked := int((tree.mask_index[run] >= 0).sum())):
             facts.append(f"{masked} under a mask")

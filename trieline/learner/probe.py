@@ -39,6 +39,8 @@ PROMPTS = (
     'Ünïcode, "quotes", tabs\tand\n\nempty lines: repeat them.',
 )
 NEW_TOKENS = 24
+CORRECTING = ("tis", "icepop", "vtrace_pg", "ppo_clip")
+"""Losses in which the ratio of recomputed to recorded probability weighs a token."""
 CANARY = "mismatch_kl/canary"
 BLIND_STEPS = 10
 """Without canaries: steps that compared nothing before it is said."""
@@ -52,12 +54,20 @@ class Agreement:
     maximum: float
 
 
-# Float32: sums of another order. Bfloat16: nothing but the log-softmax where the products of a row do not
-# depend on its batch; elsewhere two orders of summing are 0.03 to 0.04 apart in the mean and 0.3 at most on
-# SmolLM2, and other models and texts round more or less.
+# Our own server. Float32: sums of another order. Bfloat16: nothing but the log-softmax where the products of
+# a row do not depend on its batch; elsewhere two orders of summing are 0.03 to 0.04 apart in the mean and 0.3
+# at most on SmolLM2, and other models and texts round more or less.
+# An engine of others has other kernels, and rounds its logits to the precision that it computes in: vLLM's
+# are 0.05 nats off in the mean on SmolLM2 in bfloat16.
 AGREEMENT = {
-    torch.float32: Agreement(mean=1e-4, maximum=1e-3),
-    torch.bfloat16: Agreement(mean=0.15, maximum=1.5),
+    "own": {
+        torch.float32: Agreement(mean=1e-4, maximum=1e-3),
+        torch.bfloat16: Agreement(mean=0.15, maximum=1.5),
+    },
+    "others": {
+        torch.float32: Agreement(mean=1e-3, maximum=1e-2),
+        torch.bfloat16: Agreement(mean=0.2, maximum=2.0),
+    },
 }
 
 
@@ -93,8 +103,11 @@ class AgreementProbe:
         _check_status(status, self._learner, envs)
         figures = self._compare("probe", completions)
         mean, maximum = figures["probe/logprob_mean_abs"], figures["probe/logprob_max_abs"]
-        _check_agreement(mean, maximum, self._learner.dtype)
+        limit = _limit_of(status, self._learner)
+        _check_agreement(mean, maximum, limit, self._learner.dtype)
         log.info("the policy server agrees with the learner: mean %.2g nats, max %.2g nats", mean, maximum)
+        if status.engine != "own":
+            log.warning("%s", about_engine(status, self._learner.config.objective.loss))
         return figures
 
     def canary(self, *, timeout_s: float) -> Tally:
@@ -286,8 +299,22 @@ def _check_status(status: ServerStatus, learner: Learner, envs: Sequence[EnvConf
             raise ProbeError(msg)
 
 
-def _check_agreement(mean: float, maximum: float, dtype: torch.dtype) -> None:
-    limit = AGREEMENT.get(dtype, AGREEMENT[torch.bfloat16])
+def _limit_of(status: ServerStatus, learner: Learner) -> Agreement:
+    of_engine = AGREEMENT["own" if status.engine == "own" else "others"]
+    return of_engine.get(learner.dtype, of_engine[torch.bfloat16])
+
+
+def about_engine(status: ServerStatus, loss: str) -> str:
+    """What a run with an engine of others should know of it."""
+    corrects = loss in CORRECTING
+    return (
+        f"{status.engine} samples, whose log-probabilities differ from the learner's by rounding; loss "
+        f"{loss!r} {'weighs by the recomputed ratio' if corrects else 'does not weigh by the ratio'}"
+        f"{'' if corrects else ': tis, icepop and vtrace_pg do'}. Its entropies are {status.entropies}"
+    )
+
+
+def _check_agreement(mean: float, maximum: float, limit: Agreement, dtype: torch.dtype) -> None:
     if not (mean <= limit.mean and maximum <= limit.maximum):
         msg = (
             f"policy server and learner compute different log-probabilities for the same tokens: mean "

@@ -193,6 +193,8 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True, tag="completion", om
     """[M + 1] mask m allows the runs `mask_offsets[m]:mask_offsets[m + 1]`."""
     mask_runs: Int32 = NO_COLUMN
     """[2 R] of each run the first token id and the one after its last."""
+    entropies_estimated: bool = False
+    """They are estimates, from the largest probabilities of each place."""
 
 
 class GenerateRefusal(msgspec.Struct, frozen=True, kw_only=True, tag="generate_refusal"):
@@ -228,6 +230,10 @@ class ServerStatus(msgspec.Struct, frozen=True, kw_only=True, tag="server_status
     """Since the start of the server."""
     dtype: Name
     protocol: int = PROTOCOL_VERSION
+    engine: Name = "own"
+    """What samples: `own`, or an engine of others."""
+    entropies: Literal["exact", "estimated", "unknown"] = "exact"
+    """What it says of them with its tokens."""
 
 
 ActorToServer = GenerateRequest | StatusRequest | Cancel

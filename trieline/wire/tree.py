@@ -128,6 +128,8 @@ class TrajectoryTree(msgspec.Struct, frozen=True, kw_only=True, eq=False, omit_d
     """[E] the later node to which it leads. Never its child: that is the token edge."""
     edge_kinds: tuple[str, ...] = ()
     """[E] one of `EDGE_KINDS` each."""
+    entropies_estimated: bool = False
+    """Some of the entropies are estimates (`Completion.entropies_estimated`)."""
 
     @property
     def num_nodes(self) -> int:

@@ -91,6 +91,12 @@ def _expect_usable(
                 f"entropy_scaling = {config.entropy_scaling!r}, got unknown ones"
             )
             raise BatchError(msg)
+        if config.entropy_scaling == "token" and tree.entropies_estimated:
+            msg = (
+                f"{tree.env_id}, task {tree.task_id}: expected exact entropies with entropy_scaling = "
+                "'token', got estimates; 'sequence' takes them"
+            )
+            raise BatchError(msg)
 
 
 def _weights(groups: list[Group], config: ObjectiveConfig) -> Float64:

@@ -4,16 +4,27 @@ import os
 
 from trieline.learner.model_folder.model_source import prepare_model
 from trieline.learner.policy_server.config import PolicyServerConfig
-from trieline.learner.policy_server.engine import Engine
+from trieline.learner.policy_server.engine import Engine, EnginePlace
 from trieline.wire.config import ModelConfig
 
 
-def load_engine(config: PolicyServerConfig, model: ModelConfig) -> Engine:
+def load_engine(
+    config: PolicyServerConfig, model: ModelConfig, *, place: EnginePlace | None = None
+) -> Engine:
     """The engine of a model, ready to sample at full speed.
 
     Raises:
-        LearnerError: the model can't be used.
+        LearnerError: the model can't be used, or the engine of others does not come up.
     """
+    config.validate()
+    if config.backend != "own":
+        from trieline.learner.policy_server.foreign.start import start_engine
+
+        return start_engine(config, model, place or EnginePlace())
+    return _own_engine(config, model)
+
+
+def _own_engine(config: PolicyServerConfig, model: ModelConfig) -> Engine:
     import torch
 
     from trieline.learner.model.compute_device import choose_device

@@ -5,6 +5,36 @@ from typing import Annotated, Literal
 import msgspec
 
 from trieline.common.numbers import Positive, Seconds
+from trieline.learner.policy_server.errors import PolicyServerError
+
+
+class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An engine of others that samples in this server's place: vLLM or SGLang, spoken to over HTTP."""
+
+    command: list[str] = []
+    """Starts it; it is ended with the policy server. Empty: `vllm serve`, or `python -m
+    sglang.launch_server`. What follows from the model and from these settings is added."""
+    arguments: list[str] = []
+    """More arguments for it, after all others."""
+    environment: dict[str, str] = {}
+    """More variables for it."""
+    urls: tuple[str, ...] = ()
+    """Where it runs already, such as `http://127.0.0.1:8000`: one for each address of `links.generate`, in
+    their order. Empty: it is started here."""
+    token_variable: str = ""
+    """The variable of the environment that holds the bearer token for `urls`. "": they ask for none."""
+    weights_folder: str = ""
+    """Where new weights are copied to, by a path that the engine sees too. "": it reads them where the
+    learner put them, on the same machine."""
+    top_logprobs: Annotated[int, msgspec.Meta(ge=0, le=1024)] = 20
+    """Largest log-probabilities of each place that are asked for, to estimate the entropy from. 0: none, and
+    entropies are unknown."""
+    request_timeout_s: Seconds = 120.0
+    """For its answer to one request. Then it counts as hanging, and another server is asked."""
+    startup_timeout_s: Seconds = 600.0
+    """For it to come up, and to come back."""
+    max_reply_bytes: Positive = 64 * 1024 * 1024
+    """Of one answer."""
 
 
 class PolicyServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -14,6 +44,9 @@ class PolicyServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     46 kB in a row (float32, as attention computes) and 23 kB in the prefix cache.
     """
 
+    backend: Literal["own", "vllm", "sglang"] = "own"
+    """What samples: the engine that comes with Trieline, or one of others (`engine`, docs/engines.md)."""
+    engine: EngineConfig = EngineConfig()
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """What it samples on. `auto`: the GPU if there is one."""
     threads: Annotated[int, msgspec.Meta(ge=0, le=1024)] = 0
@@ -37,3 +70,28 @@ class PolicyServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     """Steps that may fail, with no request answered in between, before the server exits with an error."""
     stop_grace_s: Seconds = 2.0
     """After SIGTERM or SIGINT, so long the refusals may take to leave."""
+
+    def validate(self) -> None:
+        """Raise PolicyServerError for settings without effect, or that contradict each other."""
+        defaults, engine = PolicyServerConfig(), self.engine
+        if self.backend == "own":
+            self._expect_default("engine", defaults, "backend = 'own'")
+            return
+        for name in _OWN_SETTINGS:
+            self._expect_default(name, defaults, f"backend = {self.backend!r}: that engine has its own")
+        if engine.urls:
+            for name in ("command", "arguments", "environment"):
+                if getattr(engine, name):
+                    msg = f"policy_server.engine.{name} has no effect with engine.urls: nothing is started"
+                    raise PolicyServerError(msg)
+        elif engine.token_variable:
+            msg = "policy_server.engine.token_variable has no effect without engine.urls"
+            raise PolicyServerError(msg)
+
+    def _expect_default(self, name: str, defaults: "PolicyServerConfig", when: str) -> None:
+        if (value := getattr(self, name)) != getattr(defaults, name):
+            msg = f"policy_server.{name} = {value!r} has no effect with {when}; remove it"
+            raise PolicyServerError(msg)
+
+
+_OWN_SETTINGS = ("kv_tokens", "prefix_tokens", "prefill_tokens")

@@ -3,9 +3,10 @@
 Ours on the CPU is one engine; another may stand in another process or on another machine.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from trieline.wire.messages import Completion, GenerateRequest
 
@@ -20,6 +21,28 @@ class Finished:
     ticket: Ticket
     completion: Completion
     """With log-probability and version of every token; entropies that the engine does not know are NaN."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EnginePlace:
+    """Where an engine of others is, and where it writes."""
+
+    number: int = 0
+    """Of this policy server among those of `links.generate`."""
+    log_file: Path | None = None
+    """Of all that it prints; None: where this process prints, too."""
+    gives_up: Callable[[], str] = str
+    """Asked while it comes up: why not to wait any longer; "": go on."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Refused:
+    """A request that gets no answer here."""
+
+    ticket: Ticket
+    kind: Literal["invalid", "failed"]
+    """`invalid`: nor anywhere else; `failed`: another server may answer it."""
+    reason: str
 
 
 class Engine(Protocol):
@@ -41,6 +64,16 @@ class Engine(Protocol):
     @property
     def dtype(self) -> str:
         """Compute precision."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """`own`, or the kind of the engine of others."""
+        ...
+
+    @property
+    def entropies(self) -> Literal["exact", "estimated", "unknown"]:
+        """What it says of them with its tokens."""
         ...
 
     @property
@@ -74,11 +107,15 @@ class Engine(Protocol):
         ...
 
     def step(self) -> list[Finished]:
-        """Sample some tokens; the requests that are finished by them. Nothing to do: does nothing."""
+        """Sample some tokens; the requests that are finished by them. Nothing to do: does nothing.
+
+        Raises:
+            EngineGoneError: there is no engine any more.
+        """
         ...
 
-    def take_refused(self) -> list[tuple[Ticket, str]]:
-        """Requests that turned out to be none that can be answered, and why, since this was last asked."""
+    def take_refused(self) -> list[Refused]:
+        """Requests that turned out to get no answer, since this was last asked."""
         ...
 
     def load(self, weights: Path, policy_version: int) -> None:
@@ -88,6 +125,7 @@ class Engine(Protocol):
 
         Raises:
             CheckpointError: the file does not fit the model; the message names the tensor. The old ones stay.
+            EngineError: the engine can't be reached, or did not take them. They may be given to it again.
         """
         ...
 

@@ -17,3 +17,15 @@ class OverloadedError(PolicyServerError):
 
 class NonFiniteLogitsError(PolicyServerError):
     """The model gave NaN or infinity: nothing can be sampled from that."""
+
+
+class EngineError(PolicyServerError):
+    """An engine of others failed, or said what it should not. The message names its address."""
+
+
+class EngineGoneError(EngineError):
+    """One that was started here has ended: there is nothing to go on with."""
+
+
+class EngineAwayError(EngineError):
+    """It is gone, hangs, or is not the one that was given its weights: there is no use in asking it now."""

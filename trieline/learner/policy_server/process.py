@@ -3,6 +3,7 @@
 import logging
 import time
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Literal
 
 from trieline.common.owned_folder import new_folder
@@ -11,8 +12,13 @@ from trieline.common.signals import on_stop_signal
 from trieline.learner.errors import CheckpointError
 from trieline.learner.policy_server.choose_engine import load_engine
 from trieline.learner.policy_server.config import PolicyServerConfig
-from trieline.learner.policy_server.engine import Engine, Ticket
-from trieline.learner.policy_server.errors import InvalidRequestError, OverloadedError
+from trieline.learner.policy_server.engine import Engine, EnginePlace, Ticket
+from trieline.learner.policy_server.errors import (
+    EngineError,
+    EngineGoneError,
+    InvalidRequestError,
+    OverloadedError,
+)
 from trieline.learner.policy_server.waiting import WaitingRequests
 from trieline.wire.config import LinksConfig, ModelConfig
 from trieline.wire.generate_link import GenerateServer
@@ -25,14 +31,20 @@ RefusalKind = Literal["invalid", "overloaded", "stopping", "failed"]
 
 # How long an idle server sleeps on its socket: the delay of new weights and of a signal.
 IDLE_POLL_S = 0.05
+# Pause before an engine that did not take new weights is given them again.
+RETRY_S = 1.0
 # Requests that wait in the engine itself, in rows: enough to fill them all at once, and to find prompts that
 # several of them share.
 ROWS_AHEAD = 2
 MAX_REASON = 4000
 
 
-def run_policy_server(config: PolicyServerConfig, *, model: ModelConfig, links: LinksConfig) -> int:
-    """Serve until SIGTERM or SIGINT (0), or until too many steps in a row have failed (1).
+def run_policy_server(
+    config: PolicyServerConfig, *, model: ModelConfig, links: LinksConfig, engine_log: Path | None = None
+) -> int:
+    """Serve until SIGTERM or SIGINT (0), or until too many steps in a row failed, or the engine ended (1).
+
+    `engine_log`: of an engine of others that is started here; None: it prints where this process does.
 
     Raises:
         LearnerError, WireError: the model or an address can't be used.
@@ -44,7 +56,15 @@ def run_policy_server(config: PolicyServerConfig, *, model: ModelConfig, links: 
         sockets = GenerateServer(links)
         resources.callback(sockets.close)
         sockets.bind()
-        engine = load_engine(config, model)
+        number = links.generate_addresses.index(sockets.address)
+        place = EnginePlace(number=number, log_file=engine_log, gives_up=lambda: stop.reason)
+        try:
+            engine = load_engine(config, model, place=place)
+        except EngineError:
+            if stop.reason:
+                log.info("stopping on %s, before the engine was up", stop.reason)
+                return 0
+            raise
         resources.callback(engine.close)
         fetched = new_folder("trieline-weights-")
         resources.callback(fetched.close)
@@ -86,6 +106,9 @@ class PolicyServer:
         self._waiting = WaitingRequests(config.max_waiting)
         self._began = False
         self._failures = 0
+        self._owed: tuple[int, Path] | None = None
+        """Weights that the engine did not take when it was given them."""
+        self._retry_at = 0.0
 
     def serve(self, stop: StopFlag) -> int:
         """The exit status."""
@@ -95,7 +118,12 @@ class PolicyServer:
             if not self._may_begin():
                 continue
             self._feed()
-            self._step()
+            try:
+                self._step()
+            except EngineGoneError as error:
+                log.critical("giving up: %s", error)
+                self._refuse_all("failed", "the engine of the policy server has ended")
+                return 1
             if self._failures >= self._config.max_failures:
                 log.critical(
                     "giving up: %d steps failed and none of their requests was answered", self._failures
@@ -147,6 +175,8 @@ class PolicyServer:
     def _step(self) -> None:
         try:
             finished = self._engine.step()
+        except EngineGoneError:
+            raise
         except Exception as error:
             self._failures += 1
             log.exception("step failed (failure %d of %d)", self._failures, self._config.max_failures)
@@ -155,19 +185,26 @@ class PolicyServer:
             return
         if finished:
             self._failures = 0
-        for ticket, reason in self._engine.take_refused():
-            self._refuse(ticket, "invalid", reason)
+        for refused in self._engine.take_refused():
+            self._refuse(refused.ticket, refused.kind, refused.reason)
         for answer in finished:
             self._sockets.reply(answer.ticket[0], answer.completion)
 
     def _swap_weights(self) -> None:
         announced = self._subscriber.poll()
-        if announced is None:
+        if announced is None and (self._owed is None or time.monotonic() < self._retry_at):
             return
+        announced = announced or self._owed
+        assert announced is not None, "one of them"
         version, path = announced
         began = time.perf_counter()
+        self._owed = None
         try:
             self._engine.load(path, version)
+        except EngineError as error:
+            log.error("weights of version %d were not taken, another try follows: %s", version, error)
+            self._owed, self._retry_at = announced, time.monotonic() + RETRY_S
+            return
         except (CheckpointError, OSError) as error:
             log.error(
                 "weights of version %d refused, those of %d stay: %s",
@@ -192,6 +229,8 @@ class PolicyServer:
             max_context=engine.max_context,
             tokens_generated=engine.tokens_generated,
             dtype=engine.dtype,
+            engine=engine.name,
+            entropies=engine.entropies,
         )
 
     def _refuse_all(self, kind: RefusalKind, reason: str) -> None:

@@ -180,7 +180,8 @@ def test_a_grammar_that_comes_to_nothing_is_refused_alone(engine: CpuEngine) -> 
     engine.submit(b"peer", stuck)
     engine.submit(b"peer", ask(2, max_tokens=5))
     assert set(drain(engine)) == {2}
-    ((ticket, reason),) = engine.take_refused()
+    (refused,) = engine.take_refused()
+    ticket, reason = refused.ticket, refused.reason
     assert ticket == (b"peer", 1)
     assert "none can come next" in reason
     assert engine.take_refused() == []
@@ -193,7 +194,8 @@ def test_masks_beyond_what_can_be_sent_are_refused(
     monkeypatch.setattr(completion_masks, "MAX_BYTES", 500)
     engine.submit(b"peer", ask(1, top_p=0.9, tell_masks=True))
     assert drain(engine) == {}
-    ((_, reason),) = engine.take_refused()
+    (refused,) = engine.take_refused()
+    reason = refused.reason
     assert "expected masks of at most 500 bytes" in reason
 
 

@@ -1,5 +1,7 @@
 """The masks under which the tokens of one completion were sampled, as its columns have them."""
 
+from typing import TypedDict
+
 import numpy as np
 
 from trieline.common.arrays import Int32
@@ -7,6 +9,14 @@ from trieline.learner.policy_server.errors import InvalidRequestError
 
 MAX_BYTES = 16 * 1024 * 1024
 """Of one completion: a quarter of what a message may have, if nobody changed `links.max_message_bytes`."""
+
+
+class MaskColumns(TypedDict, total=False):
+    """As a `Completion` has them."""
+
+    mask_index: Int32
+    mask_offsets: Int32
+    mask_runs: Int32
 
 
 class CompletionMasks:
@@ -38,7 +48,7 @@ class CompletionMasks:
             )
             raise InvalidRequestError(msg)
 
-    def columns(self) -> dict[str, Int32]:
+    def columns(self) -> MaskColumns:
         """The columns of a `Completion` of them; none if no token had one."""
         if not self._numbers:
             return {}

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from torch import Tensor
@@ -25,8 +26,9 @@ from trieline.learner.policy_server.batching.sequence import Sequence
 from trieline.learner.policy_server.batching.stop_text import Decode, StopText
 from trieline.learner.policy_server.config import PolicyServerConfig
 from trieline.learner.policy_server.decoders.decoder import Decoder
-from trieline.learner.policy_server.engine import Finished, Ticket
+from trieline.learner.policy_server.engine import Finished, Refused, Ticket
 from trieline.learner.policy_server.errors import InvalidRequestError
+from trieline.learner.policy_server.request_checks import expect_possible
 from trieline.wire.messages import GenerateRequest, Sampling
 
 # A request waits for another that is reading the same prompt if that saves it at least so many tokens.
@@ -46,6 +48,9 @@ class EngineCounters:
 
 class BatchingEngine:
     """Owns the requests; `step` moves all of them on by one token."""
+
+    name = "own"
+    entropies: Literal["exact"] = "exact"
 
     def __init__(
         self,
@@ -69,7 +74,7 @@ class BatchingEngine:
         self._decode = decode
         self._grammars = grammars
         self._base = base
-        self._refused: list[tuple[Ticket, str]] = []
+        self._refused: list[Refused] = []
         self._waiting: deque[Sequence] = deque()
         self._backend = backend
         self._places = backend.places
@@ -120,8 +125,8 @@ class BatchingEngine:
                 self._places.remove(sequence)
                 return
 
-    def take_refused(self) -> list[tuple[Ticket, str]]:
-        """Requests that turned out to be none that can be answered, and why, since this was last asked."""
+    def take_refused(self) -> list[Refused]:
+        """Requests that turned out to be none that can be answered, since this was last asked."""
         refused, self._refused = self._refused, []
         return refused
 
@@ -188,23 +193,8 @@ class BatchingEngine:
 
     def check(self, request: GenerateRequest) -> None:
         """Raise InvalidRequestError if it can never be answered."""
-        prompt, sampling = request.prompt, request.sampling
-        if len(prompt) == 0:
-            msg = "expected a prompt of at least one token, got none"
-            raise InvalidRequestError(msg)
-        low, high = int(prompt.min()), int(prompt.max())
-        if low < 0 or high >= self.decoder.vocab_size:
-            msg = f"expected prompt tokens in [0, {self.decoder.vocab_size}), got {low}..{high}"
-            raise InvalidRequestError(msg)
-        if len(prompt) + sampling.max_tokens > self.max_context:
-            msg = (
-                f"expected prompt and completion of at most {self.max_context} tokens, "
-                f"got {len(prompt)} + {sampling.max_tokens}"
-            )
-            raise InvalidRequestError(msg)
-        if not np.isfinite(sampling.temperature):
-            msg = f"expected a finite temperature, got {sampling.temperature}"
-            raise InvalidRequestError(msg)
+        expect_possible(request, vocab_size=self.decoder.vocab_size, max_context=self.max_context)
+        sampling = request.sampling
         if sampling.stop and self._decode is None:
             msg = f"expected no stop strings (the model's folder has no tokenizer.json), got {sampling.stop}"
             raise InvalidRequestError(msg)
@@ -286,7 +276,9 @@ class BatchingEngine:
                 self._remember(sequence, sequence.filled)
         answered = [one for one in done if not one.refusal]
         finished = [Finished(ticket=one.ticket, completion=one.completion()) for one in answered]
-        self._refused += [(one.ticket, one.refusal) for one in done if one.refusal]
+        self._refused += [
+            Refused(ticket=one.ticket, kind="invalid", reason=one.refusal) for one in done if one.refusal
+        ]
         self.counters.generated += len(sampling)
         # What can fail is over: a request has a row until its answer is on its way.
         for sequence in done:

@@ -1,0 +1,1 @@
+"""Engines of others behind the policy server's contract: vLLM and SGLang, over HTTP."""

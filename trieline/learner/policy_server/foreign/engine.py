@@ -1,0 +1,332 @@
+"""An engine of others behind the policy server's contract: requests go to it over HTTP, each on its own.
+
+The policy server's thread submits and collects; another thread has the connections. An engine that does not
+answer is *away*: what it was asked is refused as `failed`, with its address, so that another server is asked;
+it is looked at until it is back, and is given the newest weights again before anything is asked of it.
+"""
+
+import asyncio
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+
+from trieline.common.complaints import Complaints
+from trieline.common.file_lock import reading
+from trieline.learner.policy_server.engine import Finished, Refused, Ticket
+from trieline.learner.policy_server.errors import EngineAwayError, EngineError, InvalidRequestError
+from trieline.learner.policy_server.foreign.child_engine import ChildEngine
+from trieline.learner.policy_server.foreign.dialect import Abilities, Dialect, Labels, Served
+from trieline.learner.policy_server.foreign.http_link import HttpLink
+from trieline.learner.policy_server.foreign.staged_weights import StagedWeights
+from trieline.learner.policy_server.request_checks import expect_possible
+from trieline.wire.messages import Completion, GenerateRequest, Sampling
+
+log = logging.getLogger(__name__)
+
+# How long `step` waits for an answer: the delay of new requests.
+STEP_WAIT_S = 0.01
+# How often the engine is looked at.
+LOOK_S = 2.0
+HEALTH_S = 5.0
+STARTED_S = 120.0
+"""For what it is asked once it is up: its settings, and to read the model's weights."""
+SLOW = 0.5
+"""Of the time limit of a request, after which an answer is called slow."""
+
+TRIAL = GenerateRequest(request_id=0, prompt=np.zeros(1, np.int32), sampling=Sampling(max_tokens=1))
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class _Open:
+    """A request without an answer."""
+
+    request: GenerateRequest
+    asked: "asyncio.Task[None] | None" = None
+
+
+class ForeignEngine:
+    """See `engine.Engine`. `start` first."""
+
+    def __init__(
+        self,
+        dialect: Dialect,
+        served: Served,
+        weights: StagedWeights,
+        *,
+        make_link: Callable[[], HttpLink],
+        child: ChildEngine | None = None,
+    ) -> None:
+        """`make_link` is called in the loop of the connections. `child`: it runs there; not ended by this."""
+        self.policy_version = 0
+        self.tokens_generated = 0
+        self._dialect = dialect
+        self._served = served
+        self._weights = weights
+        self._make_link = make_link
+        self._child = child
+        self._labels = Labels(secrets.token_hex(4))
+        self._abilities = Abilities(max_context=served.config.max_context, max_logprobs=0)
+        self._open: dict[Ticket, _Open] = {}
+        self._came = threading.Condition()
+        self._answers: list[Finished | Refused] = []
+        self._refused: list[Refused] = []
+        self._complaints = Complaints(dialect.kind)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="engine's connections")
+        self._link: HttpLink | None = None
+        self._watch: asyncio.Task[None] | None = None
+        # Of the loop's thread alone.
+        self._away = ""
+        self._newest: tuple[Path, int] | None = None
+        self._loading = False
+
+    def start(self, gives_up: Callable[[], str] = str) -> None:
+        """Wait until it is up, and see what it is. Raises EngineError, also if `gives_up` says why."""
+        self._thread.start()
+        self._run(self._begin(gives_up), self._served.config.engine.startup_timeout_s + STARTED_S)
+
+    @property
+    def name(self) -> str:
+        return self._served.config.backend
+
+    @property
+    def entropies(self) -> Literal["exact", "estimated", "unknown"]:
+        return "estimated" if self._served.config.engine.top_logprobs else "unknown"
+
+    @property
+    def vocab_size(self) -> int:
+        return self._served.vocab_size
+
+    @property
+    def max_context(self) -> int:
+        return min(self._served.config.max_context, self._abilities.max_context)
+
+    @property
+    def dtype(self) -> str:
+        return self._served.dtype
+
+    @property
+    def running(self) -> int:
+        return min(len(self._open), self._served.config.max_rows)
+
+    @property
+    def waiting(self) -> int:
+        return len(self._open) - self.running
+
+    def check(self, request: GenerateRequest) -> None:
+        expect_possible(request, vocab_size=self.vocab_size, max_context=self.max_context)
+        if refusal := self._dialect.refusal(request.sampling, self._abilities):
+            raise InvalidRequestError(refusal)
+
+    def submit(self, peer: bytes, request: GenerateRequest) -> None:
+        ticket = peer, request.request_id
+        one = self._open[ticket] = _Open(request)
+        self._loop.call_soon_threadsafe(self._ask, ticket, one)
+
+    def cancel(self, ticket: Ticket) -> None:
+        """Its connection is closed, by which the engine knows."""
+        if (one := self._open.pop(ticket, None)) is not None:
+            self._loop.call_soon_threadsafe(_cancel, one)
+
+    def step(self) -> list[Finished]:
+        """What has been answered by now; waits a little for the first.
+
+        Raises:
+            EngineGoneError: it was started here and has ended.
+        """
+        if self._child is not None:
+            self._child.expect_alive()
+        with self._came:
+            if not self._answers and self._open:
+                self._came.wait(STEP_WAIT_S)
+            answers, self._answers = self._answers, []
+        finished: list[Finished] = []
+        for answer in answers:
+            # Of a request that was cancelled meanwhile: nobody waits for it.
+            if self._open.pop(answer.ticket, None) is None:
+                continue
+            if isinstance(answer, Refused):
+                self._refused.append(answer)
+                continue
+            finished.append(answer)
+            self.tokens_generated += len(answer.completion.token_ids)
+        return finished
+
+    def take_refused(self) -> list[Refused]:
+        refused, self._refused = self._refused, []
+        return refused
+
+    def load(self, weights: Path, policy_version: int) -> None:
+        """Change the weights; blocks until the engine has them."""
+        self._run(self._load(weights, policy_version), 6 * self._served.config.engine.request_timeout_s)
+        self.policy_version = policy_version
+
+    def drain(self) -> list[Ticket]:
+        tickets = list(self._open)
+        for ticket in tickets:
+            self.cancel(ticket)
+        with self._came:
+            self._answers.clear()
+        return tickets
+
+    def close(self) -> None:
+        if self._thread.is_alive():
+            self._run(self._end(), HEALTH_S)
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+        self._weights.close()
+
+    def _run(self, work: Coroutine[Any, Any, T], timeout_s: float) -> T:
+        future: Future[T] = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result(timeout_s)
+        except TimeoutError as error:
+            future.cancel()
+            msg = f"{self._name()} took more than {timeout_s:g} s"
+            raise EngineError(msg) from error
+
+    def _name(self) -> str:
+        return self._link.name if self._link is not None else self._dialect.kind
+
+    # ---- in the loop of the connections --------------------------------------------------------------------
+
+    async def _begin(self, gives_up: Callable[[], str]) -> None:
+        link = self._link = self._make_link()
+        deadline = time.monotonic() + self._served.config.engine.startup_timeout_s
+        while reason := await link.is_there("/health", timeout_s=HEALTH_S):
+            if self._child is not None:
+                self._child.expect_alive()
+            if why := gives_up():
+                msg = f"waited for {link.name} until {why}"
+                raise EngineError(msg)
+            if time.monotonic() >= deadline:
+                msg = f"waited {self._served.config.engine.startup_timeout_s:g} s for an engine: {reason}"
+                raise EngineError(msg)
+            await asyncio.sleep(0.5)
+        self._abilities = await self._dialect.look(link)
+        await self._dialect.load(link, self._served.folder, self._labels.of(0))
+        log.info("%s is up: %d tokens of context", link.name, self._abilities.max_context)
+        self._watch = asyncio.create_task(self._look_after(link))
+
+    async def _end(self) -> None:
+        tasks = [one.asked for one in self._open.values() if one.asked is not None]
+        tasks += [self._watch] if self._watch is not None else []
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._link is not None:
+            await self._link.close()
+
+    def _ask(self, ticket: Ticket, one: _Open) -> None:
+        # While weights are read, an engine that keeps no requests is asked nothing: `_load` asks all anew.
+        if one.asked is None and not (self._loading and not self._dialect.keeps_requests):
+            one.asked = asyncio.get_running_loop().create_task(self._answer(ticket, one.request))
+
+    async def _answer(self, ticket: Ticket, request: GenerateRequest) -> None:
+        answer: Finished | Refused
+        try:
+            answer = Finished(ticket=ticket, completion=await self._generate(request))
+        except InvalidRequestError as error:
+            answer = Refused(ticket=ticket, kind="invalid", reason=str(error))
+        except EngineError as error:
+            answer = Refused(ticket=ticket, kind="failed", reason=str(error))
+        except Exception as error:
+            log.exception("a request failed")
+            answer = Refused(ticket=ticket, kind="failed", reason=f"{type(error).__name__}: {error}")
+        with self._came:
+            self._answers.append(answer)
+            self._came.notify()
+
+    async def _generate(self, request: GenerateRequest) -> Completion:
+        link = self._link
+        assert link is not None, "started"
+        if self._away:
+            raise EngineAwayError(self._away)
+        began, limit_s = time.monotonic(), self._served.config.engine.request_timeout_s
+        try:
+            completion = await self._dialect.generate(link, request, self._labels, self._abilities)
+        except EngineError as error:
+            self._complaints.add("requests that failed", error)
+            if isinstance(error, EngineAwayError) and not self._away and not self._loading:
+                self._away = str(error)
+            raise
+        if (seconds := time.monotonic() - began) > SLOW * limit_s:
+            self._complaints.add("slow answers", f"{link.name} took {seconds:.0f} of {limit_s:g} s")
+        return completion
+
+    async def _load(self, weights: Path, policy_version: int) -> None:
+        self._newest = weights, policy_version
+        try:
+            await self._give(weights, policy_version)
+        except EngineError as error:
+            self._away = str(error)
+            raise
+        self._away = ""
+
+    async def _give(self, weights: Path, policy_version: int) -> None:
+        link = self._link
+        assert link is not None, "started"
+        label = self._labels.of(policy_version)
+        with reading(weights):
+            folder = await asyncio.to_thread(self._weights.stage, weights, label)
+            self._loading = True
+            held = [] if self._dialect.keeps_requests else self._hold()
+            try:
+                await self._dialect.load(link, folder, label)
+            finally:
+                self._loading = False
+                for ticket in held:
+                    if (one := self._open.get(ticket)) is not None:
+                        self._ask(ticket, one)
+
+    def _hold(self) -> list[Ticket]:
+        """Take back what was asked; it is asked again."""
+        for one in list(self._open.values()):
+            _cancel(one)
+            one.asked = None
+        return list(self._open)
+
+    async def _look_after(self, link: HttpLink) -> None:
+        """Find out that it is gone, and that it is back."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            reason = await link.is_there("/health", timeout_s=HEALTH_S)
+            if reason and not self._away:
+                self._away = reason
+            if not self._away:
+                continue
+            self._complaints.add("looks at an engine that is away", self._away, level=logging.ERROR)
+            if not reason and not self._loading:
+                await self._try_again(link)
+
+    async def _try_again(self, link: HttpLink) -> None:
+        """It lives: see whether it works, with the newest weights."""
+        try:
+            self._abilities = await self._dialect.look(link)
+            if self._newest is None:
+                await self._dialect.load(link, self._served.folder, self._labels.of(0))
+            else:
+                await self._give(*self._newest)
+            async with asyncio.timeout(2 * HEALTH_S):
+                await self._dialect.generate(link, TRIAL, self._labels, self._abilities)
+        except (EngineError, InvalidRequestError, TimeoutError, OSError) as error:
+            self._complaints.add("engines that did not come back", error)
+            return
+        log.info("%s is back", link.name)
+        self._away = ""
+
+
+def _cancel(one: _Open) -> None:
+    if one.asked is not None:
+        one.asked.cancel()
