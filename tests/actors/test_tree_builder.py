@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -145,3 +147,14 @@ def test_what_was_not_added_is_left_at_its_default() -> None:
     tree = tree_of(rollout(0, ids(1), (ids(1), ids(2))))
     for column in (tree.leaf_groups, tree.mask_index, tree.mask_offsets, tree.mask_runs, tree.edge_sources):
         assert column.tolist() == []
+
+
+def test_one_estimate_marks_the_tree() -> None:
+    prompt = ids(1, 2)
+    plain = rollout(0, prompt, (prompt, ids(9)))
+    assert not tree_of(plain).entropies_estimated
+    estimated = rollout(1, prompt, (prompt, ids(8)))
+    (turn,) = estimated.turns
+    about = dataclasses.replace(turn, completion=replace(turn.completion, entropies_estimated=True))
+    tree = tree_of(plain, dataclasses.replace(estimated, turns=[about]))
+    assert tree.entropies_estimated

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from trieline.config import Config, ConfigError, load_config, recipe_names, write_config
+from trieline.learner.errors import ObjectiveError
 
 BASE = """
 [model]
@@ -167,3 +168,64 @@ def test_environments_take_lists_and_tables_as_arguments(base: str, tmp_path: Pa
     assert config.envs[0].kwargs == {"tasks": ["c"], "board": {"rows": 6}}
     write_config(config, tmp_path / "copy.toml")
     assert load_config([str(tmp_path / "copy.toml")]) == config
+
+
+VLLM = "policy_server.backend=vllm"
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (["policy_server.engine.top_logprobs=5"], "engine = .* has no effect with backend = 'own'"),
+        ([VLLM, "policy_server.kv_tokens=100000"], "kv_tokens = 100000 has no effect with backend = 'vllm'"),
+        (
+            [VLLM, "policy_server.engine.urls=['http://h:1']", "policy_server.engine.command=['vllm']"],
+            r"engine\.command has no effect with engine\.urls",
+        ),
+        (
+            [VLLM, "policy_server.engine.urls=['http://h:1', 'http://h:2']"],
+            r"one of policy_server\.engine\.urls for each address of links\.generate, got 2 for 1",
+        ),
+        (
+            [VLLM, "policy_server.engine.token_variable=KEY"],
+            "token_variable has no effect without engine.urls",
+        ),
+        (
+            [VLLM, "learner.objective.entropy_scaling=token"],
+            "entropy_scaling = 'sequence' or 'off' with policy_server.backend = 'vllm', got 'token'",
+        ),
+        (
+            [VLLM, "learner.objective.entropy_scaling=sequence", "policy_server.engine.top_logprobs=0"],
+            r"top_logprobs > 0 with learner\.objective\.entropy_scaling",
+        ),
+        (
+            [VLLM, "actor.branching=entropy", "actor.branches=2", "policy_server.engine.top_logprobs=0"],
+            r"top_logprobs > 0 with actor\.branching",
+        ),
+        ([VLLM, "learner.objective.clip_low=0.1"], "clip_low = 0.1 has no effect with loss = 'tis'"),
+    ],
+)
+def test_what_an_engine_of_others_can_not_give_is_named(
+    base: str, settings: list[str], expected: str
+) -> None:
+    def load() -> None:
+        load_config([base], settings).learner.validate()
+
+    with pytest.raises((ConfigError, ObjectiveError), match=expected):
+        load()
+
+
+def test_with_an_engine_of_others_the_default_loss_corrects(base: str, tmp_path: Path) -> None:
+    assert load_config([base]).learner.objective.loss == "ppo_clip"
+    config = load_config([base], [VLLM])
+    assert config.learner.objective.loss == "tis"
+    write_config(config, tmp_path / "config.toml")
+    assert load_config([str(tmp_path / "config.toml")]) == config
+    assert (
+        load_config([base], [VLLM, "learner.objective.advantage=vtrace"]).learner.objective.loss
+        == "vtrace_pg"
+    )
+    assert load_config([base], [VLLM, "learner.objective.loss=pg"]).learner.objective.loss == "pg"
+    many = ["links.generate=['tcp://127.0.0.1:1', 'tcp://127.0.0.1:2']"]
+    both = load_config([base], [VLLM, *many, "policy_server.engine.urls=['http://h:1', 'http://h:2']"])
+    assert len(both.policy_server.engine.urls) == 2

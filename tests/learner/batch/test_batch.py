@@ -164,6 +164,14 @@ def test_unknown_entropies_are_refused_where_they_are_needed(scaling: str) -> No
     assert all(np.isfinite(pack.scales).all() for pack in batch.packs)
 
 
+def test_estimated_entropies_scale_rollouts_but_no_tokens() -> None:
+    tree = replace(masked_tree(), mask_index=NONE, mask_offsets=NONE, mask_runs=NONE)
+    estimated = replace(tree, entropies=np.abs(np.nan_to_num(tree.entropies)), entropies_estimated=True)
+    with pytest.raises(BatchError, match="expected exact entropies with entropy_scaling = 'token'"):
+        prepare_batch([estimated], ObjectiveConfig(entropy_scaling="token"), max_tokens=100)
+    assert prepare_batch([estimated], ObjectiveConfig(entropy_scaling="sequence"), max_tokens=100).metrics
+
+
 def test_forks_are_counted_by_who_asked_for_them() -> None:
     tree = random_tree(np.random.default_rng(3), vocab_size=4, max_nodes=14)
     causes = ["rollout", "rollout", "branch", "compaction", "compaction", "compaction", "token_mismatch"]

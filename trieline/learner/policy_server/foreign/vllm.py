@@ -69,8 +69,8 @@ class _ModelSettings(msgspec.Struct):
     max_logprobs: int
 
 
-class _DeviceSettings(msgspec.Struct):
-    device_type: str = ""
+class _DeviceSettings(msgspec.Struct, frozen=True):
+    device: str = ""
 
 
 class _Settings(msgspec.Struct):
@@ -137,7 +137,7 @@ class VllmDialect:
             max_context=settings.max_model_len,
             # 0.32 dies on a CPU of a request with a seed whose prompt is read in parts: it sets the offset of
             # the request's generator back, which generators of CPUs don't have.
-            takes_seeds=info.vllm_config.device_config.device_type != "cpu",
+            takes_seeds=info.vllm_config.device_config.device != "cpu",
             max_logprobs=self._served.vocab_size if settings.max_logprobs < 0 else settings.max_logprobs,
         )
 

@@ -1,0 +1,144 @@
+"""Policy servers over engines of others, as actors see them: real sockets on one side, HTTP on the other."""
+
+import asyncio
+import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from tests.learner.policy_server.foreign.fake_engine import DEADLINE_S, FakeEngine
+from tests.learner.policy_server.foreign.test_engine import wait_for, weights_file
+from trieline.learner.policy_server.config import PolicyServerConfig
+from trieline.learner.policy_server.foreign.engine import ForeignEngine
+from trieline.learner.policy_server.process import PolicyServer, StopFlag
+from trieline.wire.addresses import free_loopback_address
+from trieline.wire.config import LinksConfig
+from trieline.wire.errors import PeerTimeoutError
+from trieline.wire.generate_link import GenerateServer, PolicyClient
+from trieline.wire.messages import Completion, Sampling
+from trieline.wire.weights_link import WeightsPublisher, WeightsSubscriber
+
+PROMPT = np.array([5, 6, 7], np.int32)
+
+
+@pytest.fixture
+def links() -> LinksConfig:
+    return LinksConfig(
+        generate=(free_loopback_address(), free_loopback_address()),
+        weights_fetch=free_loopback_address(),
+        heartbeat_s=0.2,
+        peer_timeout_s=5.0,
+    )
+
+
+class Serving:
+    """One server's loop in a thread."""
+
+    def __init__(self, engine: ForeignEngine, links: LinksConfig, scratch: Path) -> None:
+        self.sockets = GenerateServer(links)
+        self.sockets.bind()
+        self.subscriber = WeightsSubscriber(links, server_id=self.sockets.address, fetch_folder=scratch)
+        self.subscriber.start()
+        self.stop = StopFlag()
+        server = PolicyServer(PolicyServerConfig(), engine, self.sockets, self.subscriber)
+        self.thread = threading.Thread(target=server.serve, args=(self.stop,))
+        self.thread.start()
+
+    def close(self) -> None:
+        self.stop.reason = "the end of the test"
+        self.thread.join(DEADLINE_S)
+        self.subscriber.close()
+        self.sockets.close()
+
+
+@pytest.fixture
+def two(
+    connect: Callable[..., ForeignEngine], links: LinksConfig, tmp_path: Path
+) -> Iterator[dict[str, FakeEngine]]:
+    """The fakes behind two servers, by the addresses of these."""
+    fakes: dict[str, FakeEngine] = {}
+    with ExitStack() as stack:
+        for number in range(2):
+            fake = stack.enter_context(FakeEngine())
+            serving = Serving(connect(fake, request_timeout_s=2.0), links, tmp_path / f"fetch{number}")
+            stack.callback(serving.close)
+            fakes[serving.sockets.address] = fake
+        yield fakes
+
+
+def ask(links: LinksConfig, tasks: list[str], timeout_s: float = DEADLINE_S) -> list[Completion]:
+    async def session() -> list[Completion]:
+        client = PolicyClient(links)
+        await client.start()
+        try:
+            for address in links.generate_addresses:
+                alone = PolicyClient(msgspec.structs.replace(links, generate=address))
+                await alone.start()
+                await alone.status(DEADLINE_S)
+                await alone.close()
+            sampling = Sampling(max_tokens=2)
+            asked = (client.generate(PROMPT, sampling, timeout_s=timeout_s, task=task) for task in tasks)
+            return list(await asyncio.gather(*asked))
+        finally:
+            await client.close()
+
+    return asyncio.run(session())
+
+
+def asked_of(fake: FakeEngine) -> int:
+    return sum(path == "/inference/v1/generate" for path in fake.paths())
+
+
+def test_branches_of_one_task_meet_in_one_engine(two: dict[str, FakeEngine], links: LinksConfig) -> None:
+    ask(links, ["one"] * 6)
+    assert sorted(map(asked_of, two.values())) == [0, 6]
+    ask(links, [f"task {number}" for number in range(32)])
+    assert min(map(asked_of, two.values())) > 4, "and those of other tasks elsewhere"
+
+
+@pytest.mark.parametrize("failure", ["gone", "hangs"])
+def test_what_one_engine_does_not_answer_another_is_asked(
+    two: dict[str, FakeEngine], links: LinksConfig, failure: str
+) -> None:
+    bad, good = two.values()
+    if failure == "gone":
+        bad.__exit__()
+    else:
+        bad.holds = True
+    tasks = [f"task {number}" for number in range(16)]
+    assert len(ask(links, tasks)) == 16
+    assert asked_of(good) >= 16
+
+
+def test_where_all_fail_the_error_names_them(two: dict[str, FakeEngine], links: LinksConfig) -> None:
+    for fake in two.values():
+        fake.broken["/inference/v1/generate"] = 500, "out of memory"
+    urls = "|".join(re.escape(fake.url) for fake in two.values())
+    with pytest.raises(PeerTimeoutError, match=rf"failed, vLLM at ({urls}) answered .* 500: out of memory"):
+        ask(links, ["one"], timeout_s=1.0)
+
+
+def test_weights_that_an_engine_did_not_take_are_given_again(
+    two: dict[str, FakeEngine], links: LinksConfig, tmp_path: Path
+) -> None:
+    first, second = two.values()
+    first.broken["/collective_rpc"] = 500, "no memory"
+    with closing(WeightsPublisher(links)) as publisher:
+        publisher.start()
+        publisher.publish(4, weights_file(tmp_path / "policy.safetensors"))
+        wait_for(lambda: 4 in publisher.loaded().values())
+        wait_for(lambda: "/resume" in first.paths()[4:])
+        assert sorted(publisher.loaded().values()) == [-1, 4], "who has not taken them does not say so"
+        del first.broken["/collective_rpc"]
+        publisher.wait_loaded(4, DEADLINE_S)
+        wait_for(lambda: list(publisher.loaded().values()) == [4, 4])
+    versions: set[Any] = {v for one in ask(links, ["a", "b", "c", "d"]) for v in one.policy_versions.tolist()}
+    assert versions == {4}
+    assert first.label.endswith("-4")
+    assert second.label.endswith("-4")
