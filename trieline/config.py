@@ -155,6 +155,12 @@ def _engine_contradictions(config: Config) -> Iterator[str]:
             f"expected one of policy_server.engine.urls for each address of links.generate, got "
             f"{len(server.engine.urls)} for {wanted}"
         )
+    if server.engine.request_timeout_s >= config.actor.generate_timeout_s:
+        yield (
+            "expected policy_server.engine.request_timeout_s < actor.generate_timeout_s, got "
+            f"{server.engine.request_timeout_s:g} and {config.actor.generate_timeout_s:g}: actors would give "
+            "up before another server is asked"
+        )
     if objective.entropy_scaling == "token":
         yield (
             f"expected learner.objective.entropy_scaling = 'sequence' or 'off' with policy_server.backend = "

@@ -202,6 +202,10 @@ VLLM = "policy_server.backend=vllm"
             [VLLM, "actor.branching=entropy", "actor.branches=2", "policy_server.engine.top_logprobs=0"],
             r"top_logprobs > 0 with actor\.branching",
         ),
+        (
+            [VLLM, "policy_server.engine.request_timeout_s=120"],
+            r"request_timeout_s < actor\.generate_timeout_s, got 120 and 120",
+        ),
         ([VLLM, "learner.objective.clip_low=0.1"], "clip_low = 0.1 has no effect with loss = 'tis'"),
     ],
 )

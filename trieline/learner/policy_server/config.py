@@ -29,8 +29,9 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     top_logprobs: Annotated[int, msgspec.Meta(ge=0, le=1024)] = 20
     """Largest log-probabilities of each place that are asked for, to estimate the entropy from. 0: none, and
     entropies are unknown."""
-    request_timeout_s: Seconds = 120.0
-    """For its answer to one request. Then it counts as hanging, and another server is asked."""
+    request_timeout_s: Seconds = 100.0
+    """For its answer to one request. Then it counts as hanging, and another server is asked: so it is less
+    than `actor.generate_timeout_s`."""
     startup_timeout_s: Seconds = 600.0
     """For it to come up, and to come back."""
     max_reply_bytes: Positive = 64 * 1024 * 1024

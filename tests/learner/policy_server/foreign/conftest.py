@@ -38,7 +38,11 @@ def connect(model_folder: Path, tmp_path: Path) -> Iterator[Callable[..., Foreig
     with ExitStack() as engines:
 
         def connected(fake: FakeEngine, backend: Any = "vllm", **settings: Any) -> ForeignEngine:
-            given = {"urls": (fake.url,), "request_timeout_s": 10.0, "startup_timeout_s": 10.0} | settings
+            given: dict[str, Any] = {
+                "urls": (fake.url,),
+                "request_timeout_s": 10.0,
+                "startup_timeout_s": 10.0,
+            } | settings
             config = PolicyServerConfig(backend=backend, max_rows=2, engine=EngineConfig(**given))
             served = Served(folder=model_folder, dtype="float32", vocab_size=VOCAB, config=config)
             dialect = DIALECTS[backend](served)

@@ -58,7 +58,8 @@ class FakeEngine:
     def release(self) -> None:
         """Answer what it holds, and hold nothing any more."""
         self.holds = False
-        self._loop.call_soon_threadsafe(lambda: self._released and self._released.set())
+        assert self._released is not None
+        self._loop.call_soon_threadsafe(self._released.set)
 
     def paths(self) -> list[str]:
         return [path for path, _ in self.calls]
@@ -89,7 +90,7 @@ class FakeEngine:
         await self._runner.cleanup()
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
-        body = await request.json() if request.can_read_body else None
+        body: Any = await request.json() if request.can_read_body else None
         self.calls.append((request.path_qs, body))
         if request.path in self.broken:
             status, text = self.broken[request.path]

@@ -171,9 +171,8 @@ def changed(change: Callable[[dict[str, Any]], object]) -> Callable[[FakeEngine]
     """A reply of vLLM with a change to its choice."""
 
     def reply(fake: FakeEngine) -> dict[str, Any]:
-        whole = vllm_reply(fake.label, 2)
         # Its rows are the same ones: a change to one is to change no other.
-        whole = json.loads(json.dumps(whole))
+        whole: dict[str, Any] = json.loads(json.dumps(vllm_reply(fake.label, 2)))
         change(whole["choices"][0])
         return whole
 

@@ -10,7 +10,8 @@ from trieline.learner.policy_server.foreign.entropy import estimated_entropies
 
 def zipf(power: float, vocab: int = 5000) -> Float64:
     p = np.arange(1, vocab + 1) ** -power
-    return np.log(p / p.sum())
+    logprobs: Float64 = np.log(p / p.sum())
+    return logprobs
 
 
 def exact(logprobs: Float64) -> float:
