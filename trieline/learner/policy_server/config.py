@@ -95,4 +95,4 @@ class PolicyServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
             raise PolicyServerError(msg)
 
 
-_OWN_SETTINGS = ("kv_tokens", "prefix_tokens", "prefill_tokens")
+_OWN_SETTINGS = ("device", "kv_tokens", "prefix_tokens", "prefill_tokens")
