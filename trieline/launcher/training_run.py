@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 from rich.console import Console
 
+from trieline.common.file_lock import file_lock
 from trieline.common.program_log import file_handler
 from trieline.common.restarts import RestartPolicy
 from trieline.common.signals import on_stop_signal
@@ -22,6 +23,7 @@ from trieline.launcher.environment_checks import check_environments
 from trieline.launcher.progress import Progress, say
 from trieline.launcher.run_folder import MetricsTail, RunFolder
 from trieline.launcher.run_sockets import expect_free, run_sockets, with_free_addresses
+from trieline.launcher.run_state import LAUNCHER_LOCK
 from trieline.launcher.supervisor import PYTHON_OPTIONS, ChildError, ProcessSpec, Supervisor
 from trieline.launcher.task_lists import list_tasks, lists_by_env, write_listings
 from trieline.launcher.trackers.follower import unsent
@@ -40,6 +42,8 @@ PREPARE_MODEL_S = 7200.0
 STOP_LEARNER_S = 90.0
 # Actors are told by the learner that training is over; the policy server has nothing to save.
 STOP_OTHERS_S = 15.0
+# Whoever looks at the run (`trieline status`) has its lock for a moment.
+LOCK_S = 2.0
 # One that is out of memory again and again may take minutes to get there each time.
 LEARNER_RESTARTS = RestartPolicy(within_s=3600.0)
 
@@ -179,10 +183,11 @@ def supervise(config: Config, folder: RunFolder, specs: Sequence[ProcessSpec], c
     """
     stopping = threading.Event()
     supervisor = Supervisor(specs)
+    lock = file_lock(folder.path / LAUNCHER_LOCK, what="to run it", timeout_s=LOCK_S)
     root, own_log = logging.getLogger(), file_handler(folder.log("launcher"))
     root.addHandler(own_log)
     try:
-        with on_stop_signal(lambda name: stopping.set()):
+        with lock, on_stop_signal(lambda name: stopping.set()):
             try:
                 # The start stands inside the `try`, so that what did start is stopped when the rest does not.
                 supervisor.start()

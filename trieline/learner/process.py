@@ -50,6 +50,8 @@ log = logging.getLogger(__name__)
 LOCK_FILE = ".learner.lock"
 """In a run folder: two learners would write over each other's metrics and checkpoints."""
 
+# Whoever looks at the run (`trieline status`) has the lock for a moment.
+LOCK_S = 1.0
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 """What a disk says that takes no more; Python does not always know of which file."""
 
@@ -84,7 +86,7 @@ def run_learner(run: LearnerRun) -> int:
     stop = threading.Event()
     try:
         run.run_dir.mkdir(parents=True, exist_ok=True)
-        lock = file_lock(run.run_dir / LOCK_FILE, what=f"to train in {run.run_dir}", timeout_s=0)
+        lock = file_lock(run.run_dir / LOCK_FILE, what=f"to train in {run.run_dir}", timeout_s=LOCK_S)
         with on_stop_signal(_stop_request(stop)), lock:
             _run(run, stop)
     except TrielineError as error:
