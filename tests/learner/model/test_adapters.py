@@ -12,7 +12,7 @@ from tests.learner.tiny_models import tiny_hf_model
 from trieline.learner.config import LoraConfig
 from trieline.learner.errors import CheckpointError, LearnerError
 from trieline.learner.model.adapters import Adapters
-from trieline.learner.model_folder.adapter_weights import merged_weights, read_settings
+from trieline.learner.model_folder.adapter_weights import low_ranks, merged, read_settings
 
 BASE = Path("/base")
 
@@ -50,11 +50,13 @@ def test_merged_is_what_the_adapters_compute() -> None:
     assert adapters.own(published).keys() == trained.keys()
     settings = read_settings(adapters.config_json, where="here")
     assert (settings.r, settings.scaling, settings.base_model_name_or_path) == (4, 1.5, "/base")
-    merged = tiny_hf_model("qwen3")
-    before = logits(merged)
-    merged.load_state_dict(merged_weights(merged.state_dict(), published, settings, where="here"))
+    plain = tiny_hf_model("qwen3")
+    before, weights = logits(plain), plain.state_dict()
+    shapes = {name: tensor.shape for name, tensor in weights.items()}
+    for name, added in low_ranks(published, settings, shapes, where="here").items():
+        weights[name].copy_(merged(weights[name], added))
     assert (logits(model) - before).abs().max() > 0.1
-    torch.testing.assert_close(logits(merged), logits(model), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(logits(plain), logits(model), rtol=1e-12, atol=1e-12)
 
 
 def test_peft_opens_what_is_saved(tmp_path: Path) -> None:
@@ -90,7 +92,7 @@ def test_other_adapters_are_refused(changes: dict[str, Any], message: str) -> No
 
 def test_adapters_of_another_model_are_refused() -> None:
     settings = read_settings('{"peft_type": "LORA", "r": 2, "lora_alpha": 2}', where="here")
-    base = {"a.weight": torch.zeros(3, 4)}
+    shapes = {"a.weight": torch.Size((3, 4))}
     up, down = torch.zeros(3, 2), torch.zeros(2, 4)
     name = "base_model.model.{}.lora_{}.weight".format
     for tensors, message in (
@@ -100,4 +102,4 @@ def test_adapters_of_another_model_are_refused() -> None:
         ({name("a", "B"): up}, "unknown tensors"),
     ):
         with pytest.raises(CheckpointError, match=message):
-            merged_weights(base, tensors, settings, where="here")
+            low_ranks(tensors, settings, shapes, where="here")

@@ -8,7 +8,7 @@ from trieline.common.folders import replace_folder, scratch_folder
 from trieline.learner.errors import CheckpointError
 from trieline.learner.keeping.checkpoint import ADAPTER_CONFIG, ADAPTER_FILE, ADAPTER_FOLDER, copy_model_files
 from trieline.learner.keeping.weight_file import read_weights, write_weights
-from trieline.learner.model_folder.adapter_weights import merged_weights, read_settings
+from trieline.learner.model_folder.adapter_weights import low_ranks, merged, read_settings
 from trieline.learner.model_folder.loading import load_causal_lm
 from trieline.learner.model_folder.model_source import prepare_model
 
@@ -49,11 +49,13 @@ def merge_adapters(adapters: Path, target: Path, *, base: str | None = None) -> 
     model = load_causal_lm(folder, torch.float32)
     weights_file = adapters / Path(ADAPTER_FILE).name
     # Without the further names of tied weights, as checkpoints have them.
-    own = dict(model.named_parameters())
-    merged = merged_weights(own, read_weights(weights_file), settings, where=weights_file)
+    own = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    shapes = {name: tensor.shape for name, tensor in own.items()}
+    for name, added in low_ranks(read_weights(weights_file), settings, shapes, where=weights_file).items():
+        own[name] = merged(own[name], added)
     target.parent.mkdir(parents=True, exist_ok=True)
     with scratch_folder(target.parent, prefix=f".{target.name}-") as scratch:
         copy_model_files(folder, scratch / "model")
-        write_weights(scratch / "model" / "model.safetensors", {n: t.detach() for n, t in merged.items()})
+        write_weights(scratch / "model" / "model.safetensors", own)
         replace_folder(scratch / "model", target)
     return folder

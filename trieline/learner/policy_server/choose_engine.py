@@ -29,7 +29,6 @@ def _own_engine(config: PolicyServerConfig, model: ModelConfig) -> Engine:
 
     from trieline.learner.model.compute_device import choose_device
     from trieline.learner.model.compute_dtype import choose_dtype
-    from trieline.learner.policy_server.batching.adapter_base import AdapterBase
     from trieline.learner.policy_server.batching.grammars import Grammars
     from trieline.learner.policy_server.batching.stop_text import tokenizer_decode
     from trieline.learner.policy_server.cpu.cpu_engine import CpuEngine
@@ -46,7 +45,6 @@ def _own_engine(config: PolicyServerConfig, model: ModelConfig) -> Engine:
         config,
         decode=tokenizer_decode(folder),
         grammars=Grammars(tokenizer, decoder.vocab_size) if tokenizer.is_file() else None,
-        base=AdapterBase(folder, decoder.dtype),
     )
     engine.warm_up()
     return engine

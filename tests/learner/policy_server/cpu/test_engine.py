@@ -27,7 +27,6 @@ from trieline.learner.config import LoraConfig
 from trieline.learner.errors import CheckpointError
 from trieline.learner.keeping.weight_file import ADAPTER_KEY, write_weights
 from trieline.learner.model.adapters import Adapters
-from trieline.learner.policy_server.batching.adapter_base import AdapterBase
 from trieline.learner.policy_server.cpu.cpu_engine import CpuEngine
 from trieline.learner.policy_server.cpu.rows import Rows
 from trieline.learner.policy_server.errors import InvalidRequestError
@@ -452,12 +451,12 @@ def test_bfloat16_differs_no_more_than_two_plain_forwards_of_other_shapes(folder
 
 
 @pytest.mark.parametrize("fused", [True, False])
-def test_adapters_are_merged_into_the_weights_of_the_folder(fused: bool, tmp_path: Path) -> None:
+def test_adapters_are_computed_beside_the_weights_of_the_folder(fused: bool, tmp_path: Path) -> None:
     folder = save_model(tmp_path / "base", "llama")
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     adapters = Adapters(model, LoraConfig(rank=2, targets=("q_proj", "down_proj")), folder)
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    engine = tiny_engine(folder, fused=fused, base=AdapterBase(folder, torch.float32))
+    engine = tiny_engine(folder, fused=fused)
     prompt = random_prompt(0, 12)
     for version in (1, 2):
         for parameter in trained.values():
@@ -479,6 +478,9 @@ def test_adapters_are_merged_into_the_weights_of_the_folder(fused: bool, tmp_pat
     with pytest.raises(CheckpointError, match=r"expected factors \[\[3, 80\], \[48, 3\]\]"):
         engine.load(weights, 3)
     assert engine.policy_version == 2
+    # Whole weights are whole.
+    engine.load(folder / "model.safetensors", 4)
+    expect_plain(folder, prompt, generate(engine, request(4, prompt, max_tokens=9))[0])
 
 
 def _peft_folder(path: Path, adapters: Adapters, weights: Path) -> Path:

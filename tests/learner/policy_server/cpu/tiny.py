@@ -17,7 +17,6 @@ from transformers import (
 )
 
 from trieline.common.arrays import Int32
-from trieline.learner.policy_server.batching.adapter_base import AdapterBase
 from trieline.learner.policy_server.batching.engine import BatchingEngine
 from trieline.learner.policy_server.batching.grammars import Grammars
 from trieline.learner.policy_server.batching.stop_text import Decode
@@ -65,12 +64,11 @@ def tiny_engine(
     version: int = 0,
     decode: Decode | None = None,
     grammars: Grammars | None = None,
-    base: AdapterBase | None = None,
     **limits: Any,
 ) -> CpuEngine:
     config = PolicyServerConfig(**limits)
     decoder = load_decoder(folder, torch.float32, fused=fused)
-    return CpuEngine(decoder, config, policy_version=version, decode=decode, grammars=grammars, base=base)
+    return CpuEngine(decoder, config, policy_version=version, decode=decode, grammars=grammars)
 
 
 def random_prompt(seed: int, length: int) -> Int32:

@@ -18,7 +18,7 @@ from torch import Tensor
 from trieline.common.file_lock import reading
 from trieline.common.prefix import common_prefix
 from trieline.learner.keeping.weight_file import adapter_config, read_weights
-from trieline.learner.policy_server.batching.adapter_base import AdapterBase
+from trieline.learner.model_folder.adapter_weights import LowRank, low_ranks, read_settings
 from trieline.learner.policy_server.batching.backend import Backend, Planned
 from trieline.learner.policy_server.batching.grammars import Grammars, GrammarState
 from trieline.learner.policy_server.batching.sampling import RowSampling, Sampled
@@ -60,12 +60,8 @@ class BatchingEngine:
         policy_version: int = 0,
         decode: Decode | None = None,
         grammars: Grammars | None = None,
-        base: AdapterBase | None = None,
     ) -> None:
-        """`decode`: for stop strings, `grammars`: for grammars; None: requests with some are refused.
-
-        `base`: what adapters are merged into. None: weights must be whole.
-        """
+        """`decode`: for stop strings, `grammars`: for grammars; None: requests with some are refused."""
         self.decoder = backend.decoder
         self.policy_version = policy_version
         self.max_context = max_context_of(config, backend.decoder)
@@ -73,10 +69,10 @@ class BatchingEngine:
         self._config = config
         self._decode = decode
         self._grammars = grammars
-        self._base = base
         self._refused: list[Refused] = []
         self._waiting: deque[Sequence] = deque()
         self._backend = backend
+        self._warm = False
         self._places = backend.places
 
     @property
@@ -144,6 +140,7 @@ class BatchingEngine:
         while self.busy:
             self.step()
         self._backend.warm_up()
+        self._warm = True
         self.drain()
         self.counters = EngineCounters()
 
@@ -154,19 +151,31 @@ class BatchingEngine:
             CheckpointError: the file does not fit the model; the old weights stay.
         """
         with reading(weights):
-            if self._base is not None and (config := adapter_config(weights)) is not None:
-                tensors = self._base.merged(weights, config)
-            else:
-                tensors = read_weights(weights, expected=self.decoder.weights)
-            self.take_weights(tensors, policy_version)
+            config = adapter_config(weights)
+            if config is None:
+                self.take_weights(read_weights(weights, expected=self.decoder.weights), policy_version)
+                return
+            settings, shapes = read_settings(config, where=weights), self.decoder.weights.shapes
+            self._adapt(low_ranks(read_weights(weights), settings, shapes, where=weights))
+            self._take_version(policy_version)
 
     def take_weights(self, tensors: Mapping[str, Tensor], policy_version: int) -> None:
-        """Change the weights to these, which fit the model.
+        """Change the weights to these, which fit the model."""
+        self._adapt({})
+        self.decoder.load(tensors)
+        self._take_version(policy_version)
+
+    def _adapt(self, adapters: Mapping[str, LowRank]) -> None:
+        # What the backend has recorded of a step knows nothing of adapters that come or go.
+        if self.decoder.adapt(adapters) and self._warm:
+            self._backend.warm_up()
+
+    def _take_version(self, policy_version: int) -> None:
+        """The weights are of this version now.
 
         Requests that have sampled go on with the keys and values that they have; the others read their
         prompts anew, since their first token would carry a version that has not read the prompt.
         """
-        self.decoder.load(tensors)
         self.policy_version = policy_version
         self._places.forget()
         for sequence in reversed([one for one in self._places if one.length == one.prompt_length]):

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from trieline.kernels.cpu.threads import LeftCores
-from trieline.learner.policy_server.batching.adapter_base import AdapterBase
 from trieline.learner.policy_server.batching.backend import Planned
 from trieline.learner.policy_server.batching.engine import BatchingEngine, max_context_of
 from trieline.learner.policy_server.batching.grammars import Grammars
@@ -34,7 +33,6 @@ class CpuEngine(BatchingEngine):
         policy_version: int = 0,
         decode: Decode | None = None,
         grammars: Grammars | None = None,
-        base: AdapterBase | None = None,
     ) -> None:
         """As `BatchingEngine`."""
         super().__init__(
@@ -43,7 +41,6 @@ class CpuEngine(BatchingEngine):
             policy_version=policy_version,
             decode=decode,
             grammars=grammars,
-            base=base,
         )
 
 

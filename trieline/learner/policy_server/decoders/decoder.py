@@ -9,6 +9,7 @@ from torch import Tensor
 
 from trieline.learner.errors import ModelRefusedError
 from trieline.learner.keeping.weight_file import ExpectedWeights
+from trieline.learner.model_folder.adapter_weights import LowRank
 from trieline.learner.model_folder.loading import load_causal_lm
 from trieline.learner.policy_server.decoders.kv_shape import KVShape
 from trieline.learner.policy_server.decoders.step import Step
@@ -38,6 +39,13 @@ class Decoder(Protocol):
         """Take over these weights (named as in the Hugging Face state dict, checked before).
 
         On a GPU into the memory of the old ones, which a CUDA graph knows.
+        """
+        ...
+
+    def adapt(self, adapters: Mapping[str, LowRank]) -> bool:
+        """Compute with these beside the weights of their names, and with no others; checked before.
+
+        Returns whether a forward does something else from now on than with other numbers what it did.
         """
         ...
 

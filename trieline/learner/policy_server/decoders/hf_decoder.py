@@ -1,6 +1,6 @@
 """The generic decoder: any Hugging Face decoder, its own layers, our cache in place of its attention."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from typing import Any
 
@@ -10,6 +10,7 @@ from transformers import AttentionInterface
 
 from trieline.learner.errors import ModelRefusedError
 from trieline.learner.keeping.weight_file import expected_weights
+from trieline.learner.model_folder.adapter_weights import LowRank, copied
 from trieline.learner.policy_server.decoders.decoder import Attend
 from trieline.learner.policy_server.decoders.kv_shape import KVShape
 from trieline.learner.policy_server.decoders.step import Step
@@ -31,6 +32,8 @@ class HFDecoder:
         self.max_positions = int(getattr(model.config, "max_position_embeddings", 1 << 30))
         self.weights = expected_weights(model)
         self.kv_shape = _probe(model)
+        self._hooks: list[Any] = []
+        self._added: dict[str, LowRank] = {}
 
     @torch.inference_mode()
     def forward(self, step: Step, attend: Attend) -> Tensor:
@@ -41,10 +44,30 @@ class HFDecoder:
             _attention.reset(before)
 
     @torch.inference_mode()
+    def adapt(self, adapters: Mapping[str, LowRank]) -> bool:
+        if self._added.keys() == adapters.keys() and all(
+            self._added[name].takes(added) for name, added in adapters.items()
+        ):
+            return False
+        for hook in self._hooks:
+            hook.remove()
+        self._added = {name: copied(added, self.device, self.dtype) for name, added in adapters.items()}
+        self._hooks = [
+            self._model.get_submodule(name.removesuffix(".weight")).register_forward_hook(_adding(added))
+            for name, added in self._added.items()
+        ]
+        return True
+
+    @torch.inference_mode()
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         own = self._model.state_dict()
         for name, tensor in tensors.items():
             own[name].copy_(tensor)
+
+
+def _adding(added: LowRank) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+    """What a linear layer calls after its own product."""
+    return lambda module, inputs, output: output + added(inputs[0])
 
 
 class _Probe:

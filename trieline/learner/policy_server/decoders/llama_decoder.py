@@ -17,12 +17,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from trieline.learner.keeping.weight_file import expected_weights
+from trieline.learner.model_folder.adapter_weights import LowRank, copied, side_by_side
 from trieline.learner.policy_server.decoders.decoder import Attend
 from trieline.learner.policy_server.decoders.kv_shape import KVShape
 from trieline.learner.policy_server.decoders.packed_linear import PackedLinear
 from trieline.learner.policy_server.decoders.step import Step
 
 MODEL_TYPES = ("llama", "qwen2", "qwen3")
+QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+GATE_UP = ("mlp.gate_proj", "mlp.up_proj")
 # Rotary kinds whose angles do not depend on the length of the sequence.
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 
@@ -90,6 +93,27 @@ class LlamaDecoder:
         _take(self._outer, self._outer_of(tensors))
 
     @torch.inference_mode()
+    def adapt(self, adapters: Mapping[str, LowRank]) -> bool:
+        changed = False
+        for index, layer in enumerate(self._layers):
+            prefix = f"model.layers.{index}."
+            for product, names in (
+                (layer.qkv, QKV),
+                (layer.out, ("self_attn.o_proj",)),
+                (layer.gate_up, GATE_UP),
+                (layer.down, ("mlp.down_proj",)),
+            ):
+                parts = [self._part(adapters, prefix + name) for name in names]
+                changed |= product.adapt(side_by_side(parts))
+        return changed
+
+    def _part(self, adapters: Mapping[str, LowRank], name: str) -> LowRank | int:
+        name = f"{name}.weight"
+        if name in adapters:
+            return copied(adapters[name], self.device, self.dtype)
+        return self.weights.shapes[name][0]
+
+    @torch.inference_mode()
     def forward(self, step: Step, attend: Attend) -> Tensor:
         outer = self._outer
         cos, sin = self._cos[step.positions, None], self._sin[step.positions, None]
@@ -128,8 +152,8 @@ class LlamaDecoder:
         def get(name: str) -> Tensor:
             return self._get(tensors, f"model.layers.{index}.{name}.weight")
 
-        def linear(part: str, *names: str) -> PackedLinear:
-            return self._linear(tensors, *(f"model.layers.{index}.{part}.{name}" for name in names))
+        def linear(*names: str) -> PackedLinear:
+            return self._linear(tensors, *(f"model.layers.{index}.{name}" for name in names))
 
         qk_norm = None
         if f"model.layers.{index}.self_attn.q_norm.weight" in tensors:
@@ -137,12 +161,12 @@ class LlamaDecoder:
             qk_norm = torch.cat([query.expand(self._query_heads, -1), key.expand(self.kv_shape.heads, -1)])
         return _Layer(
             input_norm=get("input_layernorm").clone(),
-            qkv=linear("self_attn", "q_proj", "k_proj", "v_proj"),
+            qkv=linear(*QKV),
             qk_norm=qk_norm,
-            out=linear("self_attn", "o_proj"),
+            out=linear("self_attn.o_proj"),
             mlp_norm=get("post_attention_layernorm").clone(),
-            gate_up=linear("mlp", "gate_proj", "up_proj"),
-            down=linear("mlp", "down_proj"),
+            gate_up=linear(*GATE_UP),
+            down=linear("mlp.down_proj"),
         )
 
     def _outer_of(self, tensors: Mapping[str, Tensor]) -> _Outer:

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from trieline.kernels.gpu.availability import takes_triton
-from trieline.learner.policy_server.batching.adapter_base import AdapterBase
 from trieline.learner.policy_server.batching.backend import Planned
 from trieline.learner.policy_server.batching.engine import BatchingEngine, max_context_of
 from trieline.learner.policy_server.batching.grammars import Grammars
@@ -37,7 +36,6 @@ class GpuEngine(BatchingEngine):
         policy_version: int = 0,
         decode: Decode | None = None,
         grammars: Grammars | None = None,
-        base: AdapterBase | None = None,
         record: Record | None = None,
     ) -> None:
         """As `BatchingEngine`. `record`: what repeats decoding steps. None: CUDA graphs, where they run."""
@@ -47,7 +45,6 @@ class GpuEngine(BatchingEngine):
             policy_version=policy_version,
             decode=decode,
             grammars=grammars,
-            base=base,
         )
 
 
