@@ -56,7 +56,9 @@ OTHERS: dict[str, tuple[Any, int, dict[str, Any]]] = {
     ),
     "tree_blocks/key_extents": (tree_blocks._key_extents, 1, {"KEY_BLOCK": tree_blocks.KEY_BLOCK}),
     "tree_blocks/query_runs": (
-        tree_blocks._query_runs, 4, BLOCKS | {"MAX_RUNS": tree_blocks.MAX_RUNS, "SCAN": tree_blocks._SCAN},
+        tree_blocks._query_runs,
+        4,
+        BLOCKS | {"WINDOW": False, "MAX_RUNS": tree_blocks.MAX_RUNS, "SCAN": tree_blocks._SCAN},
     ),
     "tree_blocks/schedule_slices": (
         tree_blocks._schedule_slices,
@@ -81,7 +83,7 @@ FLOAT32 = {
     "Lse", "Delta", "Partial", "Logits", "Largest", "Sum", "WeightedSum", "Chosen", "Entropies",
     "GradLogprobs", "GradEntropies", "Total",
 }  # fmt: skip
-INT32 = {"SubtreeEnd", "KeyExtent", "Runs", "NumRuns", "Items", "Slices", "Schedule", "Starts", "Slots"}
+INT32 = {"SubtreeEnd", "Depth", "KeyExtent", "Runs", "NumRuns", "Items", "Slices", "Schedule", "Starts", "Slots"}
 INT64 = {"Targets", "Rows", "Lengths"}
 FLOAT_SCALARS = {"scale", "softcap", "inverse_temperature"}
 
@@ -151,6 +153,7 @@ def resources(ptx: str) -> dict[str, int]:
 def tiled_row(name: str, dtype: torch.dtype, size: int, softcap: bool, tile: Tile) -> dict[str, Any]:
     constants = {
         "GROUP": 4,
+        "WINDOW": False,
         "SOFTCAP": softcap,
         "HEAD_DIM": size,
         "BLOCK_D": triton.next_power_of_2(size),

@@ -56,6 +56,27 @@ def test_equals_the_dense_formula(
         assert (a - b).norm() < 10 * tolerance * b.norm(), name
 
 
+@pytest.mark.parametrize("num_above", [1, 300])
+@pytest.mark.parametrize("window", [1, 7, 140])
+@pytest.mark.parametrize("softcap", [0.0, 1.5])
+def test_a_window_reaches_into_the_ancestors(num_above: int, window: int, softcap: float) -> None:
+    subtree_end = forest(SHAPES[3])
+    q, k, v = random_qkv(len(subtree_end), torch.float64)
+    _, k_above, v_above = random_qkv(num_above, torch.float64)
+    inputs = [q, k, v, k_above, v_above]
+    plan = plan_tree_attention(subtree_end, dtype=torch.float64, num_above=num_above)
+    out = segment_attention(q, k, v, k_above, v_above, plan.windowed(window), scale=0.3, softcap=softcap)
+    expected = reference_segment_attention(
+        q, k, v, k_above, v_above, subtree_end, scale=0.3, softcap=softcap, window=window
+    )
+    weights = torch.randn(out.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(out, expected, rtol=1e-12, atol=1e-12)
+    got = torch.autograd.grad((out * weights).sum(), inputs)
+    wanted = torch.autograd.grad((expected * weights).sum(), inputs)
+    for a, b in zip(got, wanted, strict=True):
+        assert (a - b).norm() <= 1e-12 * b.norm().clamp_min(1)
+
+
 def test_what_lies_behind_the_ancestors_may_change_before_the_backward() -> None:
     """The keys of a path stand in one piece of memory, and each segment reads the first of them."""
     subtree_end = forest([(5, 3, 4)])

@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from trieline.kernels.tree_attention import reference_tree_attention, tree_attention
+from trieline.kernels.preorder import depths
+from trieline.kernels.tree_attention import reference_tree_attention, tree_attention, visible_pairs
 from trieline.kernels.tree_plan import plan_tree_attention
 from trieline.learner.batch.trie import build_trie
 
@@ -89,6 +90,40 @@ def test_equals_reference(
     for got, want in zip(gradients, wanted, strict=True):
         error = (got.double() - want).norm() / want.norm()
         assert error < tolerance, error
+
+
+@pytest.mark.parametrize("shapes", [SHAPES[2], SHAPES[3], SHAPES[7]], ids=str)
+@pytest.mark.parametrize("window", [1, 7, 140])
+@pytest.mark.parametrize("softcap", [0.0, 1.5])
+def test_a_window_equals_reference(shapes: list[tuple[int, int, int]], window: int, softcap: float) -> None:
+    subtree_end = forest(shapes)
+    q, k, v = random_qkv(len(subtree_end), torch.float64)
+    plan = plan_tree_attention(subtree_end, dtype=torch.float64)
+    out = tree_attention(q, k, v, plan.windowed(window), scale=0.25, softcap=softcap)
+    expected = reference_tree_attention(q, k, v, subtree_end, scale=0.25, softcap=softcap, window=window)
+    torch.testing.assert_close(out, expected, rtol=1e-12, atol=1e-12)
+    upstream = torch.randn(out.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    gradients = torch.autograd.grad(out, (q, k, v), upstream)
+    wanted = torch.autograd.grad(expected, (q, k, v), upstream)
+    for got, want in zip(gradients, wanted, strict=True):
+        assert (got - want).norm() <= 1e-12 * want.norm().clamp_min(1)
+
+
+def test_a_window_shows_the_last_tokens_of_the_path() -> None:
+    subtree_end = torch.tensor([6, 6, 4, 4, 6, 6, 8, 8])  # 0 1 (2 3) (4 5), 6 7
+    assert depths(subtree_end).tolist() == [0, 1, 2, 3, 2, 3, 0, 1]
+    shown = [row.nonzero()[:, 0].tolist() for row in visible_pairs(subtree_end, 2)]
+    assert shown == [[0], [0, 1], [1, 2], [2, 3], [1, 4], [4, 5], [6], [6, 7]]
+
+
+def test_a_window_that_hides_nothing_needs_no_plan_of_its_own() -> None:
+    plan = plan_tree_attention(forest([(5, 3, 4)]), dtype=torch.float32)
+    assert plan.windowed(1000) is plan
+    deepest = int(depths(plan.subtree_end).max())
+    assert plan.windowed(deepest + 1) is plan
+    assert plan.windowed(deepest) is not plan
+    with pytest.raises(ValueError, match="expected a window of at least 1 token, got 0"):
+        plan.windowed(0)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5, 64])

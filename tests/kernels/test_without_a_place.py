@@ -30,8 +30,9 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from trieline.kernels.gpu import availability, tree_blocks
 availability.ensure_triton_folder()
-signature = {"SubtreeEnd": "*i32", "KeyExtent": "*i32", "num_keys": "i32", "key_blocks": "i32"}
-kernel = ASTSource(tree_blocks._key_extents, signature | {"KEY_BLOCK": "constexpr"}, {(4,): 64})
+pointers = dict.fromkeys(("SubtreeEnd", "Depth", "KeyExtent"), "*i32")
+signature = pointers | {"num_keys": "i32", "key_blocks": "i32", "KEY_BLOCK": "constexpr"}
+kernel = ASTSource(tree_blocks._key_extents, signature, {(5,): 64})
 assert compile(kernel, GPUTarget("cuda", 90, 32)).asm["cubin"]
 """
 

@@ -7,6 +7,8 @@ import torch
 from transformers import (
     Gemma2Config,
     Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
@@ -24,6 +26,8 @@ from trieline.learner.model.tree_forward import TreeModel
 from trieline.learner.model.value_head import ValueHead
 
 VOCAB_SIZE = 40
+WINDOW = 6
+"""Tokens; shorter than the paths of the tests."""
 
 _SHAPE: dict[str, Any] = {
     "vocab_size": VOCAB_SIZE,
@@ -39,16 +43,35 @@ _SHAPE: dict[str, Any] = {
 }
 ARCHITECTURES: dict[str, Any] = {
     "llama": lambda: LlamaForCausalLM(LlamaConfig(**_SHAPE, tie_word_embeddings=True)),
-    "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**_SHAPE, tie_word_embeddings=False)),
+    # The last layer over a window.
+    "qwen2": lambda: Qwen2ForCausalLM(
+        Qwen2Config(
+            **_SHAPE,
+            tie_word_embeddings=False,
+            use_sliding_window=True,
+            sliding_window=WINDOW,
+            max_window_layers=1,
+        )
+    ),
     "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**_SHAPE, tie_word_embeddings=True)),
-    "mistral": lambda: MistralForCausalLM(MistralConfig(**_SHAPE, sliding_window=None)),
-    # Gemma's norms, scales and caps, tight enough to bend the numbers; its windows are refused.
+    "mistral": lambda: MistralForCausalLM(MistralConfig(**_SHAPE, sliding_window=WINDOW)),
+    # Gemma's norms, scales and caps, tight enough to bend the numbers; one layer of each kind.
     "gemma2": lambda: Gemma2ForCausalLM(
         Gemma2Config(
             **_SHAPE,
-            layer_types=["full_attention"] * 2,
+            layer_types=["sliding_attention", "full_attention"],
+            sliding_window=WINDOW,
             attn_logit_softcapping=2.0,
             final_logit_softcapping=3.0,
+        )
+    ),
+    # Norms of queries and keys, and other rotary angles in layers over a window.
+    "gemma3": lambda: Gemma3ForCausalLM(
+        Gemma3TextConfig(
+            **_SHAPE,
+            layer_types=["sliding_attention", "full_attention"],
+            sliding_window=WINDOW,
+            query_pre_attn_scalar=16,
         )
     ),
     "qwen3_moe": lambda: Qwen3MoeForCausalLM(

@@ -32,7 +32,7 @@ def segment_attention(
 ) -> Tensor:
     """Attend `q` [1, H, T, D] to `k_above`, `v_above` [1, G, P, D] and, by `plan`, to `k`, `v` [1, G, T, D].
 
-    On a GPU `plan` must have been made for P tokens above (`num_above`).
+    On a GPU, and with a window, `plan` must have been made for P tokens above (`num_above`).
 
     Returns [1, T, H, D]. The memory of `k_above` and `v_above` must keep its values until the backward; what
     lies behind it in the same storage may change.
@@ -49,7 +49,7 @@ def segment_attention(
         return tree_attention_on_gpu(q, keys, values, plan.gpu_blocks, scale=scale, softcap=softcap)
     if plan.cpu_parts is None:
         return reference_segment_attention(
-            q, k, v, k_above, v_above, plan.subtree_end, scale=scale, softcap=softcap
+            q, k, v, k_above, v_above, plan.subtree_end, scale=scale, softcap=softcap, window=plan.window
         )
     if softcap:
         return capped_attention(q, k, v, k_above, v_above, plan.cpu_parts, scale=scale, softcap=softcap)
@@ -66,9 +66,10 @@ def reference_segment_attention(
     *,
     scale: float,
     softcap: float = 0.0,
+    window: int = 0,
 ) -> Tensor:
     """The formula of this module with a dense [T, P + T] mask. Same shapes as `segment_attention`."""
-    own = visible_pairs(subtree_end)
-    visible = torch.cat([own.new_ones(len(own), k_above.shape[2]), own], dim=1)
+    above = subtree_end.new_full((k_above.shape[2],), k_above.shape[2] + len(subtree_end))
+    visible = visible_pairs(torch.cat([above, subtree_end + len(above)]), window)[len(above) :]
     keys, values = torch.cat([k_above, k], dim=2), torch.cat([v_above, v], dim=2)
     return attend_visible(q, keys, values, visible, scale=scale, softcap=softcap)

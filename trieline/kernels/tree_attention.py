@@ -1,6 +1,7 @@
 """Attention on a trie whose tokens stand in depth-first preorder.
 
-Query i sees key j iff `j <= i < subtree_end[j]`, which is: j is i or an ancestor of i.
+Query i sees key j iff `j <= i < subtree_end[j]`, which is: j is i or an ancestor of i. In layers with a
+sliding window (a plan's `windowed`) only if `depth[i] - depth[j] < window`, too.
 
     out[i] = sum over visible j of softmax_j(c(scale * q[i] . k[j])) * v[j]
 
@@ -38,7 +39,9 @@ def tree_attention(
 
         return tree_attention_on_gpu(q, k, v, plan.gpu_blocks, scale=scale, softcap=softcap)
     if plan.cpu_parts is None:
-        return reference_tree_attention(q, k, v, plan.subtree_end, scale=scale, softcap=softcap)
+        return reference_tree_attention(
+            q, k, v, plan.subtree_end, scale=scale, softcap=softcap, window=plan.window
+        )
     nothing = k[:, :, :0].detach()
     if softcap:
         return capped_attention(q, k, v, nothing, nothing, plan.cpu_parts, scale=scale, softcap=softcap)
@@ -46,16 +49,27 @@ def tree_attention(
 
 
 def reference_tree_attention(
-    q: Tensor, k: Tensor, v: Tensor, subtree_end: Tensor, *, scale: float, softcap: float = 0.0
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    subtree_end: Tensor,
+    *,
+    scale: float,
+    softcap: float = 0.0,
+    window: int = 0,
 ) -> Tensor:
-    """The formula of this module with a dense [T, T] mask. Same shapes as `tree_attention`."""
-    return attend_visible(q, k, v, visible_pairs(subtree_end), scale=scale, softcap=softcap)
+    """The formula of this module with a dense [T, T] mask. As `tree_attention`; window 0: none."""
+    return attend_visible(q, k, v, visible_pairs(subtree_end, window), scale=scale, softcap=softcap)
 
 
-def visible_pairs(subtree_end: Tensor) -> Tensor:
+def visible_pairs(subtree_end: Tensor, window: int = 0) -> Tensor:
     """[T, T] whether the query of the row sees the key of the column."""
     index = torch.arange(len(subtree_end), device=subtree_end.device)
-    return (index[None, :] <= index[:, None]) & (index[:, None] < subtree_end[None, :])
+    visible = (index[None, :] <= index[:, None]) & (index[:, None] < subtree_end[None, :])
+    if not window:
+        return visible
+    depth = visible.sum(1)
+    return visible & (depth[:, None] - depth[None, :] < window)
 
 
 def attend_visible(

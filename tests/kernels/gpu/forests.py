@@ -32,11 +32,14 @@ def forest(num_tokens: int, seed: int, *, fork: float = 0.05, padding: int = 0) 
     return torch.from_numpy(ends.astype(np.int32)).to(DEVICE)
 
 
-def visible_pairs(subtree_end: Tensor, query_offset: int = 0) -> Tensor:
+def visible_pairs(subtree_end: Tensor, query_offset: int = 0, window: int = 0) -> Tensor:
     """[queries, keys]"""
     keys = torch.arange(len(subtree_end), device=subtree_end.device)
-    queries = keys[query_offset:, None]
-    return (keys <= queries) & (queries < subtree_end)
+    visible = (keys <= keys[:, None]) & (keys[:, None] < subtree_end)
+    if window:
+        depth = visible.sum(1)
+        visible &= depth[:, None] - depth < window
+    return visible[query_offset:]
 
 
 def relative_error(got: Tensor, want: Tensor) -> float:

@@ -17,6 +17,7 @@ from tests.kernels.gpu.forests import (
 )
 from trieline.kernels.gpu.tree_attention_op import tree_attention_on_gpu, tree_attention_op
 from trieline.kernels.gpu.tree_blocks import TreeBlocks, plan_tree_blocks
+from trieline.kernels.preorder import depths
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -52,7 +53,7 @@ def compare(
     out = tree_attention_on_gpu(q, k, v, blocks, scale=scale, softcap=softcap)
     assert out.dtype == q.dtype
     exact = [t.detach().double().requires_grad_() for t in qkv]
-    visible = visible_pairs(blocks.subtree_end, blocks.query_offset)[: blocks.num_queries]
+    visible = visible_pairs(blocks.subtree_end, blocks.query_offset, blocks.window)[: blocks.num_queries]
     want = reference(exact[0], exact[1], exact[2], visible, scale=scale, softcap=softcap)
     upstream = random_tensor(*out.shape, dtype=out.dtype, seed=9)
     gradients = torch.autograd.grad(out, qkv, upstream)
@@ -87,6 +88,16 @@ def test_equals_reference_with_grouped_heads_and_softcap(heads: tuple[int, int],
 def test_segment_attends_to_keys_from_before(offset: int, queries: int) -> None:
     blocks = plan_tree_blocks(forest(300, seed=5), query_offset=offset, num_queries=queries)
     compare(random_qkv(queries, 300, 32), blocks, scale=0.3)
+
+
+@pytest.mark.parametrize("window", [1, 40, 150])
+@pytest.mark.parametrize(("offset", "queries"), [(0, 300), (77, 223)])
+def test_a_window_equals_reference(window: int, offset: int, queries: int) -> None:
+    # Chains longer than every window, and branches off them.
+    ends = forest(300, seed=6, fork=0.02)
+    assert depths(ends).max() > 150
+    blocks = plan_tree_blocks(ends, query_offset=offset, num_queries=queries, window=window)
+    compare(random_qkv(queries, 300, 32), blocks, scale=0.3, softcap=1.5 if offset else 0.0)
 
 
 def test_long_trunk_is_cut_into_slices_and_stays_the_same_bit_for_bit() -> None:
@@ -152,13 +163,14 @@ def test_other_branches_change_nothing_bit_for_bit(dtype: torch.dtype) -> None:
 def op_arguments(num_tokens: int) -> tuple[object, ...]:
     blocks = plan_tree_blocks(forest(num_tokens, seed=4))
     q, k, v = (t[0] for t in random_qkv(num_tokens, num_tokens, 32))
-    plan = (blocks.subtree_end, blocks.key_extent, blocks.runs, blocks.num_runs)
+    plan = (blocks.subtree_end, blocks.depth, blocks.key_extent, blocks.runs, blocks.num_runs)
     return (
         *(t.detach().requires_grad_() for t in (q, k, v)),
         *plan,
         blocks.items,
         blocks.slices,
         blocks.schedule,
+        0,
         0,
         0.3,
         0.0,

@@ -37,9 +37,18 @@ def test_a_model_that_rotates_in_float32_is_compared_to_its_precision(tmp_path: 
     assert f"(limit {ROUNDED_GRADIENT_TOLERANCE:.0e})" in result.lines[3]
 
 
-def test_a_refusal_says_why(tmp_path: Path) -> None:
+def test_windows_longer_than_the_sequences_are_shortened_to_matter(tmp_path: Path) -> None:
     model = tiny_hf_model("mistral", dtype=torch.float32)
-    model.config.sliding_window = 16
+    model.config.sliding_window = 64
     model.save_pretrained(tmp_path)
-    with pytest.raises(ModelRefusedError, match="slides over a window of 16 tokens"):
+    result = check_model(tmp_path)
+    assert result.exact, result.lines
+    assert result.lines[1] == "its windows of 64 tokens shortened to 9, less than these sequences have"
+
+
+def test_a_refusal_says_why(tmp_path: Path) -> None:
+    model = tiny_hf_model("gemma3", dtype=torch.float32)
+    model.config.use_bidirectional_attention = True
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ModelRefusedError, match="see those after them"):
         check_model(tmp_path)

@@ -8,13 +8,12 @@ import pytest
 import torch
 from transformers import (
     AutoModelForCausalLM,
-    Gemma2Config,
+    Gemma3TextConfig,
     GPT2Config,
     GptOssConfig,
+    Llama4TextConfig,
     LlamaConfig,
     MambaConfig,
-    MistralConfig,
-    Qwen2Config,
     Qwen3MoeConfig,
 )
 
@@ -112,12 +111,14 @@ def from_config(config: Any) -> Any:
 
 _DECODER: dict[str, Any] = {"intermediate_size": 16, "num_key_value_heads": 1, "head_dim": 8}
 REFUSED = {
-    "mistral": (_config(MistralConfig, **_DECODER, sliding_window=8), "window of 8 tokens"),
-    "qwen2": (
-        _config(Qwen2Config, **_DECODER, use_sliding_window=True, sliding_window=8, max_window_layers=1),
-        "sliding_attention",
+    "llama4": (
+        _config(Llama4TextConfig, **_DECODER, intermediate_size_mlp=16, num_local_experts=2),
+        "layers of type chunked_attention; only full_attention and sliding_attention are exact",
     ),
-    "gemma2": (_config(Gemma2Config, **_DECODER), "sliding_attention"),
+    "gemma3 of embeddings": (
+        _config(Gemma3TextConfig, **_DECODER, use_bidirectional_attention=True),
+        "its tokens see those after them",
+    ),
     "dynamic rotary frequencies": (
         _config(
             LlamaConfig,
@@ -157,6 +158,15 @@ def test_models_that_are_not_exact_on_tries_are_refused_by_name(config: Any, rea
     with pytest.raises(ModelRefusedError, match=rf"(?s){reason}") as error:
         TreeModel(hf_model)
     assert type(hf_model).__name__.removesuffix("ForCausalLM") in str(error.value)
+
+
+def test_a_window_that_the_layers_do_not_ask_for_is_refused() -> None:
+    hf_model = tiny_hf_model("gemma3", dtype=torch.float32)
+    hf_model.model.layers[0].self_attn.sliding_window = None
+    with pytest.raises(
+        ModelRefusedError, match=r"expected layers with windows of \[6, 0\] tokens .* \[0, 0\]"
+    ):
+        TreeModel(hf_model)
 
 
 def test_learned_positions_are_depths_too() -> None:

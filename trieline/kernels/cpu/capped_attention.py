@@ -62,6 +62,8 @@ class _CappedAttention(torch.autograd.Function):
         q_, k_, v_, keys_above, values_above = (t.to(dtype) for t in (q, k, v, k_above, v_above))
         out = q_.new_zeros(1, q.shape[2], q.shape[1], v.shape[3]).transpose(1, 2)
         lse = q_.new_full((1, q.shape[1], q.shape[2]), -torch.inf)
+        if parts.num_above is not None:
+            k_, v_ = torch.cat([keys_above, k_], dim=2), torch.cat([values_above, v_], dim=2)
         for piece in _pieces(parts, k_above.shape[2]):
             keys, values = piece.of(k_, keys_above), piece.of(v_, values_above)
             queries = _by_group(q_[:, :, piece.queries], k.shape[1])
@@ -94,6 +96,9 @@ class _CappedAttention(torch.autograd.Function):
         q_, k_, v_, keys_above, values_above = (t.to(dtype) for t in (q, k, v, *ctx.above))
         grad_out, out = grad_out.to(dtype).transpose(1, 2), out.to(dtype)
         delta = (grad_out * out).sum(-1)
+        count = keys_above.shape[2]
+        if ctx.parts.num_above is not None:
+            k_, v_ = torch.cat([keys_above, k_], dim=2), torch.cat([values_above, v_], dim=2)
         grad_q, grad_k, grad_v, grad_k_above, grad_v_above = (
             torch.zeros_like(t) for t in (q_, k_, v_, keys_above, values_above)
         )
@@ -112,6 +117,9 @@ class _CappedAttention(torch.autograd.Function):
             grad_q[:, :, piece.queries] += _by_head(grad_scores @ keys[0], piece.num_queries)
             piece.add(grad_k, grad_k_above, (grad_scores.mT @ queries)[None])
             piece.add(grad_v, grad_v_above, (weights.mT @ grads)[None])
+        if ctx.parts.num_above is not None:
+            grad_k_above, grad_k = grad_k[:, :, :count], grad_k[:, :, count:]
+            grad_v_above, grad_v = grad_v[:, :, :count], grad_v[:, :, count:]
         # Those of the ancestors in the precision of sums: they come from many segments.
         own = (t.to(q.dtype) for t in (grad_q, grad_k, grad_v))
         return *own, grad_k_above, grad_v_above, None, None, None  # type: ignore[return-value]
@@ -166,7 +174,7 @@ def _pieces(parts: TreeParts, num_above: int) -> Iterator[_Piece]:
     for trunk in parts.trunks:
         for start, stop in _steps(trunk.stop, trunk.end):
             yield _Piece(start=start, stop=stop, key_ranges=((trunk.start, trunk.stop),))
-    if num_above:
+    if num_above and parts.num_above is None:
         for start, stop in _steps(0, parts.num_tokens):
             yield _Piece(start=start, stop=stop, key_ranges=None)
 

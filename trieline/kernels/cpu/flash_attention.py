@@ -43,8 +43,10 @@ class _FlashAttention(torch.autograd.Function):
         scale: float,
     ) -> Tensor:
         q_, k_, v_, keys, values = (t.to(parts.forward_dtype) for t in (q, k, v, k_above, v_above))
+        if parts.num_above is not None:
+            k_, v_ = torch.cat([keys, k_], dim=2), torch.cat([values, v_], dim=2)
         out, lse = attend_parts(q_, k_, v_, parts, scale)
-        if k_above.shape[2]:
+        if k_above.shape[2] and parts.num_above is None:
             attend_more(out, lse, q_, keys, values, slice(None), scale)
         out = out.to(q.dtype)
         ctx.save_for_backward(q, k, v, out, lse.to(sum_dtype(q.dtype)))
@@ -63,11 +65,19 @@ class _FlashAttention(torch.autograd.Function):
         dtype = ctx.parts.backward_dtype
         backward = Backward(grad_out.transpose(1, 2).to(dtype), q.to(dtype), out.to(dtype), lse, ctx.scale)
         keys, values = (t.to(dtype) for t in ctx.above)
-        above: tuple[Tensor | None, Tensor | None] = None, None
-        if keys.shape[2]:
-            # In the precision of sums: they come from many segments.
+        own, count = (k.to(dtype), v.to(dtype)), keys.shape[2]
+        grads: tuple[Tensor, Tensor] | None = None
+        if ctx.parts.num_above is not None:
+            own = torch.cat([keys, own[0]], dim=2), torch.cat([values, own[1]], dim=2)
+        elif count:
             grads = backward.part(keys, values, slice(None))
+        grad_k, grad_v = backward.parts(*own, ctx.parts)
+        if ctx.parts.num_above is not None and count:
+            grads = grad_k[:, :, :count], grad_v[:, :, :count]
+            grad_k, grad_v = grad_k[:, :, count:], grad_v[:, :, count:]
+        above: tuple[Tensor | None, Tensor | None] = None, None
+        if grads is not None:
+            # In the precision of sums: they come from many segments.
             above = grads[0].to(sum_dtype(q.dtype)), grads[1].to(sum_dtype(q.dtype))
-        grad_k, grad_v = backward.parts(k.to(dtype), v.to(dtype), ctx.parts)
         grad_q, grad_k, grad_v = (t.to(q.dtype) for t in (backward.grad_q, grad_k, grad_v))
         return grad_q, grad_k, grad_v, *above, None, None

@@ -71,6 +71,9 @@ class TreeParts:
     forward_dtype: torch.dtype
     """What the result is computed in, and below, the gradients."""
     backward_dtype: torch.dtype
+    num_above: int | None = None
+    """Of parts of a window: `key_ranges` count from the first of so many tokens above. None: those above are
+    all seen by all queries, and stand in no part here."""
 
     @property
     def num_tokens(self) -> int:
@@ -90,13 +93,13 @@ def plan_tree_parts(subtree_end: Tensor, *, dtype: torch.dtype, reproducible: bo
     forward_dtype = reproducible_dtype(dtype) if reproducible else dtype
     backward_dtype = sum_dtype(dtype) if reproducible or not has_bfloat16() else dtype
     ends = subtree_end.tolist()
-    chains = _chains(ends)
+    chains = find_chains(ends)
     trunks = tuple(
         Trunk(start=start, stop=stop, end=ends[start])
         for start, stop in chains
         if stop - start >= MIN_TRUNK and stop < ends[start]
     )
-    cuts = _cut(ends, chains, trunks)
+    cuts = cut_blocks(ends, chains, trunks)
     return TreeParts(
         blocks=_query_blocks(subtree_end, ends, cuts, (forward_dtype, backward_dtype)),
         trunks=trunks,
@@ -146,8 +149,13 @@ def add_to_keys(total: Tensor, part: Tensor, ranges: Sequence[tuple[int, int]]) 
 Cut = tuple[int, int, tuple[tuple[int, int], ...]]
 
 
-def _cut(ends: list[int], chains: list[tuple[int, int]], trunks: Sequence[Trunk]) -> list[Cut]:
-    """Blocks (start, stop, key ranges) in preorder: chains, neighbours joined where that is cheap."""
+def cut_blocks(
+    ends: list[int], chains: list[tuple[int, int]], trunks: Sequence[Trunk], *, whole_roots: bool = True
+) -> list[Cut]:
+    """Blocks (start, stop, key ranges) in preorder: chains, neighbours joined where that is cheap.
+
+    `whole_roots`: a chain that nothing stands above is one block, however long.
+    """
     cuts: list[Cut] = []
     trunk_starts = {trunk.start for trunk in trunks}
     # The chains from the root to the current place that are no trunks: (start, stop, subtree_end).
@@ -156,7 +164,7 @@ def _cut(ends: list[int], chains: list[tuple[int, int]], trunks: Sequence[Trunk]
     for start, stop in chains:
         while above and above[-1][2] <= start:
             above.pop()
-        size = MAX_BLOCK if above else stop - start
+        size = MAX_BLOCK if above or not whole_roots else stop - start
         for lo in range(start, stop, size):
             hi = min(lo + size, stop)
             ancestors = _merge_adjacent(
@@ -173,7 +181,7 @@ def _cut(ends: list[int], chains: list[tuple[int, int]], trunks: Sequence[Trunk]
     return cuts
 
 
-def _chains(ends: list[int]) -> list[tuple[int, int]]:
+def find_chains(ends: list[int]) -> list[tuple[int, int]]:
     """Maximal runs without a fork: each token the only child of the one before it."""
     starts = [i for i in range(len(ends)) if i == 0 or ends[i] != ends[i - 1]]
     return list(zip(starts, [*starts[1:], len(ends)], strict=True))

@@ -15,7 +15,7 @@ that many queries see is cut into slices (`tree_blocks`), whose partial sums are
 import triton
 import triton.language as tl
 
-from trieline.kernels.gpu.tree_attention_forward import PRECISION, load_rows, scores
+from trieline.kernels.gpu.tree_attention_forward import PRECISION, is_seen, load_depths, load_rows, scores
 from trieline.kernels.gpu.tree_blocks import KEY_BLOCK, MAX_RUNS, QUERY_BLOCK
 
 _QUERY_BLOCK = tl.constexpr(QUERY_BLOCK)
@@ -50,7 +50,66 @@ def delta_kernel(
     tl.store(Delta + head * num_queries + rows, tl.sum(grad * out, axis=1), mask=rows < num_queries)
 
 
-@triton.jit(do_not_specialize=["num_queries", "num_keys", "query_offset", "key_blocks", "max_items"])
+@triton.jit
+def _add_queries(
+    grad_k,
+    grad_v,
+    k,
+    v,
+    Q,
+    GradOut,
+    Lse,
+    Delta,
+    stride_qh,
+    stride_qm,
+    stride_gh,
+    stride_gm,
+    query_head,
+    m0,
+    num_queries,
+    queries,
+    keys,
+    ends,
+    far,
+    near,
+    masked,
+    window,
+    scale,
+    softcap,
+    WINDOW: tl.constexpr,
+    SOFTCAP: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    DOT: tl.constexpr,
+):
+    """Add one tile of queries of one head to dK / scale and dV of a block of keys."""
+    rows = m0 + tl.arange(0, BLOCK_M)
+    q = load_rows(Q + query_head * stride_qh, stride_qm, m0, num_queries, BLOCK_M, HEAD_DIM, BLOCK_D, DOT)
+    lse = tl.load(Lse + query_head * num_queries + rows, mask=rows < num_queries, other=float("inf"))
+    products = tl.dot(k, tl.trans(q), input_precision=PRECISION)
+    s_t, factor, slope_t = scores(products, scale, softcap, SOFTCAP)
+    p_t = tl.exp2(s_t * factor - lse[None, :])
+    if masked:
+        visible = is_seen(
+            queries[None, :], keys[:, None], ends[:, None], far[None, :], near[:, None], window, WINDOW
+        )
+        p_t = tl.where(visible, p_t, 0.0)
+    grad_out = load_rows(
+        GradOut + query_head * stride_gh, stride_gm, m0, num_queries, BLOCK_M, HEAD_DIM, BLOCK_D, DOT
+    )
+    grad_p_t = tl.dot(v, tl.trans(grad_out), input_precision=PRECISION)
+    weights = p_t.to(Q.dtype.element_ty).to(DOT)
+    grad_v = tl.dot(weights, grad_out, grad_v, input_precision=PRECISION)
+    delta = tl.load(Delta + query_head * num_queries + rows, mask=rows < num_queries, other=0.0)
+    grad_s_t = p_t * (grad_p_t - delta[None, :]) * slope_t
+    grad_k = tl.dot(grad_s_t.to(Q.dtype.element_ty).to(DOT), q, grad_k, input_precision=PRECISION)
+    return grad_k, grad_v
+
+
+@triton.jit(
+    do_not_specialize=["num_queries", "num_keys", "query_offset", "key_blocks", "max_items", "window"]
+)
 def keys_kernel(
     Q,
     K,
@@ -62,6 +121,7 @@ def keys_kernel(
     GradV,
     Partial,
     SubtreeEnd,
+    Depth,
     KeyExtent,
     Items,
     Schedule,
@@ -80,9 +140,11 @@ def keys_kernel(
     query_offset,
     key_blocks,
     max_items,
+    window,
     scale,
     softcap,
     GROUP: tl.constexpr,
+    WINDOW: tl.constexpr,
     SOFTCAP: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -110,6 +172,7 @@ def keys_kernel(
     keys = n0 + tl.arange(0, BLOCK_N)
     ends = tl.load(SubtreeEnd + keys, mask=keys < num_keys, other=0)
     k = load_rows(K + head.to(tl.int64) * stride_kg, stride_kn, n0, num_keys, BLOCK_N, HEAD_DIM, BLOCK_D, DOT)
+    near = load_depths(Depth, keys, num_keys, WINDOW)
     v = load_rows(V + head.to(tl.int64) * stride_vg, stride_vn, n0, num_keys, BLOCK_N, HEAD_DIM, BLOCK_D, DOT)
 
     # Tiles of queries: those of full_first:full_stop see all keys, the others of first:stop need the mask.
@@ -129,25 +192,23 @@ def keys_kernel(
         query_head = tl.cast(head * GROUP + step // tiles, tl.int64)
         tile = first + step % tiles
         m0 = tile * BLOCK_M
-        rows = m0 + tl.arange(0, BLOCK_M)
-        q = load_rows(Q + query_head * stride_qh, stride_qm, m0, num_queries, BLOCK_M, HEAD_DIM, BLOCK_D, DOT)
-        lse = tl.load(Lse + query_head * num_queries + rows, mask=rows < num_queries, other=float("inf"))
-        products = tl.dot(k, tl.trans(q), input_precision=PRECISION)
-        s_t, factor, slope_t = scores(products, scale, softcap, SOFTCAP)
-        p_t = tl.exp2(s_t * factor - lse[None, :])
-        if (tile < full_first) | (tile >= full_stop):
-            queries = query_offset + rows
-            visible = (keys[:, None] <= queries[None, :]) & (queries[None, :] < ends[:, None])
-            p_t = tl.where(visible, p_t, 0.0)
-        grad_out = load_rows(
-            GradOut + query_head * stride_gh, stride_gm, m0, num_queries, BLOCK_M, HEAD_DIM, BLOCK_D, DOT
-        )
-        grad_p_t = tl.dot(v, tl.trans(grad_out), input_precision=PRECISION)
-        weights = p_t.to(Q.dtype.element_ty).to(DOT)
-        grad_v = tl.dot(weights, grad_out, grad_v, input_precision=PRECISION)
-        delta = tl.load(Delta + query_head * num_queries + rows, mask=rows < num_queries, other=0.0)
-        grad_s_t = p_t * (grad_p_t - delta[None, :]) * slope_t
-        grad_k = tl.dot(grad_s_t.to(Q.dtype.element_ty).to(DOT), q, grad_k, input_precision=PRECISION)
+        queries = query_offset + m0 + tl.arange(0, BLOCK_M)
+        far = load_depths(Depth, queries, num_keys, WINDOW)
+        masked = (tile < full_first) | (tile >= full_stop)
+        if WINDOW:
+            # Rows beyond the last query have depth 0: at most a tile too many is looked at.
+            if tl.min(far, axis=0) - tl.max(near, axis=0) < window:
+                grad_k, grad_v = _add_queries(
+                    grad_k, grad_v, k, v, Q, GradOut, Lse, Delta, stride_qh, stride_qm, stride_gh, stride_gm,
+                    query_head, m0, num_queries, queries, keys, ends, far, near, True, window, scale, softcap,
+                    WINDOW, SOFTCAP, HEAD_DIM, BLOCK_D, BLOCK_M, DOT,
+                )  # fmt: skip
+        else:
+            grad_k, grad_v = _add_queries(
+                grad_k, grad_v, k, v, Q, GradOut, Lse, Delta, stride_qh, stride_qm, stride_gh, stride_gm,
+                query_head, m0, num_queries, queries, keys, ends, far, near, masked, window, scale, softcap,
+                WINDOW, SOFTCAP, HEAD_DIM, BLOCK_D, BLOCK_M, DOT,
+            )  # fmt: skip
     grad_k *= scale
 
     channels = tl.arange(0, BLOCK_D)
@@ -212,15 +273,18 @@ def _gather_keys(
     K,
     V,
     SubtreeEnd,
+    Depth,
     stride_kn,
     stride_vn,
     Runs,
     num_runs,
     queries,
     num_keys,
+    window,
     scale,
     softcap,
     MASKED: tl.constexpr,
+    WINDOW: tl.constexpr,
     SOFTCAP: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -239,7 +303,12 @@ def _gather_keys(
             if MASKED:
                 keys = n0 + tl.arange(0, BLOCK_N)
                 ends = tl.load(SubtreeEnd + keys, mask=keys < num_keys, other=0)
-                visible = (keys[None, :] <= queries[:, None]) & (queries[:, None] < ends[None, :])
+                far = load_depths(Depth, queries, num_keys, WINDOW)
+                near = load_depths(Depth, keys, num_keys, WINDOW)
+                visible = is_seen(
+                    queries[:, None], keys[None, :], ends[None, :], far[:, None], near[None, :],
+                    window, WINDOW,
+                )  # fmt: skip
                 p = tl.where(visible, p, 0.0)
             v = load_rows(V, stride_vn, n0, num_keys, BLOCK_N, HEAD_DIM, BLOCK_D, DOT)
             grad_p = tl.dot(grad_out, tl.trans(v), input_precision=PRECISION)
@@ -248,7 +317,7 @@ def _gather_keys(
     return grad_q
 
 
-@triton.jit(do_not_specialize=["num_queries", "num_keys", "query_offset"])
+@triton.jit(do_not_specialize=["num_queries", "num_keys", "query_offset", "window"])
 def queries_kernel(
     Q,
     K,
@@ -258,6 +327,7 @@ def queries_kernel(
     Delta,
     GradQ,
     SubtreeEnd,
+    Depth,
     Runs,
     NumRuns,
     stride_qh,
@@ -273,9 +343,11 @@ def queries_kernel(
     num_queries,
     num_keys,
     query_offset,
+    window,
     scale,
     softcap,
     GROUP: tl.constexpr,
+    WINDOW: tl.constexpr,
     SOFTCAP: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -302,10 +374,10 @@ def queries_kernel(
     grad_q = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     for masked in tl.static_range(2):
         grad_q = _gather_keys(
-            grad_q, q, grad_out, lse, delta, K, V, SubtreeEnd, stride_kn, stride_vn,
+            grad_q, q, grad_out, lse, delta, K, V, SubtreeEnd, Depth, stride_kn, stride_vn,
             Runs + 2 * masked * _MAX_RUNS, tl.load(NumRuns + 2 * planned + masked),
-            query_offset + rows, num_keys, scale, softcap, masked == 1,
-            SOFTCAP, HEAD_DIM, BLOCK_D, BLOCK_N, DOT,
+            query_offset + rows, num_keys, window, scale, softcap, masked == 1,
+            WINDOW, SOFTCAP, HEAD_DIM, BLOCK_D, BLOCK_N, DOT,
         )  # fmt: skip
     grad_q *= scale
     channels = tl.arange(0, BLOCK_D)

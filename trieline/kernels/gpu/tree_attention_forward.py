@@ -64,6 +64,24 @@ def scores(products, scale, softcap, SOFTCAP: tl.constexpr):
 
 
 @triton.jit
+def is_seen(queries, keys, ends, query_depth, key_depth, window, WINDOW: tl.constexpr):
+    """Whether queries see keys, of any shapes that broadcast. `ends`: `subtree_end` of the keys."""
+    visible = (keys <= queries) & (queries < ends)
+    if WINDOW:
+        visible = visible & (query_depth - key_depth < window)
+    return visible
+
+
+@triton.jit
+def load_depths(Depth, tokens, num_keys, WINDOW: tl.constexpr):
+    """Those of `tokens`, which count from the first key; without a window they are not needed, and 0."""
+    if WINDOW:
+        return tl.load(Depth + tokens, mask=tokens < num_keys, other=0)
+    else:  # Not only style: Triton compiles what follows a return.
+        return tl.zeros_like(tokens)
+
+
+@triton.jit
 def _attend(
     accumulator,
     total,
@@ -72,15 +90,18 @@ def _attend(
     K,
     V,
     SubtreeEnd,
+    Depth,
     stride_kn,
     stride_vn,
     Runs,
     num_runs,
     queries,
     num_keys,
+    window,
     scale,
     softcap,
     MASKED: tl.constexpr,
+    WINDOW: tl.constexpr,
     SOFTCAP: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -98,7 +119,12 @@ def _attend(
             if MASKED:
                 keys = n0 + tl.arange(0, BLOCK_N)
                 ends = tl.load(SubtreeEnd + keys, mask=keys < num_keys, other=0)
-                visible = (keys[None, :] <= queries[:, None]) & (queries[:, None] < ends[None, :])
+                far = load_depths(Depth, queries, num_keys, WINDOW)
+                near = load_depths(Depth, keys, num_keys, WINDOW)
+                visible = is_seen(
+                    queries[:, None], keys[None, :], ends[None, :], far[:, None], near[None, :],
+                    window, WINDOW,
+                )  # fmt: skip
                 s = tl.where(visible, s, float("-inf"))
             larger = tl.maximum(largest, tl.max(s, axis=1) * factor)
             shrink = tl.exp2(largest - larger)
@@ -112,7 +138,7 @@ def _attend(
     return accumulator, total, largest
 
 
-@triton.jit(do_not_specialize=["num_queries", "num_keys", "query_offset"])
+@triton.jit(do_not_specialize=["num_queries", "num_keys", "query_offset", "window"])
 def attend_kernel(
     Q,
     K,
@@ -120,6 +146,7 @@ def attend_kernel(
     Out,
     Lse,
     SubtreeEnd,
+    Depth,
     Runs,
     NumRuns,
     stride_qh,
@@ -133,9 +160,11 @@ def attend_kernel(
     num_queries,
     num_keys,
     query_offset,
+    window,
     scale,
     softcap,
     GROUP: tl.constexpr,
+    WINDOW: tl.constexpr,
     SOFTCAP: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -162,9 +191,10 @@ def attend_kernel(
     largest = tl.full([BLOCK_M], LOWEST, tl.float32)
     for masked in tl.static_range(2):
         accumulator, total, largest = _attend(
-            accumulator, total, largest, q, K, V, SubtreeEnd, stride_kn, stride_vn,
+            accumulator, total, largest, q, K, V, SubtreeEnd, Depth, stride_kn, stride_vn,
             Runs + 2 * masked * _MAX_RUNS, tl.load(NumRuns + 2 * planned + masked),
-            queries, num_keys, scale, softcap, masked == 1, SOFTCAP, HEAD_DIM, BLOCK_D, BLOCK_N, DOT,
+            queries, num_keys, window, scale, softcap, masked == 1,
+            WINDOW, SOFTCAP, HEAD_DIM, BLOCK_D, BLOCK_N, DOT,
         )  # fmt: skip
     sees = total > 0
     total = tl.where(sees, total, 1.0)

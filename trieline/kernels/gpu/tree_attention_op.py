@@ -73,6 +73,7 @@ def tree_attention_on_gpu(
         k[0],
         v[0],
         blocks.subtree_end,
+        blocks.depth,
         blocks.key_extent,
         blocks.runs,
         blocks.num_runs,
@@ -80,6 +81,7 @@ def tree_attention_on_gpu(
         blocks.slices,
         blocks.schedule,
         blocks.query_offset,
+        blocks.window,
         float(scale),
         float(softcap),
     )[0]
@@ -126,6 +128,7 @@ def tree_attention_op(
     k: Tensor,
     v: Tensor,
     subtree_end: Tensor,
+    depth: Tensor,
     key_extent: Tensor,
     runs: Tensor,
     num_runs: Tensor,
@@ -133,6 +136,7 @@ def tree_attention_op(
     slices: Tensor,
     schedule: Tensor,
     query_offset: int,
+    window: int,
     scale: float,
     softcap: float,
 ) -> tuple[Tensor, Tensor]:
@@ -144,10 +148,10 @@ def tree_attention_op(
     tile = tile_of("attend", q.dtype, size)
     if num_queries:
         attend_kernel[(triton.cdiv(num_queries, tile.block_m), heads)](
-            q, k, v, out, lse, subtree_end, runs, num_runs,
+            q, k, v, out, lse, subtree_end, depth, runs, num_runs,
             *q.stride()[:2], *k.stride()[:2], *v.stride()[:2], out.stride(1), out.stride(0),
-            num_queries, len(subtree_end), query_offset, scale, softcap,
-            GROUP=heads // len(k), SOFTCAP=softcap > 0, **_shape(tile, q),
+            num_queries, len(subtree_end), query_offset, window, scale, softcap,
+            GROUP=heads // len(k), WINDOW=window > 0, SOFTCAP=softcap > 0, **_shape(tile, q),
         )  # fmt: skip
     return out, lse
 
@@ -161,6 +165,7 @@ def tree_attention_backward_op(
     out: Tensor,
     lse: Tensor,
     subtree_end: Tensor,
+    depth: Tensor,
     key_extent: Tensor,
     runs: Tensor,
     num_runs: Tensor,
@@ -168,6 +173,7 @@ def tree_attention_backward_op(
     slices: Tensor,
     schedule: Tensor,
     query_offset: int,
+    window: int,
     scale: float,
     softcap: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -184,7 +190,7 @@ def tree_attention_backward_op(
         grad_out, out, delta, *grad_strides, out.stride(1), out.stride(0), num_queries,
         HEAD_DIM=size, BLOCK_D=triton.next_power_of_2(size), BLOCK_M=64,
     )  # fmt: skip
-    common = {"GROUP": heads // key_heads, "SOFTCAP": softcap > 0}
+    common = {"GROUP": heads // key_heads, "WINDOW": window > 0, "SOFTCAP": softcap > 0}
     strides = (*q.stride()[:2], *k.stride()[:2], *v.stride()[:2], *grad_strides)
 
     tile = tile_of("keys", q.dtype, size)
@@ -193,9 +199,10 @@ def tree_attention_backward_op(
     slots = num_slots(num_queries, num_keys)
     partial = lse.new_empty(slots, key_heads, 2, KEY_BLOCK, block_d)
     keys_kernel[(items.shape[1], key_heads, parts)](
-        q, k, v, grad_out, lse, delta, grad_k, grad_v, partial, subtree_end, key_extent, items, schedule,
+        q, k, v, grad_out, lse, delta, grad_k, grad_v, partial, subtree_end, depth, key_extent, items,
+        schedule,
         *strides, *grad_k.stride()[:2], num_queries, num_keys, query_offset, key_blocks, items.shape[1],
-        scale, softcap, **common, **_shape(tile, q),
+        window, scale, softcap, **common, **_shape(tile, q),
     )  # fmt: skip
     if slots:
         add_slices_kernel[(key_blocks, key_heads, parts)](
@@ -205,8 +212,8 @@ def tree_attention_backward_op(
 
     tile = tile_of("queries", q.dtype, size)
     queries_kernel[(triton.cdiv(num_queries, tile.block_m), heads)](
-        q, k, v, grad_out, lse, delta, grad_q, subtree_end, runs, num_runs,
-        *strides, *grad_q.stride()[:2], num_queries, num_keys, query_offset, scale, softcap,
+        q, k, v, grad_out, lse, delta, grad_q, subtree_end, depth, runs, num_runs,
+        *strides, *grad_q.stride()[:2], num_queries, num_keys, query_offset, window, scale, softcap,
         **common, **_shape(tile, q),
     )  # fmt: skip
     return grad_q, grad_k, grad_v
@@ -247,7 +254,7 @@ def _(grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, *_: Any) -> tuple[Tenso
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    *tensors, ctx.query_offset, ctx.scale, ctx.softcap = inputs
+    *tensors, ctx.query_offset, ctx.window, ctx.scale, ctx.softcap = inputs
     q, k, v, *plan = tensors
     ctx.save_for_backward(q, k, v, *output, *plan)
     ctx.mark_non_differentiable(output[1])
@@ -257,11 +264,11 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
 def _backward(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None) -> tuple[Tensor | None, ...]:
     del grad_lse
     if grad_out is None:
-        return (None,) * 13
+        return (None,) * 15
     gradients = tree_attention_backward_op(
-        grad_out, *ctx.saved_tensors, ctx.query_offset, ctx.scale, ctx.softcap
+        grad_out, *ctx.saved_tensors, ctx.query_offset, ctx.window, ctx.scale, ctx.softcap
     )
-    return (*gradients, *(None,) * 10)
+    return (*gradients, *(None,) * 12)
 
 
 tree_attention_op.register_autograd(_backward, setup_context=_setup_context)

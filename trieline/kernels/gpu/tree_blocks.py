@@ -7,6 +7,10 @@ keys `n0:n1`, its pair with the queries `m0:m1` is
     full    if n1 - 1 <= m0 and least >= m1
     partial otherwise
 
+With a sliding window, query i sees key j only if `depth[i] - depth[j] < window`, too. Then a pair is empty
+also if the least depth of its queries is that far below the greatest of its keys, and full only if the
+greatest depth of its queries is not that far below the least of its keys.
+
 Forward and dQ walk the keys of a block of queries, which are ancestors of its first token and the block
 itself: few contiguous runs, full ones and partial ones apart. In preorder the queries of a block of keys are
 one contiguous range, so dK and dV need no list; there the long ranges (the trunk, seen by all) are cut into
@@ -20,6 +24,8 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from trieline.kernels.preorder import depths
 
 QUERY_BLOCK = 128
 KEY_BLOCK = 64
@@ -42,8 +48,11 @@ class TreeBlocks:
 
     subtree_end: Tensor
     """[num_keys]"""
+    depth: Tensor
+    """[num_keys]; without a window nothing reads it."""
     key_extent: Tensor
-    """[2, K] least and greatest `subtree_end` of a block of keys; 0 stands for a key that no query sees."""
+    """[4, K] of a block of keys least and greatest `subtree_end`, 0 where no query sees a key,
+    and with a window least and greatest depth."""
     runs: Tensor
     """[Q, 2, 2, MAX_RUNS] of the full and of the partial runs: first key block, and one past the last."""
     num_runs: Tensor
@@ -57,6 +66,8 @@ class TreeBlocks:
     """[2] number of items, and query blocks of a whole slice."""
     query_offset: int
     num_queries: int
+    window: int = 0
+    """0: none."""
 
     @property
     def num_keys(self) -> int:
@@ -72,12 +83,12 @@ def num_slots(num_queries: int, num_keys: int) -> int:
 
 
 def plan_tree_blocks(
-    subtree_end: Tensor, *, query_offset: int = 0, num_queries: int | None = None
+    subtree_end: Tensor, *, query_offset: int = 0, num_queries: int | None = None, window: int = 0
 ) -> TreeBlocks:
     """Plan attention of `num_queries` tokens from `query_offset` on (default: all) over the keys [num_keys].
 
     Keys are numbered in preorder, whether they are a whole pack, or the path down to a segment and the
-    segment itself. A key with `subtree_end[j] <= j` is seen by no query.
+    segment itself. A key with `subtree_end[j] <= j` is seen by no query. `window` 0: none.
     """
     num_keys = len(subtree_end)
     if num_queries is None:
@@ -96,7 +107,8 @@ def plan_tree_blocks(
     query_blocks, key_blocks = triton.cdiv(num_queries, QUERY_BLOCK), triton.cdiv(num_keys, KEY_BLOCK)
     blocks = TreeBlocks(
         subtree_end=ends,
-        key_extent=ends.new_empty(2, key_blocks),
+        depth=depths(ends) if window else ends,
+        key_extent=ends.new_empty(4, key_blocks),
         runs=ends.new_empty(query_blocks, 2, 2, MAX_RUNS),
         num_runs=ends.new_empty(query_blocks, 2),
         items=ends.new_empty(4, key_blocks + SLICES),
@@ -104,9 +116,12 @@ def plan_tree_blocks(
         schedule=ends.new_empty(2),
         query_offset=query_offset,
         num_queries=num_queries,
+        window=window,
     )
     if key_blocks:
-        _key_extents[(key_blocks,)](ends, blocks.key_extent, num_keys, key_blocks, KEY_BLOCK, num_warps=1)
+        _key_extents[(key_blocks,)](
+            ends, blocks.depth, blocks.key_extent, num_keys, key_blocks, KEY_BLOCK, num_warps=1
+        )
         _schedule_slices[(1,)](
             blocks.key_extent, blocks.slices, blocks.schedule, num_queries, query_offset, key_blocks,
             QUERY_BLOCK, KEY_BLOCK, SLICES, LEAST_SLICE, 4 * _SCAN, num_warps=4,
@@ -118,33 +133,57 @@ def plan_tree_blocks(
         )  # fmt: skip
     if query_blocks:
         _query_runs[(query_blocks,)](
-            blocks.key_extent, blocks.runs, blocks.num_runs,
-            num_queries, query_offset, key_blocks,
-            QUERY_BLOCK, KEY_BLOCK, MAX_RUNS, _SCAN, num_warps=4,
+            blocks.depth, blocks.key_extent, blocks.runs, blocks.num_runs,
+            num_queries, query_offset, key_blocks, window,
+            window > 0, QUERY_BLOCK, KEY_BLOCK, MAX_RUNS, _SCAN, num_warps=4,
         )  # fmt: skip
     return blocks
 
 
 @triton.jit(do_not_specialize=["num_keys", "key_blocks"])
-def _key_extents(SubtreeEnd, KeyExtent, num_keys, key_blocks, KEY_BLOCK: tl.constexpr):
-    """Least and greatest `subtree_end` of the key block of this program."""
+def _key_extents(SubtreeEnd, Depth, KeyExtent, num_keys, key_blocks, KEY_BLOCK: tl.constexpr):
+    """Least and greatest `subtree_end` and depth of the key block of this program."""
     block = tl.program_id(0)
     keys = block * KEY_BLOCK + tl.arange(0, KEY_BLOCK)
     ends = tl.load(SubtreeEnd + keys, mask=keys < num_keys, other=0)
     ends = tl.where(ends > keys, ends, 0)
     tl.store(KeyExtent + block, tl.min(ends, axis=0))
     tl.store(KeyExtent + key_blocks + block, tl.max(ends, axis=0))
+    inside = keys < num_keys
+    least = tl.load(Depth + keys, mask=inside, other=num_keys)
+    greatest = tl.load(Depth + keys, mask=inside, other=0)
+    tl.store(KeyExtent + 2 * key_blocks + block, tl.min(least, axis=0))
+    tl.store(KeyExtent + 3 * key_blocks + block, tl.max(greatest, axis=0))
 
 
 @triton.jit
-def _kinds(KeyExtent, blocks, key_blocks, m0, m1, KEY_BLOCK: tl.constexpr):
-    """Whether the key blocks `blocks` are full, and whether they are partial, for the queries m0:m1."""
+def _kinds(
+    KeyExtent,
+    blocks,
+    key_blocks,
+    m0,
+    m1,
+    nearest,
+    farthest,
+    window,
+    WINDOW: tl.constexpr,
+    KEY_BLOCK: tl.constexpr,
+):
+    """Whether the key blocks `blocks` are full, and whether they are partial, for the queries m0:m1.
+
+    `nearest` and `farthest`: least and greatest depth of those queries.
+    """
     inside = (blocks >= 0) & (blocks < key_blocks)
     least = tl.load(KeyExtent + blocks, mask=inside, other=0)
     greatest = tl.load(KeyExtent + key_blocks + blocks, mask=inside, other=0)
     n0 = blocks * KEY_BLOCK
     visible = inside & (n0 < m1) & (greatest > m0)
     full = visible & (n0 + KEY_BLOCK - 1 <= m0) & (least >= m1)
+    if WINDOW:
+        highest = tl.load(KeyExtent + 2 * key_blocks + blocks, mask=inside, other=0)
+        lowest = tl.load(KeyExtent + 3 * key_blocks + blocks, mask=inside, other=0)
+        visible = visible & (nearest - lowest < window)
+        full = full & visible & (farthest - highest < window)
     return full, visible & (full == 0)
 
 
@@ -159,14 +198,17 @@ def _store_runs(Runs, blocks, before, here, after, known, MAX_RUNS: tl.constexpr
     return known + tl.sum(begins.to(tl.int32), axis=0)
 
 
-@triton.jit(do_not_specialize=["num_queries", "query_offset", "key_blocks"])
+@triton.jit(do_not_specialize=["num_queries", "query_offset", "key_blocks", "window"])
 def _query_runs(
+    Depth,
     KeyExtent,
     Runs,
     NumRuns,
     num_queries,
     query_offset,
     key_blocks,
+    window,
+    WINDOW: tl.constexpr,
     QUERY_BLOCK: tl.constexpr,
     KEY_BLOCK: tl.constexpr,
     MAX_RUNS: tl.constexpr,
@@ -178,15 +220,25 @@ def _query_runs(
     m1 = tl.minimum(m0 + QUERY_BLOCK, query_offset + num_queries)
     full_runs = Runs + block * 4 * MAX_RUNS
     partial_runs = full_runs + 2 * MAX_RUNS
+    queries = m0 + tl.arange(0, QUERY_BLOCK)
+    depth = tl.load(Depth + queries, mask=queries < m1, other=0)
+    farthest = tl.max(depth, axis=0)
+    nearest = tl.min(tl.where(queries < m1, depth, farthest), axis=0)
     num_full = 0
     num_partial = 0
     first = key_blocks
     last = -1
     for start in range(0, tl.cdiv(m1, KEY_BLOCK), SCAN):
         ids = start + tl.arange(0, SCAN)
-        full_before, partial_before = _kinds(KeyExtent, ids - 1, key_blocks, m0, m1, KEY_BLOCK)
-        full, partial = _kinds(KeyExtent, ids, key_blocks, m0, m1, KEY_BLOCK)
-        full_after, partial_after = _kinds(KeyExtent, ids + 1, key_blocks, m0, m1, KEY_BLOCK)
+        full_before, partial_before = _kinds(
+            KeyExtent, ids - 1, key_blocks, m0, m1, nearest, farthest, window, WINDOW, KEY_BLOCK
+        )
+        full, partial = _kinds(
+            KeyExtent, ids, key_blocks, m0, m1, nearest, farthest, window, WINDOW, KEY_BLOCK
+        )
+        full_after, partial_after = _kinds(
+            KeyExtent, ids + 1, key_blocks, m0, m1, nearest, farthest, window, WINDOW, KEY_BLOCK
+        )
         num_full = _store_runs(full_runs, ids, full_before, full, full_after, num_full, MAX_RUNS)
         num_partial = _store_runs(
             partial_runs, ids, partial_before, partial, partial_after, num_partial, MAX_RUNS

@@ -84,9 +84,11 @@ class _SegmentContext(TreeContext):
         self.trunk_values: list[Tensor] = []
         """[1, G, K, D] a layer, with gradient if the segment keeps its graph."""
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, *, scale: float, softcap: float) -> Tensor:
-        layer = self._path.layer(self.layers, key)
-        self.layers += 1
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, *, scale: float, softcap: float, window: int
+    ) -> Tensor:
+        layer = self._path.layer(len(self.windows), key)
+        plan = self.take_plan(window)
         above = [
             _left_to(layer.keys, layer.grad_keys, self._depth),
             _left_to(layer.values, layer.grad_values, self._depth),
@@ -99,9 +101,7 @@ class _SegmentContext(TreeContext):
             ):
                 kept.append(own.index_select(2, self._trunk))
                 path[:, :, trunk] = kept[-1].detach()
-        return segment_attention(
-            query, key, value, above[0], above[1], self.plan, scale=scale, softcap=softcap
-        )
+        return segment_attention(query, key, value, above[0], above[1], plan, scale=scale, softcap=softcap)
 
 
 def _left_to(path: Tensor, grads: Tensor, depth: int) -> Tensor:

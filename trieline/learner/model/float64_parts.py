@@ -49,6 +49,8 @@ def plain_attention(
     """Causal attention of rows without padding: [B, H, T, D] to [B, T, H, D]."""
     assert mask is None
     causal = torch.ones(query.shape[2], query.shape[2], dtype=torch.bool, device=query.device).tril()
+    if window := settings.get("sliding_window"):
+        causal = causal.triu(1 - window)
     scale, softcap = settings.get("scaling"), settings.get("softcap")
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     return attend_visible(query, key, value, causal, scale=scale, softcap=softcap or 0.0), None

@@ -8,6 +8,7 @@ the same (`Roundings`), the gradients are only compared to float32's precision.
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from trieline.common.arrays import Int32
 from trieline.learner.batch.trie import build_trie
 from trieline.learner.model.float64_parts import Roundings, use_float64, use_plain_attention
-from trieline.learner.model.tree_forward import TreeModel, model_name
+from trieline.learner.model.tree_forward import TreeModel, layer_windows, model_name
 from trieline.learner.model_folder.loading import load_causal_lm
 
 # Rounding in float64 is 1e-16; sums over a model's depth and width leave this much (DESIGN, section 5).
@@ -24,6 +25,8 @@ LOSS_TOLERANCE = 1e-12
 GRADIENT_TOLERANCE = 1e-10
 ROUNDED_GRADIENT_TOLERANCE = 1e-4
 TRUNK, BRANCHES, BRANCH = 24, 5, 12
+WINDOW = 9
+"""Of models with sliding windows: theirs are longer than what is worth computing in float64."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,6 +47,7 @@ def check_model(folder: Path, *, seed: int = 0) -> ModelCheck:
     """
     model = load_causal_lm(folder, torch.float64)
     use_float64(model)
+    shortened = _shorten_windows(model)
     sequences = _random_sequences(model.config.get_text_config().vocab_size, seed)
     rng = np.random.default_rng(seed)
     weights = [torch.from_numpy(rng.normal(size=len(s) - 1)) for s in sequences]
@@ -65,6 +69,7 @@ def check_model(folder: Path, *, seed: int = 0) -> ModelCheck:
         exact=exact,
         lines=[
             f"{model_name(model)}: {model.num_parameters() / 1e6:.1f} M parameters, in float64",
+            *shortened,
             f"{len(sequences)} sequences of L = {trie.num_sequence_tokens} tokens in all, "
             f"N = {trie.num_tokens} in the trie",
             f"loss: relative difference {loss_error:.1e} (limit {LOSS_TOLERANCE:.0e})",
@@ -75,6 +80,20 @@ def check_model(folder: Path, *, seed: int = 0) -> ModelCheck:
             else "NOT exact: do not train it on tries",
         ],
     )
+
+
+def _shorten_windows(model: Any) -> list[str]:
+    """Let windows hide something of sequences as short as these. Returns a line for people, or none."""
+    config = model.config.get_text_config()
+    longest = max(layer_windows(config))
+    if longest <= WINDOW:
+        return []
+    config.sliding_window = WINDOW
+    for module in model.modules():
+        # Some layers have it from their configuration, some a copy.
+        if getattr(module, "sliding_window", None) is not None:
+            module.sliding_window = WINDOW
+    return [f"its windows of {longest} tokens shortened to {WINDOW}, less than these sequences have"]
 
 
 def _random_sequences(vocab_size: int, seed: int) -> list[Int32]:

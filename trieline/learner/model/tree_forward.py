@@ -40,17 +40,28 @@ _WITHOUT_EFFECT = {
 """Keywords of the attention interface that don't change what a tree's token sees."""
 
 
+EXACT_LAYERS = {"full_attention", "sliding_attention"}
+"""Kinds of `layer_types` in which a token sees its own path alone, or the end of it."""
+
+
 class TreeContext:
-    """The plan of one forward pass, and how many layers have used it."""
+    """The plan of one forward pass, and what the layers that have used it have asked of it."""
 
     def __init__(self, plan: TreeAttentionPlan) -> None:
         self.plan = plan
-        self.layers = 0
+        self.windows: list[int] = []
+        """Of each layer in turn; 0: none."""
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, *, scale: float, softcap: float) -> Tensor:
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, *, scale: float, softcap: float, window: int
+    ) -> Tensor:
         """Attention of the next layer: query [1, H, T, D] to [1, T, H, D]."""
-        self.layers += 1
-        return tree_attention(query, key, value, self.plan, scale=scale, softcap=softcap)
+        return tree_attention(query, key, value, self.take_plan(window), scale=scale, softcap=softcap)
+
+    def take_plan(self, window: int) -> TreeAttentionPlan:
+        """That of the next layer."""
+        self.windows.append(window)
+        return self.plan.windowed(window) if window else self.plan
 
 
 def attend(
@@ -63,6 +74,7 @@ def attend(
     scaling: float | None = None,
     dropout: float = 0.0,
     softcap: float | None = None,
+    sliding_window: int | None = None,
     tree_context: TreeContext | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
@@ -80,7 +92,8 @@ def attend(
         msg = f"{type(module).__name__} asks its attention for {listed}, which is not exact on tries"
         raise ModelRefusedError(msg)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return tree_context.attend(query, key, value, scale=scale, softcap=softcap or 0.0), None
+    window = sliding_window or 0
+    return tree_context.attend(query, key, value, scale=scale, softcap=softcap or 0.0, window=window), None
 
 
 AttentionInterface.register(ATTENTION_NAME, attend)
@@ -181,9 +194,13 @@ class TreeModel(nn.Module):
         return torch.from_numpy(column.astype(np.int64))[None].to(self.device)
 
     def _expect_all_layers(self, context: TreeContext) -> None:
-        expected = self.hf_model.config.get_text_config().num_hidden_layers
-        if context.layers != expected:
-            msg = f"{self.name}: expected tree attention in {expected} layers, got it in {context.layers}"
+        config = self.hf_model.config.get_text_config()
+        expected, found = config.num_hidden_layers, context.windows
+        if len(found) != expected:
+            msg = f"{self.name}: expected tree attention in {expected} layers, got it in {len(found)}"
+            raise ModelRefusedError(msg)
+        if (windows := layer_windows(config)) != found:
+            msg = f"{self.name}: expected layers with windows of {windows} tokens (0: none), got {found}"
             raise ModelRefusedError(msg)
 
 
@@ -217,20 +234,18 @@ def refuse_unsupported(hf_model: Any) -> None:
     """Raise ModelRefusedError for what the configuration says is not exact on tries."""
     name, config = model_name(hf_model), hf_model.config.get_text_config()
     reason = None
-    layer_types = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
-    window = getattr(config, "sliding_window", None)
+    layer_types = set(getattr(config, "layer_types", None) or ()) - EXACT_LAYERS
     if not getattr(hf_model, "_supports_attention_backend", False):
         reason = "its attention can't be replaced (no attention backend support)"
     elif getattr(hf_model.config, "is_encoder_decoder", False):
         reason = "it is an encoder-decoder"
     elif layer_types:
-        reason = f"it has layers of type {', '.join(sorted(layer_types))}; only full_attention is exact"
-    elif (
-        window is not None
-        and getattr(config, "use_sliding_window", True)
-        and not hasattr(config, "layer_types")
-    ):
-        reason = f"its attention slides over a window of {window} tokens"
+        reason = (
+            f"it has layers of type {', '.join(sorted(layer_types))}; "
+            f"only {' and '.join(sorted(EXACT_LAYERS))} are exact"
+        )
+    elif getattr(config, "use_bidirectional_attention", False):
+        reason = "its tokens see those after them (use_bidirectional_attention)"
     elif rope := _length_dependent_rope(config):
         reason = f"its rotary frequencies depend on the length of a sequence (rope type {rope})"
     elif getattr(config, "output_router_logits", False):
@@ -245,6 +260,18 @@ def refuse_unsupported(hf_model: Any) -> None:
     if reason:
         msg = f"{name} can't be trained on tries: {reason}"
         raise ModelRefusedError(msg)
+
+
+def layer_windows(config: Any) -> list[int]:
+    """How many tokens of its path, itself among them, a token sees in each layer by the text configuration.
+
+    0: all of them.
+    """
+    window = getattr(config, "sliding_window", None) or 0
+    if layer_types := getattr(config, "layer_types", None):
+        return [window if kind == "sliding_attention" else 0 for kind in layer_types]
+    slides = window if getattr(config, "use_sliding_window", True) else 0
+    return [slides] * config.num_hidden_layers
 
 
 def _without_peft(hf_model: Any) -> Any:
