@@ -47,12 +47,14 @@ class Case:
         self.seen[:, 2] = rng.permutation(OWN_ROWS)[:5]
         self.seen[:, 3] = [1, CAPACITY, 1, CAPACITY, int(rng.integers(1, CAPACITY))]
 
-    def result(self, prefix: Pair, own: Pair, scale: float = 0.3) -> Tensor:
+    def result(self, prefix: Pair, own: Pair, scale: float = 0.3, window: int = 0) -> Tensor:
         before, after = ((readable(pair[0]), readable(pair[1])) for pair in (prefix, own))
-        return decode_attention(self.query, self.key, self.value, before, after, 1, self.seen, scale)
+        return decode_attention(self.query, self.key, self.value, before, after, 1, self.seen, scale, window)
 
-    def expected(self, prefix: Pair, own: Pair, scale: float = 0.3) -> Tensor:
-        return reference_decode_attention(self.query, self.key, self.value, prefix, own, 1, self.seen, scale)
+    def expected(self, prefix: Pair, own: Pair, scale: float = 0.3, window: int = 0) -> Tensor:
+        return reference_decode_attention(
+            self.query, self.key, self.value, prefix, own, 1, self.seen, scale, window
+        )
 
 
 def copies(pair: Pair) -> Pair:
@@ -68,6 +70,14 @@ def test_equals_reference(dtype: torch.dtype, shape: tuple[int, int, int, int]) 
     torch.testing.assert_close(out, expected, rtol=TOLERANCES[dtype], atol=TOLERANCES[dtype])
     for written, wanted in zip(own, expected_own, strict=True):
         assert torch.equal(written, wanted)
+
+
+@pytest.mark.parametrize("window", [1, 7, 41, 1000])
+def test_a_window_equals_reference(window: int) -> None:
+    case = Case(torch.float64, SHAPES[0])
+    out = case.result(case.prefix, copies(case.own), window=window)
+    expected = case.expected(case.prefix, copies(case.own), window=window)
+    torch.testing.assert_close(out, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_a_cache_without_rows_is_a_prefix_of_nothing() -> None:

@@ -30,6 +30,7 @@ def decode_attention(
     layer: int,
     seen_M4: np.ndarray[Any, np.dtype[np.int64]],
     scale: float,
+    window: int = 0,
 ) -> Tensor:
     """softmax(scale q K^T) V, where query m sees the keys of one row of `prefix`, then those of one of `own`.
 
@@ -42,6 +43,7 @@ def decode_attention(
         seen_M4: for each query its row of `prefix` and how many of the tokens there, then the same of `own`,
             at least 1. No two queries have the same row of `own`.
         scale: of the scores.
+        window: of all tokens seen, look only at so many of the last. 0: at all.
 
     Returns:
         [M, Q, W] like the query, from sums in `reproducible_dtype` of its precision.
@@ -59,7 +61,9 @@ def decode_attention(
     query = query_MQD.to(reproducible_dtype(query_MQD.dtype)).contiguous()
     out = query.new_empty(count, queries, out_width)
     grouped = (count, heads, queries // heads)
-    share_threads(NS_PER_PRODUCT * seen_M4[:, 1::2].sum() * queries * (width + out_width))
+    lengths = seen_M4[:, 1::2].sum(1)
+    seen_tokens = np.minimum(lengths, window).sum() if window else lengths.sum()
+    share_threads(NS_PER_PRODUCT * seen_tokens * queries * (width + out_width))
     attend_kernel(
         query.view(*grouped, width).numpy(),
         key,
@@ -69,6 +73,7 @@ def decode_attention(
         layer,
         seen_M4,
         scale * BITS_PER_NAT,
+        window,
         out.view(*grouped, out_width).numpy(),
     )
     return out.to(query_MQD.dtype)
@@ -83,6 +88,7 @@ def reference_decode_attention(
     layer: int,
     seen_M4: np.ndarray[Any, np.dtype[np.int64]],
     scale: float,
+    window: int = 0,
 ) -> Tensor:
     """The same from the formula, query by query; the caches are tensors."""
     outs = []
@@ -95,6 +101,7 @@ def reference_decode_attention(
             )
             for first, second in zip(prefix, own, strict=True)
         )
+        keys_HCD, values_HCW = (seen[:, -window:] for seen in (keys_HCD, values_HCW))
         query_HGD = query_MQD[one].view(len(keys_HCD), -1, query_MQD.shape[2]).double()
         weights_HGC = (scale * query_HGD @ keys_HCD.double().mT).softmax(-1)
         outs.append((weights_HGC @ values_HCW.double()).flatten(0, 1))

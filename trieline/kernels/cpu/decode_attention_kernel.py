@@ -12,7 +12,7 @@ from trieline.kernels.cpu.compiled import SUMS, compiled, number, power_of_2
 
 @compiled(parallel=True)
 def attend_kernel(
-    query, key, value, prefix_keys, prefix_values, own_keys, own_values, layer, seen, scale, out
+    query, key, value, prefix_keys, prefix_values, own_keys, own_values, layer, seen, scale, window, out
 ):
     """Attend, and store the new keys and values."""
     count, heads = query.shape[:2]
@@ -21,14 +21,17 @@ def attend_kernel(
         prefix_row, prefix_length, own_row, own_length = seen[one]
         own_keys[layer, own_row, head, own_length - 1] = key[one, head]
         own_values[layer, own_row, head, own_length - 1] = value[one, head]
-        weights = np.empty((query.shape[2], prefix_length + own_length), query.dtype)
-        before, after = weights[:, :prefix_length], weights[:, prefix_length:]
-        _score(query[one, head], prefix_keys[layer, prefix_row, head], scale, before)
-        _score(query[one, head], own_keys[layer, own_row, head], scale, after)
+        # With a window, what lies before the last tokens is not looked at.
+        hidden = max(prefix_length + own_length - window, 0) if window else 0
+        first, own_first = min(hidden, prefix_length), max(hidden - prefix_length, 0)
+        weights = np.empty((query.shape[2], prefix_length + own_length - hidden), query.dtype)
+        before, after = weights[:, : prefix_length - first], weights[:, prefix_length - first :]
+        _score(query[one, head], prefix_keys[layer, prefix_row, head, first:], scale, before)
+        _score(query[one, head], own_keys[layer, own_row, head, own_first:], scale, after)
         _softmax_of_base_2(weights)
         out[one, head] = 0
-        _add_weighted(before, prefix_values[layer, prefix_row, head], out[one, head])
-        _add_weighted(after, own_values[layer, own_row, head], out[one, head])
+        _add_weighted(before, prefix_values[layer, prefix_row, head, first:], out[one, head])
+        _add_weighted(after, own_values[layer, own_row, head, own_first:], out[one, head])
 
 
 @compiled(fastmath=SUMS)

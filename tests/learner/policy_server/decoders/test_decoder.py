@@ -6,10 +6,12 @@ import torch
 from transformers import (
     BloomConfig,
     BloomForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
+    Lfm2Config,
+    Lfm2ForCausalLM,
 )
 
 from tests.learner.policy_server.cpu.tiny import (
@@ -59,12 +61,17 @@ def test_another_family_is_served_by_its_own_layers(tmp_path: Path) -> None:
         expect_plain(tmp_path, prompt, completion)
 
 
-def test_a_model_without_full_attention_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_model_that_attends_otherwise_is_refused_by_name(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    window = tmp_path / "window"
-    MistralForCausalLM(MistralConfig(**SHAPE, sliding_window=16)).save_pretrained(window)
-    with pytest.raises(ModelRefusedError, match="sliding"):
-        load_decoder(window, torch.float32)
+    capped = tmp_path / "capped"
+    Gemma2ForCausalLM(Gemma2Config(**SHAPE)).save_pretrained(capped)
+    with pytest.raises(ModelRefusedError, match=r"Gemma2Attention asks for softcap=50\.0"):
+        load_decoder(capped, torch.float32)
+    hybrid = tmp_path / "hybrid"
+    config = Lfm2Config(**SHAPE, layer_types=["full_attention", "conv", "conv"])
+    Lfm2ForCausalLM(config).save_pretrained(hybrid)
+    with pytest.raises(ModelRefusedError, match="layers of kind conv"):
+        load_decoder(hybrid, torch.float32)
     own_way = tmp_path / "own_way"
     BloomForCausalLM(BloomConfig(vocab_size=300, hidden_size=32, n_layer=2, n_head=4)).save_pretrained(
         own_way

@@ -29,7 +29,11 @@ class KVCache:
     def attend(
         self, layout: Layout, layer: int, query_TQD: Tensor, key_THD: Tensor, value_THD: Tensor, scale: float
     ) -> Tensor:
-        """Store the step's keys and values, then let each token look at all of its sequence: [T, Q, D]."""
+        """Store the step's keys and values, then let each token look at its sequence: [T, Q, D].
+
+        At all of it, or at as much as the window of the layer shows.
+        """
+        window = self.shape.window(layer)
         count = len(layout.singles_M4)
         parts = []
         if count:
@@ -43,6 +47,7 @@ class KVCache:
                     layer,
                     layout.singles_M4,
                     scale,
+                    window,
                 )
             )
         begin = count
@@ -65,13 +70,14 @@ class KVCache:
                 store[layer, chunk.trunk, :, : chunk.base] for store in (self.trunks.keys, self.trunks.values)
             )
             keys, values = (torch.cat(parts, 1) for parts in zip(trunk, (keys, values), strict=True))
+        mask = chunk.mask(self.shape.window(layer))
         computed_in = reproducible_dtype(query_TQD.dtype)
         out_QTD = functional.scaled_dot_product_attention(
             query_TQD.transpose(0, 1)[None].to(computed_in),
             keys[None].to(computed_in),
             values[None].to(computed_in),
-            attn_mask=chunk.mask,
-            is_causal=chunk.mask is None,
+            attn_mask=mask,
+            is_causal=mask is None,
             scale=scale,
             enable_gqa=query_TQD.shape[1] != self.shape.heads,
         )[0]

@@ -21,11 +21,24 @@ class Chunk:
     base: int = 0
 
     @functools.cached_property
-    def mask(self) -> Tensor | None:
-        """bool [stop - start, stop], or None where plain causal attention is right."""
-        if self.start == 0:
+    def _masks(self) -> dict[int, Tensor | None]:
+        return {}
+
+    def mask(self, window: int) -> Tensor | None:
+        """bool [stop - start, stop], or None where plain causal attention is right. `window` 0: none.
+
+        All layers of a step that ask get the same one.
+        """
+        if window not in self._masks:
+            self._masks[window] = self._mask(window)
+        return self._masks[window]
+
+    def _mask(self, window: int) -> Tensor | None:
+        hides = 0 < window < self.stop
+        if self.start == 0 and not hides:
             return None
-        return torch.ones(self.stop - self.start, self.stop, dtype=torch.bool).tril_(self.start)
+        causal = torch.ones(self.stop - self.start, self.stop, dtype=torch.bool).tril_(self.start)
+        return causal.triu_(self.start - window + 1) if hides else causal
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -16,7 +16,8 @@ from trieline.learner.policy_server.decoders.step import Step
 
 Attend = Callable[[int, Tensor, Tensor, Tensor, float], Tensor]
 """Of a layer: its number, queries [T, Q, D], keys and values [T, H, D] of the step's tokens, and the scale of
-the scores. Stores the keys and values, and gives [T, Q, D]: each token looks at all of its sequence."""
+the scores. Stores the keys and values, and gives [T, Q, D]: each token looks at all of its sequence, or in
+layers with a window (`KVShape.windows`) at the end of it."""
 
 
 class Decoder(Protocol):
@@ -73,8 +74,11 @@ def load_decoder(
 
 
 def _refuse_partial_layers(config: Any, folder: Path) -> None:
-    kinds = set(getattr(config, "layer_types", None) or []) - {"full_attention"}
+    kinds = set(getattr(config, "layer_types", None) or []) - {"full_attention", "sliding_attention"}
     if kinds:
         listed = ", ".join(sorted(kinds))
-        msg = f"expected a model with full attention only, the one in {folder} has layers of kind {listed}"
+        msg = (
+            "expected a model with full and sliding attention only, "
+            f"the one in {folder} has layers of kind {listed}"
+        )
         raise ModelRefusedError(msg)

@@ -18,7 +18,7 @@ from trieline.learner.policy_server.decoders.step import Step
 ATTENTION_NAME = "trieline_rows"
 
 # Arguments by which a model asks for more than plain attention. Ignoring one would sample from another model.
-UNSUPPORTED = ("sliding_window", "softcap", "s_aux", "position_bias")
+UNSUPPORTED = ("softcap", "s_aux", "position_bias")
 
 
 class HFDecoder:
@@ -71,10 +71,12 @@ def _adding(added: LowRank) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor],
 
 
 class _Probe:
-    """Stands in for the attention of one forward at the start, to learn what the layers keep."""
+    """Stands in for the attention of one forward at the start, to learn what the layers keep and see."""
 
     def __init__(self) -> None:
         self.seen: dict[int, tuple[int, int, int]] = {}
+        self.windows: list[int] = []
+        """Of each layer in turn, by what it asks for."""
 
     def __call__(
         self, layer: int, query_TQD: Tensor, key_THD: Tensor, value_THD: Tensor, scale: float
@@ -100,11 +102,12 @@ def _rows_attention(
         if kwargs.get(name) is not None:
             msg = f"{type(module).__name__} asks for {name}={kwargs[name]}; expected plain causal attention"
             raise ModelRefusedError(msg)
+    attend = _attention.get()
+    if isinstance(attend, _Probe):
+        attend.windows.append(kwargs.get("sliding_window") or 0)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     layer = int(getattr(module, "layer_idx"))  # noqa: B009  (nn.Module types it as Tensor | Module)
-    out = _attention.get()(
-        layer, query[0].transpose(0, 1), key[0].transpose(0, 1), value[0].transpose(0, 1), scale
-    )
+    out = attend(layer, query[0].transpose(0, 1), key[0].transpose(0, 1), value[0].transpose(0, 1), scale)
     return out[None], None
 
 
@@ -130,7 +133,8 @@ def _probe(model: Any) -> KVShape:
         )
         raise ModelRefusedError(msg)
     heads, key_width, value_width = shapes.pop()
-    return KVShape(layers=layers, heads=heads, key_width=key_width, value_width=value_width)
+    windows = tuple(probe.windows) if any(probe.windows) else ()
+    return KVShape(layers=layers, heads=heads, key_width=key_width, value_width=value_width, windows=windows)
 
 
 def _logits(model: Any, token_ids: Tensor, positions: Tensor, sample_at: Tensor) -> Tensor:
