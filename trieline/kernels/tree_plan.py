@@ -88,7 +88,8 @@ def _plan_window(plan: TreeAttentionPlan, window: int) -> TreeAttentionPlan:
     if plan.gpu_blocks is not None:
         from trieline.kernels.gpu.tree_blocks import plan_tree_blocks
 
-        blocks = plan_tree_blocks(plan.gpu_blocks.subtree_end, query_offset=above, window=window)
+        keys = plan.gpu_blocks.subtree_end
+        blocks = plan_tree_blocks(keys, query_offset=above, window=window, depth=depths(keys))
         return replace(plan, window=window, gpu_blocks=blocks, _windowed={})
     if plan.cpu_parts is None:
         return replace(plan, window=window, _windowed={})

@@ -95,8 +95,9 @@ def test_segment_attends_to_keys_from_before(offset: int, queries: int) -> None:
 def test_a_window_equals_reference(window: int, offset: int, queries: int) -> None:
     # Chains longer than every window, and branches off them.
     ends = forest(300, seed=6, fork=0.02)
-    assert depths(ends).max() > 150
-    blocks = plan_tree_blocks(ends, query_offset=offset, num_queries=queries, window=window)
+    depth = depths(ends)
+    assert depth.max() > 150
+    blocks = plan_tree_blocks(ends, query_offset=offset, num_queries=queries, window=window, depth=depth)
     compare(random_qkv(queries, 300, 32), blocks, scale=0.3, softcap=1.5 if offset else 0.0)
 
 

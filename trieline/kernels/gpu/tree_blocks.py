@@ -25,8 +25,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from trieline.kernels.preorder import depths
-
 QUERY_BLOCK = 128
 KEY_BLOCK = 64
 MAX_RUNS = 64
@@ -83,12 +81,18 @@ def num_slots(num_queries: int, num_keys: int) -> int:
 
 
 def plan_tree_blocks(
-    subtree_end: Tensor, *, query_offset: int = 0, num_queries: int | None = None, window: int = 0
+    subtree_end: Tensor,
+    *,
+    query_offset: int = 0,
+    num_queries: int | None = None,
+    window: int = 0,
+    depth: Tensor | None = None,
 ) -> TreeBlocks:
     """Plan attention of `num_queries` tokens from `query_offset` on (default: all) over the keys [num_keys].
 
     Keys are numbered in preorder, whether they are a whole pack, or the path down to a segment and the
-    segment itself. A key with `subtree_end[j] <= j` is seen by no query. `window` 0: none.
+    segment itself. A key with `subtree_end[j] <= j` is seen by no query. `window` 0: none;
+    else `depth` [num_keys] int32 of the keys (`preorder.depths`) is needed.
     """
     num_keys = len(subtree_end)
     if num_queries is None:
@@ -103,11 +107,14 @@ def plan_tree_blocks(
             f"got {num_queries} from {query_offset} to {query_offset + num_queries}"
         )
         raise ValueError(msg)
+    if (depth is not None) != (window > 0):
+        msg = f"expected the depth of keys with a window and only then, got a window of {window}"
+        raise ValueError(msg)
     ends = subtree_end.to(torch.int32).contiguous()
     query_blocks, key_blocks = triton.cdiv(num_queries, QUERY_BLOCK), triton.cdiv(num_keys, KEY_BLOCK)
     blocks = TreeBlocks(
         subtree_end=ends,
-        depth=depths(ends) if window else ends,
+        depth=ends if depth is None else depth,
         key_extent=ends.new_empty(4, key_blocks),
         runs=ends.new_empty(query_blocks, 2, 2, MAX_RUNS),
         num_runs=ends.new_empty(query_blocks, 2),
