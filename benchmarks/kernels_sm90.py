@@ -83,7 +83,9 @@ FLOAT32 = {
     "Lse", "Delta", "Partial", "Logits", "Largest", "Sum", "WeightedSum", "Chosen", "Entropies",
     "GradLogprobs", "GradEntropies", "Total",
 }  # fmt: skip
-INT32 = {"SubtreeEnd", "Depth", "KeyExtent", "Runs", "NumRuns", "Items", "Slices", "Schedule", "Starts", "Slots"}
+INT32 = {
+    "SubtreeEnd", "Depth", "KeyExtent", "Runs", "NumRuns", "Items", "Slices", "Schedule", "Starts", "Slots",
+}  # fmt: skip
 INT64 = {"Targets", "Rows", "Lengths"}
 FLOAT_SCALARS = {"scale", "softcap", "inverse_temperature"}
 

@@ -31,7 +31,7 @@ class PackedLinear:
         return y if self._added is None else y.add_(self._added(x))
 
     def adapt(self, added: LowRank | None) -> bool:
-        """Compute this beside the weight. False: in the memory of what was there, which a CUDA graph may know."""
+        """Compute this beside the weight. False: in the memory of what was there, which CUDA graphs know."""
         if self._added is not None and added is not None and self._added.takes(added):
             return False
         changed = not (self._added is None and added is None)
