@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import save_file
 
 from tests.learner.policy_server.foreign.fake_engine import VOCAB, FakeEngine
-from trieline.learner.policy_server.batching.adapter_base import AdapterBase
 from trieline.learner.policy_server.config import EngineConfig, PolicyServerConfig
+from trieline.learner.policy_server.foreign.adapter_base import AdapterBase
 from trieline.learner.policy_server.foreign.dialect import Served
 from trieline.learner.policy_server.foreign.engine import ForeignEngine
 from trieline.learner.policy_server.foreign.http_link import HttpLink

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from trieline.learner.errors import CheckpointError
 from trieline.learner.keeping.weight_file import adapter_config, write_weights
-from trieline.learner.policy_server.batching.adapter_base import AdapterBase
+from trieline.learner.policy_server.foreign.adapter_base import AdapterBase
 
 FILE = "model.safetensors"
 KEPT = 2

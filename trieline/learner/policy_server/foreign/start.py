@@ -11,10 +11,10 @@ from trieline.common.owned_folder import OwnedFolder, new_folder
 from trieline.learner.errors import ModelSourceError
 from trieline.learner.model.compute_dtype import choose_dtype, dtype_name
 from trieline.learner.model_folder.model_source import prepare_model
-from trieline.learner.policy_server.batching.adapter_base import AdapterBase
 from trieline.learner.policy_server.config import PolicyServerConfig
 from trieline.learner.policy_server.engine import EnginePlace
 from trieline.learner.policy_server.errors import PolicyServerError
+from trieline.learner.policy_server.foreign.adapter_base import AdapterBase
 from trieline.learner.policy_server.foreign.child_engine import ChildEngine
 from trieline.learner.policy_server.foreign.dialect import Dialect, Served
 from trieline.learner.policy_server.foreign.engine import ForeignEngine
