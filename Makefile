@@ -47,10 +47,12 @@ $(TOOL_PACKAGES): $(VENV)/installed
 
 test: install $(TOOL_PACKAGES)
 	./scripts/ensure_sandbox.sh --even-with-docker
+	./scripts/ensure_network_tools.sh
 	PYTHONPATH=$(TOOL_PACKAGES) ./scripts/with_docker.sh $(BIN)/python -m pytest -n 2 --dist loadfile -m "not long"
 
 test-long: install $(TOOL_PACKAGES)
 	./scripts/ensure_sandbox.sh --even-with-docker
+	./scripts/ensure_network_tools.sh
 	./scripts/ensure_browser.sh
 	PYTHONPATH=$(TOOL_PACKAGES) ./scripts/with_docker.sh $(BIN)/python -m pytest
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import zmq
 
+from tests.wire.key_folders import line_of, make_keys
 from trieline.launcher.run_sockets import PREFIX, expect_free, run_sockets, with_free_addresses
 from trieline.wire.addresses import IN_USE
 from trieline.wire.config import ADDRESSES, LinksConfig
@@ -106,6 +107,29 @@ def test_an_address_of_ones_own_that_can_not_be_bound_is_told_before_the_start()
         expect_free(LinksConfig(weights_fetch="http://127.0.0.1:7704"))
     with pytest.raises(AddressError, match=r"links.generate: can't bind ipc:///tmp/a: it is there twice"):
         expect_free(LinksConfig(trajectories="ipc:///tmp/a", generate="ipc:///tmp/a"))
+
+
+ELSEWHERE = "tcp://192.0.2.1:7702"
+"""Of documentation: no machine's."""
+
+
+def test_a_policy_server_on_another_machine_is_not_bound_here_but_known(tmp_path: Path) -> None:
+    keys = make_keys(tmp_path / "keys", "here")
+    links = LinksConfig(generate=("ipc:///tmp/a", ELSEWHERE), keys=str(keys.path))
+    with pytest.raises(AddressError, match=r"no key is known for 192.0.2.1"):
+        expect_free(links)
+    keys.allow(line_of(make_keys(tmp_path / "other", "gpu1"), "192.0.2.1"))
+    expect_free(links)
+    assert with_free_addresses(links, pytest.fail) == links
+
+
+def test_an_address_that_other_machines_know_is_not_replaced(tmp_path: Path) -> None:
+    links = LinksConfig(
+        trajectories="tcp://192.0.2.1:7701", keys=str(make_keys(tmp_path / "keys", "here").path)
+    )
+    for check in (expect_free, lambda found: with_free_addresses(found, pytest.fail)):
+        with pytest.raises(AddressError, match=r"links.trajectories: can't bind .* is no address of this"):
+            check(links)
 
 
 def test_addresses_that_nobody_chose_are_not_looked_at() -> None:

@@ -4,6 +4,7 @@ import logging
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 from rich.console import Console
 
@@ -90,16 +91,33 @@ def test_a_killed_learner_goes_on_and_the_others_always_do(
     assert ("--resume" in learner.arguments) == resume
 
 
+def test_policy_servers_of_other_machines_are_not_started_here(config: Config, folder: RunFolder) -> None:
+    elsewhere = "tcp://192.0.2.1:7702"  # of documentation: no machine's
+    for generate, expected in (
+        (("ipc:///tmp/a", elsewhere), ["policy-server"]),
+        (("ipc:///tmp/a", "ipc:///tmp/b", elsewhere), ["policy-server-0", "policy-server-1"]),
+        (elsewhere, []),
+    ):
+        links = msgspec.structs.replace(config.links, generate=generate)
+        specs = process_specs(msgspec.structs.replace(config, links=links), folder, resume=False)
+        assert [one.name for one in specs if "policy-server" in one.name] == expected
+
+
 def test_paths_are_meant_from_where_the_command_was_given(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my model").mkdir()
-    local = load_config(["tiny"], ["model.path=my model", "run.folder=runs", "learner.replay=old/journal"])
+    local = load_config(
+        ["tiny"],
+        ["model.path=my model", "run.folder=runs", "learner.replay=old/journal", "links.keys=our/keys"],
+    )
     absolute = with_absolute_paths(local)
     assert absolute.model.path == str(tmp_path / "my model")
     assert absolute.run.folder == str(tmp_path / "runs")
     assert absolute.learner.replay == str(tmp_path / "old" / "journal")
+    assert absolute.links.keys == str(tmp_path / "our" / "keys")
+    assert with_absolute_paths(load_config(["tiny"], ["links.keys=~/keys"])).links.keys == "~/keys"
     for path in ("builtin:tiny", "owner/name"):
         named = load_config(["tiny"], [f"model.path={path}"])
         assert with_absolute_paths(named).model.path == path

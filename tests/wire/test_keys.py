@@ -9,8 +9,9 @@ import pytest
 
 from tests.wire.key_folders import line_of, make_keys
 from trieline.command_line import main
+from trieline.wire.addresses import is_elsewhere, is_this_machine
 from trieline.wire.errors import KeysError
-from trieline.wire.keys import ALLOWED, PRIVATE, KeyFolder, Machine, is_this_machine, machine_of
+from trieline.wire.keys import ALLOWED, PRIVATE, KeyFolder, Machine, machine_of
 
 
 def test_a_pair_is_made_once_for_its_user_alone(tmp_path: Path) -> None:
@@ -126,6 +127,9 @@ def test_addresses_of_this_machine() -> None:
     assert is_this_machine("0.0.0.0")
     assert not is_this_machine("192.0.2.1")  # of documentation
     assert not is_this_machine("no such name")
+    assert is_elsewhere("tcp://192.0.2.1:7702")
+    for here in ("tcp://127.0.0.1:7702", "tcp://0.0.0.0:7702", "ipc:///tmp/a"):
+        assert not is_elsewhere(here)
 
 
 def keys_command(*arguments: str, folder: Path, given: str = "") -> subprocess.CompletedProcess[str]:

@@ -15,7 +15,10 @@ from trieline.config import Config, ConfigError
 from trieline.launcher.environment_checks import first_line
 from trieline.launcher.machine import INSTALL_LEARNER, LEARNER_MODULES
 from trieline.launcher.trackers.tracker import expect_installed
+from trieline.wire.addresses import is_elsewhere
 from trieline.wire.config import LinksConfig
+from trieline.wire.errors import AddressError
+from trieline.wire.gate import check_peer
 from trieline.wire.sockets import reason_against_binding
 
 # SmolLM2-135M in training: float32 master weights, two moments, gradients, activations, the server's copy.
@@ -140,7 +143,9 @@ def _check_trackers(config: Config) -> Iterator[Finding]:
 def _check_addresses(config: Config) -> Iterator[Finding]:
     default = LinksConfig()
     for name, address in config.links.addresses():
-        if (reason := reason_against_binding(address, config.links.keys)) is None:
+        if name == "generate" and is_elsewhere(address):
+            yield _check_elsewhere(address, config.links.keys)
+        elif (reason := reason_against_binding(address, config.links.keys)) is None:
             yield Finding("OK", f"links.{name}", f"{address} is free")
         elif getattr(config.links, name) == getattr(default, name):
             step = "`trieline train` picks free addresses itself in place of the default ones"
@@ -148,3 +153,11 @@ def _check_addresses(config: Config) -> Iterator[Finding]:
         else:
             step = f"`trieline train` would stop there: --set links.{name}=tcp://127.0.0.1:PORT"
             yield Finding("FAIL", f"links.{name}", f"can't bind {address}: {reason}", step)
+
+
+def _check_elsewhere(address: str, keys: str) -> Finding:
+    try:
+        check_peer(address, keys)
+    except AddressError as error:
+        return Finding("FAIL", "links.generate", str(error), "`trieline train` would stop there")
+    return Finding("OK", "links.generate", f"{address} is another machine's, whose key is known")

@@ -8,9 +8,10 @@ from pathlib import Path
 import msgspec
 
 from trieline.common.owned_folder import claim_folder, sweep
-from trieline.wire.addresses import free_loopback_address, is_local, private_ipc_addresses
+from trieline.wire.addresses import free_loopback_address, is_elsewhere, is_local, private_ipc_addresses
 from trieline.wire.config import ADDRESSES, LinksConfig
 from trieline.wire.errors import AddressError
+from trieline.wire.gate import check_peer
 from trieline.wire.sockets import reason_against_binding
 
 PREFIX = "trieline-run-"
@@ -37,10 +38,16 @@ def run_sockets(links: LinksConfig) -> Iterator[LinksConfig]:
 
 
 def expect_free(links: LinksConfig) -> None:
-    """Before anything else is done for a run, raise AddressError if an address of its own can't be bound."""
+    """Before anything else is done for a run, raise AddressError if an address of its own can't be bound.
+
+    Policy servers may be on other machines, where somebody else starts them.
+    """
     default, seen = LinksConfig(), set[str]()
     for name, address in links.addresses():
         if getattr(links, name) == getattr(default, name):
+            continue
+        if name == "generate" and is_elsewhere(address):
+            check_peer(address, links.keys)
             continue
         reason = "it is there twice" if address in seen else reason_against_binding(address, links.keys)
         if reason is not None:
@@ -56,7 +63,9 @@ def with_free_addresses(links: LinksConfig, say: Callable[[str], None]) -> Links
         AddressError: one that other machines know can't be bound.
     """
     for name, address in links.addresses():
-        if _was_private(address) or (reason := reason_against_binding(address, links.keys)) is None:
+        if _was_private(address) or (name == "generate" and is_elsewhere(address)):
+            continue
+        if (reason := reason_against_binding(address, links.keys)) is None:
             continue
         if not is_local(address):
             msg = f"links.{name}: can't bind {address}: {reason}"

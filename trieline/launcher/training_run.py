@@ -29,6 +29,7 @@ from trieline.launcher.task_lists import list_tasks, lists_by_env, write_listing
 from trieline.launcher.trackers.follower import unsent
 from trieline.launcher.trackers.tracker import expect_installed
 from trieline.learner.settings import check_settings
+from trieline.wire.addresses import is_elsewhere
 from trieline.wire.config import ModelConfig
 from trieline.wire.journal import expect_no_writer
 from trieline.wire.model_folder import BUILTIN_PREFIX
@@ -97,7 +98,8 @@ def run_training(config: Config, *, folder: RunFolder | None, resume: bool) -> i
 def process_specs(config: Config, folder: RunFolder, *, resume: bool) -> list[ProcessSpec]:
     """The programs of a run. Each reads the run's config and can be started by hand with these arguments."""
     base = ("--config", str(folder.config))
-    several = len(config.links.generate_addresses)
+    # Of those on other machines somebody else takes care.
+    several = sum(not is_elsewhere(address) for address in config.links.generate_addresses)
     servers = [
         ProcessSpec(
             name=name,
@@ -255,4 +257,7 @@ def with_absolute_paths(config: Config) -> Config:
     if not model.path.startswith(BUILTIN_PREFIX) and (local := Path(model.path).expanduser()).is_dir():
         model = msgspec.structs.replace(model, path=str(local.resolve()))
     run = msgspec.structs.replace(run, folder=str(Path(run.folder).absolute()))
-    return msgspec.structs.replace(config, learner=learner, model=model, run=run)
+    links = config.links
+    if links.keys and not links.keys.startswith("~"):
+        links = msgspec.structs.replace(links, keys=str(Path(links.keys).absolute()))
+    return msgspec.structs.replace(config, learner=learner, model=model, run=run, links=links)

@@ -41,6 +41,7 @@ from trieline.learner.settings import check_settings
 from trieline.learner.training import LiveParts, Parts, Training
 from trieline.learner.update.learner import Learner
 from trieline.wire.config import EnvConfig, LinksConfig, ModelConfig
+from trieline.wire.gate import check_peer
 from trieline.wire.journal import Journal
 from trieline.wire.journal_header import JournalHeader, expect_tokenizer, header_of
 from trieline.wire.task_lists import TaskLists
@@ -107,6 +108,8 @@ def run_learner(run: LearnerRun) -> int:
 def _run(run: LearnerRun, stop: threading.Event) -> None:
     config = run.config
     check_settings(config, run.envs, None if config.replay is not None else run.tasks)
+    for address in run.links.generate_addresses if config.replay is None else ():
+        check_peer(address, run.links.keys)
     sweep_checkpoints(run.run_dir / "checkpoints")
     checkpoint, state = _find_checkpoint(run.run_dir, run.resume)
     torch.manual_seed(run.seed)

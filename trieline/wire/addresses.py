@@ -4,6 +4,7 @@ Traffic on loopback TCP and on `ipc://` paths does not leave the machine and is 
 authenticated. What goes to other machines has keys (see `gate`).
 """
 
+import contextlib
 import errno
 import ipaddress
 import os
@@ -56,6 +57,22 @@ def is_local(address: str) -> bool:
     """Whether traffic to this address can't leave the machine, whatever names mean here."""
     host = host_of(address)
     return host is None or _is_loopback(host)
+
+
+def is_this_machine(host: str) -> bool:
+    """Whether one of the addresses of `host` is this machine's: it can be bound."""
+    with contextlib.suppress(OSError, UnicodeError):
+        for family, kind, _, _, address in socket.getaddrinfo(host, 0, type=socket.SOCK_DGRAM):
+            with contextlib.suppress(OSError), socket.socket(family, kind) as probe:
+                probe.bind(address)
+                return True
+    return False
+
+
+def is_elsewhere(address: str) -> bool:
+    """Whether it is an address of another machine, which nobody here can bind."""
+    host = host_of(address)
+    return host is not None and not _is_loopback(host) and not is_this_machine(host)
 
 
 def free_loopback_address() -> str:

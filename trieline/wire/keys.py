@@ -11,7 +11,6 @@ machine that is allowed later is let in without a restart.
 
 import base64
 import binascii
-import contextlib
 import os
 import re
 import shlex
@@ -27,6 +26,7 @@ from zmq.utils import z85
 from trieline.common.folders import make_private, write_whole
 from trieline.common.regular_file import open_regular
 from trieline.common.text import shown_value
+from trieline.wire.addresses import is_this_machine
 from trieline.wire.errors import KeysError
 
 DEFAULT_FOLDER = "~/.config/trieline/keys"
@@ -253,13 +253,3 @@ def check_name(name: str) -> str:
         msg = f"expected the name of a machine as it stands in an address, got {shown_value(name)}"
         raise KeysError(msg)
     return bare
-
-
-def is_this_machine(host: str) -> bool:
-    """Whether one of the addresses of `host` is this machine's: it can be bound."""
-    with contextlib.suppress(OSError, UnicodeError):
-        for family, kind, _, _, address in socket.getaddrinfo(host, 0, type=socket.SOCK_DGRAM):
-            with contextlib.suppress(OSError), socket.socket(family, kind) as probe:
-                probe.bind(address)
-                return True
-    return False

@@ -292,6 +292,24 @@ def test_a_key_guards_who_opens_sessions(tmp_path: Path) -> None:
     run(play())
 
 
+def test_a_key_guards_sessions_that_open_by_themselves(tmp_path: Path) -> None:
+    async def play() -> None:
+        config = GatewayConfig(port=0, admin_key="secret", online=True)
+        async with served(tmp_path, config=config) as at:
+            body = {"model": "m", "messages": ASKED}
+            for key, expected in (
+                ("mine", 401), ("secretive", 401), ("secre", 401), ("é", 401), ("secret", 200),
+                ("secret/worker-7", 200),
+            ):  # fmt: skip
+                status, told = await post(at, "/v1/chat/completions", body, Authorization=f"Bearer {key}")
+                assert status == expected, (key, told)
+            status, told = await post(at, "/s/mine/v1/chat/completions", body)
+            assert status == 401
+            assert "the gateway's admin_key, alone or as KEY/NAME" in told["error"]["message"]
+
+    run(play())
+
+
 def test_a_body_over_the_limit_is_refused(tmp_path: Path) -> None:
     async def play() -> None:
         async with served(tmp_path, config=GatewayConfig(port=0, max_body_bytes=10_000)) as at:

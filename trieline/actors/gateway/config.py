@@ -15,7 +15,8 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 7710
     """0: a free one."""
     admin_key: str = ""
-    """Whoever opens and closes sessions has to send it (`Authorization: Bearer`). Empty: anybody may."""
+    """Whoever opens and closes sessions has to send it (`Authorization: Bearer`). Empty: anybody may. Online,
+    the keys that open sessions are it, or begin with it and a slash."""
     online: bool = False
     """A request with a key that opens no session begins one, which ends `idle_timeout_s` after its last
     request unless somebody ends it before."""

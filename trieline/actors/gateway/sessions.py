@@ -7,6 +7,7 @@ one; while it is still being made, it waits for that.
 
 import asyncio
 import hashlib
+import hmac
 import logging
 import secrets
 import time
@@ -140,13 +141,21 @@ class Sessions:
         session_id = self._by_key.get(key)
         if session_id is not None:
             return self._live[session_id].session
-        if self._config.online and key:
+        if self._config.online and key and self._opens(key):
             return self.open(key=key)
         if not key:
             msg = "expected the key of a session (Authorization: Bearer, x-api-key, or in the path), got none"
+        elif self._config.online:
+            msg = "expected the key of an open session, or the gateway's admin_key, alone or as KEY/NAME"
         else:
             msg = "expected the key of an open session, got one that opens none"
         raise UnknownKeyError(msg)
+
+    def _opens(self, key: str) -> bool:
+        """Whether whoever brings it may begin a session: anybody, where there is no `admin_key`."""
+        wanted, size = self._config.admin_key, len(self._config.admin_key)
+        same = hmac.compare_digest(key[:size].encode(), wanted.encode())
+        return not wanted or (same and key[size : size + 1] in ("", "/"))
 
     def of_id(self, session_id: str) -> Session:
         """The session of this id, if it is not over. Raises NotFoundError."""

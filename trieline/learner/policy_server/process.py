@@ -21,6 +21,7 @@ from trieline.learner.policy_server.errors import (
 )
 from trieline.learner.policy_server.waiting import WaitingRequests
 from trieline.wire.config import LinksConfig, ModelConfig
+from trieline.wire.gate import check_peer
 from trieline.wire.generate_link import GenerateServer
 from trieline.wire.messages import Cancel, GenerateRefusal, GenerateRequest, ServerStatus, StatusRequest
 from trieline.wire.weights_link import WeightsSubscriber
@@ -52,6 +53,7 @@ def run_policy_server(
     with ExitStack() as resources:
         stop = StopFlag()
         resources.enter_context(on_stop_signal(stop))
+        check_peer(links.weights_fetch, links.keys)
         # Bound before the model is loaded: an address in use is told at once, and early requests wait.
         sockets = GenerateServer(links)
         resources.callback(sockets.close)
