@@ -12,12 +12,18 @@ Three loads:
 * `different`: 64 different prompts, where nothing can be shared;
 * `turns`: 3 turns, the prompt of each being the one before, what was sampled, and 12 new tokens.
 
+With `--vllm EXECUTABLE` instead, vLLM is a column beside them, as `policy_server.backend = "vllm"` asks it:
+over HTTP, with the log-probabilities that entropies are estimated from, and (`vllm_bare`) without. SmolLM2 at
+1, 8 and 64 rows, prompts shared by 8 and all different; written to `policy_server_engines.json`. vLLM gets
+the arguments after `--`, and no time to warm up but one load that is not counted.
+
 Written to `benchmarks/results/policy_server.json`. A round runs all sides one after the other; the figures
 are those of each side's fastest round, as other programs can only slow one down. Beside them stands the ratio
 of processor time, which other programs change less.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -37,13 +43,17 @@ from trieline.learner.allocator import keep_freed_memory
 from trieline.learner.model.compute_dtype import choose_dtype
 from trieline.learner.model_folder.model_source import prepare_model
 from trieline.learner.model_folder.tiny_model import save_tiny_model
-from trieline.learner.policy_server.config import PolicyServerConfig
+from trieline.learner.policy_server.choose_engine import load_engine
+from trieline.learner.policy_server.config import EngineConfig, PolicyServerConfig
 from trieline.learner.policy_server.cpu.cpu_engine import CpuEngine
 from trieline.learner.policy_server.decoders.decoder import load_decoder
+from trieline.learner.policy_server.engine import Engine, EnginePlace
+from trieline.wire.config import ModelConfig
 from trieline.wire.messages import GenerateRequest, Sampling
 
 RESULTS = Path(__file__).parent / "results" / "policy_server.json"
 GROUP = 8
+ENGINE_ROWS = [1, 8, 64]
 TURNS = 3
 NEW_CONTEXT = 12
 NEW_TOKENS = {"tiny": (16, 32), "smollm2": (32,)}
@@ -112,9 +122,31 @@ class GenerateSide:
         return list(out[:, longest:].numpy().astype(np.int32))
 
 
+class ForeignSide:
+    """An engine of others, started by the policy server's own code."""
+
+    def __init__(self, engine: Engine, tokens: int) -> None:
+        self._engine = engine
+        self._tokens = tokens
+
+    def reset(self) -> None:
+        """Prompts of another seed are new to its cache."""
+
+    def __call__(self, prompts: Prompts) -> Prompts:
+        for number, prompt in enumerate(prompts):
+            sampling = Sampling(max_tokens=self._tokens, seed=number)
+            self._engine.submit(b"", GenerateRequest(request_id=number, prompt=prompt, sampling=sampling))
+        answers: dict[int, Int32] = {}
+        while len(answers) < len(prompts):
+            answers |= {one.ticket[1]: one.completion.token_ids for one in self._engine.step()}
+            if refused := self._engine.take_refused():
+                raise SystemExit(refused[0].reason)
+        return [answers[number] for number in range(len(prompts))]
+
+
 def prompts_of(load: str, rows: int, vocab: int, seed: int) -> Prompts:
     rng = np.random.default_rng(seed)
-    repeats = 1 if load == "different" else GROUP
+    repeats = 1 if load == "different" else min(rows, GROUP)
     return [
         prompt
         for _ in range(rows // repeats)
@@ -168,6 +200,56 @@ def compare(folder: Path, dtype: torch.dtype, tokens: int, arguments: argparse.N
     return result
 
 
+def compare_engines(folder: Path, dtype: torch.dtype, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Sampled tokens a second of each side, by rows and load: the fastest of some rounds."""
+    tokens = NEW_TOKENS["smollm2"][0]
+    vocab = int(json.loads((folder / "config.json").read_text())["vocab_size"])
+    result: dict[str, Any] = {"dtype": str(dtype).removeprefix("torch.")}
+    with contextlib.ExitStack() as stack:
+        foreign = {
+            name: ForeignSide(_start_vllm(folder, dtype, top, arguments, stack), tokens)
+            for name, top in (("vllm", 20), ("vllm_bare", 0))
+        }
+        for side in foreign.values():
+            run_load("different", side, prompts_of("different", 8, vocab, 99), vocab, tokens)
+        for rows in ENGINE_ROWS:
+            sides: dict[str, Any] = {
+                "engine": EngineSide(folder, dtype, rows, tokens),
+                "generate": GenerateSide(folder, dtype, tokens, "dynamic"),
+                **foreign,
+            }
+            for load in ("groups", "different"):
+                speeds: dict[str, float] = dict.fromkeys(sides, 0.0)
+                for seed in range(arguments.rounds):
+                    prompts = prompts_of(load, rows, vocab, 100 * rows + seed)
+                    for name, side in sides.items():
+                        side.reset()
+                        speeds[name] = max(speeds[name], run_load(load, side, prompts, vocab, tokens).wall)
+                kind = "shared" if load == "groups" else "unshared"
+                result[f"{rows} rows, {kind}"] = {name: round(speed, 1) for name, speed in speeds.items()}
+                print(f"{rows} rows, {kind}", result[f"{rows} rows, {kind}"], flush=True)
+    return result
+
+
+def _start_vllm(
+    folder: Path, dtype: torch.dtype, top: int, arguments: argparse.Namespace, stack: contextlib.ExitStack
+) -> Engine:
+    engine = load_engine(
+        PolicyServerConfig(
+            backend="vllm",
+            engine=EngineConfig(
+                command=[arguments.vllm, "serve"],
+                arguments=arguments.vllm_arguments,
+                top_logprobs=top,
+            ),
+        ),
+        ModelConfig(path=str(folder), dtype=str(dtype).removeprefix("torch.")),  # type: ignore[arg-type]
+        place=EnginePlace(log_file=Path(tempfile.gettempdir()) / f"trieline-vllm-{top}.log"),
+    )
+    stack.callback(engine.close)
+    return engine
+
+
 def _ratio(speeds: dict[str, float]) -> float:
     """The engine's speed over that of the better way to generate."""
     return round(speeds["engine"] / max(speed for name, speed in speeds.items() if name != "engine"), 2)
@@ -183,6 +265,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--loads", nargs="+", default=["groups", "different", "turns"])
+    parser.add_argument("--vllm", metavar="EXECUTABLE", help="compare with this vLLM, at several rows")
+    parser.add_argument("vllm_arguments", nargs="*", help="after `--`: arguments of vLLM")
     parser.add_argument("--only", choices=["smollm2", "tiny"])
     return parser.parse_args(arguments)
 
@@ -197,6 +281,11 @@ def main() -> None:
         "rows": arguments.rows,
         "unit": "sampled tokens/s",
     }
+    if arguments.vllm is not None:
+        results["rows"] = ENGINE_ROWS
+        results |= compare_engines(prepare_model(arguments.model), choose_dtype("auto"), arguments)
+        RESULTS.with_name("policy_server_engines.json").write_text(json.dumps(results, indent=2) + "\n")
+        return
     with tempfile.TemporaryDirectory() as scratch:
         for name in ["tiny", "smollm2"] if arguments.only is None else [arguments.only]:
             if name == "tiny":

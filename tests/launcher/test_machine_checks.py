@@ -81,3 +81,12 @@ def test_an_unknown_environment_fails(name: str) -> None:
     config = load_config(["tiny"], [f"envs=[{{id = '{name}'}}]"])
     (found,) = [finding for finding in check_machine(config) if finding.subject == name]
     assert found.verdict == "FAIL"
+
+
+def test_an_engine_that_is_not_installed_fails() -> None:
+    here = findings("policy_server.backend=vllm", "policy_server.engine.command=['/no/such/vllm', 'serve']")
+    assert here["engine"].verdict == "FAIL"
+    assert "no program '/no/such/vllm'" in here["engine"].text
+    there = findings("policy_server.backend=sglang", "policy_server.engine.urls=['http://h:1']")["engine"]
+    assert (there.verdict, there.text) == ("OK", "sglang at http://h:1, asked at the start")
+    assert "engine" not in findings()

@@ -25,6 +25,7 @@ from trieline.wire.sockets import reason_against_binding
 MEMORY_WANTED_GIB = 6.0
 CORES_WANTED = 2
 DISK_WANTED_GIB = 5.0
+USUAL_PROGRAMS = {"vllm": "vllm", "sglang": "python"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,7 @@ def check_machine(config: Config) -> Iterator[Finding]:
     """Everything that can be known before a run starts, cheapest first."""
     yield from _check_resources(config)
     yield from _check_learner(config)
+    yield from _check_engine(config)
     yield from _check_sandboxes()
     yield from _check_environments(config)
     yield from _check_addresses(config)
@@ -103,6 +105,24 @@ def _check_learner(config: Config) -> Iterator[Finding]:
         yield Finding("FAIL", "settings", str(error), "`trieline train` would stop there")
     else:
         yield Finding("OK", "settings", "agree with each other")
+
+
+def _check_engine(config: Config) -> Iterator[Finding]:
+    """An engine of others that is to be started here."""
+    server = config.policy_server
+    if server.backend == "own":
+        return
+    if server.engine.urls:
+        yield Finding(
+            "OK", "engine", f"{server.backend} at {', '.join(server.engine.urls)}, asked at the start"
+        )
+        return
+    program = (server.engine.command or [USUAL_PROGRAMS[server.backend]])[0]
+    if shutil.which(program) is None:
+        step = "policy_server.engine.command names the program of its own environment (docs/engines.md)"
+        yield Finding("FAIL", "engine", f"{server.backend}: there is no program {program!r}", step)
+    else:
+        yield Finding("OK", "engine", f"{server.backend}, started by {program}")
 
 
 def _check_sandboxes() -> Iterator[Finding]:

@@ -70,6 +70,9 @@ def run_training(config: Config, *, folder: RunFolder | None, resume: bool) -> i
         expect_free(config.links)
     config = with_absolute_paths(config)
     config = msgspec.structs.replace(config, model=prepare_model(config.model, console))
+    if config.policy_server.backend != "own":
+        backend, loss = config.policy_server.backend, config.learner.objective.loss
+        say(console, f"policy server: {backend}, entropies are estimates; loss: {loss}")
     check_environments(config)
     listings = [] if config.learner.replay is not None else list_tasks(config)
     if config.learner.replay is None:

@@ -103,7 +103,7 @@ class AgreementProbe:
         _check_status(status, self._learner, envs)
         figures = self._compare("probe", completions)
         mean, maximum = figures["probe/logprob_mean_abs"], figures["probe/logprob_max_abs"]
-        limit = _limit_of(status, self._learner)
+        limit = agreement_with(status.engine, self._learner.dtype)
         _check_agreement(mean, maximum, limit, self._learner.dtype)
         log.info("the policy server agrees with the learner: mean %.2g nats, max %.2g nats", mean, maximum)
         if status.engine != "own":
@@ -299,9 +299,10 @@ def _check_status(status: ServerStatus, learner: Learner, envs: Sequence[EnvConf
             raise ProbeError(msg)
 
 
-def _limit_of(status: ServerStatus, learner: Learner) -> Agreement:
-    of_engine = AGREEMENT["own" if status.engine == "own" else "others"]
-    return of_engine.get(learner.dtype, of_engine[torch.bfloat16])
+def agreement_with(engine: str, dtype: torch.dtype) -> Agreement:
+    """How far log-probabilities of a server with this engine (`ServerStatus.engine`) may be off."""
+    of_engine = AGREEMENT["own" if engine == "own" else "others"]
+    return of_engine.get(dtype, of_engine[torch.bfloat16])
 
 
 def about_engine(status: ServerStatus, loss: str) -> str:

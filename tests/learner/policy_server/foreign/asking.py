@@ -25,10 +25,12 @@ def submit(engine: ForeignEngine, *requests: GenerateRequest) -> None:
         engine.submit(PEER, one)
 
 
-def answers(engine: ForeignEngine, count: int = 1) -> dict[int, Completion | Refused]:
+def answers(
+    engine: ForeignEngine, count: int = 1, *, deadline_s: float = DEADLINE_S
+) -> dict[int, Completion | Refused]:
     """By the request's number."""
     found: dict[int, Completion | Refused] = {}
-    deadline = time.monotonic() + DEADLINE_S
+    deadline = time.monotonic() + deadline_s
     while len(found) < count:
         assert time.monotonic() < deadline, f"expected {count} answers, got {found}"
         found |= {one.ticket[1]: one.completion for one in engine.step()}
