@@ -70,7 +70,8 @@ def recomputed(folder: Path, completion: Completion) -> torch.Tensor:
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     ids = torch.from_numpy(np.concatenate([PROMPT, completion.token_ids]).astype(np.int64))
     logits = model(ids[None]).logits[0, len(PROMPT) - 1 : -1]
-    return logits.double().log_softmax(-1)
+    logprobs: torch.Tensor = logits.double().log_softmax(-1)
+    return logprobs
 
 
 def test_it_samples_from_what_is_recomputed(engine: ForeignEngine, folder: Path) -> None:
