@@ -13,9 +13,9 @@ Three loads:
 * `turns`: 3 turns, the prompt of each being the one before, what was sampled, and 12 new tokens.
 
 With `--vllm EXECUTABLE` instead, vLLM is a column beside them, as `policy_server.backend = "vllm"` asks it:
-over HTTP, with the log-probabilities that entropies are estimated from, and (`vllm_bare`) without. SmolLM2 at
-1, 8 and 64 rows, prompts shared by 8 and all different; written to `policy_server_engines.json`. vLLM gets
-the arguments after `--`, and no time to warm up but one load that is not counted.
+over HTTP, with the 20 log-probabilities that entropies are estimated from. SmolLM2 at 1, 8 and 64 rows,
+prompts shared by 8 and all different, 32 new tokens; written to `policy_server_engines.json` after each. vLLM
+gets the arguments after `--`, and one load that is not counted.
 
 Written to `benchmarks/results/policy_server.json`. A round runs all sides one after the other; the figures
 are those of each side's fastest round, as other programs can only slow one down. Beside them stands the ratio
@@ -200,23 +200,21 @@ def compare(folder: Path, dtype: torch.dtype, tokens: int, arguments: argparse.N
     return result
 
 
-def compare_engines(folder: Path, dtype: torch.dtype, arguments: argparse.Namespace) -> dict[str, Any]:
+def compare_engines(
+    folder: Path, dtype: torch.dtype, arguments: argparse.Namespace, results: dict[str, Any]
+) -> None:
     """Sampled tokens a second of each side, by rows and load: the fastest of some rounds."""
     tokens = NEW_TOKENS["smollm2"][0]
     vocab = int(json.loads((folder / "config.json").read_text())["vocab_size"])
     result: dict[str, Any] = {"dtype": str(dtype).removeprefix("torch.")}
     with contextlib.ExitStack() as stack:
-        foreign = {
-            name: ForeignSide(_start_vllm(folder, dtype, top, arguments, stack), tokens)
-            for name, top in (("vllm", 20), ("vllm_bare", 0))
-        }
-        for side in foreign.values():
-            run_load("different", side, prompts_of("different", 8, vocab, 99), vocab, tokens)
+        vllm = ForeignSide(_start_vllm(folder, dtype, arguments, stack), tokens)
+        run_load("different", vllm, prompts_of("different", 8, vocab, 99), vocab, tokens)
         for rows in ENGINE_ROWS:
             sides: dict[str, Any] = {
                 "engine": EngineSide(folder, dtype, rows, tokens),
                 "generate": GenerateSide(folder, dtype, tokens, "dynamic"),
-                **foreign,
+                "vllm": vllm,
             }
             for load in ("groups", "different"):
                 speeds: dict[str, float] = dict.fromkeys(sides, 0.0)
@@ -227,12 +225,14 @@ def compare_engines(folder: Path, dtype: torch.dtype, arguments: argparse.Namesp
                         speeds[name] = max(speeds[name], run_load(load, side, prompts, vocab, tokens).wall)
                 kind = "shared" if load == "groups" else "unshared"
                 result[f"{rows} rows, {kind}"] = {name: round(speed, 1) for name, speed in speeds.items()}
+                RESULTS.with_name("policy_server_engines.json").write_text(
+                    json.dumps(results | result, indent=2) + "\n"
+                )
                 print(f"{rows} rows, {kind}", result[f"{rows} rows, {kind}"], flush=True)
-    return result
 
 
 def _start_vllm(
-    folder: Path, dtype: torch.dtype, top: int, arguments: argparse.Namespace, stack: contextlib.ExitStack
+    folder: Path, dtype: torch.dtype, arguments: argparse.Namespace, stack: contextlib.ExitStack
 ) -> Engine:
     engine = load_engine(
         PolicyServerConfig(
@@ -240,11 +240,11 @@ def _start_vllm(
             engine=EngineConfig(
                 command=[arguments.vllm, "serve"],
                 arguments=arguments.vllm_arguments,
-                top_logprobs=top,
+                request_timeout_s=600.0,
             ),
         ),
         ModelConfig(path=str(folder), dtype=str(dtype).removeprefix("torch.")),  # type: ignore[arg-type]
-        place=EnginePlace(log_file=Path(tempfile.gettempdir()) / f"trieline-vllm-{top}.log"),
+        place=EnginePlace(log_file=Path(tempfile.gettempdir()) / "trieline-vllm.log"),
     )
     stack.callback(engine.close)
     return engine
@@ -283,8 +283,7 @@ def main() -> None:
     }
     if arguments.vllm is not None:
         results["rows"] = ENGINE_ROWS
-        results |= compare_engines(prepare_model(arguments.model), choose_dtype("auto"), arguments)
-        RESULTS.with_name("policy_server_engines.json").write_text(json.dumps(results, indent=2) + "\n")
+        compare_engines(prepare_model(arguments.model), choose_dtype("auto"), arguments, results)
         return
     with tempfile.TemporaryDirectory() as scratch:
         for name in ["tiny", "smollm2"] if arguments.only is None else [arguments.only]:

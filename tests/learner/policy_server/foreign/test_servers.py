@@ -92,7 +92,8 @@ def ask(links: LinksConfig, tasks: list[str], timeout_s: float = DEADLINE_S) -> 
 
 
 def asked_of(fake: FakeEngine) -> int:
-    return sum(path == "/inference/v1/generate" for path in fake.paths())
+    """Requests for tokens, the one at its start not counted."""
+    return sum(path == "/inference/v1/generate" for path in fake.paths()) - 1
 
 
 def test_branches_of_one_task_meet_in_one_engine(two: dict[str, FakeEngine], links: LinksConfig) -> None:
@@ -132,9 +133,9 @@ def test_weights_that_an_engine_did_not_take_are_given_again(
     with closing(WeightsPublisher(links)) as publisher:
         publisher.start()
         publisher.publish(4, weights_file(tmp_path / "policy.safetensors"))
-        wait_for(lambda: 4 in publisher.loaded().values())
-        wait_for(lambda: "/resume" in first.paths()[4:])
-        assert sorted(publisher.loaded().values()) == [-1, 4], "who has not taken them does not say so"
+        wait_for(lambda: first.paths().count("/resume") >= 2)
+        # Who has not taken them does not say so.
+        wait_for(lambda: sorted(publisher.loaded().values()) == [-1, 4])
         del first.broken["/collective_rpc"]
         publisher.wait_loaded(4, DEADLINE_S)
         wait_for(lambda: list(publisher.loaded().values()) == [4, 4])

@@ -12,7 +12,7 @@ from trieline.learner.config import LoraConfig
 from trieline.learner.errors import CheckpointError
 from trieline.learner.keeping.weight_file import ADAPTER_KEY, write_weights
 from trieline.learner.model.adapters import Adapters
-from trieline.learner.policy_server.batching.adapter_base import AdapterBase
+from trieline.learner.policy_server.foreign.adapter_base import AdapterBase
 from trieline.learner.policy_server.foreign.staged_weights import KEPT, StagedWeights
 
 

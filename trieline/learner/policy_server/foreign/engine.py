@@ -93,7 +93,7 @@ class ForeignEngine:
     def start(self, gives_up: Callable[[], str] = str) -> None:
         """Wait until it is up, and see what it is. Raises EngineError, also if `gives_up` says why."""
         self._thread.start()
-        self._run(self._begin(gives_up), self._served.config.engine.startup_timeout_s + STARTED_S)
+        self._run(self._begin(gives_up), 2 * self._served.config.engine.startup_timeout_s + STARTED_S)
 
     @property
     def name(self) -> str:
@@ -181,7 +181,10 @@ class ForeignEngine:
 
     def close(self) -> None:
         if self._thread.is_alive():
-            self._run(self._end(), HEALTH_S)
+            try:
+                self._run(self._end(), HEALTH_S)
+            except EngineError:
+                log.warning("connections to %s did not close within %g s", self._name(), HEALTH_S)
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
             self._loop.close()
@@ -216,6 +219,10 @@ class ForeignEngine:
             await asyncio.sleep(0.5)
         self._abilities = await self._dialect.look(link)
         await self._dialect.load(link, self._served.folder, self._labels.of(0))
+        # The first request has it compile what it computes with: a minute or two on a busy CPU.
+        usual_s, link.timeout_s = link.timeout_s, self._served.config.engine.startup_timeout_s
+        await self._dialect.generate(link, TRIAL, self._labels, self._abilities)
+        link.timeout_s = usual_s
         log.info("%s is up: %d tokens of context", link.name, self._abilities.max_context)
         self._watch = asyncio.create_task(self._look_after(link))
 

@@ -32,7 +32,8 @@ class HttpLink:
         """`kind`: what runs there, for errors. `socket`: the path of a Unix socket in place of TCP."""
         self.name = f"{kind} at {f'unix:{socket}' if socket else url}"
         self._url = url.rstrip("/")
-        self._timeout_s = timeout_s
+        self.timeout_s = timeout_s
+        """Of a call that says no other."""
         self._max_bytes = max_bytes
         headers = {"Accept-Encoding": "identity"}
         if token:
@@ -81,7 +82,7 @@ class HttpLink:
         body: Mapping[str, Any] | None,
         timeout_s: float | None,
     ) -> bytes:
-        seconds = timeout_s or self._timeout_s
+        seconds = timeout_s or self.timeout_s
         try:
             async with self._session.request(
                 method,
