@@ -14,6 +14,12 @@ def add_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     parser.add_argument(
         "--resume", metavar="RUN", help="go on with the run in this folder, from its latest checkpoint"
     )
+    parser.add_argument(
+        "--on",
+        choices=("here", "ray"),
+        default="here",
+        help="where actors and policy servers run",
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the resolved configuration and stop")
     parser.set_defaults(run=_train)
 
@@ -49,4 +55,4 @@ def _train(options: argparse.Namespace) -> int:
     from trieline.launcher.training_run import run_training
 
     start_log()
-    return run_training(config, folder=folder, resume=resume)
+    return run_training(config, folder=folder, resume=resume, on_ray=options.on == "ray")

@@ -6,10 +6,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 from trieline.common.errors import TrielineError, about_file
 from trieline.common.restarts import Deaths, RestartPolicy
@@ -47,13 +47,40 @@ class ProcessSpec:
     """False: the run goes on without it when it is not started again any more."""
 
 
+class Program(Protocol):
+    """A running program, as `subprocess.Popen` has it, but for `kill`."""
+
+    @property
+    def pid(self) -> int:
+        """Of the process, on its machine."""
+
+    def poll(self) -> int | None:
+        """Its exit code; negative: the signal that killed it; None: it runs."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """The exit code. subprocess.TimeoutExpired: it still runs after `timeout` seconds."""
+
+    def terminate(self) -> None:
+        """Ask it to stop."""
+
+    def kill(self) -> None:
+        """End it and all that it has started."""
+
+
+class _Here(subprocess.Popen[bytes]):
+    """One of this machine. It leads its own process group, so its workers go with it."""
+
+    def kill(self) -> None:
+        os.killpg(self.pid, signal.SIGKILL)
+
+
 @dataclass(slots=True)
 class _Child:
     """One program and its successors."""
 
     spec: ProcessSpec
     deaths: Deaths
-    process: subprocess.Popen[bytes] | None = None
+    process: Program | None = None
     ended_at: float | None = None
     """When it was first seen to have ended well, unasked."""
     start_at: float | None = None
@@ -68,10 +95,16 @@ class _Child:
         return None if self.process is None else self.process.poll()
 
 
+Start = Callable[[ProcessSpec, tuple[str, ...]], Program]
+"""Begins a program with further arguments."""
+
+
 class Supervisor:
     """Runs a list of process specs until it is told to stop. Only `wait` and `close` wait."""
 
-    def __init__(self, specs: Sequence[ProcessSpec]) -> None:
+    def __init__(self, specs: Sequence[ProcessSpec], *, start: Start | None = None) -> None:
+        """`start`: begins a program, on this machine if it is None."""
+        self._start = start or start_here
         self._children = {spec.name: _Child(spec=spec, deaths=Deaths(spec.restarts)) for spec in specs}
 
     def start(self) -> None:
@@ -123,8 +156,7 @@ class Supervisor:
                 log.warning(
                     "%s (pid %d) did not stop within %.0f s; killing it", name, process.pid, timeout_s
                 )
-                # It leads its own process group, so its workers go with it.
-                os.killpg(process.pid, signal.SIGKILL)
+                process.kill()
                 process.wait()
 
     def _has_ended(self, child: _Child, now: float) -> bool:
@@ -163,19 +195,28 @@ class Supervisor:
         child.start_at = now + pause
 
     def _spawn(self, child: _Child, more_arguments: tuple[str, ...] = ()) -> None:
-        spec = child.spec
         child.start_at = child.ended_at = None
-        # -P: no module is taken from the working folder in place of an installed one. A session of its own:
-        # Ctrl-C in the terminal reaches the launcher alone, which then stops the programs in the right order.
-        with about_file(spec.log_file), spec.log_file.open("ab") as output:
-            child.process = subprocess.Popen(
-                [sys.executable, *PYTHON_OPTIONS, "-m", "trieline", *spec.arguments, *more_arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, "TRIELINE_LAUNCHER_PID": str(os.getpid())},
-                start_new_session=True,
-            )
+        child.process = self._start(child.spec, more_arguments)
+
+
+def start_here(spec: ProcessSpec, more_arguments: tuple[str, ...]) -> Program:
+    """Begin a program on this machine."""
+    # -P: no module is taken from the working folder in place of an installed one. A session of its own:
+    # Ctrl-C in the terminal reaches the launcher alone, which then stops the programs in the right order.
+    with about_file(spec.log_file), spec.log_file.open("ab") as output:
+        return _Here(
+            [sys.executable, *PYTHON_OPTIONS, "-m", "trieline", *spec.arguments, *more_arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=child_environment(),
+            start_new_session=True,
+        )
+
+
+def child_environment() -> dict[str, str]:
+    """Of a program that is to end with this one."""
+    return {**os.environ, "TRIELINE_LAUNCHER_PID": str(os.getpid())}
 
 
 def last_lines(path: Path, count: int = 20) -> str:

@@ -1,5 +1,7 @@
 """One training run on this machine: prepare, start the programs, watch, stop in order, write the report."""
 
+import contextlib
+import importlib.util
 import json
 import logging
 import shlex
@@ -7,9 +9,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 from rich.console import Console
@@ -18,21 +21,24 @@ from trieline.common.file_lock import file_lock
 from trieline.common.program_log import file_handler
 from trieline.common.restarts import RestartPolicy
 from trieline.common.signals import on_stop_signal
-from trieline.config import Config
+from trieline.config import Config, ConfigError
 from trieline.launcher.environment_checks import check_environments
 from trieline.launcher.progress import Progress, say
 from trieline.launcher.run_folder import MetricsTail, RunFolder
 from trieline.launcher.run_sockets import expect_free, run_sockets, with_free_addresses
 from trieline.launcher.run_state import LAUNCHER_LOCK
-from trieline.launcher.supervisor import PYTHON_OPTIONS, ChildError, ProcessSpec, Supervisor
+from trieline.launcher.supervisor import PYTHON_OPTIONS, ChildError, ProcessSpec, Start, Supervisor
 from trieline.launcher.task_lists import list_tasks, lists_by_env, write_listings
 from trieline.launcher.trackers.follower import unsent
 from trieline.launcher.trackers.tracker import expect_installed
 from trieline.learner.settings import check_settings
 from trieline.wire.addresses import is_elsewhere
-from trieline.wire.config import ModelConfig
+from trieline.wire.config import LinksConfig, ModelConfig
 from trieline.wire.journal import expect_no_writer
 from trieline.wire.model_folder import BUILTIN_PREFIX
+
+if TYPE_CHECKING:
+    from trieline.launcher.ray_cluster import RayCluster
 
 log = logging.getLogger(__name__)
 
@@ -49,8 +55,10 @@ LOCK_S = 2.0
 LEARNER_RESTARTS = RestartPolicy(within_s=3600.0)
 
 
-def run_training(config: Config, *, folder: RunFolder | None, resume: bool) -> int:
+def run_training(config: Config, *, folder: RunFolder | None, resume: bool, on_ray: bool = False) -> int:
     """Run to the end, to a failure, or to Ctrl-C. Returns the exit status.
+
+    `on_ray`: actors and policy servers run where a Ray cluster has room for them.
 
     Raises:
         AddressError: an address that the configuration names can't be bound.
@@ -77,7 +85,10 @@ def run_training(config: Config, *, folder: RunFolder | None, resume: bool) -> i
     listings = [] if config.learner.replay is not None else list_tasks(config)
     if config.learner.replay is None:
         check_settings(config.learner, config.envs, lists_by_env(listings))
-    with run_sockets(config.links) as links:
+    with (
+        placed(on_ray) as cluster,
+        run_sockets(config.links if cluster is None else cluster.links(config.links)) as links,
+    ):
         config = msgspec.structs.replace(config, links=links)
         if folder is None:
             folder = RunFolder.create(config)
@@ -86,7 +97,9 @@ def run_training(config: Config, *, folder: RunFolder | None, resume: bool) -> i
         if listings:
             write_listings(folder.tasks, listings)
         say(console, f"run folder: {folder.path}")
-        finished = supervise(config, folder, process_specs(config, folder, resume=resume), console)
+        start = None if cluster is None else partial(cluster.start, config=config)
+        specs = process_specs(config, folder, resume=resume, everywhere=cluster is not None)
+        finished = supervise(config, folder, specs, console, start=start)
     if not finished:
         say(console, f"stopped. Go on with: trieline train --resume {shlex.quote(str(folder.path))}")
         return 130
@@ -98,11 +111,16 @@ def run_training(config: Config, *, folder: RunFolder | None, resume: bool) -> i
     return 0
 
 
-def process_specs(config: Config, folder: RunFolder, *, resume: bool) -> list[ProcessSpec]:
-    """The programs of a run. Each reads the run's config and can be started by hand with these arguments."""
+def process_specs(
+    config: Config, folder: RunFolder, *, resume: bool, everywhere: bool = False
+) -> list[ProcessSpec]:
+    """The programs of a run. Each reads the run's config and can be started by hand with these arguments.
+
+    `everywhere`: those on other machines, too, since a cluster starts them.
+    """
     base = ("--config", str(folder.config))
-    # Of those on other machines somebody else takes care.
-    several = sum(not is_elsewhere(address) for address in config.links.generate_addresses)
+    # Else somebody else takes care of those on other machines.
+    several = sum(everywhere or not is_elsewhere(address) for address in config.links.generate_addresses)
     servers = [
         ProcessSpec(
             name=name,
@@ -180,14 +198,45 @@ def prepare_model(model: ModelConfig, console: Console, *, device: str = "cpu") 
     return msgspec.structs.replace(model, dtype=prepared["dtype"])
 
 
-def supervise(config: Config, folder: RunFolder, specs: Sequence[ProcessSpec], console: Console) -> bool:
+@contextlib.contextmanager
+def placed(on_ray: bool) -> "Iterator[RayCluster | None]":
+    """Inside the block, the cluster that says where programs run; None: all run here.
+
+    Raises:
+        ConfigError: Ray is not installed, or no cluster is there.
+    """
+    if not on_ray:
+        yield None
+        return
+    if importlib.util.find_spec("ray") is None:
+        msg = "--on ray: ray is not installed: pip install 'trieline[ray]'"
+        raise ConfigError(msg)
+    from trieline.launcher.ray_cluster import RayCluster
+
+    with contextlib.closing(RayCluster()) as cluster:
+        yield cluster
+
+
+def links_on(links: LinksConfig, cluster: "RayCluster | None") -> LinksConfig:
+    """Those by which all programs of a start reach each other, wherever they run."""
+    return links if cluster is None else cluster.links(links)
+
+
+def supervise(
+    config: Config,
+    folder: RunFolder,
+    specs: Sequence[ProcessSpec],
+    console: Console,
+    *,
+    start: Start | None = None,
+) -> bool:
     """Run the programs of a run until its learner has ended. False: somebody asked to stop.
 
     Raises:
         ChildError: as `watch_learner`.
     """
     stopping = threading.Event()
-    supervisor = Supervisor(specs)
+    supervisor = Supervisor(specs, start=start)
     lock = file_lock(folder.path / LAUNCHER_LOCK, what="to run it", timeout_s=LOCK_S)
     root, own_log = logging.getLogger(), file_handler(folder.log("launcher"))
     root.addHandler(own_log)
