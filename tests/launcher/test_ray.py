@@ -16,7 +16,7 @@ import pytest
 from trieline.config import ConfigError, load_config
 from trieline.launcher.ray_seat import Seat
 from trieline.launcher.run_folder import RunFolder
-from trieline.launcher.supervisor import ProcessSpec
+from trieline.launcher.supervisor import ProcessSpec, Program
 from trieline.launcher.training_run import placed
 from trieline.wire.config import LinksConfig
 
@@ -83,7 +83,8 @@ def cluster() -> Iterator[Any]:
 
 
 @pytest.mark.long
-def test_a_placed_program_is_watched_ended_and_gone_with_its_node(
+@pytest.mark.timeout(600)
+def test_a_placed_program_is_heard_and_ended(
     cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from trieline.launcher.ray_cluster import RayCluster
@@ -91,28 +92,38 @@ def test_a_placed_program_is_watched_ended_and_gone_with_its_node(
     monkeypatch.setenv("RAY_ADDRESS", cluster.address)
     config = load_config(["tiny"], [f"run.folder={tmp_path}"])
     folder = RunFolder.create(config)
-    spec = ProcessSpec(
-        name="actor-0", arguments=("actor", "--config", str(folder.config)), log_file=folder.log("actor-0")
-    )
-    with closing(RayCluster()) as connection:
-        links = connection.links(LinksConfig())
-        assert links.trajectories != "tcp://127.0.0.1:7701"
-        program = connection.start(spec, (), config)
-        assert program.poll() is None
+
+    def actor(*arguments: str) -> ProcessSpec:
+        told = ("actor", "--config", str(folder.config), *arguments)
+        return ProcessSpec(name="actor-0", arguments=told, log_file=folder.log("actor-0"))
+
+    def placed_at(program: Program) -> int:
         deadline = time.monotonic() + DEADLINE_S
-        while not program.pid and time.monotonic() < deadline:
-            program.poll()
+        while not program.pid:
+            assert program.poll() is None
+            assert time.monotonic() < deadline
             time.sleep(0.1)
-        program.terminate()
-        assert program.wait(DEADLINE_S) == 0
-        assert folder.log("actor-0").stat().st_size
-        killed = connection.start(spec, (), config)
-        while not killed.pid and time.monotonic() < deadline:
-            killed.poll()
-            time.sleep(0.1)
+        return program.pid
+
+    with closing(RayCluster()) as connection:
+        assert connection.links(LinksConfig()).trajectories != LinksConfig().trajectories
+        assert connection.start(actor("--help"), (), config).wait(DEADLINE_S) == 0
+        assert "usage: trieline actor" in folder.log("actor-0").read_text()
+        asked = connection.start(actor(), (), config)
+        pids = [placed_at(asked)]
+        asked.terminate()
+        # By the signal itself where it came before the program could hear it.
+        assert asked.wait(DEADLINE_S) in {0, -signal.SIGTERM}
+        killed = connection.start(actor(), (), config)
+        pids.append(placed_at(killed))
         killed.kill()
         assert killed.wait(DEADLINE_S) == -signal.SIGKILL
-    assert not Path(f"/proc/{program.pid}").exists()
+        forgotten = connection.start(actor(), (), config)
+        pids.append(placed_at(forgotten))
+    deadline = time.monotonic() + DEADLINE_S
+    while any(Path(f"/proc/{pid}").exists() for pid in pids):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 @pytest.mark.long

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -199,6 +200,13 @@ def test_a_run_is_the_same_wherever_its_folder_lies(folder: RunFolder, tmp_path:
     assert tracked_run(moved, moved.load_config()).id == first.id
     assert first.facts["config"]["model"]["path"] == "builtin:tiny"
     assert "numpy" in first.facts["machine"]["packages"]
+
+
+def test_trackers_that_begin_at_once_name_one_run(folder: RunFolder) -> None:
+    config = folder.load_config()
+    with ThreadPoolExecutor(8) as pool:
+        runs = list(pool.map(lambda _: tracked_run(folder, config).id, range(8)))
+    assert len(set(runs)) == 1
 
 
 def test_what_is_not_installed_or_named_twice_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

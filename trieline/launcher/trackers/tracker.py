@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from trieline.common.file_lock import file_lock
 from trieline.common.folders import write_whole
 from trieline.config import Config, ConfigError, config_to_dict
 from trieline.launcher.machine import describe_machine
@@ -19,6 +20,7 @@ MODULES = {"wandb": "wandb", "trackio": "trackio", "mlflow": "mlflow"}
 FOLDER = "trackers"
 """In a run folder."""
 WITHHELD = "(not sent)"
+NAMING_S = 10.0
 
 _SECRET = re.compile(r"(^|_)(key|secret|password|token)$")
 
@@ -67,8 +69,10 @@ def tracked_run(folder: RunFolder, config: Config) -> TrackedRun:
     own = folder.path / FOLDER
     own.mkdir(exist_ok=True)
     identity = own / "run_id"
-    if not identity.exists():
-        write_whole(identity, secrets.token_hex(8).encode())
+    # The trackers of a run begin at the same moment.
+    with file_lock(own / ".run_id.lock", what="to name the run", timeout_s=NAMING_S):
+        if not identity.exists():
+            write_whole(identity, secrets.token_hex(8).encode())
     return TrackedRun(
         id=identity.read_text(encoding="ascii").strip(),
         name=folder.path.name,
