@@ -6,8 +6,11 @@ Each session is a chat of three turns, of 16 new tokens at most in each; the pro
 before, what was sampled, and 24 new tokens or so. `direct` renders the chats in this process and asks the
 policy server over its own link; `gateway` sends them over HTTP with the OpenAI API's bodies to a gateway that
 records them on the disk, a program of its own. Both take turns in each round, which begins with prompts that
-nobody has asked yet. Tokens a second are those of the median round; beside them the processor time and the
-memory of the gateway. Written to `benchmarks/results/gateway.json`.
+nobody has asked yet. Tokens a second are those of the median round, the ratio is the median of the rounds'.
+Beside them stands the processor time for a token, of the client, the gateway and the policy server together:
+what other programs on the machine do changes it less. With `builtin:tiny` the policy server costs next to
+nothing, and the gateway is what limits. Rows are written to `benchmarks/results/gateway.json`, in place of
+those of the same model and number of sessions.
 """
 
 import argparse
@@ -19,7 +22,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +45,8 @@ RESULTS = Path(__file__).parent / "results" / "gateway.json"
 TURNS, NEW_TOKENS = 3, 16
 PORT = 7719
 START_S = 180.0
-TIMEOUT_S = 600.0
+TIMEOUT_S = 800.0
+WARM_SESSIONS = 16
 WORDS = ["oak", "ash", "elm", "fir", "yew", "birch", "maple", "cedar", "alder", "hazel", "rowan", "larch"]
 
 
@@ -144,37 +149,68 @@ async def timed(chat: Callable[[int, int], Awaitable[int]], sessions: int, round
     return sum(counts), time.perf_counter() - began
 
 
+@dataclass(kw_only=True, slots=True)
+class Took:
+    """What the rounds of one side took."""
+
+    speeds: list[float] = field(default_factory=list)
+    tokens: int = 0
+    processor_s: float = 0.0
+
+
 async def measure(
-    direct: Direct, gateway: Gateway, program: psutil.Process, sessions: int, rounds: int
+    direct: Direct, gateway: Gateway, programs: Mapping[str, psutil.Process], sessions: int, rounds: int
 ) -> dict[str, Any]:
     """One row."""
     await direct.start()
     await gateway.start()
-    speeds: dict[str, list[float]] = {"direct": [], "gateway": []}
-    processor, requests = 0.0, 0
-    for round_ in range(-1, rounds):
-        sides = [("direct", direct.chat), ("gateway", gateway.chat)]
+    took = {"direct": Took(), "gateway": Took()}
+    own_s = 0.0
+    sides = [("direct", direct.chat), ("gateway", gateway.chat)]
+    for _, chat in sides:
+        await timed(chat, min(sessions, WARM_SESSIONS), 1000 * sessions + rounds)
+    for round_ in range(rounds):
         for name, chat in sides if round_ % 2 else sides[::-1]:
-            before = sum(program.cpu_times()[:2])
+            before = {program: _processor_s(process) for program, process in programs.items()}
             tokens, seconds = await timed(chat, sessions, round_ + 1000 * sessions)
-            if round_ < 0:
-                continue  # both sides are warm then
-            speeds[name].append(tokens / seconds)
-            if name == "gateway":
-                processor += sum(program.cpu_times()[:2]) - before
-                requests += sessions * TURNS
+            used = {program: _processor_s(process) - before[program] for program, process in programs.items()}
+            side = took[name]
+            side.speeds.append(tokens / seconds)
+            side.tokens += tokens
+            side.processor_s += sum(used.values())
+            own_s += used["gateway"] if name == "gateway" else 0.0
+    processor_ms = {name: 1000 * side.processor_s / side.tokens for name, side in took.items()}
+    ratios = [b / a for a, b in zip(took["direct"].speeds, took["gateway"].speeds, strict=True)]
     row = {
         "sessions": sessions,
         "rounds": rounds,
-        "direct_tokens_per_s": round(statistics.median(speeds["direct"]), 1),
-        "gateway_tokens_per_s": round(statistics.median(speeds["gateway"]), 1),
-        "ratio": round(statistics.median(b / a for a, b in zip(*speeds.values(), strict=True)), 3),
-        "processor_ms_per_request": round(1000 * processor / requests, 2),
-        "memory_mib": round(program.memory_info().rss / 2**20, 1),
+        "direct_tokens_per_s": round(statistics.median(took["direct"].speeds), 1),
+        "gateway_tokens_per_s": round(statistics.median(took["gateway"].speeds), 1),
+        "ratio": round(statistics.median(ratios), 3),
+        "ratios": [round(ratio, 3) for ratio in ratios],
+        "direct_processor_ms_per_token": round(processor_ms["direct"], 3),
+        "gateway_processor_ms_per_token": round(processor_ms["gateway"], 3),
+        "processor_ratio": round(processor_ms["direct"] / processor_ms["gateway"], 3),
+        "gateway_own_processor_ms_per_request": round(1000 * own_s / (rounds * sessions * TURNS), 2),
+        "memory_mib": round(programs["gateway"].memory_info().rss / 2**20, 1),
+        "load_average": round(os.getloadavg()[0], 1),
     }
     await direct.close()
     await gateway.close()
     return row
+
+
+def _processor_s(process: psutil.Process) -> float:
+    return float(sum(process.cpu_times()[:2]))
+
+
+def write_row(model: str, row: dict[str, Any]) -> None:
+    """Into the results, beside those of other models and numbers of sessions."""
+    found = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
+    rows = {(old["model"], old["sessions"]): old for old in found}
+    rows[model, row["sessions"]] = {"model": model, **row}
+    merged = [row for _, row in sorted(rows.items())]
+    RESULTS.write_text(json.dumps({"machine": machine(), "rows": merged}, indent=2) + "\n")
 
 
 def main() -> None:
@@ -196,21 +232,23 @@ def main() -> None:
         try:
             for verb in (["policy-server"], ["gateway", "--record", f"{folder}/record"]):
                 command = [sys.executable, "-m", "trieline", *verb, "--config", str(config)]
-                with Path(folder, f"{verb[0]}.log").open("wb") as log:
-                    programs.append(subprocess.Popen(command, stdout=log, stderr=log, env=os.environ))
+                programs.append(subprocess.Popen(command, env=os.environ))
             renderer = ChatRenderer(tokenizer_folder(options.model), system_prompt="")
-            rows = []
+            measured = {
+                "client": psutil.Process(),
+                "policy server": psutil.Process(programs[0].pid),
+                "gateway": psutil.Process(programs[1].pid),
+            }
             for sessions in options.sessions:
                 sides = Direct(renderer, msgspec.convert(links, LinksConfig)), Gateway()
-                program = psutil.Process(programs[1].pid)
-                rows.append(asyncio.run(measure(*sides, program, sessions, options.rounds)))
-                print(rows[-1], flush=True)
+                row = asyncio.run(measure(*sides, measured, sessions, options.rounds))
+                print(row, flush=True)
+                write_row(options.model, row)
         finally:
-            for program_ in programs:
-                program_.terminate()
-            for program_ in programs:
-                program_.wait()
-    RESULTS.write_text(json.dumps({"machine": machine(), "model": options.model, "rows": rows}, indent=2))
+            for program in programs:
+                program.terminate()
+            for program in programs:
+                program.wait()
 
 
 if __name__ == "__main__":
