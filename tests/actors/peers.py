@@ -75,9 +75,9 @@ class ScriptedServer:
 class Learner:
     """Hands out tasks and keeps the trees."""
 
-    def __init__(self, links: LinksConfig) -> None:
+    def __init__(self, links: LinksConfig, *, run_id: str = "run") -> None:
         self.journal: list[TreeDelivery] = []
-        self.receiver = TreeReceiver(links, accept=self._accept, run_id="run")
+        self.receiver = TreeReceiver(links, accept=self._accept, run_id=run_id)
 
     def __enter__(self) -> Self:
         self.receiver.start()

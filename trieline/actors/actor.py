@@ -60,14 +60,22 @@ class ActorWorker:
         gateway: GatewayConfig | None = None,
         parent_pid: int | None = None,
         make_player: MakePlayer = play_environments,
+        lasting_name: str = "",
     ) -> None:
-        """`parent_pid`: end when this is no longer the parent; None: don't look."""
+        """`parent_pid`: end when this is no longer the parent; None: don't look.
+
+        `lasting_name`: by which the learner knows this worker, over restarts; "": one of this process.
+        """
         self._config = config
         self._parent_pid = parent_pid
         self._stop = asyncio.Event()
         self._slots = EpisodeSlots(config.episodes)
         self._sender = TreeSender(
-            links, actor_id=new_process_name(), capacity=config.capacity, episodes=config.episodes
+            links,
+            actor_id=lasting_name or new_process_name(),
+            capacity=config.capacity,
+            episodes=config.episodes,
+            lasting=bool(lasting_name),
         )
         self._policy = PolicyClient(links)
         self._earlier = earlier_policy(config, links)
@@ -86,6 +94,7 @@ class ActorWorker:
                 host=self._host,
                 slots=self._slots,
                 gateway=gateway or GatewayConfig(),
+                trees=self._sender,
             )
         )
 
@@ -97,11 +106,11 @@ class ActorWorker:
         """Work until the learner says stop, or somebody asks to. Returns the exit status."""
         status = EXIT_STOPPED
         try:
-            await self._sender.start()
             await self._policy.start()
             if self._earlier is not None:
                 await self._earlier.start()
             await self._player.start()
+            await self._sender.start()
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._wait_for_stop())
                 tasks.create_task(self._report_load())
@@ -183,6 +192,7 @@ def run_worker(
     gateway: GatewayConfig | None = None,
     parent_pid: int | None = None,
     make_player: MakePlayer = play_environments,
+    lasting_name: str = "",
 ) -> int:
     """Run a worker to its end here; SIGTERM and SIGINT stop it cleanly. Returns the exit status."""
 
@@ -195,6 +205,7 @@ def run_worker(
             gateway=gateway,
             parent_pid=parent_pid,
             make_player=make_player,
+            lasting_name=lasting_name,
         )
         loop = asyncio.get_running_loop()
         for number in STOP_SIGNALS:

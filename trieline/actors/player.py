@@ -17,6 +17,7 @@ from trieline.actors.gateway.config import GatewayConfig
 from trieline.actors.policy import Policy
 from trieline.wire.config import EnvConfig
 from trieline.wire.messages import Assignment
+from trieline.wire.trajectory_link import TreeSender
 from trieline.wire.tree import TrajectoryTree
 
 
@@ -35,7 +36,7 @@ class WorkerPlayer(Player, Protocol):
     """The player of a worker, which begins and ends with it."""
 
     async def start(self) -> None:
-        """Before the first assignment. Raises ActorError: this worker can't play."""
+        """Before there is a link to the learner. Raises ActorError: this worker can't play."""
 
     async def close(self) -> None:
         """After the last one. Idempotent."""
@@ -54,6 +55,8 @@ class Stage:
     host: EnvHost
     slots: EpisodeSlots
     gateway: GatewayConfig = field(default_factory=GatewayConfig)
+    trees: TreeSender | None = None
+    """What takes the trees to the learner, where there is one."""
 
     def lacks(self, env_id: str) -> str:
         """Why an assignment in an environment that is none of `envs` can't be played."""

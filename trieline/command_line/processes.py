@@ -51,7 +51,7 @@ def add_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         "--keep",
         dest="keep_dir",
         metavar="FOLDER",
-        help="where open sessions are kept, so that a restart goes on with them; --record has its own",
+        help="where sessions are kept until the learner has them, over restarts; --record has its own",
     )
     gateway.set_defaults(run=_gateway)
 

@@ -50,7 +50,7 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ActorHello(msgspec.Struct, frozen=True, kw_only=True, tag="actor_hello"):
-    """First word of an actor. `actor_id` is unique to this start of the process."""
+    """First word of an actor. `actor_id` is unique to this start of the process, unless it is `lasting`."""
 
     actor_id: Name
     capacity: Annotated[int, msgspec.Meta(ge=1, le=100_000)]
@@ -59,6 +59,9 @@ class ActorHello(msgspec.Struct, frozen=True, kw_only=True, tag="actor_hello"):
     episodes: Annotated[int, msgspec.Meta(ge=0, le=100_000)] = 0
     """Episodes that it plays at once: it is granted as many groups as fill them, and one more for the gaps.
     0: it does not say, and `capacity` alone counts."""
+    lasting: bool = False
+    """The id outlives the process, which may have work of before a restart: it is told at once by an empty
+    grant whose run this is."""
 
 
 class ActorHeartbeat(msgspec.Struct, frozen=True, kw_only=True, tag="actor_heartbeat"):

@@ -2,9 +2,10 @@
 
 from bisect import bisect_right
 
-# Gaps are left by refused trees, as an actor sends in order, and after a restart by those that no journal
-# keeps (evaluations, demonstrations). With more of them the lowest is closed.
-MAX_RANGES = 1_000
+# Gaps are left by refused trees, as an actor sends in order, after a restart by those that no journal keeps
+# (evaluations, demonstrations), and by what others were assigned where trees have the numbers of their
+# assignments. With more of them the lowest is closed.
+MAX_RANGES = 100_000
 
 
 class SeenNumbers:

@@ -352,6 +352,8 @@ class TreeReceiver:
         actor = self._register.hear(identity, hello.actor_id, hello.capacity, hello.episodes)
         if actor is not None:
             actor.told_to_stop = False
+            if hello.lasting:
+                self._send(identity, self._grant_of([]))
 
     def _tell_to_stop(self, reason: str) -> None:
         for actor in self._register.actors.values():
@@ -365,18 +367,17 @@ class TreeReceiver:
         granted = self._ledger.grant(hands, time.monotonic(), evaluation_seats=seats)
         for actor_id, assignments in granted.items():
             actor = actors[actor_id]
-            grant = Grant(
-                assignments=assignments,
-                run_id=self._run_id,
-                max_message_bytes=self._links.max_message_bytes,
-            )
-            if self._send(actor.identity, grant):
+            if self._send(actor.identity, self._grant_of(assignments)):
                 # The next round begins with somebody else.
                 actors[actor_id] = actors.pop(actor_id)
             else:
                 # Gone or stuck: no more for it until it is heard again; what it holds stays until it is lost.
                 actor.reachable = False
                 self._ledger.take_back(actor_id, [a.assignment_id for a in assignments])
+
+    def _grant_of(self, assignments: list[Assignment]) -> Grant:
+        most = self._links.max_message_bytes
+        return Grant(assignments=assignments, run_id=self._run_id, max_message_bytes=most)
 
     def _send(self, identity: bytes, message: LearnerToActor) -> bool:
         """False if the actor is gone or does not read; never waits."""

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from trieline.common.complaints import Complaints
@@ -58,8 +58,23 @@ class _Parcel:
 class TreeSender:
     """One actor's link to the learner. All methods belong to one event loop."""
 
-    def __init__(self, links: LinksConfig, *, actor_id: str, capacity: int, episodes: int = 0) -> None:
-        """`actor_id`: unique to this start of the process. `capacity`, `episodes`: as in ActorHello."""
+    def __init__(
+        self,
+        links: LinksConfig,
+        *,
+        actor_id: str,
+        capacity: int,
+        episodes: int = 0,
+        lasting: bool = False,
+    ) -> None:
+        """`actor_id`: unique to this start of the process, or, if `lasting`, the same after a restart.
+
+        Nobody knows then how many trees went out under it, so each has the number of its assignment: one that
+        is sent again after a restart is known by that.
+        `capacity`, `episodes`: as in ActorHello.
+        """
+        self.on_settled: Callable[[int], None] = lambda assignment_id: None
+        """Told of each assignment whose tree the learner has, or will never have."""
         self.running_episodes = 0
         """Told to the learner with each heartbeat; the owner keeps it."""
         self.rejected = 0
@@ -68,6 +83,8 @@ class TreeSender:
         self._actor_id = actor_id
         self._capacity = capacity
         self._episodes = episodes
+        self._lasting = lasting
+        self._earlier: list[tuple[str, Assignment]] = []
         self._granted: deque[Assignment] = deque()
         self._open: dict[int, tuple[str, Purpose]] = {}
         """The run that granted it and what for, by assignment id."""
@@ -98,6 +115,17 @@ class TreeSender:
         self._dealer.start()
         self._heartbeat = asyncio.create_task(self._beat())
 
+    def resume(self, earlier: Iterable[tuple[str, Assignment]]) -> None:
+        """Before `start`: assignments of before a restart, each with its run.
+
+        Those of the learner's run are the next ones as soon as it says which that is; others never.
+        """
+        self._earlier = [*earlier]
+
+    def run_of(self, assignment_id: int) -> str:
+        """The run that granted it; "": it is not open."""
+        return self._open.get(assignment_id, ("", "train"))[0]
+
     async def next_assignment(self, timeout_s: float | None = None) -> Assignment:
         """The next task to play. Raises Stopped, or PeerTimeoutError after `timeout_s` (None: no limit)."""
         await self._until(
@@ -113,7 +141,7 @@ class TreeSender:
         None: it is too large for the link. It is counted in `rejected`, and the learner is told that none
         will come.
         """
-        number = self._next_sequence_number
+        number = assignment_id if self._lasting else self._next_sequence_number
         run_id, purpose = self._open.get(assignment_id, ("", "train"))
         delivery = TreeDelivery(
             actor_id=self._actor_id,
@@ -146,6 +174,7 @@ class TreeSender:
         )
         self._notes.append(note)
         self._dealer.wake()
+        self.on_settled(assignment_id)
 
     def unacknowledged(self) -> int:
         """Trees that the learner has not answered for yet."""
@@ -217,17 +246,23 @@ class TreeSender:
         return None
 
     def _heartbeat_note(self) -> ActorHeartbeat:
-        unacknowledged = {parcel.assignment_id for parcel in self._unacknowledged.values()}
+        open_ids = {*self._open, *(parcel.assignment_id for parcel in self._unacknowledged.values())}
+        open_ids.update(assignment.assignment_id for _, assignment in self._earlier)
         return ActorHeartbeat(
             actor_id=self._actor_id,
             running_episodes=self.running_episodes,
-            open_assignments=sorted(self._open.keys() | unacknowledged),
+            open_assignments=sorted(open_ids),
             capacity=self._capacity,
             episodes=self._episodes,
         )
 
     def _hello(self) -> ActorHello:
-        return ActorHello(actor_id=self._actor_id, capacity=self._capacity, episodes=self._episodes)
+        return ActorHello(
+            actor_id=self._actor_id,
+            capacity=self._capacity,
+            episodes=self._episodes,
+            lasting=self._lasting,
+        )
 
     async def _beat(self) -> None:
         while True:
@@ -273,7 +308,9 @@ class TreeSender:
     def _take(self, grant: Grant) -> None:
         if grant.max_message_bytes:
             self._max_message_bytes = min(self._links.max_message_bytes, grant.max_message_bytes)
-        for assignment in grant.assignments:
+        earlier = [assignment for run_id, assignment in self._earlier if run_id == grant.run_id]
+        self._earlier.clear()
+        for assignment in (*earlier, *grant.assignments):
             # Perhaps open for another run, whose tree this one refuses; it then takes its own grant back.
             if assignment.assignment_id in self._open:
                 continue
@@ -289,4 +326,5 @@ class TreeSender:
             self._open.pop(parcel.assignment_id, None)
             if parcel.sent_at is not None:
                 self._in_flight -= parcel.size
+            self.on_settled(parcel.assignment_id)
         return parcel is not None

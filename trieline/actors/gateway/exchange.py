@@ -12,7 +12,7 @@ from trieline.actors.gateway.asked import Declared
 from trieline.common.arrays import Int32
 from trieline.common.message import Message, Tool
 from trieline.common.numbers import Count
-from trieline.wire.messages import Completion
+from trieline.wire.messages import Assignment, Completion
 
 
 class Lead(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,4 +89,12 @@ class Closed(msgspec.Struct, frozen=True, kw_only=True, tag="closed"):
     """Of the session, where it came with its end: one event, so that it is there once or not at all."""
 
 
-Event = Opened | Exchange | Rewarded | Closed
+class Seated(msgspec.Struct, frozen=True, kw_only=True, tag="seated"):
+    """The session is one rollout of what a learner asked for."""
+
+    assignment: Assignment
+    run_id: str
+    """Of the run that asked."""
+
+
+Event = Opened | Seated | Exchange | Rewarded | Closed

@@ -1,6 +1,7 @@
 """A gateway in this process: its sessions, and the server that agents reach them by."""
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 from trieline.actors.config import ActorConfig
@@ -8,6 +9,7 @@ from trieline.actors.errors import GatewaySetupError
 from trieline.actors.gateway.config import GatewayConfig
 from trieline.actors.gateway.replier import GatewayRenderer, Replier, SamplingLimits
 from trieline.actors.gateway.server import GatewayServer
+from trieline.actors.gateway.session import Session
 from trieline.actors.gateway.session_log import SessionLog
 from trieline.actors.gateway.session_routes import Seat
 from trieline.actors.gateway.sessions import OnEnd, Sessions
@@ -31,6 +33,7 @@ class Gateway:
         on_end: OnEnd,
         record: Path | None = None,
         seat: Seat | None = None,
+        open_online: Callable[[str], Session] | None = None,
         seed: int = 0,
     ) -> None:
         """Arguments as of `Sessions` and `GatewayServer`; `record`: the folder of open sessions.
@@ -49,24 +52,26 @@ class Gateway:
             limits=limits,
             on_end=on_end,
             record=None if record is None else SessionLog(record),
+            open_online=open_online,
             seed=seed,
         )
         self.server = GatewayServer(config, self.sessions, seat=seat)
 
-    async def start(self) -> None:
-        """Go on with the sessions of before, and listen.
+    async def start(self) -> list[Session]:
+        """Go on with the sessions of before, and listen. Returns them.
 
         Raises:
             GatewaySetupError: the address can't be had. GatewayRecordError: the record can't be read.
         """
-        if count := self.sessions.recover():
-            log.info("going on with %d sessions of before", count)
+        if sessions := self.sessions.recover():
+            log.info("going on with %d sessions of before", len(sessions))
         try:
             await self.server.start()
         except OSError as error:
             msg = f"can't listen on {self._config.host}:{self._config.port}: {error.strerror or error}"
             raise GatewaySetupError(msg) from error
         log.info("serving agents at %s", self.server.url)
+        return sessions
 
     async def close(self) -> None:
         """Stop listening; what is open stays in the record. Idempotent."""

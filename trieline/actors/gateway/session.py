@@ -7,7 +7,7 @@ from the disk.
 import math
 from dataclasses import dataclass, field
 
-from trieline.actors.gateway.exchange import Closed, Event, Exchange, Opened, Rewarded
+from trieline.actors.gateway.exchange import Closed, Event, Exchange, Opened, Rewarded, Seated
 from trieline.actors.gateway.history import History
 from trieline.common.numbers import MAX_REWARD
 
@@ -17,6 +17,7 @@ class Session:
     """Of one agent and what it sends out."""
 
     opened: Opened
+    seated: Seated | None = None
     history: History = field(default_factory=History)
     rewards: list[Rewarded] = field(default_factory=list)
     closed: Closed | None = None
@@ -30,6 +31,8 @@ class Session:
             self.calls += len(event.reply.tool_calls)
         elif isinstance(event, Rewarded):
             self.rewards.append(event)
+        elif isinstance(event, Seated):
+            self.seated = event
         elif isinstance(event, Closed):
             self.closed = event
             if event.reward is not None:

@@ -25,7 +25,7 @@ from trieline.actors.gateway.errors import (
     OverloadedError,
     UnknownKeyError,
 )
-from trieline.actors.gateway.exchange import Closed, Event, Exchange, Opened, Rewarded
+from trieline.actors.gateway.exchange import Closed, Event, Exchange, Opened, Rewarded, Seated
 from trieline.actors.gateway.replier import Replier, SamplingLimits, length_up_to, with_call_ids
 from trieline.actors.gateway.session import Session, reward_of
 from trieline.actors.gateway.session_log import SessionLog
@@ -74,35 +74,37 @@ class Sessions:
         limits: SamplingLimits,
         on_end: OnEnd,
         record: SessionLog | None = None,
+        open_online: Callable[[str], Session] | None = None,
         seed: int = 0,
     ) -> None:
         """`limits` are those of sessions that are opened without.
 
         `record`: where sessions are kept until they are over; None: in memory alone.
+        `open_online`: opens one for a key that nobody has opened; None: one of no task.
         """
         self._config = config
         self._replier = replier
         self._limits = limits
         self._on_end = on_end
         self._record = record
+        self._open_online = open_online or (lambda key: self.open(key=key))
         self._seed = seed
         self._live: dict[str, _Live] = {}
         self._by_key: dict[str, str] = {}
         self._requests = 0
         self._ending: set[asyncio.Task[None]] = set()
 
-    def recover(self) -> int:
-        """Go on with the sessions of before. Returns how many there are."""
-        count = 0
-        for session in self._record.sessions() if self._record is not None else ():
+    def recover(self) -> list[Session]:
+        """Go on with the sessions of before. Returns them."""
+        sessions = [] if self._record is None else [*self._record.sessions()]
+        for session in sessions:
             live = self._add(session)
             followed = {child.parent for child in session.exchanges}
             live.unheard = {e.body: e.number for e in session.exchanges if e.number not in followed}
             if session.closed is not None:
                 live.ended_at = time.monotonic()
                 self._end_if_rewarded(live)
-            count += 1
-        return count
+        return sessions
 
     def open(
         self,
@@ -136,13 +138,22 @@ class Sessions:
         self._add(session, limits)
         return session
 
+    def seat(self, session: Session, seated: Seated) -> None:
+        """A learner's task is this session's from now on. It may be over, unless it was handed on."""
+        self._apply(session, seated)
+
+    def limit(self, session: Session, limits: SamplingLimits) -> None:
+        """Of its own from now on, if it is not over."""
+        if (live := self._live.get(session.opened.session_id)) is not None:
+            live.limits = limits
+
     def of_key(self, key: str) -> Session:
         """The open session that a request is for. Raises UnknownKeyError."""
         session_id = self._by_key.get(key)
         if session_id is not None:
             return self._live[session_id].session
         if self._config.online and key and self._opens(key):
-            return self.open(key=key)
+            return self._open_online(key)
         if not key:
             msg = "expected the key of a session (Authorization: Bearer, x-api-key, or in the path), got none"
         elif self._config.online:
