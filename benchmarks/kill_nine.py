@@ -1,14 +1,16 @@
 """Every program of a run killed again and again (`kill -9`), at random moments, while it trains.
 
-    python -m benchmarks.kill_nine [--kinds plain docker warm-start] [--kills 10] [--seed 0]
+    python -m benchmarks.kill_nine [--kinds plain docker warm-start agent] [--kills 10] [--seed 0]
                                    [--targets learner worker ...]
 
-Runs of the recipe `tiny`, through `trieline train`, of three kinds:
+Runs of the recipe `tiny`, through `trieline train`, of four kinds:
 
 * plain: without its warm start;
 * docker: the same, with environments that run programs in containers of Docker Engine, of a pool and of an
   episode's own, and keep images of them (under `scripts/with_docker.sh`);
-* warm-start: with it, and killed in it.
+* warm-start: with it, and killed in it;
+* agent: without it, every episode played by a program that asks the gateway of its worker; the target `agent`
+  is one of these programs.
 
 The target `all` is every program at once. After the last kill of a run it makes two more steps and is
 stopped; then its folder and this machine are looked over:
@@ -39,7 +41,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import get_args
 
-from benchmarks.killed_run import TARGETS, Figures, KilledRun, Kind, RunEndedError
+from benchmarks.killed_run import AGENT, TARGETS, Figures, KilledRun, Kind, RunEndedError
 
 RESULTS = Path(__file__).parent / "results" / "kill_nine.json"
 KILLS_PER_RUN = 4
@@ -86,7 +88,7 @@ def keep(found: Figures, seed: int) -> None:
     rows = [row for row in rows if (row["kind"], row["target"]) != (found.kind, found.target)]
     rows.append({"seed": seed, **asdict(found), "good": found.good})
     kinds = get_args(Kind)
-    rows.sort(key=lambda row: (kinds.index(row["kind"]), TARGETS.index(row["target"])))
+    rows.sort(key=lambda row: (kinds.index(row["kind"]), (*TARGETS, AGENT).index(row["target"])))
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
@@ -96,7 +98,7 @@ def main() -> int:
     parser.add_argument("--kinds", nargs="+", choices=get_args(Kind), default=["plain"])
     parser.add_argument("--kills", type=int, default=10, help="of each kind of program")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--targets", nargs="+", choices=TARGETS, default=TARGETS)
+    parser.add_argument("--targets", nargs="+", choices=(*TARGETS, AGENT), default=TARGETS)
     options = parser.parse_args()
     found = []
     for kind in options.kinds:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -22,8 +23,9 @@ from trieline.learner.keeping.checkpoint import latest_checkpoint, read_state
 from trieline.wire.journal import read_journal
 
 ROOT = Path(__file__).parents[1]
-Kind = Literal["plain", "docker", "warm-start"]
+Kind = Literal["plain", "docker", "warm-start", "agent"]
 ALL = "all"
+AGENT = "agent"
 TARGETS = ("learner", "policy-server", "actor", "worker", "launcher", ALL)
 MARK = "TRIELINE_KILL_NINE"
 # Caches for later runs, which libraries keep among the temporary files.
@@ -46,6 +48,13 @@ SANDBOXED: list[dict[str, Any]] = [
         "curriculum": {"weight": 0.5},
     },
 ]
+# A program for each episode, with the gateway in the worker.
+PLAYED_BY_AGENT: dict[str, Any] = {
+    "id": "trieline/GuessNumber-v0",
+    "kwargs": {"lowest": 900},
+    "episode": {"max_turns": 1, "max_tokens": 6},
+    "agent": {"command": ["python", "-m", "benchmarks.asking_agent"]},
+}
 # A start on a busy machine, or a weight update that waits for a server that starts.
 PROGRESS_S = 400.0
 WARM_START_S = 1800.0
@@ -133,15 +142,25 @@ class KilledRun:
         """Kill a program of that kind `moment_s` after now, or as soon as there is one."""
         self._wait(lambda: any(self._pids(target)), f"a {target}", PROGRESS_S)
         time.sleep(moment_s)
-        self._wait(lambda: any(self._pids(target)), f"a {target}", PROGRESS_S)
         if self._in_warm_start():
             self._figures.warm_start_steps.append(len(self._records("warm_start/step")))
         killed_at = time.time()
-        for pid in list(self._pids(target)) if target == ALL else [next(self._pids(target))]:
-            os.kill(pid, signal.SIGKILL)
+        while not self._kill_now(target):  # an agent may have ended meanwhile
+            self._wait(lambda: any(self._pids(target)), f"a {target}", PROGRESS_S)
         if target in ("launcher", ALL):
             self._start_again()
         self._wait(lambda: self._went_on(killed_at), "it went on", PROGRESS_S)
+
+    def _kill_now(self, target: str) -> bool:
+        """Whether there was one."""
+        killed = False
+        for pid in list(self._pids(target)):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+                killed = True
+            if target != ALL:
+                break
+        return killed
 
     def stop(self) -> None:
         self.launcher.send_signal(signal.SIGINT)
@@ -273,6 +292,8 @@ class KilledRun:
             yield self.launcher.pid
         if target == ALL:
             yield from (pid for pid, _, _ in self._processes() if pid != self.launcher.pid)
+        if target == AGENT:
+            yield from (pid for pid, _, command in self._processes() if "benchmarks.asking_agent" in command)
         verb = "actor" if target == "worker" else target
         found = {pid: parent for pid, parent, command in self._processes() if f"trieline {verb} " in command}
         for pid, parent in found.items():
@@ -303,6 +324,8 @@ def config_of(kind: Kind, folder: Path) -> dict[str, Any]:
         del plain["learner"]["warm_start"]
     if kind == "docker":
         plain["envs"] = [*plain["envs"][:1], *SANDBOXED]
+    if kind == "agent":
+        plain["envs"] = [PLAYED_BY_AGENT]
     return plain
 
 

@@ -40,6 +40,7 @@ from trieline.actors.player import Stage
 from trieline.actors.transcripts import transcript_of
 from trieline.common.message import text_of
 from trieline.common.numbers import MAX_REWARD
+from trieline.common.owned_folder import OwnedFolder, new_folder
 from trieline.common.text import encodable
 from trieline.wire.config import AgentConfig, EnvConfig
 from trieline.wire.messages import Assignment
@@ -48,6 +49,7 @@ from trieline.wire.tree import TrajectoryTree
 log = logging.getLogger(__name__)
 
 ENDED_REASON = "ended with status {status}: {errors}"
+FOLDER_PREFIX = "trieline-agents-"
 ARGUMENT_BYTES = 100_000
 """Of a task in an argument or a variable; the system takes 128 KiB."""
 
@@ -60,6 +62,8 @@ class AgentPlayer:
         self._ended: dict[str, asyncio.Event] = {}
         self._episodes: dict[str, Episode] = {}
         self._starters: dict[str, Starter] = {}
+        self._folder: OwnedFolder | None = None
+        """Of the files of all episodes: a worker that is killed leaves it to the next one to remove."""
         self._gateway = Gateway(
             msgspec.structs.replace(
                 stage.gateway,
@@ -80,6 +84,7 @@ class AgentPlayer:
 
     async def start(self) -> None:
         """As in `WorkerPlayer`."""
+        self._folder = new_folder(FOLDER_PREFIX)
         await self._gateway.start()
 
     async def close(self) -> None:
@@ -87,6 +92,8 @@ class AgentPlayer:
         await self._gateway.close()
         for starter in self._starters.values():
             await starter.close()
+        if self._folder is not None:
+            await asyncio.to_thread(self._folder.close)
 
     async def play(self, assignment: Assignment) -> TrajectoryTree:
         """As in `Player`."""
@@ -154,10 +161,11 @@ class AgentPlayer:
         """To its end. What it earned is in the episode."""
         agent = env.agent
         assert agent is not None
+        assert self._folder is not None
         limit = env.episode.episode_timeout_s or self._stage.config.episode_timeout_s
         files: Path | None = None
         try:
-            files = Path(tempfile.mkdtemp(prefix="trieline-agent-"))
+            files = Path(tempfile.mkdtemp(dir=self._folder.path))
             start = self._start_of(agent, episode, files)
             try:
                 async with asyncio.timeout(limit):
