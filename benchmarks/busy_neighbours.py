@@ -156,7 +156,7 @@ def sample(folder: str, dtype: str, threads: int, rows: int, tokens: int) -> Non
 def save_model(folder: str) -> None:
     from transformers import LlamaForCausalLM
 
-    from benchmarks.train_step import SMOLLM2
+    from trieline.learner.model_folder.shapes import SMOLLM2
 
     LlamaForCausalLM(SMOLLM2).save_pretrained(folder)
 

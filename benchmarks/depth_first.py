@@ -30,10 +30,11 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.loads import OBJECTIVE, Shape, make_trees
-from benchmarks.train_step import SMOLLM2, fastest, machine, make_model
+from benchmarks.train_step import fastest, machine, make_model
 from trieline.learner.batch.batch import Batch, prepare_batch
 from trieline.learner.batch.segments import SEGMENTS_IN_BUDGET, cut_segments
 from trieline.learner.model.tree_forward import TreeModel
+from trieline.learner.model_folder.shapes import SMOLLM2
 from trieline.learner.update.train_step import accumulate_gradients
 
 RESULTS = Path(__file__).parent / "results" / "depth_first.json"

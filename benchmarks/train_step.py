@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, Qwen3Config
+from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from benchmarks.loads import OBJECTIVE, agent_trees, make_trees, merged_rows, shape_for, turn_rows
 from trieline.kernels.cpu.flags import BFLOAT16_FLAGS, cpu_flags
@@ -40,6 +40,7 @@ from trieline.learner.allocator import keep_freed_memory
 from trieline.learner.batch.batch import Batch, prepare_batch
 from trieline.learner.config import OptimizerConfig
 from trieline.learner.model.tree_forward import TreeModel
+from trieline.learner.model_folder.shapes import SHAPES
 from trieline.learner.update.optimizer import MasterOptimizer
 from trieline.learner.update.train_step import accumulate_gradients
 from trieline.wire.tree import TrajectoryTree
@@ -47,39 +48,6 @@ from trieline.wire.tree import TrajectoryTree
 RESULTS = Path(__file__).parent / "results"
 BAR = 0.9
 ALONE = "nothing shared"
-SMOLLM2 = LlamaConfig(
-    vocab_size=49_152,
-    hidden_size=576,
-    intermediate_size=1536,
-    num_hidden_layers=30,
-    num_attention_heads=9,
-    num_key_value_heads=3,
-    head_dim=64,
-    max_position_embeddings=8192,
-    tie_word_embeddings=True,
-)
-
-
-def qwen3(hidden: int, intermediate: int, layers: int, heads: int) -> Qwen3Config:
-    return Qwen3Config(
-        vocab_size=151_936,
-        hidden_size=hidden,
-        intermediate_size=intermediate,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=8,
-        head_dim=128,
-        max_position_embeddings=40_960,
-        tie_word_embeddings=True,
-    )
-
-
-MODELS: dict[str, PreTrainedConfig] = {
-    "smollm2": SMOLLM2,
-    "qwen3-0.6b": qwen3(1024, 3072, 28, 16),
-    "qwen3-1.7b": qwen3(2048, 6144, 28, 16),
-    "qwen3-4b": qwen3(2560, 9728, 36, 32),
-}
 
 
 def make_model(
@@ -161,7 +129,7 @@ def tokens_of(batch: Batch) -> int:
 
 
 def measure(dtype: torch.dtype, options: argparse.Namespace, *, with_turns: bool) -> list[dict[str, Any]]:
-    model = make_model(MODELS[options.model], dtype, options.device, reproducible=options.reproducible)
+    model = make_model(SHAPES[options.model], dtype, options.device, reproducible=options.reproducible)
     optimizer = make_optimizer(model, dtype)
     rows = []
     for load in options.loads:
@@ -299,7 +267,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", choices=MODELS, default="smollm2")
+    parser.add_argument("--model", choices=SHAPES, default="smollm2")
     parser.add_argument("--dtypes", nargs="+", default=["bfloat16", "float32"])
     parser.add_argument("--ratios", nargs="+", type=int, default=[1, 2, 4, 8, 10])
     parser.add_argument("--loads", nargs="+", default=["agent", "forks", "rollouts"])

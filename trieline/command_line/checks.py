@@ -9,15 +9,25 @@ def add_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     """Add the verbs of this module to the command."""
     from trieline.command_line.options import add_config_options
 
-    check = verbs.add_parser("check", help="look over machine and config; `check model PATH`, `check env ID`")
+    check = verbs.add_parser(
+        "check", help="look over machine and config; `check model PATH`, `check memory`, ..."
+    )
     add_config_options(check)
     check.set_defaults(run=_check)
-    subjects = check.add_subparsers(dest="subject", metavar="[model PATH | env ID]")
+    subjects = check.add_subparsers(dest="subject", metavar="[model PATH | env ID | memory]")
     model = subjects.add_parser(
         "model", help="prove on this very model that packed tries equal separate sequences"
     )
     model.add_argument("path")
     model.set_defaults(run=_check_model)
+    memory = subjects.add_parser(
+        "memory", help="what training and sampling take of a GPU's memory, found out without one"
+    )
+    memory.add_argument("--model", required=True, help="a folder with a config.json, or a shape by name")
+    memory.add_argument("--card", type=float, default=80.0, help="GB of the GPU; default 80")
+    memory.add_argument("--tokens", type=int, nargs="+", default=[8192], help="learner.max_tokens")
+    memory.add_argument("--kv-tokens", type=int, default=65_536, help="policy_server.kv_tokens")
+    memory.set_defaults(run=_check_memory)
     env = subjects.add_parser(
         "env", help="hold an environment against the contract (as `trieline envs check`)"
     )
@@ -61,6 +71,20 @@ def _check_model(options: argparse.Namespace) -> int:
     for line in result.lines:
         print(line)
     return 0 if result.exact else 1
+
+
+def _check_memory(options: argparse.Namespace) -> int:
+    from trieline.learner.memory_check import config_of, memory_lines
+
+    lines = memory_lines(
+        config_of(options.model),
+        card_bytes=int(options.card * 1e9),
+        tokens=options.tokens,
+        kv_tokens=options.kv_tokens,
+    )
+    for line in lines:
+        print(line)
+    return 0
 
 
 def _env(options: argparse.Namespace) -> int:

@@ -100,6 +100,8 @@ def _check_learner(config: Config) -> Iterator[Finding]:
         device = choose_device(config.learner.device)
         dtype = str(choose_dtype(config.model.dtype, device)).removeprefix("torch.")
         yield Finding("OK", "learner", f"torch {torch.__version__} on {device}, computes in {dtype}")
+        if device.type == "cuda" and config.learner.lora is None:
+            yield _check_memory(config, torch.cuda.mem_get_info(device)[1])
         check_settings(config.learner, config.envs)
     except LearnerError as error:
         yield Finding("FAIL", "settings", str(error), "`trieline train` would stop there")
@@ -123,6 +125,17 @@ def _check_engine(config: Config) -> Iterator[Finding]:
         yield Finding("FAIL", "engine", f"{server.backend}: there is no program {program!r}", step)
     else:
         yield Finding("OK", "engine", f"{server.backend}, started by {program}")
+
+
+def _check_memory(config: Config, card_bytes: int) -> Finding:
+    from trieline.learner.memory_check import UnknownModelError, shortage
+
+    try:
+        text, step = shortage(config.model, config.learner, config.policy_server, card_bytes)
+    except UnknownModelError:
+        text, step = f"{config.model.path} is not here yet", ""
+        return Finding("WARN", "GPU memory", text, "trieline check memory --model FOLDER")
+    return Finding("WARN" if step else "OK", "GPU memory", text, step)
 
 
 def _check_sandboxes() -> Iterator[Finding]:

@@ -1,0 +1,58 @@
+from pathlib import Path
+
+import pytest
+from transformers import Qwen3Config
+
+from trieline.command_line import main
+from trieline.learner.config import LearnerConfig
+from trieline.learner.memory_check import UnknownModelError, config_of, fitting_tokens, shortage
+from trieline.learner.policy_server.config import PolicyServerConfig
+from trieline.learner.update.memory_need import serving_need, training_need
+from trieline.wire.config import ModelConfig
+
+SMALL = Qwen3Config(
+    vocab_size=8000,
+    hidden_size=512,
+    intermediate_size=1536,
+    num_hidden_layers=2,
+    num_attention_heads=8,
+    num_key_value_heads=2,
+    head_dim=64,
+)
+
+
+def test_packs_of_the_size_that_is_told_fit_and_larger_ones_do_not() -> None:
+    card = 4 * 2**30
+    fitting = fitting_tokens(SMALL, card)
+    assert fitting > 4096
+    for share, fits in ((0.98, True), (1.05, False)):
+        assert (training_need(SMALL, tokens=int(share * fitting)).total <= card) is fits
+    assert fitting_tokens(SMALL, 2**30) == 0
+
+
+def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UnknownModelError, match="qwen3-4b; got"):
+        config_of(str(tmp_path / "nothing"))
+
+
+def test_a_run_that_does_not_fit_is_told_what_to_do(tmp_path: Path) -> None:
+    SMALL.save_pretrained(tmp_path)
+    model = ModelConfig(path=str(tmp_path), dtype="bfloat16")
+    learner, server = LearnerConfig(max_tokens=32_768), PolicyServerConfig()
+    served = serving_need(SMALL, kv_tokens=server.kv_tokens)
+    need = training_need(SMALL, tokens=learner.max_tokens)
+    text, step = shortage(model, learner, server, need.total + served)
+    assert "on the same GPU" in text
+    assert step == ""
+    _, step = shortage(model, learner, server, need.total + served - need.activations // 2)
+    assert step.startswith("set learner.max_tokens to ")
+    _, step = shortage(model, learner, server, served + 2**30)
+    assert "learner.lora" in step
+
+
+def test_the_command_says_what_a_model_takes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    SMALL.save_pretrained(tmp_path)
+    assert main(["check", "memory", "--model", str(tmp_path), "--tokens", "1024"]) == 0
+    said = capsys.readouterr().out
+    assert "packs of up to" in said
+    assert "policy server, 65536 tokens of cache" in said

@@ -1,0 +1,91 @@
+"""Whether a run fits on its GPU, told before it starts."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig
+
+from trieline.learner.config import LearnerConfig
+from trieline.learner.errors import LearnerError
+from trieline.learner.model.compute_dtype import choose_dtype
+from trieline.learner.model_folder.shapes import SHAPES
+from trieline.learner.policy_server.config import PolicyServerConfig
+from trieline.learner.update.memory_need import serving_need, training_need
+from trieline.wire.config import ModelConfig
+
+GIB = 2**30
+PROBED_TOKENS = (2048, 4096)
+"""Packs from which the memory of a token is told: it grows with their number alone."""
+
+
+class UnknownModelError(LearnerError):
+    """A model whose shape can't be told."""
+
+
+def config_of(model: str) -> Any:
+    """The Hugging Face configuration of a folder, or of a shape that has a name.
+
+    Raises:
+        UnknownModelError: it is neither.
+    """
+    if model in SHAPES:
+        return SHAPES[model]
+    if not (Path(model) / "config.json").is_file():
+        msg = f"expected a folder with a config.json, or one of {', '.join(SHAPES)}; got {model}"
+        raise UnknownModelError(msg)
+    return AutoConfig.from_pretrained(model, local_files_only=True, trust_remote_code=False)
+
+
+def memory_lines(config: Any, *, card_bytes: int, tokens: Sequence[int], kv_tokens: int) -> Iterator[str]:
+    """A table for people: each part in GiB, and what is left of the card."""
+    yield f"{'':34}{'weights':>9}{'gradients':>11}{'moments':>9}{'activations':>13}{'other':>7}{'in all':>8}"
+    for checkpointed in (False, True):
+        for count in tokens:
+            need = training_need(config, tokens=count, checkpointed=checkpointed)
+            what = f"learner, {count} tokens" + (", layers recomputed" if checkpointed else "")
+            parts = (need.weights, need.gradients, need.moments, need.activations, need.overhead, need.total)
+            columns = zip(parts, (9, 11, 9, 13, 7, 8), strict=True)
+            yield f"{what:34}" + "".join(f"{part / GIB:{width}.1f}" for part, width in columns)
+        fitting = fitting_tokens(config, card_bytes, checkpointed=checkpointed)
+        how = " if layers are recomputed" if checkpointed else ""
+        yield f"  of {card_bytes / GIB:.1f} GiB, packs of up to {fitting} tokens fit{how}"
+    serving = serving_need(config, kv_tokens=kv_tokens)
+    yield f"policy server, {kv_tokens} tokens of cache: {serving / GIB:.1f}"
+
+
+def fitting_tokens(config: Any, card_bytes: int, *, checkpointed: bool = False) -> int:
+    """The most tokens of a pack with which a learner alone fits; 0: with none."""
+    few, many = (
+        training_need(config, tokens=count, checkpointed=checkpointed).total for count in PROBED_TOKENS
+    )
+    a_token = (many - few) / (PROBED_TOKENS[1] - PROBED_TOKENS[0])
+    return max(0, PROBED_TOKENS[0] + int((card_bytes - few) / max(a_token, 1.0)))
+
+
+def shortage(
+    model: ModelConfig, learner_config: LearnerConfig, server_config: PolicyServerConfig, card_bytes: int
+) -> tuple[str, str]:
+    """What a run's learner and its policy server on one card need, and what to do if it is too much."""
+    shape = config_of(model.path)
+    dtype = choose_dtype(model.dtype, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    learner = training_need(
+        shape,
+        tokens=learner_config.max_tokens,
+        dtype=dtype,
+        with_reference=learner_config.objective.kl_coef > 0,
+    ).total
+    server = 0
+    if server_config.device != "cpu" and server_config.backend == "own":
+        server = serving_need(shape, kv_tokens=server_config.kv_tokens, dtype=dtype)
+    parts = f"{learner / GIB:.0f} GiB for the learner"
+    if server:
+        parts += f" and {server / GIB:.0f} for a policy server on the same GPU"
+    text = f"about {parts}, of {card_bytes / GIB:.0f}"
+    if learner + server <= card_bytes:
+        return text, ""
+    fitting = fitting_tokens(shape, card_bytes - server)
+    if fitting:
+        return text, f"set learner.max_tokens to {fitting} or less"
+    return text, "train with learner.lora, on several GPUs, or a smaller model"
