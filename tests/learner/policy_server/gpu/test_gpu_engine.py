@@ -11,7 +11,6 @@ from torch import Tensor
 
 from tests.learner.policy_server.cpu.test_engine import spelled
 from tests.learner.policy_server.cpu.tiny import (
-    FAMILIES,
     drain,
     expect_plain,
     generate,
@@ -20,6 +19,7 @@ from tests.learner.policy_server.cpu.tiny import (
     save_model,
     tiny_engine,
 )
+from trieline.learner.errors import ModelRefusedError
 from trieline.learner.policy_server.batching.stop_text import Decode
 from trieline.learner.policy_server.config import PolicyServerConfig
 from trieline.learner.policy_server.decoders.decoder import load_decoder
@@ -78,7 +78,7 @@ def expect_equal(found: Completion, expected: Completion) -> None:
 
 
 @pytest.mark.parametrize("fused", [True, False])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
 def test_figures_are_those_of_a_plain_forward(
     family: str, fused: bool, device: torch.device, tmp_path: Path
 ) -> None:
@@ -201,3 +201,9 @@ def test_steps_that_can_not_be_recorded_run_one_by_one(
     assert "and more" not in caplog.text
     (completion,) = generate(engine, request(0, random_prompt(0, 9), max_tokens=5))
     expect_plain(folder, random_prompt(0, 9), completion)
+
+
+def test_windows_are_refused_by_name(tmp_path: Path) -> None:
+    decoder = load_decoder(save_model(tmp_path, "mistral"), torch.float32)
+    with pytest.raises(ModelRefusedError, match="no sliding windows on a GPU"):
+        GpuEngine(decoder, PolicyServerConfig(kv_tokens=500))
