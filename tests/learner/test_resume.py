@@ -6,23 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tests.trees import random_tree
 from trieline.learner.config import LearnerConfig, LoraConfig, OptimizerConfig
 from trieline.learner.keeping.adapter_folder import find_adapters, merge_adapters
 from trieline.learner.keeping.checkpoint import latest_checkpoint
 from trieline.learner.objective_config import ObjectiveConfig
 from trieline.learner.process import LearnerRun, run_learner
 from trieline.wire.config import CurriculumConfig, EnvConfig, LinksConfig, ModelConfig
-from trieline.wire.journal import Journal
 from trieline.wire.journal_header import JournalHeader, write_header
-from trieline.wire.messages import TreeDelivery
 
 ENV = EnvConfig(id="test/Random-v0", curriculum=CurriculumConfig(levels=[0, 1], promote_at=0.01))
 GROUP = LearnerConfig(
@@ -38,20 +34,6 @@ VTRACE = msgspec.structs.replace(
 )
 
 LORA = msgspec.structs.replace(VTRACE, lora=LoraConfig(rank=4))
-
-
-@pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A journal of twelve trees, of which one has no scored leaf."""
-    folder = tmp_path_factory.mktemp("recorded")
-    journal, rng = Journal(folder, segment_bytes=4000), np.random.default_rng(5)
-    for number in range(12):
-        tree = random_tree(
-            rng, vocab_size=260, broken_leaves=1.0 if number == 3 else 0.1, task_id=f"{number}"
-        )
-        journal.append(TreeDelivery(actor_id="a", sequence_number=number, assignment_id=number, tree=tree))
-    journal.close()
-    return folder
 
 
 def replay(

@@ -67,8 +67,12 @@ def _learner(options: argparse.Namespace) -> int:
     from trieline.launcher.learner_program import run_learner_program
     from trieline.launcher.run_folder import RunFolder
     from trieline.learner.allocator import keep_freed_memory
+    from trieline.learner.follower import run_follower
+    from trieline.learner.ranks.start import is_other_rank
 
     keep_freed_memory()
+    if is_other_rank():
+        return run_follower()
     folder = RunFolder.attach(options.run_dir, config)
     return run_learner_program(config, folder, resume=options.resume)
 

@@ -39,7 +39,8 @@ def share_cores(config: Config, cores: int | None = None) -> Config:
             theirs = max(1, theirs - ours)
     return msgspec.structs.replace(
         config,
-        learner=msgspec.structs.replace(learner, threads=learner.threads or ours),
+        # Ranks on several machines have more cores than this one, but then also a number of threads or GPUs.
+        learner=msgspec.structs.replace(learner, threads=learner.threads or max(1, ours // learner.ranks)),
         policy_server=msgspec.structs.replace(server, threads=server.threads or theirs),
     )
 

@@ -179,6 +179,14 @@ class LearnerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """For every live policy server to load a version. Longer than a lost one counts as live."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """What the learner computes on. `auto`: the GPU if there is one."""
+    ranks: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 1
+    """Processes that compute each step together, on a GPU each, or sharing the cores of a CPU. Several are
+    started on this machine; torchrun may start them instead, on several."""
+    gather: Literal["layer", "step"] = "layer"
+    """When a rank gets the weights that others hold. `layer`: each layer when its turn comes, in every pass,
+    so that a model need not fit into one GPU. `step`: all of them once a step, which is faster where a step
+    has several passes or the ranks a slow link, and needs room for the whole model (in what it computes in)
+    and its gradient (in float32) on each. A step with a trie beyond `max_tokens` does so in any case."""
     give_way: bool = True
     """Compute on fewer threads while other programs use the cores. False: on the same number always, so that
     a run goes the same way bit for bit on a machine with several cores."""
@@ -209,6 +217,8 @@ class LearnerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
                 "expected group_size >= 2, got 1"
             )
             raise LearnerError(msg)
+        if self.ranks == 1 and self.gather != _DEFAULTS["gather"]:
+            _no_effect("gather", self.gather, "ranks = 1")
         if self.fill_batches > 1 and not self.objective.skips_equal_returns:
             _no_effect("fill_batches", self.fill_batches, "an objective that leaves no equal returns out")
         if self.replay is not None:

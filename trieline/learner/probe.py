@@ -23,7 +23,6 @@ from trieline.common.tally import Tally
 from trieline.learner.errors import ProbeError
 from trieline.learner.update.learner import Learner
 from trieline.learner.update.step_metrics import add_disagreement
-from trieline.learner.update.train_step import recompute_logprobs
 from trieline.wire.config import EnvConfig, LinksConfig
 from trieline.wire.errors import PeerTimeoutError, WireError
 from trieline.wire.generate_link import PolicyClient
@@ -129,10 +128,7 @@ class AgreementProbe:
             for prompt, completion in zip(self._prompts, completions, strict=True)
             if completion is not None
         ]
-        temperature = learner.config.objective.temperature
-        for tree, ours in zip(
-            trees, recompute_logprobs(learner.model, trees, temperature=temperature), strict=True
-        ):
+        for tree, ours in zip(trees, learner.recompute_logprobs(trees), strict=True):
             recomputed, recorded = (
                 torch.from_numpy(column[tree.node_tokens(1)]) for column in (ours, tree.behavior_logprobs)
             )

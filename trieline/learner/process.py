@@ -26,17 +26,19 @@ from trieline.learner.intake.tree_source import LiveSource, ReplaySource, StepSi
 from trieline.learner.keeping.checkpoint import (
     TrainerState,
     latest_checkpoint,
-    read_model_weights,
     read_state,
-    read_trainer_tensors,
     sweep_checkpoints,
 )
 from trieline.learner.keeping.metrics import MetricsLog
 from trieline.learner.live_links import Admitted, LiveLinks, expectation_of
 from trieline.learner.model.compute_device import choose_device
-from trieline.learner.model.compute_dtype import choose_dtype
+from trieline.learner.model.compute_dtype import choose_dtype, dtype_name
 from trieline.learner.model_folder.model_source import prepare_model
 from trieline.learner.probe import AgreementProbe, MismatchWatch
+from trieline.learner.ranked_learner import RankedLearner
+from trieline.learner.ranks.orders import Publish, Restore, Setup
+from trieline.learner.ranks.start import Crew
+from trieline.learner.restoring import restore_learner
 from trieline.learner.settings import check_settings
 from trieline.learner.training import LiveParts, Parts, Training
 from trieline.learner.update.learner import Learner
@@ -106,6 +108,11 @@ def run_learner(run: LearnerRun) -> int:
 
 
 def _run(run: LearnerRun, stop: threading.Event) -> None:
+    with ExitStack() as stack:
+        _train(run, stop, stack)
+
+
+def _train(run: LearnerRun, stop: threading.Event, stack: ExitStack) -> None:
     config = run.config
     check_settings(config, run.envs, None if config.replay is not None else run.tasks)
     for address in run.links.generate_addresses if config.replay is None else ():
@@ -116,7 +123,7 @@ def _run(run: LearnerRun, stop: threading.Event) -> None:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     model_folder = prepare_model(run.model.path)
-    learner = Learner(config, model_folder, dtype=choose_dtype(run.model.dtype, choose_device(config.device)))
+    learner = stack.enter_context(closing(_make_learner(run, model_folder)))
     curriculum = Curriculum(
         run.envs,
         seed=run.seed,
@@ -129,31 +136,40 @@ def _run(run: LearnerRun, stop: threading.Event) -> None:
     if checkpoint is not None and state is not None:
         _restore(learner, curriculum, checkpoint, state)
     _check_positions(learner, run.envs)
-    with ExitStack() as stack:
-        header = header_of(model_folder, learner.vocab_size)
-        live, source = _open_source(run, learner, header, curriculum, state, stop, stack)
-        metrics = stack.enter_context(closing(_open_metrics(run.run_dir, state)))
-        watch = None
-        if live is not None:
-            probe = AgreementProbe(learner, run.links, model_folder, run.model.template_kwargs)
-            if not _greet_servers(run, live, learner, probe, metrics, state):
-                live.stop_actors("the learner was asked to stop")
-                return
-            canary = partial(probe.canary, timeout_s=config.weights_timeout_s)
-            watch = MismatchWatch(canary, every=config.canary_every)
-        parts = Parts(
-            learner=learner,
-            source=source,
-            curriculum=curriculum,
-            run_dir=run.run_dir,
-            model_folder=model_folder,
-            metrics=metrics,
-            stop=stop,
-            live=None if live is None else _live_parts(run, live, curriculum, stop),
-            watch=watch,
-            state=state,
-        )
-        Training(parts).run()
+    header = header_of(model_folder, learner.vocab_size)
+    live, source = _open_source(run, learner, header, curriculum, state, stop, stack)
+    metrics = stack.enter_context(closing(_open_metrics(run.run_dir, state)))
+    watch = None
+    if live is not None:
+        probe = AgreementProbe(learner, run.links, model_folder, run.model.template_kwargs)
+        if not _greet_servers(run, live, learner, probe, metrics, state):
+            live.stop_actors("the learner was asked to stop")
+            return
+        canary = partial(probe.canary, timeout_s=config.weights_timeout_s)
+        watch = MismatchWatch(canary, every=config.canary_every)
+    parts = Parts(
+        learner=learner,
+        source=source,
+        curriculum=curriculum,
+        run_dir=run.run_dir,
+        model_folder=model_folder,
+        metrics=metrics,
+        stop=stop,
+        live=None if live is None else _live_parts(run, live, curriculum, stop),
+        watch=watch,
+        state=state,
+    )
+    Training(parts).run()
+
+
+def _make_learner(run: LearnerRun, model_folder: Path) -> Learner:
+    config, device = run.config, choose_device(run.config.device)
+    dtype = choose_dtype(run.model.dtype, device)
+    crew = Crew.of(config.ranks, device)
+    if crew is None:
+        return Learner(config, model_folder, dtype=dtype)
+    setup = Setup(config=config, model=run.model.path, dtype=dtype_name(dtype), seed=run.seed)
+    return RankedLearner.of_crew(crew, setup, model_folder)
 
 
 def _check_positions(learner: Learner, envs: Sequence[EnvConfig]) -> None:
@@ -181,12 +197,8 @@ def _find_checkpoint(run_dir: Path, resume: bool) -> tuple[Path | None, TrainerS
 
 
 def _restore(learner: Learner, curriculum: Curriculum, checkpoint: Path, state: TrainerState) -> None:
-    learner.restore(
-        read_model_weights(checkpoint, state),
-        read_trainer_tensors(checkpoint, state),
-        policy_version=state.policy_version,
-        skipped_in_a_row=state.skipped_in_a_row,
-    )
+    with learner.together(Restore(checkpoint=str(checkpoint.absolute()))):
+        restore_learner(learner, checkpoint, state)
     curriculum.load_state_dict(state.curriculum)
     log.info("going on from %s", checkpoint)
 
@@ -271,7 +283,8 @@ def _greet_servers(
 ) -> bool:
     """Give the policy servers the weights, and see that they compute the same. False: asked to stop."""
     timeout_s = run.config.startup_timeout_s
-    live.publish(learner.policy_version, learner.weights(), learner.adapter_config)
+    with learner.together(Publish()):
+        live.publish(learner.policy_version, learner.weights(), learner.adapter_config)
     if not live.wait_loaded(learner.policy_version, late_s=timeout_s, absent_s=timeout_s):
         return False
     if run.config.probe:

@@ -34,6 +34,7 @@ from trieline.learner.keeping.checkpoint import TrainerState, save_checkpoint
 from trieline.learner.keeping.metrics import MetricsLog
 from trieline.learner.live_links import LiveLinks
 from trieline.learner.probe import CANARY, MismatchWatch
+from trieline.learner.ranks.orders import Publish, Save
 from trieline.learner.update.learner import Learner
 from trieline.learner.warm_start import warm_start
 
@@ -200,7 +201,8 @@ class Training:
         """New weights to the policy servers. New trees are asked for only when all of them serve these."""
         if self._live is not None:
             learner = self._learner
-            self._live.publish(learner.policy_version, learner.weights(), learner.adapter_config)
+            with learner.together(Publish()):
+                self._live.publish(learner.policy_version, learner.weights(), learner.adapter_config)
             self._live.wait_loaded(
                 learner.policy_version,
                 late_s=self.config.weights_timeout_s,
@@ -291,15 +293,17 @@ class Training:
             skipped_in_a_row=self._learner.skipped_in_a_row,
             curriculum=self._curriculum.state_dict(),
         )
-        save_checkpoint(
-            self._run_dir / "checkpoints",
-            state,
-            source_model=self._model_folder,
-            weights=self._learner.masters(),
-            trainer=self._learner.trainer_tensors(),
-            keep=self.config.keep_checkpoints,
-            adapter_config=self._learner.adapter_config,
-        )
+        with self._learner.together(Save()):
+            save_checkpoint(
+                self._run_dir / "checkpoints",
+                state,
+                source_model=self._model_folder,
+                weights=self._learner.masters(),
+                trainer=self._learner.trainer_tensors(),
+                keep=self.config.keep_checkpoints,
+                adapter_config=self._learner.adapter_config,
+                ranks=self._learner.ranks,
+            )
         self._saved = self._place()
 
     def _place(self) -> tuple[int, int, bool]:

@@ -73,7 +73,7 @@ def warm_start(
             log.info("warm start, step %d: sampled success %s", step, _listed(success))
         record(values)
         if success and not behind:
-            learner.optimizer.forget()
+            learner.forget()
             return step
     msg = (
         f"the warm start made {config.max_steps} steps and the sampled success is {_listed(success)}, "

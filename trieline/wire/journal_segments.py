@@ -103,14 +103,19 @@ def read_records(segment: Segment) -> Iterator[Record]:
 
 def record_bytes(frames: Sequence[InFrame]) -> bytes:
     """One record of the frames of a message. Raises JournalError: it is too large for one."""
+    payload = payload_of(frames)
+    return _sealed(_RECORD.pack(RECORD_MAGIC, len(payload), zlib.crc32(payload))) + payload
+
+
+def payload_of(frames: Sequence[InFrame]) -> bytes:
+    """The frames of a message in one piece, for `frames_of`. Raises JournalError: it is too large for one."""
     parts = [view(frame) for frame in frames]
     lengths = [memoryview(part).nbytes for part in parts]
     size = 4 * (1 + len(parts)) + sum(lengths)
     if size >= 1 << 32:
         msg = f"expected a record of less than 4 GiB, got {size} bytes"
         raise JournalError(msg)
-    payload = b"".join([struct.pack(f"<{1 + len(parts)}I", len(parts), *lengths), *parts])
-    return _sealed(_RECORD.pack(RECORD_MAGIC, size, zlib.crc32(payload))) + payload
+    return b"".join([struct.pack(f"<{1 + len(parts)}I", len(parts), *lengths), *parts])
 
 
 def frames_of(payload: bytes) -> list[memoryview]:

@@ -124,8 +124,8 @@ def test_damage_names_the_file(damage: object, message: str, tiny_folder: Path, 
 
 def test_another_format_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
     path = save(tmp_path, tiny_folder, 1) / "trainer/state.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 2}))
-    with pytest.raises(CheckpointError, match="got format 2"):
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 3}))
+    with pytest.raises(CheckpointError, match="got format 3"):
         read_state(path.parent.parent)
 
 

@@ -140,8 +140,26 @@ def test_state_restores_bit_for_bit() -> None:
 def test_state_of_another_model_is_refused() -> None:
     optimizer = MasterOptimizer(small_model().named_parameters(), OptimizerConfig(), total_steps=1)
     other = MasterOptimizer(nn.Linear(2, 2).named_parameters(), OptimizerConfig(), total_steps=1)
-    with pytest.raises(CheckpointError, match=r"expected exp_avg of 66 elements .* got \(6,\)"):
+    with pytest.raises(CheckpointError, match=r"expected exp_avg.0.weight of shape \(7, 5\) .* got None"):
         optimizer.load_state_dict(other.state_dict())
+    flat = {"exp_avg": torch.ones(6), "exp_avg_sq": torch.ones(6), "updates": torch.tensor(2)}
+    with pytest.raises(CheckpointError, match=r"expected exp_avg of shape \(66,\) .* got \(6,\)"):
+        optimizer.load_state_dict(flat)
+
+
+def test_moments_that_an_earlier_version_saved_flat_are_read() -> None:
+    model = small_model()
+    saved, read = (
+        MasterOptimizer(model.named_parameters(), OptimizerConfig(), total_steps=2) for _ in range(2)
+    )
+    state = {"exp_avg": torch.arange(66.0), "exp_avg_sq": torch.arange(66.0) + 1, "updates": torch.tensor(3)}
+    saved.load_state_dict(state)
+    read.load_state_dict(saved.state_dict())
+    assert read.updates == 3
+    named = read.state_dict()
+    for moment in ("exp_avg", "exp_avg_sq"):
+        parts = [named[f"{moment}.{name}"].flatten() for name, _ in model.named_parameters()]
+        assert torch.equal(torch.cat(parts), state[moment])
 
 
 @pytest.mark.parametrize(("schedule", "last"), [("constant", 1.0), ("linear", 0.1), ("cosine", 0.1)])

@@ -18,6 +18,7 @@ from trieline.learner.batch.groups import Group, trained_groups
 from trieline.learner.batch.pack import Pack, make_pack
 from trieline.learner.batch.packing import pack_groups
 from trieline.learner.batch.sequences import ScoredSequence, scored_sequences
+from trieline.learner.batch.spreading import spread
 from trieline.learner.errors import BatchError
 from trieline.learner.objective_config import ObjectiveConfig
 from trieline.wire.tree import TrajectoryTree
@@ -32,6 +33,8 @@ class Batch:
     """Tokens that may have activations at one time: a pack with a larger trie is run depth-first."""
     metrics: Tally
     """Those known before the model runs."""
+    shares: tuple[tuple[int, ...], ...]
+    """The packs of each rank of the learner."""
 
     @property
     def num_columns(self) -> int:
@@ -39,8 +42,18 @@ class Batch:
         return sum(len(pack.weights) for pack in self.packs)
 
 
-def prepare_batch(trees: Sequence[TrajectoryTree], config: ObjectiveConfig, *, max_tokens: int) -> Batch:
+def prepare_batch(
+    trees: Sequence[TrajectoryTree],
+    config: ObjectiveConfig,
+    *,
+    max_tokens: int,
+    num_ranks: int = 1,
+    pair_cost: float = 0.0,
+) -> Batch:
     """Make the packs, of at most `max_tokens` trie tokens each, from the scored leaves of `trees`.
+
+    A group costs its tokens, and `pair_cost` tokens for each pair of them that see each other; by this cost
+    the groups are spread over `num_ranks`.
 
     Raises:
         BatchError: the objective can't be computed from what these trees record.
@@ -55,8 +68,7 @@ def prepare_batch(trees: Sequence[TrajectoryTree], config: ObjectiveConfig, *, m
     episodes = joined([group.episodes for group in groups])
     scales = entropy_scales([s.entropies[s.trained] for s in sequences], config, episodes)
     weights = _weights(groups, config)
-    sizes = [group.trie.num_tokens for group in groups]
-    bins = pack_groups(sizes, [group.sequences[0].keys for group in groups], max_tokens=max_tokens)
+    bins, shares = _packed(groups, max_tokens, num_ranks, pair_cost)
     first = np.cumsum([0, *(len(group.sequences) for group in groups)])
     packs = []
     for members in bins:
@@ -71,12 +83,29 @@ def prepare_batch(trees: Sequence[TrajectoryTree], config: ObjectiveConfig, *, m
     metrics.add_total("batch/sequences", len(sequences))
     metrics.add_total("batch/sampled_tokens", sum(s.num_trained for s in sequences))
     metrics.add_total("batch/packs", len(packs))
-    metrics.add_total("batch/depth_first_tries", sum(size > max_tokens for size in sizes))
+    metrics.add_total("batch/depth_first_tries", sum(group.trie.num_tokens > max_tokens for group in groups))
     if packs:
         add_packing(metrics, [pack.trie for pack in packs], max_tokens)
         if config.entropy_scaling != "off":
             add_scales(metrics, np.concatenate(scales), config)
-    return Batch(packs=tuple(packs), max_tokens=max_tokens, metrics=metrics)
+    return Batch(packs=tuple(packs), max_tokens=max_tokens, metrics=metrics, shares=shares)
+
+
+def _packed(
+    groups: Sequence[Group], max_tokens: int, num_ranks: int, pair_cost: float
+) -> tuple[list[list[int]], tuple[tuple[int, ...], ...]]:
+    """The groups of each pack, and the packs of each rank."""
+    sizes = [group.trie.num_tokens for group in groups]
+    costs = [g.trie.num_tokens + pair_cost * g.trie.num_visible_pairs for g in groups]
+    bins: list[list[int]] = []
+    shares = []
+    for share in spread(costs, num_ranks):
+        found = pack_groups(
+            [sizes[g] for g in share], [groups[g].sequences[0].keys for g in share], max_tokens=max_tokens
+        )
+        shares.append(tuple(range(len(bins), len(bins) + len(found))))
+        bins += [[share[i] for i in members] for members in found]
+    return bins, tuple(shares)
 
 
 def _expect_usable(

@@ -155,3 +155,28 @@ def _traces(groups: list[Group], trie: Trie) -> list[GroupTrace]:
         )
         first_sequence += len(group.sequences)
     return traces
+
+
+def empty_pack() -> Pack:
+    """Two tokens and no column: every part of the model computes, and nothing comes of it.
+
+    For a rank of the learner that has no pack left while the others compute theirs.
+    """
+    ints, floats = np.empty(0, np.int64), np.empty(0, np.float64)
+    return Pack(
+        trie=build_trie([np.zeros(2, np.int32)]),
+        rows=np.zeros(1, np.int64),
+        row_masks=np.full(1, -1),
+        masks=None,
+        target_rows=np.zeros(1, np.int64),
+        target_ids=np.zeros(1, np.int64),
+        target_tokens=np.ones(1, np.int64),
+        column_targets=ints,
+        behavior_logprobs=floats,
+        advantages=floats,
+        scales=floats,
+        weights=floats,
+        oldest_version=ints,
+        newest_version=ints,
+        traces=(),
+    )

@@ -3,7 +3,9 @@
 `model/` is an ordinary Hugging Face folder with the float32 master weights: `from_pretrained` opens it. Where
 adapters are trained, they alone are saved, as peft saves them, in `adapter/`; its `from_pretrained` opens it.
 `trainer/` is the rest: `state.json`, and `optimizer.safetensors` with the moments, the value head and the
-state of the random generator. CRC-32 of every tensor file is in `state.json`. Nothing is pickled.
+state of the random generator. Where several ranks train, each of them writes its shards of moments and value
+head to a file of its own (`keeping.shards`); any number of ranks goes on from either. CRC-32 of every tensor
+file is in `state.json`. Nothing is pickled.
 """
 
 import json
@@ -19,20 +21,26 @@ import torch
 
 from trieline.common.folders import replace_folder, scratch_folder
 from trieline.learner.errors import CheckpointError
-from trieline.learner.keeping.weight_file import read_weights, write_weights
+from trieline.learner.keeping.shards import is_sharded, read_shards, read_whole, write_shards
+from trieline.learner.keeping.weight_file import expect_crc32, read_weights, write_weights
 from trieline.learner.model_folder.model_source import BUILD_RECORD
+from trieline.learner.ranks.group import Ranks
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
+READABLE_FORMATS = (1, 2)
+"""Format 1 had each moment as one flat tensor."""
 WEIGHTS_FILE = "model/model.safetensors"
 ADAPTER_FOLDER = "adapter"
 ADAPTER_FILE = "adapter/adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
-TRAINER_FILE = "trainer/optimizer.safetensors"
-STATE_FILE = "trainer/state.json"
+TRAINER_FOLDER = "trainer"
+TRAINER_FILE = f"{TRAINER_FOLDER}/optimizer.safetensors"
+STATE_FILE = f"{TRAINER_FOLDER}/state.json"
 
 _STEP_FOLDER = re.compile(r"step_(\d+)")
+_SHARD = re.compile(rf"{TRAINER_FOLDER}/shard-[\w-]+\.safetensors")
 _NOT_COPIED = {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack"}
 
 
@@ -61,6 +69,7 @@ def save_checkpoint(
     trainer: Mapping[str, torch.Tensor],
     keep: int,
     adapter_config: str | None = None,
+    ranks: Ranks | None = None,
 ) -> Path:
     """Write `folder/step_N` and remove older ones beyond the newest `keep`.
 
@@ -72,6 +81,7 @@ def save_checkpoint(
         trainer: everything else that is a tensor.
         keep: how many checkpoints stay.
         adapter_config: peft's, of `weights` that are adapters. None: they are the model's.
+        ranks: whose other members gather `weights` and then write their part of `trainer` at the same time.
 
     Raises:
         CheckpointError: the disk is full, or does not take it otherwise.
@@ -79,7 +89,7 @@ def save_checkpoint(
     target = folder / f"step_{state.step}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _write(folder, target, state, source_model, weights, trainer, adapter_config)
+        _write(folder, target, state, source_model, weights, trainer, adapter_config, ranks)
     except FileNotFoundError:
         # Of the model's folder, which was there at the start: nothing that the disk could not take.
         raise
@@ -101,7 +111,9 @@ def _write(
     weights: Mapping[str, torch.Tensor],
     trainer: Mapping[str, torch.Tensor],
     adapter_config: str | None,
+    ranks: Ranks | None,
 ) -> None:
+    whole = {name: tensor for name, tensor in trainer.items() if not is_sharded(tensor)}
     with scratch_folder(folder, prefix=f".{target.name}-") as scratch:
         if adapter_config is None:
             weights_file = WEIGHTS_FILE
@@ -110,11 +122,14 @@ def _write(
             weights_file = ADAPTER_FILE
             (scratch / ADAPTER_FOLDER).mkdir()
             (scratch / ADAPTER_FOLDER / ADAPTER_CONFIG).write_text(adapter_config)
-        (scratch / "trainer").mkdir()
+        (scratch / TRAINER_FOLDER).mkdir()
         crc32 = {
             weights_file: write_weights(scratch / weights_file, weights),
-            TRAINER_FILE: write_weights(scratch / TRAINER_FILE, trainer),
+            TRAINER_FILE: write_weights(scratch / TRAINER_FILE, whole),
         }
+        if ranks is not None:
+            shards = write_shards(scratch / TRAINER_FOLDER, trainer, ranks)
+            crc32 |= {f"{TRAINER_FOLDER}/{name}": crc for name, crc in shards.items()}
         written = msgspec.structs.replace(state, crc32=crc32)
         (scratch / STATE_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(written), indent=1))
         replace_folder(scratch, target)
@@ -159,10 +174,10 @@ def read_state(checkpoint: Path) -> TrainerState:
     except msgspec.MsgspecError as error:
         msg = f"corrupt checkpoint: {path}: {error}"
         raise CheckpointError(msg) from error
-    if state.format != FORMAT or not any(
-        set(state.crc32) == {weights, TRAINER_FILE} for weights in (WEIGHTS_FILE, ADAPTER_FILE)
-    ):
-        msg = f"expected a checkpoint of format {FORMAT} in {path}, got format {state.format}"
+    files = {name for name in state.crc32 if not _SHARD.fullmatch(name)}
+    known = files in ({WEIGHTS_FILE, TRAINER_FILE}, {ADAPTER_FILE, TRAINER_FILE})
+    if state.format not in READABLE_FORMATS or not known:
+        msg = f"expected a checkpoint of format {FORMAT} or older in {path}, got format {state.format}"
         raise CheckpointError(msg)
     return state
 
@@ -173,9 +188,29 @@ def read_model_weights(checkpoint: Path, state: TrainerState) -> dict[str, torch
     return read_weights(checkpoint / name, crc32=state.crc32[name])
 
 
-def read_trainer_tensors(checkpoint: Path, state: TrainerState) -> dict[str, torch.Tensor]:
-    """What was saved as `trainer`. Raises CheckpointError."""
-    return read_weights(checkpoint / TRAINER_FILE, crc32=state.crc32[TRAINER_FILE])
+def read_trainer_tensors(
+    checkpoint: Path,
+    state: TrainerState,
+    *,
+    into: Mapping[str, torch.Tensor] | None = None,
+    ranks: Ranks | None = None,
+) -> dict[str, torch.Tensor]:
+    """What was saved as `trainer`; by `ranks`, its shards of what others wrote in shards.
+
+    `into`: such tensors, of which the sharded ones are filled. Raises CheckpointError.
+    """
+    shards = sorted(name for name in state.crc32 if _SHARD.fullmatch(name))
+    first, step = (0, 1) if ranks is None else (ranks.rank, ranks.size)
+    for name in shards[first::step]:
+        expect_crc32(checkpoint / name, state.crc32[name])
+    whole = read_weights(checkpoint / TRAINER_FILE, crc32=state.crc32[TRAINER_FILE])
+    if not shards:
+        return whole
+    if ranks is None or into is None:
+        return read_whole(checkpoint / TRAINER_FOLDER)
+    sharded = {name: tensor for name, tensor in into.items() if is_sharded(tensor)}
+    read_shards(checkpoint / TRAINER_FOLDER, sharded, ranks)
+    return {**whole, **sharded}
 
 
 def _checkpoints(folder: Path) -> list[tuple[int, Path]]:

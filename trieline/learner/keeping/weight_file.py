@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
+from torch.distributed.tensor import DTensor
 
 from trieline.common.checksum import file_crc32
 from trieline.common.file_lock import try_lock
@@ -45,10 +46,11 @@ def write_weights(
     metadata: Mapping[str, str] | None = None,
     write_over: Path | None = None,
 ) -> int:
-    """Write contiguous tensors to `path`, through a file beside it that is renamed; returns its CRC-32.
+    """Write tensors to `path`, through a file beside it that is renamed; returns its CRC-32.
 
     The sum is taken beside the writing: to memory, both take the same time. The file `write_over` is gone
-    afterwards; its memory is used again, unless somebody holds it (`reading`).
+    afterwards; its memory is used again, unless somebody holds it (`reading`). Sharded tensors are gathered
+    one after the other, by all ranks at the same time.
     """
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     crc = 0
@@ -114,11 +116,7 @@ def read_weights(
         msg = f"expected the weights in {path}, found no such file"
         raise CheckpointError(msg)
     if crc32 is not None:
-        with path.open("rb") as file:
-            found = file_crc32(file)
-        if found != crc32:
-            msg = f"corrupt file: expected {path} with CRC-32 {crc32:08x}, got {found:08x}"
-            raise CheckpointError(msg)
+        expect_crc32(path, crc32)
     try:
         with safe_open(path, framework="pt") as file:
             tensors: dict[str, torch.Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -141,6 +139,19 @@ def adapter_config(path: Path) -> str | None:
         msg = f"expected a safetensors file in {path}, got: {error}"
         raise CheckpointError(msg) from error
     return found
+
+
+def expect_crc32(path: Path, crc32: int) -> None:
+    """Raise CheckpointError if the file is not there, or not the one that was written."""
+    try:
+        with path.open("rb") as file:
+            found = file_crc32(file)
+    except OSError as error:
+        msg = f"expected {path} as it was written, but it can't be read: {error.strerror}"
+        raise CheckpointError(msg) from error
+    if found != crc32:
+        msg = f"corrupt file: expected {path} with CRC-32 {crc32:08x}, got {found:08x}"
+        raise CheckpointError(msg)
 
 
 def _check_names(path: Path, names: Collection[str], expected: ExpectedWeights) -> None:
@@ -188,7 +199,8 @@ def _runs(tensors: Mapping[str, torch.Tensor]) -> Iterator[memoryview]:
     """The tensors' bytes in order, neighbours in memory joined."""
     run: torch.Tensor | None = None
     for tensor in tensors.values():
-        flat = tensor.detach().reshape(-1).cpu()
+        whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+        flat = whole.detach().reshape(-1).cpu()
         if not flat.numel():
             continue
         if run is not None and _follows(run, flat):

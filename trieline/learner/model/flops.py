@@ -21,19 +21,32 @@ PEAK_SHAPES = {"cpu": (1024, 1536, 576), "cuda": (8192, 8192, 8192)}
 def step_flops(model: TreeModel, batch: Batch) -> float:
     """Forward and backward of one batch. Of a mixture of experts: as if all of them saw every token."""
     output = model.output_weight
-    embedding = model.hf_model.get_input_embeddings().weight
-    outside = {id(output): output, id(embedding): embedding}
-    weights = [p for p in model.hf_model.parameters() if p.ndim > 1 and id(p) not in outside]
-    config = model.hf_model.config
-    head_width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    a_pair = 2 * config.num_hidden_layers * config.num_attention_heads * head_width
+    a_token, a_pair = _a_token(model), _a_pair(model)
     total: float = sum(
-        pack.trie.num_tokens * sum(_operations(p) for p in weights)
+        pack.trie.num_tokens * a_token
         + len(pack.rows) * _operations(output)
         + 6.0 * pack.trie.num_visible_pairs * a_pair
         for pack in batch.packs
     )
     return total
+
+
+def pair_cost(model: TreeModel) -> float:
+    """What a pair of tokens that see each other costs, in tokens of which each passes the whole model."""
+    return 6.0 * _a_pair(model) / (_a_token(model) + _operations(model.output_weight))
+
+
+def _a_token(model: TreeModel) -> float:
+    embedding = model.hf_model.get_input_embeddings().weight
+    outside = {id(model.output_weight), id(embedding)}
+    inside = (p for p in model.hf_model.parameters() if p.ndim > 1 and id(p) not in outside)
+    return sum(_operations(p) for p in inside)
+
+
+def _a_pair(model: TreeModel) -> int:
+    config = model.hf_model.config
+    head_width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(2 * config.num_hidden_layers * config.num_attention_heads * head_width)
 
 
 def _operations(weight: torch.nn.Parameter | torch.Tensor) -> float:

@@ -117,6 +117,8 @@ class TreeModel(nn.Module):
         # No dropout: the gradient is that of the policy which sampled.
         self.hf_model = hf_model.eval()
         self.value_head = value_head
+        self.computes_in: torch.dtype | None = None
+        """None: in the precision that its weights have between two passes."""
         for parameter in self.parameters():
             if parameter.dtype in (torch.bfloat16, torch.float16):
                 parameter.grad_dtype = torch.float32
@@ -128,8 +130,7 @@ class TreeModel(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        dtype: torch.dtype = self.output_weight.dtype
-        return dtype
+        return self.computes_in or self.output_weight.dtype
 
     @property
     def output_softcap(self) -> float:

@@ -160,7 +160,9 @@ def value_targets(
     """V-trace of a whole pack, from the values [N] of its trie and log-probabilities [U] of its targets."""
     logprobs = np.zeros(pack.trie.num_tokens)
     logprobs[pack.target_tokens] = target_logprobs
-    parts = []
+    # A pack without groups has no targets.
+    none = torch.zeros(0, dtype=torch.float64)
+    parts = [ValueTargets(vs=none, pg_advantages=none, rho_clipped=none.bool())]
     for trace in pack.traces:
         sweep = start_vtrace(trace, config)
         followers = np.flatnonzero(trace.episodes.predecessor >= 0)

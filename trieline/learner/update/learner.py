@@ -4,14 +4,16 @@ import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from trieline.common.arrays import Float32
 from trieline.common.tally import Tally
 from trieline.kernels.cpu.threads import LeftCores
-from trieline.learner.batch.batch import prepare_batch
+from trieline.learner.batch.batch import Batch, prepare_batch
 from trieline.learner.config import LearnerConfig
 from trieline.learner.errors import CheckpointError, TrainingError
 from trieline.learner.model.adapters import Adapters
@@ -19,8 +21,10 @@ from trieline.learner.model.compute_device import choose_device
 from trieline.learner.model.flops import peak_flops, step_flops
 from trieline.learner.model.tree_forward import TreeModel, load_tree_model
 from trieline.learner.objective_config import ObjectiveConfig
+from trieline.learner.ranks.group import Ranks
+from trieline.learner.ranks.orders import Order
 from trieline.learner.update.optimizer import MasterOptimizer, Optimizer, OptimizerFactory
-from trieline.learner.update.train_step import accumulate_gradients
+from trieline.learner.update.train_step import accumulate_gradients, recompute_logprobs
 from trieline.wire.tree import TrajectoryTree
 
 log = logging.getLogger(__name__)
@@ -48,6 +52,9 @@ class StepReport:
 class Learner:
     """Owns everything that training changes, the curriculum and the journal's position excepted."""
 
+    ranks: Ranks | None = None
+    """That compute it together. None: this process alone."""
+
     def __init__(
         self,
         config: LearnerConfig,
@@ -72,20 +79,17 @@ class Learner:
         self.skipped_in_a_row = 0
         self.is_whole = True
         """False: an error cut an update off."""
-        device = choose_device(config.device)
-        with_value_head = config.objective.needs_value_head
-        reproducible = config.reproducible_attention
-        self.model: TreeModel = load_tree_model(
+        self.device = choose_device(config.device)
+        self.model: TreeModel = self._load(
             model_folder,
             # Masters are float32; what is not trained is computed with alone.
             torch.float32 if config.lora is None else dtype,
-            with_value_head,
-            reproducible=reproducible,
-            device=device,
+            with_value_head=config.objective.needs_value_head,
         )
         self.adapters = None
         if config.lora is not None:
             self.adapters = Adapters(self.model.hf_model, config.lora, model_folder)
+        self._distribute(self.model)
         named = [(name, p) for name, p in self.model.hf_model.named_parameters() if p.requires_grad]
         self._policy_names = [name for name, _ in named]
         head = [] if self.model.value_head is None else list(self.model.value_head.named_parameters())
@@ -99,13 +103,16 @@ class Learner:
             full_precision=value_names,
         )
         self._cores = LeftCores(torch.get_num_threads() if config.give_way else 1)
-        self._peak_flops = peak_flops(dtype, device)
+        self._peak_flops = peak_flops(dtype, self.device)
         self.reference: TreeModel | None = None
         if config.objective.kl_coef > 0:
-            self.reference = load_tree_model(
-                reference_folder or model_folder, dtype, False, reproducible=reproducible, device=device
-            )
+            self.reference = self._load(reference_folder or model_folder, dtype, with_value_head=False)
             self.reference.requires_grad_(False)
+            self._distribute(self.reference)
+
+    def _load(self, folder: Path, dtype: torch.dtype, *, with_value_head: bool) -> TreeModel:
+        reproducible = self.config.reproducible_attention
+        return load_tree_model(folder, dtype, with_value_head, reproducible=reproducible, device=self.device)
 
     @property
     def vocab_size(self) -> int:
@@ -144,15 +151,8 @@ class Learner:
         objective = objective or self.config.objective
         began = time.monotonic()
         self._cores.look()
-        batch = prepare_batch(trees, objective, max_tokens=self.config.max_tokens)
-        metrics = accumulate_gradients(
-            self.model,
-            batch,
-            objective,
-            policy_version=self.policy_version,
-            # A warm start's objective has no KL term, whatever the run's has.
-            reference=self.reference if objective.kl_coef > 0 else None,
-        )
+        batch = self._prepare(trees, objective)
+        metrics = self._accumulate(batch, objective)
         if expect_agreement:
             self.check_mismatch(metrics)
         computed = time.monotonic()
@@ -167,6 +167,25 @@ class Learner:
         if "batch/sequence_tokens" in metrics:
             metrics.add_total("perf/sequence_throughput", metrics["batch/sequence_tokens"] / (now - began))
         return StepReport(applied=applied, metrics=metrics)
+
+    def _distribute(self, model: TreeModel) -> None:
+        """Leave to other processes what they are to hold of a model that was loaded. One process: nothing."""
+
+    def _prepare(self, trees: Sequence[TrajectoryTree], objective: ObjectiveConfig) -> Batch:
+        return prepare_batch(trees, objective, max_tokens=self.config.max_tokens)
+
+    def _accumulate(self, batch: Batch, objective: ObjectiveConfig) -> Tally:
+        return accumulate_gradients(
+            self.model,
+            batch,
+            objective,
+            policy_version=self.policy_version,
+            reference=self._reference_of(objective),
+        )
+
+    def _reference_of(self, objective: ObjectiveConfig) -> TreeModel | None:
+        # A warm start's objective has no KL term, whatever the run's has.
+        return self.reference if objective.kl_coef > 0 else None
 
     def _update(self, metrics: Tally, lr: float | None) -> bool:
         finite_loss = all(math.isfinite(v) for name, v in metrics.items() if name.startswith("loss/"))
@@ -217,6 +236,21 @@ class Learner:
             "precision?). learner.max_mismatch_kl sets the limit"
         )
         raise TrainingError(msg)
+
+    def recompute_logprobs(self, trees: Sequence[TrajectoryTree]) -> list[Float32]:
+        """Those of the sampled tokens of all leaves, as `update.train_step.recompute_logprobs`."""
+        return recompute_logprobs(self.model, trees, temperature=self.config.objective.temperature)
+
+    def forget(self) -> None:
+        """Begin a new schedule without moments, with the weights as they are."""
+        self.optimizer.forget()
+
+    def together(self, order: Order) -> AbstractContextManager[None]:
+        """Around what all ranks of the learner do at the same time. One process: nothing."""
+        return nullcontext()
+
+    def close(self) -> None:
+        """Nothing is left running. Idempotent."""
 
     def weights(self) -> dict[str, torch.Tensor]:
         """What is trained of the policy, in the compute dtype, as views.

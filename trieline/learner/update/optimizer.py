@@ -21,6 +21,9 @@ NORM_ROW = 1 << 12
 """Elements whose squares are summed in float32. Of 135 million at once, on a CPU, `torch.linalg.vector_norm`
 is 1.5 % off and takes twice as long."""
 
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""Of the gradient and of its square, in torch's names."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Update:
@@ -193,24 +196,21 @@ class MasterOptimizer:
         Raises:
             CheckpointError: they are of another model; names the first tensor that differs.
         """
-        for name in [*self._spans, *masters]:
-            expected = tuple(self._spans[name][1]) if name in self._spans else None
-            found = tuple(masters[name].shape) if name in masters else None
-            if found != expected:
-                msg = f"expected {name} of shape {expected} in the checkpoint, got {found} (None: not there)"
-                raise CheckpointError(msg)
+        expect_shapes(self._shapes(), masters, "the checkpoint")
         for name, (span, shape) in self._spans.items():
             self._master[span].view(shape).copy_(masters[name])
         if self._compute is not self._master:
             self._compute.copy_(self._master)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """Moments as flat tensors; the masters are the model's own and are saved with it."""
+        """Moments by the names of the parameters; the masters are the model's own and are saved with it."""
         state = self._adamw.state.get(self._master, {})
-        moments = {
-            name: state.get(name, torch.zeros_like(self._master)) for name in ("exp_avg", "exp_avg_sq")
-        }
-        return {**moments, "updates": torch.tensor(self.updates, dtype=torch.int64)}
+        named: dict[str, torch.Tensor] = {}
+        for moment in MOMENTS:
+            flat = state.get(moment, torch.zeros_like(self._master))
+            for name, (span, shape) in self._spans.items():
+                named[moment_name(moment, name)] = flat[span].view(shape)
+        return {**named, "updates": torch.tensor(self.updates, dtype=torch.int64)}
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
         """Go on where `state_dict` was taken.
@@ -218,25 +218,62 @@ class MasterOptimizer:
         Raises:
             CheckpointError: it is the state of another model.
         """
-        for name in ("exp_avg", "exp_avg_sq"):
-            found = tuple(state[name].shape) if name in state else None
-            if found != tuple(self._master.shape):
-                msg = (
-                    f"expected {name} of {self._master.numel()} elements in the optimizer state, got {found}"
-                )
-                raise CheckpointError(msg)
+        state = saved_moments(state, self._shapes())
         self.updates = int(state["updates"])
-        if self.updates:
-            self._adamw.state[self._master] = {
-                "step": torch.tensor(float(self.updates), device=self._master.device),
-                "exp_avg": state["exp_avg"].to(self._master.device, torch.float32).clone(),
-                "exp_avg_sq": state["exp_avg_sq"].to(self._master.device, torch.float32).clone(),
-            }
+        if not self.updates:
+            return
+        own = {"step": torch.tensor(float(self.updates), device=self._master.device)}
+        for moment in MOMENTS:
+            own[moment] = torch.empty_like(self._master)
+            for name, (span, shape) in self._spans.items():
+                own[moment][span].view(shape).copy_(state[moment_name(moment, name)])
+        self._adamw.state[self._master] = own
+
+    def _shapes(self) -> dict[str, torch.Size]:
+        return {name: shape for name, (_, shape) in self._spans.items()}
 
     def forget(self) -> None:
         """Drop the moments and start the schedule anew, as after a warm start on another objective."""
         self._adamw.state.clear()
         self.updates = 0
+
+
+def moment_name(moment: str, parameter: str) -> str:
+    """Under which a moment of a parameter is saved."""
+    return f"{moment}.{parameter}"
+
+
+def saved_moments(
+    state: Mapping[str, torch.Tensor], shapes: Mapping[str, torch.Size]
+) -> dict[str, torch.Tensor]:
+    """The moments of the parameters of these shapes, and `updates`, out of the tensors of a checkpoint.
+
+    Earlier versions saved each moment as one flat tensor, in the order of the parameters.
+
+    Raises:
+        CheckpointError: they are of another model.
+    """
+    found = dict(state)
+    for moment in MOMENTS:
+        if (flat := found.pop(moment, None)) is not None:
+            sizes = [shape.numel() for shape in shapes.values()]
+            expect_shapes({moment: torch.Size([sum(sizes)])}, {moment: flat}, "the optimizer state")
+            parts = zip(shapes.items(), torch.split(flat, sizes), strict=True)
+            found |= {moment_name(moment, name): part.view(shape) for (name, shape), part in parts}
+    expected = {moment_name(moment, name): shape for moment in MOMENTS for name, shape in shapes.items()}
+    own = {name: tensor for name, tensor in found.items() if name in expected}
+    expect_shapes(expected, own, "the optimizer state")
+    return {**own, "updates": found["updates"]}
+
+
+def expect_shapes(expected: Mapping[str, torch.Size], found: Mapping[str, torch.Tensor], where: str) -> None:
+    """Raise CheckpointError for the first name that only one of them has, or has in another shape."""
+    for name in [*expected, *found]:
+        wanted = tuple(expected[name]) if name in expected else None
+        got = tuple(found[name].shape) if name in found else None
+        if wanted != got:
+            msg = f"expected {name} of shape {wanted} in {where}, got {got} (None: not there)"
+            raise CheckpointError(msg)
 
 
 def flat_norm(flat: torch.Tensor) -> torch.Tensor:
