@@ -34,7 +34,7 @@ from trieline.wire.tree import TrajectoryTree
 TOLERANCE = 1e-10
 LARGEST = 3
 PAIR_COST = 0.1
-ONE_PASS, DEPTH_FIRST, SOME_OF_BOTH = 10_000, 8, 30
+ONE_PASS, DEPTH_FIRST, SOME_OF_BOTH = 10_000, 12, 30
 """Trie tokens of a pass: every trie fits, none does, some do."""
 VTRACE = ObjectiveConfig(
     advantage="vtrace",
@@ -92,7 +92,7 @@ def _compare(rank: int, mesh: DeviceMesh) -> None:
         for model in (many, references[1]):
             shard_model(model, mesh, torch.float64)
         for number, (config, gather, max_tokens) in enumerate(cases):
-            trees = random_trees(number + 1, count=1 if number == 1 else 5)
+            trees = random_trees(number + 1, count={1: 1, 8: 2}.get(number, 5))
             batches = [
                 prepare_batch(trees, config, max_tokens=max_tokens),
                 prepare_batch(
