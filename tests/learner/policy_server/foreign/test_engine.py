@@ -147,6 +147,10 @@ def test_weights_of_another_model_never_reach_it(
         engine.load(weights_file(tmp_path / "policy.safetensors", **tensors), 1)
     assert (engine.policy_version, len(fake.weights)) == (0, before)
     assert completed(engine, max_tokens=1).policy_versions.tolist() == [0]
+    # Nor does it get them when it comes back from being away.
+    fake.label = "lost"
+    assert "weights 'lost'" in refused(engine).reason
+    wait_for(lambda: fake.label.endswith("-0"))
 
 
 def test_weights_that_were_read_in_part_are_served_to_nobody(

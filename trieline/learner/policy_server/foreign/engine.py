@@ -20,6 +20,7 @@ import numpy as np
 
 from trieline.common.complaints import Complaints
 from trieline.common.file_lock import reading
+from trieline.learner.errors import CheckpointError
 from trieline.learner.policy_server.engine import Finished, Refused, Ticket
 from trieline.learner.policy_server.errors import EngineAwayError, EngineError, InvalidRequestError
 from trieline.learner.policy_server.foreign.child_engine import ChildEngine
@@ -88,6 +89,8 @@ class ForeignEngine:
         # Of the loop's thread alone.
         self._away = ""
         self._newest: tuple[Path, int] | None = None
+        self._giving = asyncio.Lock()
+        """Held while weights are given: one version after the other, whoever gives it."""
         self._loading = False
 
     def start(self, gives_up: Callable[[], str] = str) -> None:
@@ -273,13 +276,21 @@ class ForeignEngine:
         return completion
 
     async def _load(self, weights: Path, policy_version: int) -> None:
-        self._newest = weights, policy_version
+        before, self._newest = self._newest, (weights, policy_version)
         try:
-            await self._give(weights, policy_version)
+            await self._give_newest()
         except EngineError as error:
             self._away = str(error)
             raise
+        except (CheckpointError, OSError):
+            self._newest = before
+            raise
         self._away = ""
+
+    async def _give_newest(self) -> None:
+        async with self._giving:
+            assert self._newest is not None, "some were given"
+            await self._give(*self._newest)
 
     async def _give(self, weights: Path, policy_version: int) -> None:
         link = self._link
@@ -288,21 +299,17 @@ class ForeignEngine:
         with reading(weights):
             folder = await asyncio.to_thread(self._weights.stage, weights, label)
             self._loading = True
-            held = [] if self._dialect.keeps_requests else self._hold()
+            if not self._dialect.keeps_requests:
+                for one in list(self._open.values()):
+                    _cancel(one)
+                    one.asked = None
             try:
                 await self._dialect.load(link, folder, label)
             finally:
                 self._loading = False
-                for ticket in held:
-                    if (one := self._open.get(ticket)) is not None:
-                        self._ask(ticket, one)
-
-    def _hold(self) -> list[Ticket]:
-        """Take back what was asked; it is asked again."""
-        for one in list(self._open.values()):
-            _cancel(one)
-            one.asked = None
-        return list(self._open)
+                # What was taken back, and what came meanwhile.
+                for ticket, one in list(self._open.items()):
+                    self._ask(ticket, one)
 
     async def _look_after(self, link: HttpLink) -> None:
         """Find out that it is gone, and that it is back."""
@@ -324,10 +331,10 @@ class ForeignEngine:
             if self._newest is None:
                 await self._dialect.load(link, self._served.folder, self._labels.of(0))
             else:
-                await self._give(*self._newest)
+                await self._give_newest()
             async with asyncio.timeout(2 * HEALTH_S):
                 await self._dialect.generate(link, TRIAL, self._labels, self._abilities)
-        except (EngineError, InvalidRequestError, TimeoutError, OSError) as error:
+        except (EngineError, InvalidRequestError, CheckpointError, TimeoutError, OSError) as error:
             self._complaints.add("engines that did not come back", error)
             return
         log.info("%s is back", link.name)

@@ -22,7 +22,7 @@ from trieline.learner.policy_server.foreign.http_link import HttpLink
 from trieline.learner.policy_server.foreign.sglang import SglangDialect
 from trieline.learner.policy_server.foreign.staged_weights import StagedWeights
 from trieline.learner.policy_server.foreign.vllm import VllmDialect
-from trieline.wire.addresses import free_loopback_address
+from trieline.wire.addresses import MAX_IPC_PATH_BYTES, free_loopback_address
 from trieline.wire.config import ModelConfig
 
 log = logging.getLogger(__name__)
@@ -112,7 +112,9 @@ def _where(
             raise PolicyServerError(msg)
         return settings.urls[place.number], "", None
     url = free_loopback_address().replace("tcp://", "http://")
-    socket = str(own.path / "engine.sock") if dialect.has_unix_sockets else ""
+    socket = str(own.path / "engine.sock")
+    if not dialect.has_unix_sockets or len(os.fsencode(socket)) > MAX_IPC_PATH_BYTES:
+        socket = ""
     command = dialect.command(port=int(url.rpartition(":")[2]), socket=socket)
     child = ChildEngine(command, {**dialect.environment(), **settings.environment}, place.log_file)
     resources.callback(child.close)
