@@ -408,7 +408,14 @@ def test_the_token_travels_with_every_call(fake: FakeEngine, connect: Connect) -
     assert seen == ["Bearer secret"]
 
 
-def test_a_cpu_is_given_no_seeds(fake: FakeEngine, connect: Connect) -> None:
+def test_a_cpu_is_given_no_seeds_and_no_tied_head(
+    fake: FakeEngine, connect: Connect, model_folder: Path
+) -> None:
     fake.info = {"vllm_config": fake.info["vllm_config"] | {"device_config": {"device": "cpu"}}}
+    (model_folder / "config.json").write_text('{"tie_word_embeddings": true}')
+    with pytest.raises(EngineError, match="keeps the old head of a model that ties it"):
+        connect(fake)
+    save_file({"lm_head.weight": torch.zeros(1)}, model_folder / "head.safetensors")
+    (model_folder / "config.json").write_text('{"tie_word_embeddings": false}')
     completed(connect(fake), max_tokens=1, seed=5)
     assert "seed" not in fake.calls[-1][1]["sampling_params"]

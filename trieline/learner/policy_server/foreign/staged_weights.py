@@ -12,6 +12,7 @@ from pathlib import Path
 from trieline.learner.errors import CheckpointError
 from trieline.learner.keeping.weight_file import adapter_config, write_weights
 from trieline.learner.policy_server.foreign.adapter_base import AdapterBase
+from trieline.learner.policy_server.foreign.untied_head import write_head
 
 FILE = "model.safetensors"
 KEPT = 2
@@ -24,6 +25,8 @@ class StagedWeights:
 
     def __init__(self, model_folder: Path, scratch: Path, shared: Path | None, base: AdapterBase) -> None:
         """`scratch`: for links to the learner's files. `shared`: where the files are copied to instead."""
+        self.untied = False
+        """Whether the engine reads a head of its own, though the model has none."""
         self._base = base
         self._model_folder = model_folder
         self._place = shared or scratch
@@ -51,6 +54,8 @@ class StagedWeights:
             shutil.copyfile(weights, target)
         else:
             target.symlink_to(weights.resolve())
+        if self.untied:
+            write_head(target, folder)
         self._staged = [one for one in self._staged if one != folder] + [folder]
         while len(self._staged) > KEPT:
             shutil.rmtree(self._staged.pop(0), ignore_errors=True)

@@ -1,11 +1,14 @@
 """Starts an engine of others, or finds it at its address, and puts the parts of one together."""
 
+import dataclasses
 import json
 import logging
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+
+import torch
 
 from trieline.common.owned_folder import OwnedFolder, new_folder
 from trieline.learner.errors import ModelSourceError
@@ -21,6 +24,7 @@ from trieline.learner.policy_server.foreign.engine import ForeignEngine
 from trieline.learner.policy_server.foreign.http_link import HttpLink
 from trieline.learner.policy_server.foreign.sglang import SglangDialect
 from trieline.learner.policy_server.foreign.staged_weights import StagedWeights
+from trieline.learner.policy_server.foreign.untied_head import ties_head, untied_folder
 from trieline.learner.policy_server.foreign.vllm import VllmDialect
 from trieline.wire.addresses import MAX_IPC_PATH_BYTES, free_loopback_address
 from trieline.wire.config import ModelConfig
@@ -44,10 +48,13 @@ def start_engine(config: PolicyServerConfig, model: ModelConfig, place: EnginePl
         vocab_size=vocab_size_of(folder),
         config=config,
     )
-    dialect: Dialect = DIALECTS[config.backend](served)
     with ExitStack() as resources:
         own = new_folder("trieline-engine-")
         resources.callback(own.close)
+        untied = not config.engine.urls and not torch.cuda.is_available() and ties_head(folder)
+        if untied:
+            served = dataclasses.replace(served, folder=untied_folder(folder, own.path / "model"))
+        dialect: Dialect = DIALECTS[config.backend](served)
         url, socket, child = _where(dialect, served, place, own, resources)
         settings = config.engine
         shared = Path(settings.weights_folder).expanduser() if settings.weights_folder else None
@@ -64,6 +71,7 @@ def start_engine(config: PolicyServerConfig, model: ModelConfig, place: EnginePl
             )
 
         weights = StagedWeights(folder, own.path / "weights", shared, AdapterBase(folder, dtype))
+        weights.untied = untied
         engine = OwningEngine(dialect, served, weights, make_link=link, child=child)
         resources.callback(engine.disconnect)
         engine.start(place.gives_up)

@@ -21,6 +21,7 @@ from trieline.learner.policy_server.foreign.reply_columns import (
     completion_of,
     versions_of,
 )
+from trieline.learner.policy_server.foreign.untied_head import ties_head
 from trieline.wire.messages import Completion, GenerateRequest, Sampling
 
 GENERATE = "/inference/v1/generate"
@@ -133,11 +134,18 @@ class VllmDialect:
         if info.vllm_config.speculative_config is not None:
             msg = f"{link.name}: expected no speculative decoding, which nothing here has been tried with"
             raise EngineError(msg)
+        on_cpu = info.vllm_config.device_config.device == "cpu"
+        if on_cpu and ties_head(self._served.folder):
+            msg = (
+                f"{link.name} runs on a CPU, where vLLM keeps the old head of a model that ties it to its "
+                "embedding: expected no engine.urls for such a model, so that it is started here, untied"
+            )
+            raise EngineError(msg)
         return Abilities(
             max_context=settings.max_model_len,
             # 0.32 dies on a CPU of a request with a seed whose prompt is read in parts: it sets the offset of
             # the request's generator back, which generators of CPUs don't have.
-            takes_seeds=info.vllm_config.device_config.device != "cpu",
+            takes_seeds=not on_cpu,
             max_logprobs=self._served.vocab_size if settings.max_logprobs < 0 else settings.max_logprobs,
         )
 
