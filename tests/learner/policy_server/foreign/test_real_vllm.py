@@ -47,6 +47,7 @@ def engine(folder: Path) -> Iterator[ForeignEngine]:
         engine=EngineConfig(
             command=[VLLM, "serve"],
             arguments=["--enforce-eager", "--max-model-len", "1024"],
+            request_timeout_s=280.0,
             environment={"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"},
         ),
     )
@@ -123,14 +124,14 @@ def test_new_weights_while_it_samples(engine: ForeignEngine, folder: Path, tmp_p
     loaded: list[float] = []
 
     def load() -> None:
-        time.sleep(1.0)
+        time.sleep(0.5)
         began = time.monotonic()
         engine.load(tmp_path / "policy.safetensors", 7)
         loaded.append(time.monotonic() - began)
 
     thread = threading.Thread(target=load)
     thread.start()
-    completions = ask(engine, 4, max_tokens=800)
+    completions = ask(engine, 4, max_tokens=300)
     thread.join(300.0)
     assert loaded
     for one in completions:
