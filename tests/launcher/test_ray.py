@@ -118,6 +118,12 @@ def test_a_placed_program_is_heard_and_ended(
         pids.append(placed_at(killed))
         killed.kill()
         assert killed.wait(DEADLINE_S) == -signal.SIGKILL
+        lost = connection.start(actor(), (), config)
+        pids.append(placed_at(lost))
+        # The seat is a process of Ray's; a node that is gone looks like this.
+        seat = int(Path(f"/proc/{lost.pid}/stat").read_text().rpartition(")")[2].split()[1])
+        os.kill(seat, signal.SIGKILL)
+        assert lost.wait(DEADLINE_S) == -signal.SIGKILL
         forgotten = connection.start(actor(), (), config)
         pids.append(placed_at(forgotten))
     deadline = time.monotonic() + DEADLINE_S
