@@ -190,6 +190,9 @@ class LearnerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     give_way: bool = True
     """Compute on fewer threads while other programs use the cores. False: on the same number always, so that
     a run goes the same way bit for bit on a machine with several cores."""
+    gradient_checkpointing: bool = False
+    """Layers keep their input alone, and are computed again in the backward: less memory for `max_tokens`, or
+    more tokens in it, for a third more time. Gradients are the same."""
     threads: Positive | None = None
     """Threads that compute on the CPU. None: torch decides."""
     reproducible_attention: bool = True

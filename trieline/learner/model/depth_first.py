@@ -75,6 +75,8 @@ class _Path:
 class _SegmentContext(TreeContext):
     """Attention of one segment, layer by layer; afterwards the keys and values of its trunk."""
 
+    can_be_repeated = False
+
     def __init__(self, plan: TreeAttentionPlan, segment: Segment, path: _Path) -> None:
         super().__init__(plan)
         self._depth = segment.depth

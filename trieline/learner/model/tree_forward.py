@@ -47,6 +47,9 @@ EXACT_LAYERS = {"full_attention", "sliding_attention"}
 class TreeContext:
     """The plan of one forward pass, and what the layers that have used it have asked of it."""
 
+    can_be_repeated = True
+    """Whether layers may run again, in the backward."""
+
     def __init__(self, plan: TreeAttentionPlan) -> None:
         self.plan = plan
         self.windows: list[int] = []

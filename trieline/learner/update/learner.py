@@ -17,6 +17,7 @@ from trieline.learner.batch.batch import Batch, prepare_batch
 from trieline.learner.config import LearnerConfig
 from trieline.learner.errors import CheckpointError, TrainingError
 from trieline.learner.model.adapters import Adapters
+from trieline.learner.model.checkpointing import checkpoint_layers
 from trieline.learner.model.compute_device import choose_device
 from trieline.learner.model.flops import peak_flops, step_flops
 from trieline.learner.model.tree_forward import TreeModel, load_tree_model
@@ -89,6 +90,8 @@ class Learner:
         self.adapters = None
         if config.lora is not None:
             self.adapters = Adapters(self.model.hf_model, config.lora, model_folder)
+        if config.gradient_checkpointing:
+            checkpoint_layers(self.model)
         self._distribute(self.model)
         named = [(name, p) for name, p in self.model.hf_model.named_parameters() if p.requires_grad]
         self._policy_names = [name for name, _ in named]
