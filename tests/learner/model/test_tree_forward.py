@@ -113,7 +113,7 @@ _DECODER: dict[str, Any] = {"intermediate_size": 16, "num_key_value_heads": 1, "
 REFUSED = {
     "llama4": (
         _config(Llama4TextConfig, **_DECODER, intermediate_size_mlp=16, num_local_experts=2),
-        "layers of type chunked_attention; only full_attention and sliding_attention are exact",
+        "layers of type chunked_attention; only full_attention and sliding_attention are exact by themselves",
     ),
     "gemma3 of embeddings": (
         _config(Gemma3TextConfig, **_DECODER, use_bidirectional_attention=True),

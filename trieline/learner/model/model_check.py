@@ -3,7 +3,7 @@
 The reference is transformers' own forward with its own attention, one sequence at a time, in float64; the
 loss is a random weighting of all predicted tokens, so that no error can cancel. Parts that round to float32
 whatever the model computes in are replaced (`use_float64`) where they are known; where the model rounds all
-the same (`Roundings`), the gradients are only compared to float32's precision.
+the same (`Roundings`), both are only compared to float32's precision.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,9 @@ from trieline.learner.model_folder.loading import load_causal_lm
 # Rounding in float64 is 1e-16; sums over a model's depth and width leave this much (DESIGN, section 5).
 LOSS_TOLERANCE = 1e-12
 GRADIENT_TOLERANCE = 1e-10
-ROUNDED_GRADIENT_TOLERANCE = 1e-4
+ROUNDED_LOSS_TOLERANCE, ROUNDED_GRADIENT_TOLERANCE = 1e-6, 1e-3
+"""Of models that round to float32 themselves; the gradients of a few numbers a layer are small sums of large
+terms. What sees a wrong token is far beyond."""
 TRUNK, BRANCHES, BRANCH = 24, 5, 12
 WINDOW = 9
 """Of models with sliding windows: theirs are longer than what is worth computing in float64."""
@@ -56,14 +58,16 @@ def check_model(folder: Path, *, seed: int = 0) -> ModelCheck:
         loss = sum(
             (_loss_alone(model, s, w) for s, w in zip(sequences, weights, strict=True)), torch.zeros(())
         )
-    limit = ROUNDED_GRADIENT_TOLERANCE if roundings.seen else GRADIENT_TOLERANCE
+    loss_limit, limit = LOSS_TOLERANCE, GRADIENT_TOLERANCE
+    if roundings.seen:
+        loss_limit, limit = ROUNDED_LOSS_TOLERANCE, ROUNDED_GRADIENT_TOLERANCE
     expected_loss, expected = _backward(model, loss)
     tree_model = TreeModel(model)
     got_loss, got = _backward(model, _loss_on_trie(tree_model, sequences, weights))
     loss_error = abs(got_loss - expected_loss) / max(1.0, abs(expected_loss))
     errors = {name: _relative_error(got[name], gradient) for name, gradient in expected.items()}
     worst = max(errors, key=lambda name: errors[name])
-    exact = loss_error <= LOSS_TOLERANCE and errors[worst] <= limit
+    exact = loss_error <= loss_limit and errors[worst] <= limit
     trie = build_trie(sequences)
     return ModelCheck(
         exact=exact,
@@ -72,7 +76,7 @@ def check_model(folder: Path, *, seed: int = 0) -> ModelCheck:
             *shortened,
             f"{len(sequences)} sequences of L = {trie.num_sequence_tokens} tokens in all, "
             f"N = {trie.num_tokens} in the trie",
-            f"loss: relative difference {loss_error:.1e} (limit {LOSS_TOLERANCE:.0e})",
+            f"loss: relative difference {loss_error:.1e} (limit {loss_limit:.0e})",
             f"gradients of {len(errors)} parameters: largest relative difference {errors[worst]:.1e}, "
             f"of {worst} (limit {limit:.0e})",
             "exact: packed tries train this model as separate sequences do"

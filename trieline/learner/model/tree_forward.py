@@ -22,6 +22,7 @@ from trieline.kernels.tree_attention import tree_attention
 from trieline.kernels.tree_plan import TreeAttentionPlan, plan_tree_attention
 from trieline.learner.batch.trie import Trie, build_trie
 from trieline.learner.errors import ModelRefusedError
+from trieline.learner.model.recurrence import ARGUMENTS, trie_arguments, why_not_on_tries
 from trieline.learner.model.value_head import ValueHead
 from trieline.learner.model_folder.loading import load_causal_lm
 
@@ -85,7 +86,8 @@ def attend(
     if tree_context is None:
         msg = f"{type(module).__name__} dropped the keyword tree_context on its way to the attention"
         raise ModelRefusedError(msg)
-    unsupported = {name: v for name, v in others.items() if name not in _WITHOUT_EFFECT and v is not None}
+    known = _WITHOUT_EFFECT | set(ARGUMENTS)
+    unsupported = {name: v for name, v in others.items() if name not in known and v is not None}
     if attention_mask is not None:
         unsupported["attention_mask"] = "a tensor"
     if dropout:
@@ -117,6 +119,8 @@ class TreeModel(nn.Module):
         hf_model = _without_peft(hf_model)
         refuse_unsupported(hf_model)
         hf_model.set_attn_implementation(ATTENTION_NAME)
+        kinds = getattr(hf_model.config.get_text_config(), "layer_types", None) or ()
+        self.is_recurrent = bool(set(kinds) - EXACT_LAYERS)
         # No dropout: the gradient is that of the policy which sampled.
         self.hf_model = hf_model.eval()
         self.value_head = value_head
@@ -163,15 +167,33 @@ class TreeModel(nn.Module):
 
     def run(self, token_ids: Int32, positions: Int32, context: TreeContext) -> Tensor:
         """[T, D] of `token_ids` [T] at `positions` [T], after the last norm; `context` is used up."""
-        output = self.hf_model.base_model(
+        output = self.forward_row(self.hf_model.base_model, token_ids, positions, context)
+        self._expect_all_layers(context)
+        hidden: Tensor = output.last_hidden_state
+        return hidden[0]
+
+    def forward_row(self, part: Any, token_ids: Int32, positions: Int32, context: TreeContext) -> Any:
+        """What the model, or a part of it that takes tokens, says of a trie's tokens, as transformers has it.
+
+        Raises:
+            ModelRefusedError: a segment of a trie below others, for recurrent layers.
+        """
+        arguments = {}
+        if self.is_recurrent:
+            if not context.can_be_repeated:
+                msg = (
+                    f"{self.name}: a trie of more than learner.max_tokens unique tokens runs depth-first, "
+                    "which recurrent layers can't: raise max_tokens, or train on shorter episodes"
+                )
+                raise ModelRefusedError(msg)
+            arguments = trie_arguments(context.plan.subtree_end)
+        return part(
             input_ids=self._row(token_ids),
             position_ids=self._row(positions),
             use_cache=False,
             tree_context=context,
+            **arguments,
         )
-        self._expect_all_layers(context)
-        hidden: Tensor = output.last_hidden_state
-        return hidden[0]
 
     def logprobs(
         self,
@@ -199,11 +221,11 @@ class TreeModel(nn.Module):
 
     def _expect_all_layers(self, context: TreeContext) -> None:
         config = self.hf_model.config.get_text_config()
-        expected, found = config.num_hidden_layers, context.windows
-        if len(found) != expected:
-            msg = f"{self.name}: expected tree attention in {expected} layers, got it in {len(found)}"
+        windows, found = layer_windows(config), context.windows
+        if len(found) != len(windows):
+            msg = f"{self.name}: expected tree attention in {len(windows)} layers, got it in {len(found)}"
             raise ModelRefusedError(msg)
-        if (windows := layer_windows(config)) != found:
+        if windows != found:
             msg = f"{self.name}: expected layers with windows of {windows} tokens (0: none), got {found}"
             raise ModelRefusedError(msg)
 
@@ -239,14 +261,15 @@ def refuse_unsupported(hf_model: Any) -> None:
     name, config = model_name(hf_model), hf_model.config.get_text_config()
     reason = None
     layer_types = set(getattr(config, "layer_types", None) or ()) - EXACT_LAYERS
-    if not getattr(hf_model, "_supports_attention_backend", False):
+    # Models with recurrent layers do not say so of their attention; that it was replaced is seen later.
+    if not layer_types and not getattr(hf_model, "_supports_attention_backend", False):
         reason = "its attention can't be replaced (no attention backend support)"
     elif getattr(hf_model.config, "is_encoder_decoder", False):
         reason = "it is an encoder-decoder"
-    elif layer_types:
+    elif layer_types and (why := why_not_on_tries(hf_model)):
         reason = (
             f"it has layers of type {', '.join(sorted(layer_types))}; "
-            f"only {' and '.join(sorted(EXACT_LAYERS))} are exact"
+            f"only {' and '.join(sorted(EXACT_LAYERS))} are exact by themselves; {why}"
         )
     elif getattr(config, "use_bidirectional_attention", False):
         reason = "its tokens see those after them (use_bidirectional_attention)"
@@ -267,13 +290,16 @@ def refuse_unsupported(hf_model: Any) -> None:
 
 
 def layer_windows(config: Any) -> list[int]:
-    """How many tokens of its path, itself among them, a token sees in each layer by the text configuration.
+    """How many tokens of its path, itself among them, a token sees in each layer that attends.
+
+    By the text configuration.
 
     0: all of them.
     """
     window = getattr(config, "sliding_window", None) or 0
     if layer_types := getattr(config, "layer_types", None):
-        return [window if kind == "sliding_attention" else 0 for kind in layer_types]
+        attends = [kind for kind in layer_types if kind in EXACT_LAYERS]
+        return [window if kind == "sliding_attention" else 0 for kind in attends]
     slides = window if getattr(config, "use_sliding_window", True) else 0
     return [slides] * config.num_hidden_layers
 
@@ -314,12 +340,8 @@ def refuse_inexact(model: TreeModel) -> None:
     if not _agree(hidden[kept], model.hidden_states(other)[kept], model.hf_model.config.get_text_config()):
         msg = f"{model.name} can't be trained on tries: a token changes the hidden states of other branches"
         raise ModelRefusedError(msg)
-    logits = model.hf_model(
-        input_ids=model._row(trie.token_ids),
-        position_ids=model._row(trie.position),
-        use_cache=False,
-        tree_context=TreeContext(model.plan(trie.subtree_end)),
-    ).logits[0]
+    context = TreeContext(model.plan(trie.subtree_end))
+    logits = model.forward_row(model.hf_model, trie.token_ids, trie.position, context).logits[0]
     expected = cap_logits(functional.linear(hidden, model.output_weight), model.output_softcap)
     if not torch.allclose(logits.float(), expected.float(), rtol=1e-2, atol=1e-3):
         msg = f"{model.name} can't be trained on tries: its logits are not linear in the hidden states"
