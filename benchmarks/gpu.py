@@ -14,6 +14,8 @@ figures go to a temporary folder unless told otherwise: that shows that the comm
     attention   tree attention beside FlexAttention, padded sequences and a dense mask
     head        log-probabilities and entropies beside plain and chunked logits and Liger-Kernel
     step-SIZE   whole training steps at the shape of Qwen3's 0.6b, 1.7b, 4b: tries, merged rows, and memory
+    sampling    the policy server's engine: tokens a second, decoding steps as CUDA graphs and launched
+    memory      the most that a step takes, beside what is told of it without a GPU
     tiles       the tiles of the attention kernels
     learning    `trieline train --config tiny`, the learner on the GPU
 """
@@ -65,7 +67,7 @@ PARTS = (
     Part(
         name="tests",
         command=("-m", "pytest", "-q", "-c", os.devnull, "--rootdir", ".", "-p", "no:cacheprovider"),
-        gpu=("tests/kernels/gpu",),
+        gpu=("tests/kernels/gpu", "tests/learner/policy_server/gpu"),
         cpu=("tests/kernels/test_preorder.py",),
         limit=120,
     ),
@@ -92,6 +94,20 @@ PARTS = (
     ),
     step("0.6b", "--ratios", "1", "4", "--unique-tokens", "16384", "--max-tokens", "32768", limit=60),
     step("4b", "--ratios", "4", "--unique-tokens", "8192", "--max-tokens", "16384", "--no-compare", limit=75),
+    Part(
+        name="sampling",
+        command=("-m", "benchmarks.gpu_sampling", "--output", "{output}"),
+        gpu=(),
+        cpu=("--model", "smallest", "--rows", "2", "--prompt", "8", "--new", "2", "--rounds", "1"),
+        limit=60,
+    ),
+    Part(
+        name="memory",
+        command=("-m", "benchmarks.gpu_memory", "--output", "{output}"),
+        gpu=(),
+        cpu=("--models", "smallest", "--tokens", "64"),
+        limit=60,
+    ),
     step("1.7b", "--ratios", "4", "--unique-tokens", "16384", "--max-tokens", "32768", limit=60),
     Part(
         name="tiles",

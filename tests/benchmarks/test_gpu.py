@@ -21,15 +21,20 @@ def gpu(*options: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_what_a_cpu_can_run_runs(tmp_path: Path) -> None:
-    parts = ("tests", "head", "step-4b", "learning")
+    parts = ("tests", "head", "step-4b", "sampling", "memory", "learning")
     ran = gpu("--output", str(tmp_path), "--parts", *parts)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     rows = json.loads((tmp_path / "gpu.json").read_text())["parts"]
     assert [row["part"] for row in rows] == list(parts)
-    assert [row.get("left_out") for row in rows] == [None, None, "needs a GPU", "needs a GPU"]
+    assert [row.get("left_out") for row in rows] == [None, None, "needs a GPU", None, None, "needs a GPU"]
     sides = {row["side"] for row in json.loads((tmp_path / "token_logprob.json").read_text())["rows"]}
     assert {"ours", "plain", "chunked"} <= sides
     assert "passed" in (tmp_path / "tests.log").read_text()
+    sampled, _ = json.loads((tmp_path / "sampling.json").read_text())["rows"]
+    assert sampled["tokens_per_second"] > 0
+    (told,) = json.loads((tmp_path / "memory.json").read_text())["rows"]
+    # The head may keep a GiB of logits; the rest of this shape is nothing beside.
+    assert 1.0 < told["told_tensors_gib"] < 1.1
 
 
 def test_a_part_that_is_out_of_time_is_named_and_the_command_fails(tmp_path: Path) -> None:

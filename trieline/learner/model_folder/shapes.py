@@ -30,9 +30,20 @@ SMOLLM2 = LlamaConfig(
 )
 
 SHAPES: dict[str, PreTrainedConfig] = {
+    "smallest": LlamaConfig(
+        vocab_size=512,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        max_position_embeddings=1024,
+    ),
     "smollm2": SMOLLM2,
     "qwen3-0.6b": _qwen3(1024, 3072, 28, 16),
     "qwen3-1.7b": _qwen3(2048, 6144, 28, 16),
     "qwen3-4b": _qwen3(2560, 9728, 36, 32),
 }
-"""`smollm2` is SmolLM2-135M; the others are the models of Qwen3 of these sizes."""
+"""`smallest` shows that a command works, and nothing else; `smollm2` is SmolLM2-135M; the others are Qwen3's
+models of these sizes."""
