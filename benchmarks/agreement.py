@@ -30,7 +30,7 @@ from trieline.learner.model.tree_forward import load_tree_model
 from trieline.learner.model_folder.model_source import prepare_model
 from trieline.learner.policy_server.config import PolicyServerConfig
 from trieline.learner.policy_server.cpu.cpu_engine import CpuEngine
-from trieline.learner.policy_server.decoders.decoder import load_decoder
+from trieline.learner.policy_server.decoders.choose_decoder import load_decoder
 from trieline.wire.messages import GenerateRequest, Sampling
 
 RESULTS = Path(__file__).parent / "results" / "agreement.json"

@@ -47,7 +47,7 @@ from trieline.learner.model_folder.model_source import prepare_model
 from trieline.learner.objective_config import ObjectiveConfig
 from trieline.learner.policy_server.config import PolicyServerConfig
 from trieline.learner.policy_server.cpu.cpu_engine import CpuEngine
-from trieline.learner.policy_server.decoders.decoder import load_decoder
+from trieline.learner.policy_server.decoders.choose_decoder import load_decoder
 from trieline.learner.update.learner import Learner
 from trieline.learner.warm_start import warm_start
 from trieline.wire.messages import Assignment

@@ -30,7 +30,7 @@ from trieline.learner.intake.curriculum import Curriculum
 from trieline.learner.model.compute_dtype import choose_dtype
 from trieline.learner.policy_server.config import PolicyServerConfig
 from trieline.learner.policy_server.cpu.cpu_engine import CpuEngine
-from trieline.learner.policy_server.decoders.decoder import load_decoder
+from trieline.learner.policy_server.decoders.choose_decoder import load_decoder
 from trieline.learner.update.learner import Learner
 from trieline.learner.update.optimizer import learning_rate
 from trieline.wire.messages import Completion, GenerateRequest, Sampling

@@ -46,7 +46,7 @@ from trieline.learner.model_folder.tiny_model import save_tiny_model
 from trieline.learner.policy_server.choose_engine import load_engine
 from trieline.learner.policy_server.config import EngineConfig, PolicyServerConfig
 from trieline.learner.policy_server.cpu.cpu_engine import CpuEngine
-from trieline.learner.policy_server.decoders.decoder import load_decoder
+from trieline.learner.policy_server.decoders.choose_decoder import load_decoder
 from trieline.learner.policy_server.engine import Engine, EnginePlace
 from trieline.wire.config import ModelConfig
 from trieline.wire.messages import GenerateRequest, Sampling

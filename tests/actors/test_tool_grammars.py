@@ -20,7 +20,7 @@ from trieline.learner.policy_server.batching.grammar_compiler import compiled, l
 from trieline.learner.policy_server.batching.grammars import Grammars
 from trieline.learner.policy_server.config import PolicyServerConfig
 from trieline.learner.policy_server.cpu.cpu_engine import CpuEngine
-from trieline.learner.policy_server.decoders.decoder import load_decoder
+from trieline.learner.policy_server.decoders.choose_decoder import load_decoder
 from trieline.wire.messages import GenerateRequest, Sampling
 
 pytest.importorskip("llguidance")

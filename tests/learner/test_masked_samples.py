@@ -18,7 +18,7 @@ from trieline.learner.objective_config import ObjectiveConfig
 from trieline.learner.policy_server.batching.grammars import Grammars
 from trieline.learner.policy_server.config import PolicyServerConfig
 from trieline.learner.policy_server.cpu.cpu_engine import CpuEngine
-from trieline.learner.policy_server.decoders.decoder import load_decoder
+from trieline.learner.policy_server.decoders.choose_decoder import load_decoder
 from trieline.learner.update.learner import Learner
 from trieline.learner.update.train_step import recompute_logprobs
 from trieline.wire.messages import Completion, GenerateRequest, Sampling

@@ -14,7 +14,7 @@ from trieline.learner.model.model_check import check_model
 from trieline.learner.model_folder.folder_checks import check_model_folder
 from trieline.learner.model_folder.loading import load_causal_lm
 from trieline.learner.model_folder.model_source import prepare_model
-from trieline.learner.policy_server.decoders.decoder import load_decoder
+from trieline.learner.policy_server.decoders.choose_decoder import load_decoder
 
 Damage = Callable[[Path], None]
 

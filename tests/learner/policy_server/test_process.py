@@ -24,7 +24,7 @@ from trieline.learner.model_folder.tiny_model import save_tiny_model
 from trieline.learner.policy_server.batching.grammars import Grammars
 from trieline.learner.policy_server.batching.stop_text import Decode, tokenizer_decode
 from trieline.learner.policy_server.config import PolicyServerConfig
-from trieline.learner.policy_server.decoders.decoder import load_decoder
+from trieline.learner.policy_server.decoders.choose_decoder import load_decoder
 from trieline.learner.policy_server.process import PolicyServer, StopFlag
 from trieline.wire.addresses import free_loopback_address
 from trieline.wire.config import LinksConfig

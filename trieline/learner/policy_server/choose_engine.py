@@ -32,7 +32,7 @@ def _own_engine(config: PolicyServerConfig, model: ModelConfig) -> Engine:
     from trieline.learner.policy_server.batching.grammars import Grammars
     from trieline.learner.policy_server.batching.stop_text import tokenizer_decode
     from trieline.learner.policy_server.cpu.cpu_engine import CpuEngine
-    from trieline.learner.policy_server.decoders.decoder import load_decoder
+    from trieline.learner.policy_server.decoders.choose_decoder import load_decoder
     from trieline.learner.policy_server.gpu.gpu_engine import GpuEngine
 
     torch.set_num_threads(config.threads or len(os.sched_getaffinity(0)))

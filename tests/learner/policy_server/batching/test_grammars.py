@@ -17,7 +17,7 @@ from trieline.learner.policy_server.batching import completion_masks
 from trieline.learner.policy_server.batching.grammars import Grammars
 from trieline.learner.policy_server.config import PolicyServerConfig
 from trieline.learner.policy_server.cpu.cpu_engine import CpuEngine
-from trieline.learner.policy_server.decoders.decoder import load_decoder
+from trieline.learner.policy_server.decoders.choose_decoder import load_decoder
 from trieline.learner.policy_server.errors import InvalidRequestError
 from trieline.wire.messages import Completion, GenerateRequest, Sampling
 

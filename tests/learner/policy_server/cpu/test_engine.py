@@ -420,7 +420,7 @@ def test_bfloat16_differs_no_more_than_two_plain_forwards_of_other_shapes(folder
     from transformers import AutoModelForCausalLM
 
     from trieline.learner.policy_server.config import PolicyServerConfig
-    from trieline.learner.policy_server.decoders.decoder import load_decoder
+    from trieline.learner.policy_server.decoders.choose_decoder import load_decoder
 
     engine = CpuEngine(load_decoder(folder, torch.bfloat16), PolicyServerConfig())
     prompts = [random_prompt(seed, 24) for seed in range(32)]

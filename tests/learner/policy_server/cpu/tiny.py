@@ -26,7 +26,7 @@ from trieline.learner.policy_server.batching.grammars import Grammars
 from trieline.learner.policy_server.batching.stop_text import Decode
 from trieline.learner.policy_server.config import PolicyServerConfig
 from trieline.learner.policy_server.cpu.cpu_engine import CpuEngine
-from trieline.learner.policy_server.decoders.decoder import load_decoder
+from trieline.learner.policy_server.decoders.choose_decoder import load_decoder
 from trieline.wire.messages import Completion, GenerateRequest, Sampling
 
 VOCAB = 300

@@ -25,7 +25,7 @@ from tests.learner.policy_server.cpu.tiny import (
 from trieline.learner.errors import ModelRefusedError
 from trieline.learner.policy_server.config import PolicyServerConfig
 from trieline.learner.policy_server.cpu.cpu_engine import CpuEngine
-from trieline.learner.policy_server.decoders.decoder import load_decoder
+from trieline.learner.policy_server.decoders.choose_decoder import load_decoder
 from trieline.learner.policy_server.decoders.hf_decoder import HFDecoder
 from trieline.learner.policy_server.decoders.llama_decoder import LlamaDecoder
 from trieline.learner.policy_server.decoders.packed_linear import PackedLinear, is_packable

@@ -22,7 +22,7 @@ from tests.learner.policy_server.cpu.tiny import (
 from trieline.learner.errors import ModelRefusedError
 from trieline.learner.policy_server.batching.stop_text import Decode
 from trieline.learner.policy_server.config import PolicyServerConfig
-from trieline.learner.policy_server.decoders.decoder import load_decoder
+from trieline.learner.policy_server.decoders.choose_decoder import load_decoder
 from trieline.learner.policy_server.gpu.gpu_engine import GpuEngine
 from trieline.learner.policy_server.gpu.slot_rows import SlotRows
 from trieline.wire.messages import Completion
