@@ -148,7 +148,7 @@ REFUSED = {
         ),
         "s_aux",
     ),
-    "mamba": (_config(MambaConfig), "can't be replaced"),
+    "mamba": (_config(MambaConfig), "layers of type"),
 }
 
 
