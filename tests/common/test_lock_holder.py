@@ -71,7 +71,9 @@ def test_looking_does_not_take_the_lock(path: Path) -> None:
         pass
 
 
-@pytest.mark.parametrize("text", [str(os.getpid()), "1", "999999999", "", "half a numb"])
+@pytest.mark.parametrize(
+    "text", [str(os.getpid()), "1", "999999999", "", "half a numb"], ids=["own", "1", "gone", "none", "half"]
+)
 def test_a_number_that_is_not_the_holders_is_not_believed(
     path: Path, process: "subprocess.Popen[str]", text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
