@@ -13,7 +13,7 @@ from tests.wire.weights_ends import wait_for
 
 PATIENCE_S = 60.0
 LEARNER = """
-import sys
+import time
 from pathlib import Path
 from tests.wire.test_trajectory_link import assignments
 from trieline.common.program_log import start_log
@@ -36,6 +36,8 @@ while len(found) < 40:
     print(len(found), flush=True)
 publisher.wait_loaded(1, 30)
 receiver.stop_actors("all is here")
+while receiver.actors():  # until the last of them has said goodbye
+    time.sleep(0.05)
 print("done", flush=True)
 receiver.close()
 publisher.close()
