@@ -13,9 +13,11 @@ from trieline.common.text import shortened
 from trieline.learner.policy_server.errors import EngineAwayError, EngineError, InvalidRequestError
 
 CONNECT_S = 5.0
+# An idle connection is closed here before there (vLLM, SGLang: 5 s), and not just when something is asked.
+KEEP_S = 2.0
 READ_BYTES = 1 << 20
 SHOWN_REASON = 300
-# What the engine calls the request's own fault; other codes are the engine's, or of its settings.
+# What the engine calls the fault of what it was sent; other codes are the engine's, or of its settings.
 REQUEST_FAULTS = (400, 413, 422)
 # What stands before it, or it while it starts or ends; and a token that it does not know.
 AWAY = (401, 403, 502, 503, 504)
@@ -38,7 +40,8 @@ class HttpLink:
         headers = {"Accept-Encoding": "identity"}
         if token:
             headers["Authorization"] = f"Bearer {token}"
-        connector = aiohttp.UnixConnector(socket, limit=0) if socket else aiohttp.TCPConnector(limit=0)
+        kept: Any = {"limit": 0, "keepalive_timeout": KEEP_S}
+        connector = aiohttp.UnixConnector(socket, **kept) if socket else aiohttp.TCPConnector(**kept)
         # Nothing is unpacked: a short answer stays a short one.
         self._session = aiohttp.ClientSession(connector=connector, headers=headers, auto_decompress=False)
 
@@ -101,7 +104,7 @@ class HttpLink:
             why = shortened(error, SHOWN_REASON) or type(error).__name__
             msg = f"{self.name} is not to be reached ({path}): {why}"
             raise EngineAwayError(msg) from error
-        if status in REQUEST_FAULTS:
+        if status in REQUEST_FAULTS and body is not None:
             msg = f"{self.name} refused {path}: {_reason(data)}"
             raise InvalidRequestError(msg)
         if status != 200:
