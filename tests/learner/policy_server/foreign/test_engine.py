@@ -17,6 +17,7 @@ from tests.learner.policy_server.foreign.asking import PEER, answers, completed,
 from tests.learner.policy_server.foreign.fake_engine import (
     DEADLINE_S,
     SGLANG_INFO,
+    TOPS,
     FakeEngine,
     sglang_reply,
     vllm_reply,
@@ -343,6 +344,33 @@ def test_masks_are_read_off_the_probabilities(fake: FakeEngine, connect: Connect
     assert fake.calls[-1][1]["sampling_params"]["logprobs"] == 20
 
 
+@pytest.mark.parametrize("backend", ["vllm", "sglang"])
+def test_greedy_draws_leave_nothing_out_and_have_no_masks(
+    fake: FakeEngine, connect: Connect, backend: str
+) -> None:
+    if backend == "sglang":
+        fake.info = SGLANG_INFO
+
+    async def answer(_: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        # Of the largest ones two alone are told: a quarter is missing.
+        if backend == "sglang":
+            assert "return_sampling_mask" not in body
+            reply = sglang_reply(fake.label, 2)
+            reply["meta_info"]["output_top_logprobs"] = [[[p, t, None] for t, p in TOPS[:2]]] * 2
+        else:
+            reply = vllm_reply(fake.label, 2)
+            for token in content(reply["choices"][0]):
+                token["top_logprobs"] = token["top_logprobs"][:2]
+        return web.json_response(reply)
+
+    engine = connect(fake, backend)
+    fake.answer = answer
+    for cut in ({"top_k": 3}, {"top_p": 0.9}):
+        completion = completed(engine, max_tokens=2, temperature=0.0, tell_masks=True, **cut)
+        assert completion.token_ids.tolist() == [7, 7]
+        assert len(completion.mask_runs) == 0
+
+
 def test_sglang_tells_what_was_left(fake: FakeEngine, connect: Connect) -> None:
     fake.info = SGLANG_INFO
 
@@ -389,9 +417,11 @@ def test_one_that_was_started_otherwise_is_refused(
         connect(fake)
 
 
-def test_one_that_does_not_come_up_is_named(fake: FakeEngine, connect: Connect) -> None:
-    fake.broken["/health"] = 503, "loading"
-    with pytest.raises(EngineError, match=rf"waited 0.5 s for an engine: vLLM at {fake.url}.*503: loading"):
+@pytest.mark.parametrize("status", [503, 400])
+def test_one_that_does_not_come_up_is_named(fake: FakeEngine, connect: Connect, status: int) -> None:
+    fake.broken["/health"] = status, "loading"
+    said = rf"waited 0.5 s for an engine: vLLM at {fake.url}.*{status}: loading"
+    with pytest.raises(EngineError, match=said):
         connect(fake, startup_timeout_s=0.5)
 
 

@@ -35,6 +35,11 @@ class Abilities:
     """Of the tokens that top-k and top-p left at one place, as many can be told. 0: it does not tell them."""
 
 
+def cuts(sampling: Sampling) -> bool:
+    """Whether `top_k` or `top_p` leave tokens out. Of a greedy draw they leave out none."""
+    return sampling.temperature > 0 and (sampling.top_k > 0 or sampling.top_p < 1)
+
+
 class Dialect(Protocol):
     """One kind of engine. All calls in one event loop."""
 

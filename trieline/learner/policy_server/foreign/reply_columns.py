@@ -10,7 +10,7 @@ import numpy as np
 from trieline.common.arrays import Float32
 from trieline.learner.policy_server.batching.completion_masks import CompletionMasks, MaskColumns
 from trieline.learner.policy_server.errors import EngineAwayError, EngineError
-from trieline.learner.policy_server.foreign.dialect import Labels
+from trieline.learner.policy_server.foreign.dialect import Labels, cuts
 from trieline.learner.policy_server.foreign.entropy import NOTHING_LEFT, estimated_entropies
 from trieline.wire.messages import Completion, GenerateRequest
 from trieline.wire.token_masks import runs_of
@@ -84,6 +84,7 @@ def completion_of(
         msg = f"{name}: expected a completion that {request.sampling.stop} ended, got one by {stop[:80]!r}"
         raise EngineError(msg)
     entropies = _entropies(said.tops, width, vocab_size)
+    tells = request.sampling.tell_masks and cuts(request.sampling)
     return Completion(
         request_id=request.request_id,
         token_ids=token_ids.astype(np.int32),
@@ -93,7 +94,7 @@ def completion_of(
         finish_reason="stop" if stopped else "length",
         stop=stop,
         entropies_estimated=entropies is not None,
-        **(_masks(said, name, vocab_size).columns() if request.sampling.tell_masks else MaskColumns()),
+        **(_masks(said, name, vocab_size).columns() if tells else MaskColumns()),
     )
 
 

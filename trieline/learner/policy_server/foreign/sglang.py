@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import msgspec
 
 from trieline.learner.policy_server.errors import EngineError
-from trieline.learner.policy_server.foreign.dialect import Abilities, Labels, Served
+from trieline.learner.policy_server.foreign.dialect import Abilities, Labels, Served, cuts
 from trieline.learner.policy_server.foreign.http_link import HttpLink
 from trieline.learner.policy_server.foreign.reply_columns import (
     SaidTokens,
@@ -106,7 +106,7 @@ class SglangDialect:
     def refusal(self, sampling: Sampling, abilities: Abilities) -> str:
         if sampling.json_schema or sampling.lark:
             return "expected no grammar with SGLang, of which nothing here has been tried, got one"
-        if _cuts(sampling) and abilities.max_mask == 0:
+        if cuts(sampling) and abilities.max_mask == 0:
             return (
                 "expected top_k = 0 and top_p = 1 with an SGLang that was started without "
                 f"--sampling-mask-max-tokens, got {sampling.top_k} and {sampling.top_p:g}: it would not tell "
@@ -127,7 +127,7 @@ class SglangDialect:
         spans = meta.weight_versions
         if spans is None:
             spans = [VersionSpan(version=meta.weight_version or "", start=0, end=len(token_ids))]
-        said, width = _cut_tokens(link.name, meta) if _cuts(request.sampling) else _plain_tokens(meta)
+        said, width = _cut_tokens(link.name, meta) if cuts(request.sampling) else _plain_tokens(meta)
         return completion_of(
             request,
             SaidTokens(
@@ -166,7 +166,7 @@ class SglangDialect:
             "return_logprob": True,
             "top_logprobs_num": self._served.config.engine.top_logprobs,
         }
-        if _cuts(sampling):
+        if cuts(sampling):
             body |= {"return_sampling_mask": True, "sampling_logprobs_mode": "support"}
         return body
 
@@ -186,10 +186,6 @@ class SglangDialect:
 
 
 Tops = list[list[tuple[int, float]]]
-
-
-def _cuts(sampling: Sampling) -> bool:
-    return sampling.temperature > 0 and (sampling.top_k > 0 or sampling.top_p < 1)
 
 
 def _plain_tokens(meta: _Meta) -> tuple[tuple[list[float], Tops], int]:

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import msgspec
 
 from trieline.learner.policy_server.errors import EngineError
-from trieline.learner.policy_server.foreign.dialect import Abilities, Labels, Served
+from trieline.learner.policy_server.foreign.dialect import Abilities, Labels, Served, cuts
 from trieline.learner.policy_server.foreign.http_link import HttpLink
 from trieline.learner.policy_server.foreign.reply_columns import (
     SaidTokens,
@@ -152,9 +152,8 @@ class VllmDialect:
     def refusal(self, sampling: Sampling, abilities: Abilities) -> str:
         if sampling.json_schema or sampling.lark:
             return "expected no grammar with vLLM, which does not tell what its grammar left, got one"
-        cut = sampling.top_k > 0 or sampling.top_p < 1
         most = abilities.max_logprobs - TIES
-        if sampling.tell_masks and cut and not 1 <= sampling.top_k <= most:
+        if sampling.tell_masks and cuts(sampling) and not 1 <= sampling.top_k <= most:
             return (
                 f"expected top_k of 1 to {most} (its --max-logprobs less {TIES}) where masks are asked for, "
                 f"got {sampling.top_k}: vLLM tells no masks, so they are read off the largest probabilities"
@@ -202,7 +201,7 @@ class VllmDialect:
     def _sampling(self, sampling: Sampling, abilities: Abilities) -> dict[str, Any]:
         wanted = self._served.config.engine.top_logprobs
         wanted = wanted + 1 if wanted else 0
-        if sampling.tell_masks and sampling.top_k:
+        if sampling.tell_masks and cuts(sampling):
             wanted = max(wanted, sampling.top_k + TIES)
         settings: dict[str, Any] = {
             "max_tokens": sampling.max_tokens,
