@@ -20,6 +20,7 @@ from tests.learner.policy_server.cpu.tiny import (
     tiny_engine,
 )
 from trieline.learner.errors import ModelRefusedError
+from trieline.learner.keeping.weight_file import ADAPTER_KEY, write_weights
 from trieline.learner.policy_server.batching.stop_text import Decode
 from trieline.learner.policy_server.config import PolicyServerConfig
 from trieline.learner.policy_server.decoders.choose_decoder import load_decoder
@@ -201,6 +202,37 @@ def test_steps_that_can_not_be_recorded_run_one_by_one(
     assert "and more" not in caplog.text
     (completion,) = generate(engine, request(0, random_prompt(0, 9), max_tokens=5))
     expect_plain(folder, random_prompt(0, 9), completion)
+
+
+def test_steps_without_adapters_are_not_repeated_where_those_with_them_can_not_be_recorded(
+    folder: Path, tmp_path: Path
+) -> None:
+    full = False
+
+    def record(compute: Callable[[Tensor], Tensor], inputs: Tensor) -> Callable[[], Tensor]:
+        def repeat() -> Tensor:
+            assert not full, "this knows nothing of adapters"
+            return compute(inputs)
+
+        if full:
+            msg = "out of memory"
+            raise RuntimeError(msg)
+        return repeat
+
+    engine = GpuEngine(load_decoder(folder, torch.float32), PolicyServerConfig(kv_tokens=500), record=record)
+    engine.warm_up()
+    name = "base_model.model.model.layers.0.self_attn.q_proj.lora_{}.weight"
+    write_weights(
+        tmp_path / "adapters.safetensors",
+        {name.format("A"): torch.ones(2, 48), name.format("B"): torch.ones(48, 2)},
+        metadata={ADAPTER_KEY: '{"peft_type": "LORA", "r": 2, "lora_alpha": 2}'},
+    )
+    on_cpu = tiny_engine(folder)
+    full = True
+    for one in (engine, on_cpu):
+        one.load(tmp_path / "adapters.safetensors", 1)
+    asked = request(0, random_prompt(0, 9), max_tokens=5)
+    expect_equal(generate(engine, asked)[0], generate(on_cpu, asked)[0])
 
 
 def test_windows_are_refused_by_name(tmp_path: Path) -> None:

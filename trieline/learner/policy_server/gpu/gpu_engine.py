@@ -91,6 +91,8 @@ class GpuBackend:
             if device.type != "cuda" or not takes_triton(device, self.decoder.dtype):
                 return
             record = GraphRecorder()
+        # What was recorded before must not be repeated if it can't be recorded anew.
+        self._steps = None
         try:
             self._steps = DecodeSteps(self._decode, record, max_rows=self._max_rows, device=device)
         except RuntimeError as error:
