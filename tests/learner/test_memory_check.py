@@ -50,6 +50,17 @@ def test_a_run_that_does_not_fit_is_told_what_to_do(tmp_path: Path) -> None:
     assert "learner.lora" in step
 
 
+def test_layers_that_are_computed_again_are_counted_as_such(tmp_path: Path) -> None:
+    SMALL.save_pretrained(tmp_path)
+    model = ModelConfig(path=str(tmp_path), dtype="bfloat16")
+    server = PolicyServerConfig(device="cpu")
+    plain = LearnerConfig(max_tokens=32_768)
+    again = LearnerConfig(max_tokens=32_768, gradient_checkpointing=True)
+    card = training_need(SMALL, tokens=again.max_tokens, checkpointed=True).total
+    assert shortage(model, plain, server, card)[1]
+    assert shortage(model, again, server, card)[1] == ""
+
+
 def test_the_command_says_what_a_model_takes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     SMALL.save_pretrained(tmp_path)
     assert main(["check", "memory", "--model", str(tmp_path), "--tokens", "1024"]) == 0

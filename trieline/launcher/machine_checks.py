@@ -100,7 +100,7 @@ def _check_learner(config: Config) -> Iterator[Finding]:
         device = choose_device(config.learner.device)
         dtype = str(choose_dtype(config.model.dtype, device)).removeprefix("torch.")
         yield Finding("OK", "learner", f"torch {torch.__version__} on {device}, computes in {dtype}")
-        if device.type == "cuda" and config.learner.lora is None:
+        if device.type == "cuda" and config.learner.lora is None and config.learner.ranks == 1:
             yield _check_memory(config, torch.cuda.mem_get_info(device)[1])
         check_settings(config.learner, config.envs)
     except LearnerError as error:

@@ -74,6 +74,7 @@ def shortage(
         shape,
         tokens=learner_config.max_tokens,
         dtype=dtype,
+        checkpointed=learner_config.gradient_checkpointing,
         with_reference=learner_config.objective.kl_coef > 0,
     ).total
     server = 0
@@ -85,7 +86,7 @@ def shortage(
     text = f"about {parts}, of {card_bytes / GIB:.0f}"
     if learner + server <= card_bytes:
         return text, ""
-    fitting = fitting_tokens(shape, card_bytes - server)
+    fitting = fitting_tokens(shape, card_bytes - server, checkpointed=learner_config.gradient_checkpointing)
     if fitting:
         return text, f"set learner.max_tokens to {fitting} or less"
     return text, "train with learner.lora, on several GPUs, or a smaller model"
