@@ -15,6 +15,7 @@ from trieline.wire.addresses import (
     check_address,
     free_loopback_address,
     host_of,
+    ip_of,
     is_local,
     private_ipc_addresses,
     reason_against,
@@ -89,6 +90,13 @@ def test_other_machines_need_keys(address: str, host: str, tmp_path: Path) -> No
 def test_anything_else_is_refused(address: str, complaint: str) -> None:
     with pytest.raises(AddressError, match=complaint):
         check_address(address)
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"), [("localhost", "127.0.0.1"), ("10.1.2.3", "10.1.2.3"), ("fe80::1", "fe80::1")]
+)
+def test_the_number_of_a_host(host: str, expected: str) -> None:
+    assert ip_of(host) == expected
 
 
 @pytest.mark.parametrize("lowest", ["20000\t60999\n", "1024\t65535\n", None])

@@ -20,7 +20,7 @@ from trieline.common.errors import about_file
 from trieline.config import Config, ConfigError
 from trieline.launcher.ray_seat import Seat
 from trieline.launcher.supervisor import ProcessSpec, Program, start_here
-from trieline.wire.addresses import free_loopback_address, host_of, is_local
+from trieline.wire.addresses import free_loopback_address, host_of, ip_of, is_elsewhere, is_local
 from trieline.wire.config import ADDRESSES, LinksConfig
 
 log = logging.getLogger(__name__)
@@ -84,8 +84,10 @@ class RayCluster:
             return {"num_cpus": config.actor.processes, "scheduling_strategy": "SPREAD"}
         # A policy server binds its address, so it goes to the node that has it.
         number = int(spec.name.rpartition("-")[2]) if spec.name[-1].isdecimal() else 0
-        host = host_of(config.links.generate_addresses[number])
-        node = self._here if host is None or is_local(config.links.generate_addresses[number]) else host
+        address = config.links.generate_addresses[number]
+        host = host_of(address)
+        # Ray knows its nodes by their numbers.
+        node = ip_of(host) if host is not None and is_elsewhere(address) else self._here
         gpus = 1 if config.policy_server.device == "cuda" else 0
         return {"num_cpus": 1, "num_gpus": gpus, "resources": {f"node:{node}": SHARE}}
 

@@ -69,6 +69,13 @@ def is_this_machine(host: str) -> bool:
     return False
 
 
+def ip_of(host: str) -> str:
+    """The IPv4 address that a host's name stands for here; the host itself if there is none."""
+    with contextlib.suppress(OSError, UnicodeError):
+        return socket.gethostbyname(host)
+    return host
+
+
 def is_elsewhere(address: str) -> bool:
     """Whether it is an address of another machine, which nobody here can bind."""
     host = host_of(address)
