@@ -1,6 +1,7 @@
 """`trieline status | logs | stop`, against real processes that hold a run's lock as a launcher does."""
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from trieline.command_line import main
+from trieline.common.lock_holder import LockHolder, hold_process
 from trieline.config import load_config
 from trieline.launcher import run_stopping
 from trieline.launcher.log_reading import read_logs
@@ -48,6 +50,8 @@ def folder(tmp_path: Path) -> RunFolder:
 @pytest.fixture
 def start(folder: RunFolder) -> Iterator[Callable[[str], "subprocess.Popen[str]"]]:
     started: list[subprocess.Popen[str]] = []
+    # Held: a test may end their launcher, after which nothing says whose they were.
+    programs: list[LockHolder | None] = []
 
     def begin(manner: str) -> "subprocess.Popen[str]":
         command = [sys.executable, "-c", LAUNCHER, str(folder.path), manner]
@@ -56,15 +60,17 @@ def start(folder: RunFolder) -> Iterator[Callable[[str], "subprocess.Popen[str]"
         assert process.stdout is not None
         assert process.stdout.readline() == "started\n"
         wait_for(lambda: set(programs_of(process.pid)) == {"learner", "actor-0"})
+        programs.extend(map(hold_process, programs_of(process.pid).values()))
         return process
 
     yield begin
     for process in started:
-        programs = programs_of(process.pid)
         process.kill()
         process.communicate()
-        for pid in programs.values():
-            subprocess.run(["kill", "-9", str(pid)], check=False, stderr=subprocess.DEVNULL)
+    for program in programs:
+        if program is not None:
+            program.signal(signal.SIGKILL)
+            program.close()
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
