@@ -1,13 +1,19 @@
 """The simulation against what can be worked out by hand."""
 
 import math
+import re
+import tomllib
+from pathlib import Path
 
 import msgspec
 import pytest
 
+from benchmarks.scale import Plan
+from benchmarks.scale_links import Episodes, traffic
 from benchmarks.scale_simulation import Costs, MachineSpec, RunSpec, Simulation, Workload
 from benchmarks.scale_stations import Clock, Machine, Station
 
+PAGE = Path(__file__).parents[2] / "docs" / "scale.md"
 COSTS = Costs(
     turn_s=0.0,
     server_step_s=0.01,
@@ -119,3 +125,20 @@ def test_machines_without_a_learner_are_refused() -> None:
             [MachineSpec(cores=1, policy_servers=1, workers=1)],
             RunSpec(trees_per_step=1, max_staleness=0),
         )
+
+
+def test_the_machines_of_the_page_can_be_simulated() -> None:
+    (written,) = re.findall(r"```toml\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
+    plan = msgspec.convert(tomllib.loads(written), Plan)
+    short = msgspec.structs.replace(plan.run, trees_per_step=2, steps=3)
+    load = msgspec.structs.replace(plan.workload, turns=3).workload()
+    said = Simulation(plan.costs, load, plan.machines, short).run()
+    assert said.episodes_at_once == 2048
+    assert said.sampled_tokens_per_s > 0
+
+
+def test_traffic_of_the_page_by_hand() -> None:
+    found = traffic(1000, Episodes())
+    assert found["requests_per_s"] == pytest.approx(1000 * 30 / 600)
+    assert found["request_bytes_per_s"] == pytest.approx(50 * 4 * (2000 + 14.5 * 1700))
+    assert found["tree_bytes_per_s"] == pytest.approx(1000 / 600 / 8 * 16 * (2000 + 8 * 30 * 1700))
