@@ -26,6 +26,19 @@ def test_a_pair_is_made_once_for_its_user_alone(tmp_path: Path) -> None:
     assert folder.own() == own
 
 
+def test_the_umask_opens_no_key_file(tmp_path: Path) -> None:
+    """Many systems give their users one of 002."""
+    before = os.umask(0o002)
+    try:
+        folder = make_keys(tmp_path / "keys", "learner")
+        other = line_of(make_keys(tmp_path / "other", "other"))
+        folder.allow(other)
+    finally:
+        os.umask(before)
+    assert folder.own().name == "learner"
+    assert folder.allowed() == [other]
+
+
 def test_what_others_can_read_or_write_is_refused(tmp_path: Path) -> None:
     folder = make_keys(tmp_path / "keys", "learner")
     (folder.path / PRIVATE).chmod(0o640)

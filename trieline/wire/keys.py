@@ -23,7 +23,7 @@ from pathlib import Path
 import zmq
 from zmq.utils import z85
 
-from trieline.common.folders import make_private, write_whole
+from trieline.common.folders import make_private, whole_file
 from trieline.common.regular_file import open_regular
 from trieline.common.text import shown_value
 from trieline.wire.addresses import is_this_machine
@@ -87,7 +87,7 @@ class KeyFolder:
             public, secret = (z85.decode(half) for half in zmq.curve_keypair())
             if os.path.lexists(self.path / PRIVATE):
                 raise FileExistsError
-            write_whole(self.path / PUBLIC, f"{as_text(public)} {name}\n".encode())
+            _write_closed(self.path / PUBLIC, f"{as_text(public)} {name}\n".encode())
             descriptor = os.open(self.path / PRIVATE, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(descriptor, "w") as file:
                 file.write(f"{as_text(secret)}\n")
@@ -181,7 +181,7 @@ class KeyFolder:
 
     def _write(self, machines: Sequence[Machine]) -> None:
         try:
-            write_whole(self.path / ALLOWED, "".join(f"{machine}\n" for machine in machines).encode())
+            _write_closed(self.path / ALLOWED, "".join(f"{machine}\n" for machine in machines).encode())
         except OSError as error:
             msg = f"can't write {self.path / ALLOWED}: {error.strerror}"
             raise KeysError(msg) from error
@@ -217,6 +217,13 @@ class KeyFolder:
         except OSError as error:
             msg = f"can't use the keys in {self.path}: {error.strerror}"
             raise KeysError(msg) from error
+
+
+def _write_closed(path: Path, data: bytes) -> None:
+    """A whole file of this user's alone, whatever the umask would open. Raises OSError."""
+    with whole_file(path) as scratch:
+        scratch.write_bytes(data)
+        scratch.chmod(0o600)
 
 
 def machine_of(line: str, *, where: str) -> Machine:
