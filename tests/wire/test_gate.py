@@ -18,7 +18,8 @@ from tests.wire.key_folders import HERE, line_of, make_keys, on_loopback, pair, 
 from tests.wire.scripted_server import WAIT_S, client, prompt, serving
 from tests.wire.test_trajectory_link import assignments, receiver, sender, tree
 from tests.wire.weights_ends import publisher, subscriber, wait_for, weights
-from trieline.wire import sockets
+from trieline.common.complaints import Complaints
+from trieline.wire import connection, sockets
 from trieline.wire.addresses import free_loopback_address
 from trieline.wire.codec import encode
 from trieline.wire.config import LinksConfig
@@ -46,14 +47,18 @@ def trajectories(server: LinksConfig, asking: LinksConfig, folder: Path) -> None
         assert learner.get(WAIT_S).assignment_id == 1
 
 
-def generate(server: LinksConfig, asking: LinksConfig, folder: Path) -> None:
+def generate_from(asking: LinksConfig) -> None:
     async def ask() -> None:
         async with client(asking) as policy:
             completion = await policy.generate(prompt(5, 6), Sampling(), timeout_s=WAIT_S)
             assert completion.token_ids.tolist() == [5, 6]
 
+    asyncio.run(ask())
+
+
+def generate(server: LinksConfig, asking: LinksConfig, folder: Path) -> None:
     with serving(server):
-        asyncio.run(ask())
+        generate_from(asking)
 
 
 def weights_link(server: LinksConfig, asking: LinksConfig, folder: Path) -> None:
@@ -255,6 +260,43 @@ def test_a_socket_with_keys_and_no_gate_lets_nobody_in(plain: LinksConfig, tmp_p
             sockets.connect(dealer, address, str(own.path))
             dealer.send(b"hello")
             assert router.poll(500) == 0
+
+
+def test_after_an_address_of_another_machine_loopback_has_no_keys(
+    plain: LinksConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    KeyFolder().make("here")
+    # 192.0.2.0/24 is for documents: no machine has it.
+    both = ("tcp://192.0.2.1:7702", *plain.generate_addresses)
+    with serving(msgspec.structs.replace(plain, generate=both)) as server:
+        assert server.server.address == both[1]
+        generate_from(plain)
+
+
+def test_a_connection_that_came_up_before_it_was_tried_again_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connection, "RETRY_S", 0.5)
+    address = free_loopback_address()
+    with zmq.Context() as context, context.socket(zmq.DEALER) as dealer, context.socket(zmq.ROUTER) as router:
+        dealer.linger = router.linger = 0
+        dealer.reconnect_ivl = 10
+        with socket.create_server((HERE, int(address.rpartition(":")[2]))) as ending:
+            link = connection.Connection(dealer, address, "", Complaints("test"))
+            for _ in range(connection.UNEXPLAINED):
+                ending.accept()[0].close()
+        sockets.bind(router, address)
+        ups: list[bool] = []
+        deadline = time.monotonic() + WAIT_S
+        while not ups or time.monotonic() < deadline:
+            assert ups or time.monotonic() < deadline
+            link.monitor.poll(50)
+            if found := [*link.news()]:
+                ups += found
+                deadline = time.monotonic() + 2 * connection.RETRY_S
+        assert ups == [True]
+        link.close()
 
 
 class Tap:

@@ -69,7 +69,7 @@ class Connection:
             message = recv_monitor_message(self._events, zmq.NOBLOCK)
             event = message["event"]
             if event == zmq.Event.HANDSHAKE_SUCCEEDED:
-                self.up, self.refusal, self._unexplained = True, "", 0
+                self.up, self.refusal, self._unexplained, self._retry_at = True, "", 0, None
                 yield True
             elif event in FAILED:
                 self._note_failure(event, message["value"])

@@ -129,16 +129,18 @@ class GenerateServer:
     # ---- in the socket's thread ----------------------------------------------------------------------------
 
     def _bind(self, context: Context) -> Sequence[zmq.Socket[bytes]]:
-        self._router = context.socket(zmq.ROUTER)
-        sockets.limit(self._router, self._links, send_queue=SEND_QUEUE)
-        self._router.router_mandatory = True
-        # A client that comes back by a new connection keeps its name.
-        self._router.router_handover = True
         reasons = []
         for address in self._links.generate_addresses:
+            # A new one for each: one that was told to ask the gate can't be told to let in who has no keys.
+            self._router = context.socket(zmq.ROUTER)
+            sockets.limit(self._router, self._links, send_queue=SEND_QUEUE)
+            self._router.router_mandatory = True
+            # A client that comes back by a new connection keeps its name.
+            self._router.router_handover = True
             try:
                 sockets.bind(self._router, address, self._links.keys)
             except AddressError as error:
+                self._router.close(linger=0)
                 reasons.append(str(error))
             else:
                 self.address = address
