@@ -23,6 +23,7 @@ from tests.trees import random_tree
 from trieline.common.tally import Tally
 from trieline.learner.batch.batch import Batch, prepare_batch
 from trieline.learner.config import OptimizerConfig
+from trieline.learner.errors import ModelRefusedError
 from trieline.learner.model.sharding import release, shard_model
 from trieline.learner.model.tree_forward import TreeModel
 from trieline.learner.objective_config import ObjectiveConfig
@@ -70,6 +71,20 @@ def random_trees(seed: int, count: int) -> list[TrajectoryTree]:
 
 def test_ranks_compute_what_one_process_does(tmp_path: Path) -> None:
     spawn(_as_rank, (str(tmp_path / "store"),), nprocs=LARGEST)  # type: ignore[no-untyped-call]
+
+
+def test_a_trie_that_a_model_cant_divide_is_refused_on_every_rank_alike() -> None:
+    """The others would wait for half an hour for the one that has it."""
+    model, _ = tiny_pair("llama")
+    model.is_recurrent = True
+    config = VTRACE
+    batch = prepare_batch(random_trees(1, count=1), config, max_tokens=3, num_ranks=2, pair_cost=PAIR_COST)
+    assert sorted(map(len, batch.shares)) == [0, 1]
+    for rank in range(2):
+        with pytest.raises(ModelRefusedError, match="which recurrent layers can't: raise max_tokens"):
+            accumulate_share(
+                model, batch, config, rank=rank, gather="layer", pair_cost=PAIR_COST, policy_version=0
+            )
 
 
 def _as_rank(rank: int, store: str) -> None:

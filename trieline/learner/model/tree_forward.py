@@ -181,11 +181,7 @@ class TreeModel(nn.Module):
         arguments = {}
         if self.is_recurrent:
             if not context.can_be_repeated:
-                msg = (
-                    f"{self.name}: a trie of more than learner.max_tokens unique tokens runs depth-first, "
-                    "which recurrent layers can't: raise max_tokens, or train on shorter episodes"
-                )
-                raise ModelRefusedError(msg)
+                self.expect_depth_first()
             arguments = trie_arguments(context.plan.subtree_end)
         return part(
             input_ids=self._row(token_ids),
@@ -194,6 +190,15 @@ class TreeModel(nn.Module):
             tree_context=context,
             **arguments,
         )
+
+    def expect_depth_first(self) -> None:
+        """Raise ModelRefusedError if a trie can't be computed in segments."""
+        if self.is_recurrent:
+            msg = (
+                f"{self.name}: a trie of more than learner.max_tokens unique tokens runs depth-first, "
+                "which recurrent layers can't: raise max_tokens, or train on shorter episodes"
+            )
+            raise ModelRefusedError(msg)
 
     def logprobs(
         self,

@@ -30,6 +30,9 @@ def accumulate_share(
     `batch` is the same on all ranks, and so are its metrics: rank 0 alone counts them. Returns the metrics of
     this rank, which add up over the ranks. For a batch with a trie beyond `max_tokens`, which runs
     depth-first and so in passes of its own, the weights are gathered once whatever `gather` says.
+
+    Raises:
+        ModelRefusedError: there is such a trie, and the model can't; on all ranks alike.
     """
 
     def accumulate(packs: Iterable[Pack], *, counted: bool = False) -> Tally:
@@ -40,6 +43,9 @@ def accumulate_share(
         return accumulate([], counted=rank == 0)
     own = [batch.packs[i] for i in batch.shares[rank]]
     too_large = any(pack.trie.num_tokens > batch.max_tokens for pack in batch.packs)
+    if too_large:
+        # On all ranks: the others would wait for one that met it alone.
+        model.expect_depth_first()
     if gather == "layer" and not too_large:
         costs = [[_cost(batch.packs[i], pair_cost) for i in share] for share in batch.shares]
         order = in_rounds(costs)[rank]
