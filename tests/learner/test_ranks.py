@@ -147,6 +147,16 @@ def test_the_other_rank_ends_with_rank_0(
     assert (read_state(checkpoint).step == last) or number == signal.SIGKILL
 
 
+def test_a_rank_that_ends_before_it_meets_the_others_is_not_waited_for() -> None:
+    crew = (
+        "import torch; from trieline.learner.ranks import start; "
+        "start.FOLLOWER = 'trieline.nothing'; start.Crew(2, torch.device('cpu'))"
+    )
+    ended = subprocess.run([sys.executable, "-c", crew], capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 1
+    assert "rank 1 ended with exit code 1 before it met the others: the run ends here" in ended.stderr
+
+
 def test_the_variables_of_torchrun_say_the_place() -> None:
     whole = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "a", "MASTER_PORT": "1"}
     place = place_of(whole)

@@ -6,7 +6,9 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -23,6 +25,8 @@ TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 FOLLOWER = "trieline.learner.follower"
 END_S = 10.0
 """For a started rank to end after it was told to."""
+LOOK_S = 0.5
+"""Whether one that has yet to meet the others has ended."""
 
 
 def place_of(environment: Mapping[str, str]) -> Place | None:
@@ -76,7 +80,8 @@ class Crew:
             msg = f"expected learner.ranks = {place.size}, the number that torchrun started, got {num_ranks}"
             raise LearnerError(msg)
         try:
-            self.ranks = Ranks(place, store, how_ended=self._how_ended)
+            with self._expecting_children():
+                self.ranks = Ranks(place, store, how_ended=self._how_ended)
         except BaseException:
             self._end_children(0.0)
             raise
@@ -91,8 +96,28 @@ class Crew:
         """As `Ranks.close`; the started processes are gone afterwards. Idempotent."""
         self.ranks.close(end_others=end_others)
         self._end_children(END_S if end_others else 0.0)
-        if self._folder is not None:
-            self._folder.cleanup()
+
+    @contextmanager
+    def _expecting_children(self) -> Iterator[None]:
+        """Inside, this process waits for them, and ends with the first that ends before it has come."""
+        met = threading.Event()
+
+        def look() -> None:
+            while not met.wait(LOOK_S):
+                gone = [rank for rank, child in enumerate(self._children, 1) if child.poll() is not None]
+                if gone and not met.is_set():
+                    how = self._how_ended(gone[0])
+                    log.error("rank %d ended%s before it met the others: the run ends here", gone[0], how)
+                    self._end_children(0.0)
+                    logging.shutdown()
+                    # The main thread waits for it in the middle of torch.
+                    os._exit(1)
+
+        threading.Thread(target=look, daemon=True, name="started ranks").start()
+        try:
+            yield
+        finally:
+            met.set()
 
     def _how_ended(self, rank: int) -> str:
         if not self._children:
@@ -110,6 +135,8 @@ class Crew:
             except subprocess.TimeoutExpired:
                 child.kill()
                 child.wait()
+        if self._folder is not None:
+            self._folder.cleanup()
 
 
 def ranks_of_follower() -> Ranks:
