@@ -34,6 +34,13 @@ def test_a_machine_without_torch_is_told_what_to_install(verb: str, tmp_path: Pa
     assert "Traceback" not in ran.stderr
 
 
+def test_a_gateway_that_records_has_its_own_place_for_sessions(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["gateway", "--config", "tiny", "--record", "a", "--keep", "b"])
+    assert ended.value.code == 2
+    assert "argument --keep: not allowed with argument --record" in capsys.readouterr().err
+
+
 def test_the_modules_are_those_of_the_extra() -> None:
     extra = tomllib.loads(PYPROJECT.read_text())["project"]["optional-dependencies"]["learner"]
     assert sorted(re.split("[<>=]", requirement)[0] for requirement in extra) == sorted(LEARNER_MODULES)

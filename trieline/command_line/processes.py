@@ -41,13 +41,14 @@ def add_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         "gateway", help="serve agents that speak the APIs of OpenAI and Anthropic; record or train on them"
     )
     add_config_options(gateway)
-    gateway.add_argument(
+    kept = gateway.add_mutually_exclusive_group()
+    kept.add_argument(
         "--record",
         dest="record_dir",
         metavar="FOLDER",
         help="journal of what agents do, with no learner; without it, the learner's tasks are given out",
     )
-    gateway.add_argument(
+    kept.add_argument(
         "--keep",
         dest="keep_dir",
         metavar="FOLDER",

@@ -310,6 +310,22 @@ def test_a_key_guards_sessions_that_open_by_themselves(tmp_path: Path) -> None:
     run(play())
 
 
+@pytest.mark.parametrize("path", ["/sessions", "/v1/chat/completions"])
+def test_a_key_that_is_no_text_opens_nothing(tmp_path: Path, path: str) -> None:
+    async def play() -> None:
+        body = json.dumps({"model": "m", "messages": ASKED}).encode()
+        head = f"POST {path} HTTP/1.1\r\nHost: here\r\nContent-Length: {len(body)}\r\n".encode()
+        config = GatewayConfig(port=0, admin_key="secret", online=True)
+        async with served(tmp_path, config=config, record=True) as at:
+            for key in (b"\xff", b"secret/\xff") if path.startswith("/v1") else (b"\xff",):
+                reader, writer = await asyncio.open_connection("127.0.0.1", at.gateway.server.port)
+                writer.write(head + b"Authorization: Bearer " + key + b"\r\n\r\n" + body)
+                assert b" 401 " in await reader.readline()
+                writer.close()
+
+    run(play())
+
+
 def test_a_body_over_the_limit_is_refused(tmp_path: Path) -> None:
     async def play() -> None:
         async with served(tmp_path, config=GatewayConfig(port=0, max_body_bytes=10_000)) as at:

@@ -2,6 +2,7 @@
 
 import asyncio
 import resource
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,6 +39,11 @@ def test_a_disk_that_stays_full_leaves_the_record_as_it_was(tmp_path: Path) -> N
     record.append("s", Rewarded(reward=0.5))
     (session,) = record.sessions()
     assert [rewarded.reward for rewarded in session.rewards] == [0.5]
+
+
+def test_the_keys_in_a_record_are_for_its_user_alone(tmp_path: Path) -> None:
+    SessionLog(tmp_path).append("s", Opened(session_id="s", key="k", unix_s=0.0))
+    assert stat.S_IMODE((tmp_path / "s.session.jsonl").stat().st_mode) == 0o600
 
 
 def test_open_sessions_hold_no_files_open(tmp_path: Path) -> None:

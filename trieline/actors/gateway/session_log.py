@@ -46,7 +46,7 @@ class SessionLog:
         try:
             # Opened for each: thousands of sessions would hold more files than a process may. Unbuffered:
             # what fails leaves nothing behind that a later write would flush.
-            with path.open("ab", buffering=0) as file:
+            with open(path, "ab", buffering=0, opener=_closed_to_others) as file:
                 start = os.fstat(file.fileno()).st_size
                 if (written := file.write(line)) != len(line):
                     os.ftruncate(file.fileno(), start)
@@ -76,6 +76,11 @@ class SessionLog:
 
     def _path(self, session_id: str) -> Path:
         return self._folder / f"{session_id}{SUFFIX}"
+
+
+def _closed_to_others(path: str, flags: int) -> int:
+    """The keys of sessions are in it, and with them perhaps the gateway's own."""
+    return os.open(path, flags, 0o600)
 
 
 def _read(path: Path) -> Session | None:

@@ -164,6 +164,8 @@ class Sessions:
 
     def _opens(self, key: str) -> bool:
         """Whether whoever brings it may begin a session: anybody, where there is no `admin_key`."""
+        if not key.isprintable():
+            return False  # bytes of a header that are no text, which no record takes
         wanted, size = self._config.admin_key, len(self._config.admin_key)
         same = hmac.compare_digest(key[:size].encode(), wanted.encode())
         return not wanted or (same and key[size : size + 1] in ("", "/"))
