@@ -172,6 +172,16 @@ def test_weights_that_were_read_in_part_are_served_to_nobody(
     assert completed(engine, max_tokens=2).policy_versions.tolist() == [1, 1]
 
 
+def test_an_engine_whose_word_on_its_cache_is_none_goes_on(
+    fake: FakeEngine, connect: Connect, tmp_path: Path
+) -> None:
+    engine = connect(fake)
+    fake.broken["/reset_prefix_cache"] = 200, "done"
+    with pytest.raises(EngineError, match=r"answered /reset_prefix_cache.* with what was not expected"):
+        engine.load(weights_file(tmp_path / "policy.safetensors"), 1)
+    assert fake.paths()[-1] == "/resume", "what waits there would wait for ever"
+
+
 def changed(change: Callable[[dict[str, Any]], object]) -> Callable[[FakeEngine], dict[str, Any]]:
     """A reply of vLLM with a change to its choice."""
 

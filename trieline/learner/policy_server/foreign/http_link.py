@@ -67,6 +67,10 @@ class HttpLink:
         except InvalidRequestError as error:
             raise EngineError(str(error)) from error
 
+    async def order_for(self, path: str, kind: type[T], body: Mapping[str, Any] | None = None) -> T:
+        """As `order`; what it says of it, as `kind`."""
+        return self._decoded(path, kind, await self.order(path, body))
+
     async def is_there(self, path: str, *, timeout_s: float) -> str:
         """Why it does not answer with success; "": it does."""
         try:

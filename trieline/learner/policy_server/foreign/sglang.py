@@ -172,12 +172,7 @@ class SglangDialect:
 
     async def load(self, link: HttpLink, folder: Path, label: str) -> None:
         asked = {"model_path": str(folder), "abort_all_requests": True, "weight_version": label}
-        answer = await link.order("/update_weights_from_disk", asked)
-        try:
-            updated = msgspec.json.decode(answer, type=_Updated)
-        except msgspec.DecodeError as error:
-            msg = f"{link.name} answered /update_weights_from_disk with what was not expected: {error}"
-            raise EngineError(msg) from error
+        updated = await link.order_for("/update_weights_from_disk", _Updated, asked)
         if not updated.success:
             msg = f"{link.name} did not take the weights in {folder}: {updated.message[:300]}"
             raise EngineError(msg)

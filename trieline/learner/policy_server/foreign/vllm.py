@@ -226,16 +226,11 @@ class VllmDialect:
             await link.order("/update_weight_version", {"new_version": UNFINISHED})
             weights = {"method": "reload_weights", "kwargs": {"weights_path": str(folder)}}
             await link.order("/collective_rpc", weights)
-            reset = msgspec.json.decode(
-                await link.order("/reset_prefix_cache?reset_running_requests=true"), type=_Reset
-            )
+            reset = await link.order_for("/reset_prefix_cache?reset_running_requests=true", _Reset)
             if not reset.success:
                 msg = f"{link.name} did not empty its prefix cache: old keys and values would go on"
                 raise EngineError(msg)
             await link.order("/update_weight_version", {"new_version": label})
-        except msgspec.DecodeError as error:
-            msg = f"{link.name} answered /reset_prefix_cache with what was not expected: {error}"
-            raise EngineError(msg) from error
         except BaseException:
             with contextlib.suppress(EngineError):
                 await link.order("/resume")
