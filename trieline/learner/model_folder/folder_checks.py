@@ -95,7 +95,7 @@ def _expect_tokens_within(folder: Path) -> None:
     """Every token of the tokenizer needs a row of the embedding."""
     from tokenizers import Tokenizer
 
-    rows = _vocab_size(read_json(folder / "config.json"))
+    rows = configured_vocab_size(folder)
     path = folder / "tokenizer.json"
     read_json(path)
     try:
@@ -109,7 +109,9 @@ def _expect_tokens_within(folder: Path) -> None:
         raise ModelSourceError(msg)
 
 
-def _vocab_size(config: Any) -> int | None:
+def configured_vocab_size(folder: Path) -> int | None:
+    """Rows of the text model's embedding by `config.json`; None: it does not say. Raises ModelSourceError."""
+    config = read_json(folder / "config.json")
     if not isinstance(config, dict):
         return None
     text = config.get("text_config", config)

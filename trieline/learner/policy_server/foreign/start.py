@@ -1,7 +1,6 @@
 """Starts an engine of others, or finds it at its address, and puts the parts of one together."""
 
 import dataclasses
-import json
 import logging
 import os
 from collections.abc import Callable
@@ -13,6 +12,7 @@ import torch
 from trieline.common.owned_folder import OwnedFolder, new_folder
 from trieline.learner.errors import ModelSourceError
 from trieline.learner.model.compute_dtype import choose_dtype, dtype_name
+from trieline.learner.model_folder.folder_checks import configured_vocab_size
 from trieline.learner.model_folder.model_source import prepare_model
 from trieline.learner.policy_server.config import PolicyServerConfig
 from trieline.learner.policy_server.engine import EnginePlace
@@ -98,9 +98,8 @@ def vocab_size_of(folder: Path) -> int:
     Raises:
         ModelSourceError: it does not.
     """
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    found = config.get("vocab_size", config.get("text_config", {}).get("vocab_size"))
-    if not isinstance(found, int) or found < 1:
+    found = configured_vocab_size(folder)
+    if found is None or found < 1:
         msg = f"{folder}/config.json: expected a vocab_size, got {found!r}"
         raise ModelSourceError(msg)
     return found
