@@ -39,6 +39,11 @@ class RowSampling:
     tell_masks: tuple[bool, ...] = ()
     """[R] whose masks of `top_k` and `top_p` are told. Empty: of no row."""
 
+    @property
+    def divisors(self) -> npt.NDArray[np.float64]:
+        """[R] by which logits are divided; 1 where the draw is greedy."""
+        return np.where(self.temperature == 0, 1.0, self.temperature.clip(*TEMPERATURES))
+
     def drops(self, vocab_size: int) -> Bool:
         """[R] whether `top_k` or `top_p` can leave any token out."""
         drops: Bool = (self.top_p < 1) | ((self.top_k > 0) & (self.top_k < vocab_size))

@@ -1,4 +1,4 @@
-"""Next tokens on the CPU, as `policy_server.sampling` says. Letters: R rows, V vocabulary."""
+"""Next tokens on the CPU, as `batching.sampling` says. Letters: R rows, V vocabulary."""
 
 import numpy as np
 import torch
@@ -6,7 +6,7 @@ from torch import Tensor
 
 from trieline.common.arrays import Int32
 from trieline.kernels.token_draw import BROKEN, Drawn, draw_tokens
-from trieline.learner.policy_server.batching.sampling import TEMPERATURES, RowSampling, Sampled, uniforms
+from trieline.learner.policy_server.batching.sampling import RowSampling, Sampled, uniforms
 from trieline.learner.policy_server.errors import NonFiniteLogitsError
 from trieline.wire.token_masks import runs_of
 
@@ -22,7 +22,7 @@ def sample(logits_RV: Tensor, how: RowSampling) -> Sampled:
         NonFiniteLogitsError: a row has NaN or infinity.
     """
     greedy = how.temperature == 0
-    temperatures = np.where(greedy, 1.0, how.temperature.clip(*TEMPERATURES))
+    temperatures = how.divisors
     chance = uniforms(how.seed, how.position)
     is_dropped = how.drops(logits_RV.shape[1])
     is_cut = is_dropped.copy()

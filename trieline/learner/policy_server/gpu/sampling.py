@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from trieline.common.arrays import Bool, Int32, Int64
-from trieline.learner.policy_server.batching.sampling import TEMPERATURES, RowSampling, Sampled, uniforms
+from trieline.learner.policy_server.batching.sampling import RowSampling, Sampled, uniforms
 from trieline.learner.policy_server.errors import NonFiniteLogitsError
 from trieline.wire.token_masks import runs_of
 
@@ -52,7 +52,7 @@ def _draw(logits_RV: Tensor, how: RowSampling, start: int, masks: dict[int, Int3
     temperature, chance, greedy = torch.from_numpy(
         np.stack(
             [
-                np.where(is_greedy, 1.0, how.temperature[rows].clip(*TEMPERATURES)),
+                how.divisors[rows],
                 uniforms(how.seed[rows], how.position[rows]),
                 is_greedy,
             ]
