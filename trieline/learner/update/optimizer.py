@@ -127,14 +127,7 @@ class MasterOptimizer:
             self._spans[name] = (slice(offset, offset + parameter.numel()), parameter.shape)
             offset += parameter.numel()
             self._take_over(name, parameter)
-        self._adamw = torch.optim.AdamW(
-            [self._master],
-            lr=config.lr,
-            betas=config.betas,
-            eps=config.eps,
-            weight_decay=config.weight_decay,
-            fused=True,
-        )
+        self._adamw = adamw([self._master], config)
 
     def _take_over(self, name: str, parameter: nn.Parameter) -> None:
         span, shape = self._spans[name]
@@ -159,8 +152,7 @@ class MasterOptimizer:
 
     @torch.no_grad()
     def _apply(self, norm: float, rate: float) -> None:
-        # As in torch.nn.utils.clip_grad_norm_.
-        scale = self.config.max_grad_norm / (norm + 1e-6)
+        scale = clip_scale(self.config, norm)
         if scale < 1:
             self._grad.mul_(scale)
         self._adamw.param_groups[0]["lr"] = rate
@@ -236,6 +228,23 @@ class MasterOptimizer:
         """Drop the moments and start the schedule anew, as after a warm start on another objective."""
         self._adamw.state.clear()
         self.updates = 0
+
+
+def adamw(masters: list[torch.Tensor], config: OptimizerConfig) -> torch.optim.AdamW:
+    """Over float32 masters, whose gradients are set before each step."""
+    return torch.optim.AdamW(
+        masters,
+        lr=config.lr,
+        betas=config.betas,
+        eps=config.eps,
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
+
+
+def clip_scale(config: OptimizerConfig, norm: float) -> float:
+    """What gradients of this norm are multiplied with if it is below 1, as torch.nn.utils.clip_grad_norm_."""
+    return config.max_grad_norm / (norm + 1e-6)
 
 
 def moment_name(moment: str, parameter: str) -> str:

@@ -17,6 +17,8 @@ from trieline.learner.errors import TrainingError
 from trieline.learner.update.optimizer import (
     MOMENTS,
     Update,
+    adamw,
+    clip_scale,
     expect_shapes,
     flat_norm,
     learning_rate,
@@ -56,14 +58,7 @@ class ShardedOptimizer:
         first = next(iter(self._named.values()))
         assert isinstance(first, DTensor), "the model was sharded"
         self._group = first.device_mesh.get_group()
-        self._adamw = torch.optim.AdamW(
-            list(self._shards.values()),
-            lr=config.lr,
-            betas=config.betas,
-            eps=config.eps,
-            weight_decay=config.weight_decay,
-            fused=True,
-        )
+        self._adamw = adamw(list(self._shards.values()), config)
 
     def step(self, *, lr: float | None = None) -> Update:
         """Clip by the norm over all ranks, update the own shards, and drop the gradients."""
@@ -73,8 +68,7 @@ class ShardedOptimizer:
         norm = self._norm()
         applied = math.isfinite(norm)
         if applied:
-            # As in torch.nn.utils.clip_grad_norm_.
-            scale = self.config.max_grad_norm / (norm + 1e-6)
+            scale = clip_scale(self.config, norm)
             if scale < 1:
                 torch._foreach_mul_(self._gradients(), scale)
             self._adamw.param_groups[0]["lr"] = rate
