@@ -90,8 +90,8 @@ def run_learner(run: LearnerRun) -> int:
     try:
         run.run_dir.mkdir(parents=True, exist_ok=True)
         lock = file_lock(run.run_dir / LOCK_FILE, what=f"to train in {run.run_dir}", timeout_s=LOCK_S)
-        with on_stop_signal(_stop_request(stop)), lock:
-            _run(run, stop)
+        with on_stop_signal(_stop_request(stop)), lock, ExitStack() as stack:
+            _run(run, stop, stack)
     except TrielineError as error:
         log.error("%s", error)
         return 1
@@ -107,12 +107,7 @@ def run_learner(run: LearnerRun) -> int:
     return 0
 
 
-def _run(run: LearnerRun, stop: threading.Event) -> None:
-    with ExitStack() as stack:
-        _train(run, stop, stack)
-
-
-def _train(run: LearnerRun, stop: threading.Event, stack: ExitStack) -> None:
+def _run(run: LearnerRun, stop: threading.Event, stack: ExitStack) -> None:
     config = run.config
     check_settings(config, run.envs, None if config.replay is not None else run.tasks)
     for address in run.links.generate_addresses if config.replay is None else ():
