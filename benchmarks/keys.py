@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.wire import RESULTS as WIRE_RESULTS
-from benchmarks.wire import WAIT_S, WARM_UP, cpu_name, make_delivery, send_trieline, trieline_receiver
+from benchmarks.wire import WAIT_S, cpu_name, make_delivery, send_trieline, time_receiving, trieline_receiver
 from trieline.wire.addresses import free_loopback_address
 from trieline.wire.codec import encode, num_bytes
 from trieline.wire.config import LinksConfig
@@ -47,14 +47,9 @@ def trees_round(keys: str, num_tokens: int, count: int) -> tuple[float, float]:
     )
     with trieline_receiver(links) as receive:
         sender.start()
-        for _ in range(WARM_UP):
-            receive()
-        start, cpu_start = time.perf_counter(), time.process_time()
-        for _ in range(count - WARM_UP):
-            receive()
-        seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
+        rate, cpu_s = time_receiving(receive, count)
         sender.join(WAIT_S)
-    return (count - WARM_UP) / seconds, 1000 * cpu_seconds / (count - WARM_UP)
+    return rate, 1000 * cpu_s
 
 
 def fetch(links: LinksConfig, folder: Path, report: Any) -> None:

@@ -34,6 +34,8 @@ import torch
 from benchmarks.policy_server import EngineSide
 from benchmarks.scale_links import Episodes, table
 from benchmarks.scale_simulation import Costs, MachineSpec, Prediction, RunSpec, Simulation, Workload
+from trieline.config import load_config
+from trieline.launcher.core_sharing import share_cores
 from trieline.learner.model_folder.model_source import prepare_model
 from trieline.wire.journal import read_journal
 from trieline.wire.tree import TrajectoryTree
@@ -243,14 +245,15 @@ def costs_of(engine: dict[str, float], run: Measured, weights_bytes: int) -> Cos
 
 
 def this_machine(workers: int, staleness: int, cores: int) -> MachineSpec:
-    """As `trieline train` shares it: `launcher.core_sharing`."""
-    half = max(1, cores // 2) if staleness else cores
+    """With the threads that `trieline train` gives its programs here."""
+    config = share_cores(load_config(["smollm2"], [*SETTINGS, f"learner.max_staleness={staleness}"]), cores)
+    assert config.learner.threads is not None, "filled in"
     return MachineSpec(
         cores=cores,
         learner=True,
-        learner_threads=half,
+        learner_threads=config.learner.threads,
         policy_servers=1,
-        server_threads=max(1, cores - half) if staleness else cores,
+        server_threads=config.policy_server.threads,
         workers=workers,
         episodes=EPISODES,
     )

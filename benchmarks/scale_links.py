@@ -9,12 +9,11 @@ from typing import Any
 
 import msgspec
 
+from trieline.config import TOKEN_BYTES
+
 RESULTS = Path(__file__).parent / "results"
 REQUEST_TOKEN_BYTES = 4
 """A prompt travels whole with each request: int32."""
-ANSWER_TOKEN_BYTES = 16
-"""Id, log-probability, entropy and version."""
-TREE_TOKEN_BYTES = 16
 SIZES = (10, 1_000, 100_000)
 
 
@@ -49,11 +48,11 @@ def traffic(at_once: int, episodes: Episodes) -> dict[str, float]:
     return {
         "requests_per_s": turns_s,
         "request_bytes_per_s": turns_s * episodes.mean_prompt * REQUEST_TOKEN_BYTES,
-        "answer_bytes_per_s": turns_s * episodes.sampled_tokens * ANSWER_TOKEN_BYTES,
+        "answer_bytes_per_s": turns_s * episodes.sampled_tokens * TOKEN_BYTES,
         "sampled_tokens_per_s": turns_s * episodes.sampled_tokens,
         "trees_per_s": trees_s,
-        "tree_bytes_per_s": trees_s * episodes.tree_tokens * TREE_TOKEN_BYTES,
-        "journal_bytes_a_day": trees_s * episodes.tree_tokens * TREE_TOKEN_BYTES * 86_400,
+        "tree_bytes_per_s": trees_s * episodes.tree_tokens * TOKEN_BYTES,
+        "journal_bytes_a_day": trees_s * episodes.tree_tokens * TOKEN_BYTES * 86_400,
     }
 
 

@@ -154,6 +154,17 @@ def sending(side: str, links: LinksConfig, num_tokens: int, count: int, report: 
     report.send(time.process_time() - start)
 
 
+def time_receiving(receive: Callable[[], object], count: int) -> tuple[float, float]:
+    """(trees per second, processor seconds of this process per tree) of `count`, without the first ones."""
+    for _ in range(WARM_UP):
+        receive()
+    start, cpu_start = time.perf_counter(), time.process_time()
+    for _ in range(count - WARM_UP):
+        receive()
+    seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
+    return (count - WARM_UP) / seconds, cpu_seconds / (count - WARM_UP)
+
+
 def run_round(side: str, receiver: Receiver, num_tokens: int, count: int) -> tuple[float, float]:
     """(trees per second, processor milliseconds per tree) over a new connection from a new process."""
     links = LinksConfig(trajectories=free_loopback_address())
@@ -162,16 +173,10 @@ def run_round(side: str, receiver: Receiver, num_tokens: int, count: int) -> tup
     process = multiprocessing.get_context("spawn").Process(target=sending, args=arguments)
     with receiver(links) as receive:
         process.start()
-        for _ in range(WARM_UP):
-            receive()
-        start, cpu_start = time.perf_counter(), time.process_time()
-        for _ in range(count - WARM_UP):
-            receive()
-        seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
+        rate, cpu_s = time_receiving(receive, count)
         # The sender ends when everything is acknowledged.
         process.join(WAIT_S)
-    cpu_ms = 1000 * (cpu_seconds / (count - WARM_UP) + ours.recv() / count)
-    return (count - WARM_UP) / seconds, cpu_ms
+    return rate, 1000 * (cpu_s + ours.recv() / count)
 
 
 def run_journal_round(num_tokens: int, count: int, parent: Path) -> tuple[tuple[float, float], float]:
