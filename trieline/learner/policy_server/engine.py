@@ -4,6 +4,7 @@ Ours on the CPU is one engine; another may stand in another process or on anothe
 """
 
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -118,12 +119,16 @@ class Engine(Protocol):
         """Requests that turned out to get no answer, since this was last asked."""
         ...
 
-    def load(self, weights: Path, policy_version: int) -> None:
-        """Change the weights to those of a safetensors file, between two steps; none is lost.
+    def load(self, weights: Path, policy_version: int) -> "Future[None] | None":
+        """Change the weights to those of a safetensors file, between two steps; no request is lost.
 
         What has been sampled stays. A request that has sampled nothing is answered by the new weights alone.
 
-        Raises:
+        Returns:
+            None: they are in. Else they are on their way: whatever the engine is asked meanwhile, it answers,
+            and this ends when they are in or did not fit. One load at a time.
+
+        Raises (at once, or when what was returned ends):
             CheckpointError: the file does not fit the model; the message names the tensor. The old ones stay.
             EngineError: the engine can't be reached, or did not take them. They may be given to it again.
         """

@@ -2,7 +2,9 @@
 
 import logging
 import time
+from concurrent.futures import Future
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -87,6 +89,17 @@ class StopFlag:
         self.reason = reason
 
 
+@dataclass(slots=True)
+class _Loading:
+    """Weights that the engine is given."""
+
+    version: int
+    path: Path
+    began: float = field(default_factory=time.perf_counter)
+    coming: "Future[None] | None" = None
+    """Of an engine that takes them in while the loop goes on."""
+
+
 class PolicyServer:
     """The loop. Every request gets exactly one reply, a completion, a status or a refusal, or is cancelled.
 
@@ -111,6 +124,7 @@ class PolicyServer:
         self._owed: tuple[int, Path] | None = None
         """Weights that the engine did not take when it was given them."""
         self._retry_at = 0.0
+        self._loading: _Loading | None = None
 
     def serve(self, stop: StopFlag) -> int:
         """The exit status."""
@@ -193,19 +207,22 @@ class PolicyServer:
             self._sockets.reply(answer.ticket[0], answer.completion)
 
     def _swap_weights(self) -> None:
-        announced = self._subscriber.poll()
-        if announced is None and (self._owed is None or time.monotonic() < self._retry_at):
+        """Give the engine the newest weights, or see whether it has them by now: nothing waits for it."""
+        loading, self._loading = self._loading or self._next_weights(), None
+        if loading is None:
             return
-        announced = announced or self._owed
-        assert announced is not None, "one of them"
-        version, path = announced
-        began = time.perf_counter()
-        self._owed = None
+        version, path = loading.version, loading.path
         try:
-            self._engine.load(path, version)
+            if loading.coming is None:
+                loading.coming = self._engine.load(path, version)
+            if loading.coming is not None:
+                if not loading.coming.done():
+                    self._loading = loading
+                    return
+                loading.coming.result()
         except EngineError as error:
             log.error("weights of version %d were not taken, another try follows: %s", version, error)
-            self._owed, self._retry_at = announced, time.monotonic() + RETRY_S
+            self._owed, self._retry_at = (version, path), time.monotonic() + RETRY_S
             return
         except (CheckpointError, OSError) as error:
             log.error(
@@ -216,9 +233,18 @@ class PolicyServer:
             )
             return
         self._began = True
-        seconds = time.perf_counter() - began
+        seconds = time.perf_counter() - loading.began
         self._subscriber.report_loaded(version, seconds)
         log.info("serving version %d (loaded in %.3f s)", version, seconds)
+
+    def _next_weights(self) -> _Loading | None:
+        newest = self._subscriber.poll()
+        if newest is None and time.monotonic() >= self._retry_at:
+            newest = self._owed
+        if newest is None:
+            return None
+        self._owed = None
+        return _Loading(*newest)
 
     def _status(self, request_id: int) -> ServerStatus:
         engine = self._engine

@@ -1,6 +1,7 @@
 """Requests to an engine, and its answers once they are all there."""
 
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,13 @@ from trieline.learner.policy_server.foreign.engine import ForeignEngine
 from trieline.wire.messages import Completion, GenerateRequest, Sampling
 
 PEER = b"peer"
+# A real one reads a model in it.
+GIVE_S = 300.0
+
+
+def give(engine: ForeignEngine, weights: Path, policy_version: int) -> None:
+    """Until the engine has them."""
+    engine.load(weights, policy_version).result(GIVE_S)
 
 
 def request(number: int = 1, **sampling: Any) -> GenerateRequest:

@@ -37,7 +37,13 @@ def connect(model_folder: Path, tmp_path: Path) -> Iterator[Callable[..., Foreig
     """Engines over fakes: `connect(fake, backend="vllm", request_timeout_s=..)`, started."""
     with ExitStack() as engines:
 
-        def connected(fake: FakeEngine, backend: Any = "vllm", **settings: Any) -> ForeignEngine:
+        def connected(
+            fake: FakeEngine,
+            backend: Any = "vllm",
+            *,
+            gives_up: Callable[[], str] = str,
+            **settings: Any,
+        ) -> ForeignEngine:
             given: dict[str, Any] = {
                 "urls": (fake.url,),
                 "request_timeout_s": 10.0,
@@ -61,7 +67,7 @@ def connect(model_folder: Path, tmp_path: Path) -> Iterator[Callable[..., Foreig
                 ),
             )
             engines.callback(engine.close)
-            engine.start()
+            engine.start(gives_up)
             return engine
 
         yield connected

@@ -25,6 +25,8 @@ class FakeEngine:
         """What was read."""
         self.broken: dict[str, tuple[int, str]] = {}
         """By path: status and text that it answers instead."""
+        self.hangs: set[str] = set()
+        """Paths that it answers after `release` alone."""
         self.answer: Answer | None = None
         """What it answers to requests for tokens; None: as many as were asked for."""
         self.held: list[dict[str, Any]] = []
@@ -92,6 +94,9 @@ class FakeEngine:
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         body: Any = await request.json() if request.can_read_body else None
         self.calls.append((request.path_qs, body))
+        if request.path in self.hangs:
+            assert self._released is not None
+            await self._released.wait()
         if request.path in self.broken:
             status, text = self.broken[request.path]
             return web.Response(status=status, text=text)

@@ -13,7 +13,15 @@ import torch
 from aiohttp import web
 from safetensors.torch import save_file
 
-from tests.learner.policy_server.foreign.asking import PEER, answers, completed, refused, request, submit
+from tests.learner.policy_server.foreign.asking import (
+    PEER,
+    answers,
+    completed,
+    give,
+    refused,
+    request,
+    submit,
+)
 from tests.learner.policy_server.foreign.fake_engine import (
     DEADLINE_S,
     SGLANG_INFO,
@@ -79,7 +87,7 @@ def test_weights_change_while_requests_run(fake: FakeEngine, connect: Connect, t
     submit(engine, request(1, max_tokens=2))
     wait_for(lambda: fake.held)
     before = len(fake.calls)
-    engine.load(weights_file(tmp_path / "policy.safetensors"), 3)
+    give(engine, weights_file(tmp_path / "policy.safetensors"), 3)
     assert engine.policy_version == 3
     assert [path for path, _ in fake.calls[before:]] == [
         "/pause?mode=keep",
@@ -115,7 +123,7 @@ def test_requests_are_asked_again_where_none_is_kept(
     fake.holds = True
     submit(engine, request(1), request(2))
     wait_for(lambda: len(fake.held) == 2)
-    engine.load(weights_file(tmp_path / "policy.safetensors"), 1)
+    give(engine, weights_file(tmp_path / "policy.safetensors"), 1)
     wait_for(lambda: len(fake.held) == 4)
     fake.release()
     found = answers(engine, 2)
@@ -145,7 +153,7 @@ def test_weights_of_another_model_never_reach_it(
     engine = connect(fake)
     before = len(fake.weights)
     with pytest.raises(CheckpointError, match=expected):
-        engine.load(weights_file(tmp_path / "policy.safetensors", **tensors), 1)
+        give(engine, weights_file(tmp_path / "policy.safetensors", **tensors), 1)
     assert (engine.policy_version, len(fake.weights)) == (0, before)
     assert completed(engine, max_tokens=1).policy_versions.tolist() == [0]
     # Nor does it get them when it comes back from being away.
@@ -160,7 +168,7 @@ def test_weights_that_were_read_in_part_are_served_to_nobody(
     engine = connect(fake)
     fake.broken["/collective_rpc"] = 500, "a tensor is missing"
     with pytest.raises(EngineError, match=r"vLLM at http://127.*status 500: a tensor is missing"):
-        engine.load(weights_file(tmp_path / "policy.safetensors"), 1)
+        give(engine, weights_file(tmp_path / "policy.safetensors"), 1)
     assert fake.paths()[-1] == "/resume", "what waits there would wait for ever"
     assert "not read to their end" in fake.label
     assert "a tensor is missing" in refused(engine).reason
@@ -178,7 +186,7 @@ def test_an_engine_whose_word_on_its_cache_is_none_goes_on(
     engine = connect(fake)
     fake.broken["/reset_prefix_cache"] = 200, "done"
     with pytest.raises(EngineError, match=r"answered /reset_prefix_cache.* with what was not expected"):
-        engine.load(weights_file(tmp_path / "policy.safetensors"), 1)
+        give(engine, weights_file(tmp_path / "policy.safetensors"), 1)
     assert fake.paths()[-1] == "/resume", "what waits there would wait for ever"
 
 
@@ -291,7 +299,7 @@ def test_servers_that_fail(fake: FakeEngine, connect: Connect, answer: Any, kind
 
 def test_one_that_is_gone_is_named_and_taken_back(fake: FakeEngine, connect: Connect, tmp_path: Path) -> None:
     engine = connect(fake)
-    engine.load(weights_file(tmp_path / "policy.safetensors"), 5)
+    give(engine, weights_file(tmp_path / "policy.safetensors"), 5)
     port = fake.port
     fake.__exit__()
     try:
@@ -433,6 +441,12 @@ def test_one_that_does_not_come_up_is_named(fake: FakeEngine, connect: Connect, 
     said = rf"waited 0.5 s for an engine: vLLM at {fake.url}.*{status}: loading"
     with pytest.raises(EngineError, match=said):
         connect(fake, startup_timeout_s=0.5)
+
+
+def test_one_that_hangs_at_its_start_is_given_up(fake: FakeEngine, connect: Connect) -> None:
+    fake.hangs = {"/collective_rpc"}
+    with pytest.raises(EngineError, match=rf"waited for vLLM at {fake.url} until SIGTERM"):
+        connect(fake, gives_up=lambda: "SIGTERM" if "/collective_rpc" in fake.paths() else "")
 
 
 def test_the_token_travels_with_every_call(fake: FakeEngine, connect: Connect) -> None:

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from tests.learner.policy_server.foreign.asking import answers, submit
+from tests.learner.policy_server.foreign.asking import answers, give, submit
 from trieline.learner.model_folder.tiny_model import save_tiny_model
 from trieline.learner.policy_server.config import EngineConfig, PolicyServerConfig
 from trieline.learner.policy_server.engine import EnginePlace, Refused
@@ -126,7 +126,7 @@ def test_new_weights_while_it_samples(engine: ForeignEngine, folder: Path, tmp_p
     def load() -> None:
         time.sleep(0.5)
         began = time.monotonic()
-        engine.load(tmp_path / "policy.safetensors", 7)
+        give(engine, tmp_path / "policy.safetensors", 7)
         loaded.append(time.monotonic() - began)
 
     thread = threading.Thread(target=load)

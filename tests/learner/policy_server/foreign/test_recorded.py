@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 
 from tests.learner.policy_server.foreign import conftest
-from tests.learner.policy_server.foreign.asking import completed, refused
+from tests.learner.policy_server.foreign.asking import completed, give, refused
 from tests.learner.policy_server.foreign.fake_engine import FakeEngine
 from trieline.learner.policy_server.errors import EngineError
 from trieline.learner.policy_server.foreign.engine import ForeignEngine
@@ -73,4 +73,4 @@ def test_its_refusals_are_passed_on(
     assert "Token id 99999999 is out of vocabulary" in refusal.reason
     fake.broken["/collective_rpc"] = 500, json.dumps(RECORDED["reload_failed"]["reply"])
     with pytest.raises(EngineError, match="Call to collective_rpc method failed"):
-        engine.load(tmp_path / "model" / "model.safetensors", 1)
+        give(engine, tmp_path / "model" / "model.safetensors", 1)

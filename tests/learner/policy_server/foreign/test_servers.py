@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -91,6 +90,10 @@ def ask(links: LinksConfig, tasks: list[str], timeout_s: float = DEADLINE_S) -> 
     return asyncio.run(session())
 
 
+def versions_of(completions: list[Completion]) -> set[int]:
+    return {version for one in completions for version in one.policy_versions.tolist()}
+
+
 def asked_of(fake: FakeEngine) -> int:
     """Requests for tokens, the one at its start not counted."""
     return sum(path == "/inference/v1/generate" for path in fake.paths()) - 1
@@ -139,7 +142,29 @@ def test_weights_that_an_engine_did_not_take_are_given_again(
         del first.broken["/collective_rpc"]
         publisher.wait_loaded(4, DEADLINE_S)
         wait_for(lambda: list(publisher.loaded().values()) == [4, 4])
-    versions: set[Any] = {v for one in ask(links, ["a", "b", "c", "d"]) for v in one.policy_versions.tolist()}
-    assert versions == {4}
+    assert versions_of(ask(links, ["a", "b", "c", "d"])) == {4}
     assert first.label.endswith("-4")
     assert second.label.endswith("-4")
+
+
+def test_a_server_whose_engine_hangs_with_new_weights_answers_and_stops(
+    connect: Callable[..., ForeignEngine], links: LinksConfig, tmp_path: Path
+) -> None:
+    links = msgspec.structs.replace(links, generate=free_loopback_address())
+    with (
+        FakeEngine() as fake,
+        closing(connect(fake, request_timeout_s=600.0)) as engine,
+        closing(Serving(engine, links, tmp_path / "fetch")) as serving,
+        closing(WeightsPublisher(links)) as publisher,
+    ):
+        assert versions_of(ask(links, ["before"])) == {0}
+        fake.hangs = {"/collective_rpc"}
+        publisher.start()
+        publisher.publish(4, weights_file(tmp_path / "policy.safetensors"))
+        wait_for(lambda: fake.paths().count("/collective_rpc") == 2)
+        # Its weights have the name of no version by now.
+        with pytest.raises(PeerTimeoutError, match="weights 'weights that were not read to their end'"):
+            ask(links, ["meanwhile"], timeout_s=1.0)
+        serving.stop.reason = "the end of the test"
+        serving.thread.join(DEADLINE_S)
+        assert not serving.thread.is_alive()

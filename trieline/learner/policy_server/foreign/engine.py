@@ -10,11 +10,11 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable, Coroutine
-from concurrent.futures import Future
+from collections.abc import Callable
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 
@@ -37,14 +37,12 @@ STEP_WAIT_S = 0.01
 # How often the engine is looked at.
 LOOK_S = 2.0
 HEALTH_S = 5.0
-STARTED_S = 120.0
-"""For what it is asked once it is up: its settings, and to read the model's weights."""
+START_LOOK_S = 0.5
+"""How often it is looked at until it is up."""
 SLOW = 0.5
 """Of the time limit of a request, after which an answer is called slow."""
 
 TRIAL = GenerateRequest(request_id=0, prompt=np.zeros(1, np.int32), sampling=Sampling(max_tokens=1))
-
-T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -85,6 +83,8 @@ class ForeignEngine:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="engine's connections")
         self._link: HttpLink | None = None
+        self._giver: asyncio.Task[Any] | None = None
+        """Gives weights, or gave the last ones."""
         self._watch: asyncio.Task[None] | None = None
         # Of the loop's thread alone.
         self._away = ""
@@ -96,7 +96,14 @@ class ForeignEngine:
     def start(self, gives_up: Callable[[], str] = str) -> None:
         """Wait until it is up, and see what it is. Raises EngineError, also if `gives_up` says why."""
         self._thread.start()
-        self._run(self._begin(gives_up), 2 * self._served.config.engine.startup_timeout_s + STARTED_S)
+        begun = asyncio.run_coroutine_threadsafe(self._begin(), self._loop)
+        while not wait([begun], START_LOOK_S).done:
+            if self._child is not None:
+                self._child.expect_alive()
+            if why := gives_up():
+                msg = f"waited for {self._name()} until {why}"
+                raise EngineError(msg)
+        begun.result()
 
     @property
     def name(self) -> str:
@@ -169,10 +176,9 @@ class ForeignEngine:
         refused, self._refused = self._refused, []
         return refused
 
-    def load(self, weights: Path, policy_version: int) -> None:
-        """Change the weights; blocks until the engine has them."""
-        self._run(self._load(weights, policy_version), 6 * self._served.config.engine.request_timeout_s)
-        self.policy_version = policy_version
+    def load(self, weights: Path, policy_version: int) -> Future[None]:
+        """Change the weights, in the loop of the connections."""
+        return asyncio.run_coroutine_threadsafe(self._load(weights, policy_version), self._loop)
 
     def drain(self) -> list[Ticket]:
         tickets = list(self._open)
@@ -184,42 +190,27 @@ class ForeignEngine:
 
     def close(self) -> None:
         if self._thread.is_alive():
-            try:
-                self._run(self._end(), HEALTH_S)
-            except EngineError:
+            if not wait([asyncio.run_coroutine_threadsafe(self._end(), self._loop)], HEALTH_S).done:
                 log.warning("connections to %s did not close within %g s", self._name(), HEALTH_S)
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
             self._loop.close()
         self._weights.close()
 
-    def _run(self, work: Coroutine[Any, Any, T], timeout_s: float) -> T:
-        future: Future[T] = asyncio.run_coroutine_threadsafe(work, self._loop)
-        try:
-            return future.result(timeout_s)
-        except TimeoutError as error:
-            future.cancel()
-            msg = f"{self._name()} took more than {timeout_s:g} s"
-            raise EngineError(msg) from error
-
     def _name(self) -> str:
         return self._link.name if self._link is not None else self._dialect.kind
 
     # ---- in the loop of the connections --------------------------------------------------------------------
 
-    async def _begin(self, gives_up: Callable[[], str]) -> None:
+    async def _begin(self) -> None:
+        self._giver = asyncio.current_task()
         link = self._link = self._make_link()
         deadline = time.monotonic() + self._served.config.engine.startup_timeout_s
         while reason := await link.is_there("/health", timeout_s=HEALTH_S):
-            if self._child is not None:
-                self._child.expect_alive()
-            if why := gives_up():
-                msg = f"waited for {link.name} until {why}"
-                raise EngineError(msg)
             if time.monotonic() >= deadline:
                 msg = f"waited {self._served.config.engine.startup_timeout_s:g} s for an engine: {reason}"
                 raise EngineError(msg)
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(START_LOOK_S)
         self._abilities = await self._dialect.look(link)
         await self._dialect.load(link, self._served.folder, self._labels.of(0))
         # The first request has it compile what it computes with: a minute or two on a busy CPU.
@@ -231,7 +222,7 @@ class ForeignEngine:
 
     async def _end(self) -> None:
         tasks = [one.asked for one in self._open.values() if one.asked is not None]
-        tasks += [self._watch] if self._watch is not None else []
+        tasks += [task for task in (self._watch, self._giver) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -276,6 +267,7 @@ class ForeignEngine:
         return completion
 
     async def _load(self, weights: Path, policy_version: int) -> None:
+        self._giver = asyncio.current_task()
         before, self._newest = self._newest, (weights, policy_version)
         try:
             await self._give_newest()
@@ -285,6 +277,7 @@ class ForeignEngine:
         except (CheckpointError, OSError):
             self._newest = before
             raise
+        self.policy_version = policy_version
         self._away = ""
 
     async def _give_newest(self) -> None:

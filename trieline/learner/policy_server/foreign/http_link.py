@@ -60,10 +60,12 @@ class HttpLink:
         """
         return self._decoded(path, kind, await self._call("POST", path, body, timeout_s))
 
-    async def order(self, path: str, body: Mapping[str, Any] | None = None) -> bytes:
+    async def order(
+        self, path: str, body: Mapping[str, Any] | None = None, *, timeout_s: float | None = None
+    ) -> bytes:
         """Tell it to do something. Raises EngineError unless it says that it did."""
         try:
-            return await self._call("POST", path, body or {}, None)
+            return await self._call("POST", path, body or {}, timeout_s)
         except InvalidRequestError as error:
             raise EngineError(str(error)) from error
 

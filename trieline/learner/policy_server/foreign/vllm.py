@@ -34,6 +34,8 @@ USUAL_LOGPROBS = 20
 """What vLLM gives at most if it is not told."""
 INFO_S = 60.0
 """For its settings, which it gathers from the whole system."""
+RESUME_S = 3.0
+"""To go on after new weights failed. One that hangs is told again with the next ones."""
 
 
 class _Candidate(msgspec.Struct):
@@ -233,6 +235,6 @@ class VllmDialect:
             await link.order("/update_weight_version", {"new_version": label})
         except BaseException:
             with contextlib.suppress(EngineError):
-                await link.order("/resume")
+                await link.order("/resume", timeout_s=RESUME_S)
             raise
         await link.order("/resume")
