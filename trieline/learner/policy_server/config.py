@@ -30,8 +30,9 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Largest log-probabilities of each place that are asked for, to estimate the entropy from. 0: none, and
     entropies are unknown."""
     request_timeout_s: Seconds = 100.0
-    """For its answer to one request. Then it counts as hanging, and another server is asked: so it is less
-    than `actor.generate_timeout_s`."""
+    """For its answer to one request; `max_rows` are asked at once. Then another server is asked: so it is
+    less than `actor.generate_timeout_s`. If it answered nobody meanwhile, and does not give one token that it
+    is asked for alone, it counts as hanging."""
     startup_timeout_s: Seconds = 600.0
     """For it to come up, and to come back."""
     max_reply_bytes: Positive = 64 * 1024 * 1024

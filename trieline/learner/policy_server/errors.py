@@ -27,5 +27,9 @@ class EngineGoneError(EngineError):
     """One that was started here has ended: there is nothing to go on with."""
 
 
+class EngineLateError(EngineError):
+    """It did not answer in time: it hangs, or has too much to do."""
+
+
 class EngineAwayError(EngineError):
-    """It is gone, hangs, or is not the one that was given its weights: there is no use in asking it now."""
+    """It is gone, or is not the one that was given its weights: there is no use in asking it now."""

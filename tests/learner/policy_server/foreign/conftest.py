@@ -33,8 +33,12 @@ def model_folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def connect(model_folder: Path, tmp_path: Path) -> Iterator[Callable[..., ForeignEngine]]:
+def connect(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., ForeignEngine]]:
     """Engines over fakes: `connect(fake, backend="vllm", request_timeout_s=..)`, started."""
+    # A fake that is away is back as soon as it is told to be.
+    monkeypatch.setattr("trieline.learner.policy_server.foreign.engine.LOOK_S", 0.1)
     with ExitStack() as engines:
 
         def connected(

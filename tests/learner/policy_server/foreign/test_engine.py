@@ -297,6 +297,48 @@ def test_servers_that_fail(fake: FakeEngine, connect: Connect, answer: Any, kind
     assert refusal.reason.isprintable()
 
 
+def test_no_more_is_asked_at_once_than_it_has_rows(fake: FakeEngine, connect: Connect) -> None:
+    engine = connect(fake)
+    asked, most = 0, 0
+
+    async def answer(_: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        nonlocal asked, most
+        asked += 1
+        most = max(most, asked)
+        await asyncio.sleep(0.02)
+        asked -= 1
+        return web.json_response(vllm_reply(fake.label, 1))
+
+    fake.answer = answer
+    submit(engine, *(request(number, max_tokens=1) for number in range(7)))
+    assert sorted(answers(engine, 7)) == list(range(7))
+    assert most == 2
+
+
+def test_a_request_that_takes_too_long_takes_no_engine_away(fake: FakeEngine, connect: Connect) -> None:
+    engine = connect(fake, request_timeout_s=1.0)
+
+    async def answer(asked: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        if body["sampling_params"]["max_tokens"] == 50:
+            return await never(asked, body)
+        return web.json_response(vllm_reply(fake.label, body["sampling_params"]["max_tokens"]))
+
+    fake.answer = answer
+    assert "within 1 s" in refused(engine, max_tokens=50).reason
+    assert len(completed(engine, max_tokens=3).token_ids) == 3
+    assert fake.paths().count("/pause?mode=keep") == 1, "it was never taken for one that is away"
+
+
+def test_one_that_hangs_is_asked_nothing_more(fake: FakeEngine, connect: Connect) -> None:
+    engine = connect(fake, request_timeout_s=0.5)
+    fake.holds = True
+    submit(engine, *(request(number, max_tokens=9) for number in range(9)))
+    found = answers(engine, 9)
+    assert all(isinstance(one, Refused) and "within 0.5 s" in one.reason for one in found.values())
+    # The others were single tokens, to see whether it gives one.
+    assert [body["sampling_params"]["max_tokens"] for body in fake.held].count(9) == 2
+
+
 def test_one_that_is_gone_is_named_and_taken_back(fake: FakeEngine, connect: Connect, tmp_path: Path) -> None:
     engine = connect(fake)
     give(engine, weights_file(tmp_path / "policy.safetensors"), 5)
@@ -321,7 +363,7 @@ def test_what_nobody_waits_for_is_taken_back(fake: FakeEngine, connect: Connect)
     engine = connect(fake)
     fake.holds = True
     submit(engine, request(1), request(2), request(3))
-    wait_for(lambda: len(fake.held) == 3)
+    wait_for(lambda: len(fake.held) == 2)
     assert (engine.running, engine.waiting) == (2, 1)
     engine.cancel((PEER, 1))
     assert engine.drain() == [(PEER, 2), (PEER, 3)]

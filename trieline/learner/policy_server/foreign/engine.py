@@ -1,18 +1,20 @@
 """An engine of others behind the policy server's contract: requests go to it over HTTP, each on its own.
 
-The policy server's thread submits and collects; another thread has the connections. An engine that does not
-answer is *away*: what it was asked is refused as `failed`, with its address, so that another server is asked;
-it is looked at until it is back, and is given the newest weights again before anything is asked of it.
+The policy server's thread submits and collects; another thread has the connections. No more is asked at once
+than there are rows, so that a request's time limit counts no waiting for one. An engine that is not there, or
+answers nobody in time, is *away*: what it was asked is refused as `failed`, with its address, so that another
+server is asked; it is looked at until it is back, and is given the newest weights again before anything is
+asked of it.
 """
 
 import asyncio
 import logging
 import secrets
+import sys
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, wait
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,11 +24,17 @@ from trieline.common.complaints import Complaints
 from trieline.common.file_lock import reading
 from trieline.learner.errors import CheckpointError
 from trieline.learner.policy_server.engine import Finished, Refused, Ticket
-from trieline.learner.policy_server.errors import EngineAwayError, EngineError, InvalidRequestError
+from trieline.learner.policy_server.errors import (
+    EngineAwayError,
+    EngineError,
+    EngineLateError,
+    InvalidRequestError,
+)
 from trieline.learner.policy_server.foreign.child_engine import ChildEngine
 from trieline.learner.policy_server.foreign.dialect import Abilities, Dialect, Labels, Served
 from trieline.learner.policy_server.foreign.http_link import HttpLink
 from trieline.learner.policy_server.foreign.staged_weights import StagedWeights
+from trieline.learner.policy_server.foreign.turns import Turns
 from trieline.learner.policy_server.request_checks import expect_possible
 from trieline.wire.messages import Completion, GenerateRequest, Sampling
 
@@ -41,16 +49,10 @@ START_LOOK_S = 0.5
 """How often it is looked at until it is up."""
 SLOW = 0.5
 """Of the time limit of a request, after which an answer is called slow."""
+TRIAL_S = 10.0
+"""For one token, of an engine that is asked for nothing else meanwhile."""
 
 TRIAL = GenerateRequest(request_id=0, prompt=np.zeros(1, np.int32), sampling=Sampling(max_tokens=1))
-
-
-@dataclass(slots=True)
-class _Open:
-    """A request without an answer."""
-
-    request: GenerateRequest
-    asked: "asyncio.Task[None] | None" = None
 
 
 class ForeignEngine:
@@ -75,7 +77,8 @@ class ForeignEngine:
         self._child = child
         self._labels = Labels(secrets.token_hex(4))
         self._abilities = Abilities(max_context=served.config.max_context, max_logprobs=0)
-        self._open: dict[Ticket, _Open] = {}
+        self._open: dict[Ticket, GenerateRequest] = {}
+        """Without an answer, those that wait for a row among them."""
         self._came = threading.Condition()
         self._answers: list[Finished | Refused] = []
         self._refused: list[Refused] = []
@@ -88,6 +91,10 @@ class ForeignEngine:
         self._watch: asyncio.Task[None] | None = None
         # Of the loop's thread alone.
         self._away = ""
+        self._turns = Turns(self._answer, self._at_once)
+        self._answered_at = 0.0
+        self._doubt: asyncio.Task[None] | None = None
+        """Finds out whether it hangs."""
         self._newest: tuple[Path, int] | None = None
         self._giving = asyncio.Lock()
         """Held while weights are given: one version after the other, whoever gives it."""
@@ -140,13 +147,13 @@ class ForeignEngine:
 
     def submit(self, peer: bytes, request: GenerateRequest) -> None:
         ticket = peer, request.request_id
-        one = self._open[ticket] = _Open(request)
-        self._loop.call_soon_threadsafe(self._ask, ticket, one)
+        self._open[ticket] = request
+        self._loop.call_soon_threadsafe(self._turns.add, ticket, request)
 
     def cancel(self, ticket: Ticket) -> None:
         """Its connection is closed, by which the engine knows."""
-        if (one := self._open.pop(ticket, None)) is not None:
-            self._loop.call_soon_threadsafe(_cancel, one)
+        if self._open.pop(ticket, None) is not None:
+            self._loop.call_soon_threadsafe(self._turns.forget, ticket)
 
     def step(self) -> list[Finished]:
         """What has been answered by now; waits a little for the first.
@@ -221,18 +228,26 @@ class ForeignEngine:
         self._watch = asyncio.create_task(self._look_after(link))
 
     async def _end(self) -> None:
-        tasks = [one.asked for one in self._open.values() if one.asked is not None]
-        tasks += [task for task in (self._watch, self._giver) if task is not None]
+        tasks = [task for task in (self._watch, self._giver, self._doubt) if task is not None]
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, *self._turns.end(), return_exceptions=True)
         if self._link is not None:
             await self._link.close()
 
-    def _ask(self, ticket: Ticket, one: _Open) -> None:
-        # While weights are read, an engine that keeps no requests is asked nothing: `_load` asks all anew.
-        if one.asked is None and not (self._loading and not self._dialect.keeps_requests):
-            one.asked = asyncio.get_running_loop().create_task(self._answer(ticket, one.request))
+    def _at_once(self) -> int:
+        """As many requests may be asked now."""
+        if self._away:
+            # All, to be told so.
+            return sys.maxsize
+        # While weights are read, one that keeps no requests is asked nothing.
+        if self._doubt is not None or (self._loading and not self._dialect.keeps_requests):
+            return 0
+        return self._served.config.max_rows
+
+    def _gone(self, reason: str) -> None:
+        self._away = reason
+        self._turns.go_on()
 
     async def _answer(self, ticket: Ticket, request: GenerateRequest) -> None:
         answer: Finished | Refused
@@ -259,12 +274,38 @@ class ForeignEngine:
             completion = await self._dialect.generate(link, request, self._labels, self._abilities)
         except EngineError as error:
             self._complaints.add("requests that failed", error)
-            if isinstance(error, EngineAwayError) and not self._away and not self._loading:
-                self._away = str(error)
+            if not self._away and not self._loading:
+                self._blame(link, error, began)
             raise
-        if (seconds := time.monotonic() - began) > SLOW * limit_s:
+        self._answered_at = time.monotonic()
+        if (seconds := self._answered_at - began) > SLOW * limit_s:
             self._complaints.add("slow answers", f"{link.name} took {seconds:.0f} of {limit_s:g} s")
         return completion
+
+    def _blame(self, link: HttpLink, error: EngineError, began: float) -> None:
+        """See what the error says of the engine itself. `began`: when it was asked."""
+        if isinstance(error, EngineAwayError):
+            self._gone(str(error))
+        # One that has answered others since is only slow.
+        elif isinstance(error, EngineLateError) and self._answered_at < began and self._doubt is None:
+            self._doubt = asyncio.get_running_loop().create_task(self._settle(link, error))
+
+    async def _settle(self, link: HttpLink, late: EngineError) -> None:
+        """Find out whether it hangs: one token is asked for, for which there is a row, and nothing else."""
+        try:
+            async with self._giving:
+                await self._try(link)
+        except (EngineError, TimeoutError):
+            self._away = self._away or str(late)
+        except InvalidRequestError:
+            log.debug("an answer, though none with a token")
+        finally:
+            self._doubt = None
+            self._turns.go_on()
+
+    async def _try(self, link: HttpLink) -> None:
+        async with asyncio.timeout(min(TRIAL_S, self._served.config.engine.request_timeout_s)):
+            await self._dialect.generate(link, TRIAL, self._labels, self._abilities)
 
     async def _load(self, weights: Path, policy_version: int) -> None:
         self._giver = asyncio.current_task()
@@ -272,7 +313,7 @@ class ForeignEngine:
         try:
             await self._give_newest()
         except EngineError as error:
-            self._away = str(error)
+            self._gone(str(error))
             raise
         except (CheckpointError, OSError):
             self._newest = before
@@ -293,16 +334,12 @@ class ForeignEngine:
             folder = await asyncio.to_thread(self._weights.stage, weights, label)
             self._loading = True
             if not self._dialect.keeps_requests:
-                for one in list(self._open.values()):
-                    _cancel(one)
-                    one.asked = None
+                self._turns.take_back()
             try:
                 await self._dialect.load(link, folder, label)
             finally:
                 self._loading = False
-                # What was taken back, and what came meanwhile.
-                for ticket, one in list(self._open.items()):
-                    self._ask(ticket, one)
+                self._turns.go_on()
 
     async def _look_after(self, link: HttpLink) -> None:
         """Find out that it is gone, and that it is back."""
@@ -310,7 +347,7 @@ class ForeignEngine:
             await asyncio.sleep(LOOK_S)
             reason = await link.is_there("/health", timeout_s=HEALTH_S)
             if reason and not self._away:
-                self._away = reason
+                self._gone(reason)
             if not self._away:
                 continue
             self._complaints.add("looks at an engine that is away", self._away, level=logging.ERROR)
@@ -325,15 +362,9 @@ class ForeignEngine:
                 await self._dialect.load(link, self._served.folder, self._labels.of(0))
             else:
                 await self._give_newest()
-            async with asyncio.timeout(2 * HEALTH_S):
-                await self._dialect.generate(link, TRIAL, self._labels, self._abilities)
+            await self._try(link)
         except (EngineError, InvalidRequestError, CheckpointError, TimeoutError, OSError) as error:
             self._complaints.add("engines that did not come back", error)
             return
         log.info("%s is back", link.name)
         self._away = ""
-
-
-def _cancel(one: _Open) -> None:
-    if one.asked is not None:
-        one.asked.cancel()

@@ -10,7 +10,12 @@ import aiohttp
 import msgspec
 
 from trieline.common.text import shortened
-from trieline.learner.policy_server.errors import EngineAwayError, EngineError, InvalidRequestError
+from trieline.learner.policy_server.errors import (
+    EngineAwayError,
+    EngineError,
+    EngineLateError,
+    InvalidRequestError,
+)
 
 CONNECT_S = 5.0
 # An idle connection is closed here before there (vLLM, SGLang: 5 s), and not just when something is asked.
@@ -103,9 +108,12 @@ class HttpLink:
                 allow_redirects=False,
             ) as response:
                 status, data = response.status, await self._read(path, response)
+        except aiohttp.ConnectionTimeoutError as error:
+            msg = f"{self.name} took no connection within {min(seconds, CONNECT_S):g} s"
+            raise EngineAwayError(msg) from error
         except TimeoutError as error:
             msg = f"{self.name} did not answer {path} within {seconds:g} s"
-            raise EngineAwayError(msg) from error
+            raise EngineLateError(msg) from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             why = shortened(error, SHOWN_REASON) or type(error).__name__
             msg = f"{self.name} is not to be reached ({path}): {why}"
