@@ -61,7 +61,12 @@ class Life:
 
 @asynccontextmanager
 async def life(
-    folder: Path, renderer: ChatRenderer, *, record: Path | None = None, online: bool = False
+    folder: Path,
+    renderer: ChatRenderer,
+    *,
+    record: Path | None = None,
+    online: bool = False,
+    unseated: int = 9,
 ) -> AsyncIterator[Life]:
     host = EnvHost(threads=1, max_stuck=1, call_timeout_s=10)
     trees = TreeSender(ipc_links(folder), actor_id="gateway", capacity=4, lasting=True)
@@ -72,7 +77,7 @@ async def life(
         policy=ScriptedPolicy(renderer, lambda prompt, sampling: "good"),
         host=host,
         slots=EpisodeSlots(4),
-        gateway=GatewayConfig(port=0, online=online),
+        gateway=GatewayConfig(port=0, online=online, unseated_sessions=unseated),
         trees=trees,
     )
     player = AssignedSessions(stage, record=record)
@@ -221,6 +226,36 @@ def test_sessions_that_open_themselves_take_a_free_seat_or_the_next_one(
 
     with Learner(ipc_links(tmp_path)) as learner:
         run(play(learner))
+
+
+def test_of_those_that_find_no_seat_the_last_ones_are_kept(
+    tmp_path: Path, renderer: ChatRenderer, caplog: pytest.LogCaptureFixture
+) -> None:
+    record = tmp_path / "record"
+
+    async def play(learner: Learner) -> None:
+        async with life(tmp_path, renderer, record=record, online=True, unseated=2) as gateway:
+            ids: dict[str, str] = {}
+            for key in ("first", "second", "third", "fourth"):
+                await gateway.talk(key)
+                (new,) = {path.name.partition(".")[0] for path in record.glob("*.jsonl")} - {*ids.values()}
+                ids[key] = new
+            for key in ("second", "first", "third"):
+                await gateway.end(ids[key], 1.0)
+            while (record / f"{ids['second']}.session.jsonl").exists():
+                await asyncio.sleep(0.01)
+            assert f"session {ids['second']} is forgotten: more than 2 wait" in caplog.text
+            assert len([*record.glob("*.jsonl")]) == 3
+            learner.offer(ENV_ID, 1, group_size=2)
+            while len([*record.glob("*.jsonl")]) > 1:
+                await asyncio.sleep(0.01)
+            # Nobody who still works is forgotten.
+            await gateway.talk("fourth")
+
+    with Learner(ipc_links(tmp_path)) as learner:
+        run(play(learner))
+        assert len(learner.journal) == 1
+        assert returns(learner, 0) == [1.0, 1.0]
 
 
 def test_a_folder_has_one_gateway_at_a_time_and_its_name_lasts(tmp_path: Path) -> None:

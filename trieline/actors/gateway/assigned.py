@@ -6,7 +6,7 @@ of an assignment have ended, their tree goes to the learner.
 Invariant: a session is in the record until the learner has the tree that it is in, and its record says of
 which assignment that tree is. After a restart the gateway goes on under its old name, and sends what may have
 been sent before under its old number, so that the learner takes it once. Sessions without a seat, and such of
-another run, take the next seats of their task when they end.
+another run, take the next seats of their task when they end; there may be none, so only the last ones wait.
 """
 
 import asyncio
@@ -177,11 +177,11 @@ class AssignedSessions:
     def _seat_late(self, session: Session) -> None:
         """Of one that is over, if there is a seat for it."""
         seated = session.seated
-        if seated is not None and (seated.run_id, seated.assignment.assignment_id) in self._earlier:
+        if self._is_expected(session):
             return
         if seated is not None and seated.assignment.purpose != "train":
             # What was held out stays held out.
-            self._waiting.pop(session.opened.session_id)[1].set_result(None)
+            self._drop(session, "it was for a run that is over, and not to train on")
             return
         asked = OpenRequest(
             env_id=session.opened.env_id, task_id=session.opened.task_id, level=session.opened.level
@@ -193,6 +193,22 @@ class AssignedSessions:
             except GatewayRecordError:
                 log.exception("session %s waits for another seat", session.opened.session_id)
 
+    def _is_expected(self, session: Session) -> bool:
+        """Whether its assignment of before a restart is about to come again."""
+        seated = session.seated
+        return seated is not None and (seated.run_id, seated.assignment.assignment_id) in self._earlier
+
+    def _keep_the_last(self) -> None:
+        most = self._stage.gateway.unseated_sessions
+        unseated = [session for session, _ in self._waiting.values() if not self._is_expected(session)]
+        for session in unseated[: max(0, len(unseated) - most)]:
+            self._drop(session, f"more than {most} wait for a task of the learner's (unseated_sessions)")
+
+    def _drop(self, session: Session, why: str) -> None:
+        """Of one that waits: no tree will come of it."""
+        log.warning("session %s is forgotten: %s", session.opened.session_id, why)
+        self._waiting.pop(session.opened.session_id)[1].set_result(None)
+
     async def _end(self, session: Session) -> None:
         """Returns when the learner has the tree that the session is in, or when there will be none."""
         session_id = session.opened.session_id
@@ -201,10 +217,10 @@ class AssignedSessions:
             self._waiting[session_id] = (session, found)
             if session.seated is None:
                 self._seat_late(session)
+            self._keep_the_last()
             await found
         seat = self._seats.pop(session_id, None)
         if seat is None:
-            log.warning("session %s was for a run that is over, and not to train on", session_id)
             return
         if not seat.ended.done():
             seat.ended.set_result(session)

@@ -22,6 +22,9 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     request unless somebody ends it before."""
     sessions: Positive = 4096
     """Open ones at most; more are told to come again."""
+    unseated_sessions: Positive = 1024
+    """Of a gateway that works for a learner: ended ones that wait for a task of the learner's, at most. The
+    log says which is forgotten, the one that ended first."""
     requests: Positive = 1024
     """That wait for a reply at once; more are told to come again (429)."""
     max_body_bytes: Positive = 64 * 1024 * 1024
