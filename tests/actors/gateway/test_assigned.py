@@ -169,6 +169,33 @@ def test_a_tree_that_the_learner_has_already_is_not_taken_again_after_a_restart(
         run(play(learner))
 
 
+def test_seats_of_a_tree_that_the_learner_has_are_not_given_again(
+    tmp_path: Path, renderer: ChatRenderer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, unlink = tmp_path / "first", tmp_path / "second", Path.unlink
+
+    def unlink_one(path: Path, missing_ok: bool = False) -> None:
+        unlink(path, missing_ok)
+        # As a kill leaves it between one session of the group and the next.
+        if path.name.endswith(".session.jsonl") and not second.exists():
+            shutil.copytree(first, second)
+
+    async def play(learner: Learner) -> None:
+        async with life(tmp_path, renderer, record=first) as gateway:
+            for session in [await gateway.post("/sessions") for _ in range(2)]:
+                await gateway.talk(session["key"])
+                await gateway.end(session["session_id"], 1.0)
+            await empty(first)
+        async with life(tmp_path, renderer, record=second):
+            assert [*second.iterdir()] == []
+        assert len(learner.journal) == 1
+
+    monkeypatch.setattr(Path, "unlink", unlink_one)
+    with Learner(ipc_links(tmp_path)) as learner:
+        learner.offer(ENV_ID, 1, group_size=2)
+        run(play(learner))
+
+
 def test_sessions_of_another_run_take_the_next_seats_of_their_task_when_they_end(
     tmp_path: Path, renderer: ChatRenderer
 ) -> None:

@@ -46,6 +46,39 @@ def test_the_keys_in_a_record_are_for_its_user_alone(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "s.session.jsonl").stat().st_mode) == 0o600
 
 
+def test_sessions_of_one_tree_are_forgotten_together_whenever_it_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = SessionLog(tmp_path)
+    group = ["a1", "a2", "a3"]
+    for session_id in [*group, "b1"]:
+        record.append(session_id, Opened(session_id=session_id, key="k", unix_s=0.0))
+    unlink, removed = Path.unlink, []
+
+    def killed_after_one(path: Path, missing_ok: bool = False) -> None:
+        if removed:
+            raise KeyboardInterrupt
+        removed.append(path)
+        unlink(path, missing_ok)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", killed_after_one)
+        with pytest.raises(KeyboardInterrupt):
+            record.forget(group)
+    assert len([*tmp_path.glob("a*.jsonl")]) == 2
+    assert [session.opened.session_id for session in SessionLog(tmp_path).sessions()] == ["b1"]
+    assert [path.name for path in tmp_path.iterdir()] == ["b1.session.jsonl"]
+
+
+def test_a_note_that_was_not_written_to_its_end_removes_nothing(tmp_path: Path) -> None:
+    record = SessionLog(tmp_path)
+    record.append("a1", Opened(session_id="a1", key="k", unix_s=0.0))
+    for number, note in enumerate((b"", b'["a1"', b'["../a1"]', b'"a1"')):
+        (tmp_path / f"a{number}.over.json").write_bytes(note)
+    assert [session.opened.session_id for session in record.sessions()] == ["a1"]
+    assert [path.name for path in tmp_path.iterdir()] == ["a1.session.jsonl"]
+
+
 def test_open_sessions_hold_no_files_open(tmp_path: Path) -> None:
     desk = Desk(tmp_path, record=True)
     open_files = [int(path.name) for path in Path("/proc/self/fd").iterdir()]

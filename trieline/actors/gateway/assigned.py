@@ -3,10 +3,11 @@
 A session that is opened takes a seat: one rollout of an assignment that the learner has given. When all seats
 of an assignment have ended, their tree goes to the learner.
 
-Invariant: a session is in the record until the learner has the tree that it is in, and its record says of
-which assignment that tree is. After a restart the gateway goes on under its old name, and sends what may have
-been sent before under its old number, so that the learner takes it once. Sessions without a seat, and such of
-another run, take the next seats of their task when they end; there may be none, so only the last ones wait.
+Invariant: a session is in the record until the learner has the tree that it is in, all sessions of that tree
+or none, and its record says of which assignment that tree is. After a restart the gateway goes on under its
+old name, and sends what may have been sent before under its old number, so that the learner takes it once.
+Sessions without a seat, and such of another run, take the next seats of their task when they end; there may
+be none, so only the last ones wait.
 """
 
 import asyncio
@@ -71,6 +72,8 @@ class AssignedSessions:
         """By the ids of the sessions that have them."""
         self._settled: dict[int, asyncio.Future[None]] = {}
         """By the ids of assignments."""
+        self._played: dict[int, list[Session]] = {}
+        """Of which there is a tree, by the ids of assignments."""
         self._earlier: dict[tuple[str, int], list[Session]] = {}
         """Of before a restart, by run and assignment."""
         self._waiting: dict[str, tuple[Session, asyncio.Future[None]]] = {}
@@ -123,7 +126,7 @@ class AssignedSessions:
         for session, _ in [*self._waiting.values()]:
             self._seat_late(session)
         try:
-            sessions = await asyncio.gather(*(seat.ended for seat in seats))
+            sessions = self._played[number] = await asyncio.gather(*(seat.ended for seat in seats))
         finally:
             self._free = [seat for seat in self._free if seat not in seats]
         return recorded_tree(
@@ -227,8 +230,11 @@ class AssignedSessions:
         await seat.settled
 
     def _settle(self, assignment_id: int) -> None:
-        settled = self._settled.pop(assignment_id, None)
+        settled, sessions = self._settled.pop(assignment_id, None), self._played.pop(assignment_id, [])
         if settled is not None and not settled.done():
+            # All at once: of a group of which some are left after a restart, the other seats would be given
+            # again, for a tree that the learner has.
+            self._gateway.sessions.forget(sessions)
             settled.set_result(None)
 
     def _limits(self, assignment: Assignment) -> SamplingLimits:

@@ -6,9 +6,9 @@ unfinished last line, which nobody was told of, and is cut off.
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
@@ -20,7 +20,11 @@ from trieline.common.arrays import Float32, Int32
 
 log = logging.getLogger(__name__)
 
+_SessionId = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]+$")]
+
 SUFFIX = ".session.jsonl"
+OVER = ".over.json"
+"""Names the sessions of a group that are being forgotten."""
 
 
 class SessionLog:
@@ -62,6 +66,8 @@ class SessionLog:
         Raises:
             GatewayRecordError: a file holds something else.
         """
+        for note in self._folder.glob(f"*{OVER}"):
+            self._forget_noted(note)
         paths = sorted(self._folder.glob(f"*{SUFFIX}"), key=lambda path: path.stat().st_mtime_ns)
         for path in paths:
             session = _read(path)
@@ -70,9 +76,28 @@ class SessionLog:
             else:
                 yield session
 
-    def forget(self, session_id: str) -> None:
-        """What came of the session is safe elsewhere. Idempotent."""
-        self._path(session_id).unlink(missing_ok=True)
+    def forget(self, session_ids: Sequence[str]) -> None:
+        """What came of these sessions is safe elsewhere. Killed in between, it goes on at the next start.
+
+        Idempotent.
+        """
+        try:
+            if len(session_ids) > 1:
+                note = self._folder / f"{session_ids[0]}{OVER}"
+                note.write_bytes(msgspec.json.encode(session_ids))
+                self._forget_noted(note)
+            for session_id in session_ids:
+                self._path(session_id).unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("can't remove sessions that are over from %s: %s", self._folder, error.strerror)
+
+    def _forget_noted(self, note: Path) -> None:
+        try:
+            for session_id in msgspec.json.decode(note.read_bytes(), type=list[_SessionId]):
+                self._path(session_id).unlink(missing_ok=True)
+        except msgspec.MsgspecError:
+            log.warning("%s was not written to its end: none of its sessions is gone", note)
+        note.unlink(missing_ok=True)
 
     def _path(self, session_id: str) -> Path:
         return self._folder / f"{session_id}{SUFFIX}"

@@ -11,7 +11,7 @@ import hmac
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -118,8 +118,7 @@ class Sessions:
     ) -> Session:
         """A new session. `key`: the one it is known by; "": a new one. `limits`: of its own, until a restart.
 
-        Raises:
-            OverloadedError: there are too many.
+        Raises OverloadedError: there are too many.
         """
         if len(self._live) >= self._config.sessions:
             msg = f"expected at most {self._config.sessions} open sessions, got one more"
@@ -243,8 +242,7 @@ class Sessions:
     def close(self, session: Session, closed: Closed) -> None:
         """No more requests. Without a reward, and not broken, it waits for one.
 
-        Raises:
-            ConflictError: it is closed. BadRequestError: the cause, or the reward, is none.
+        Raises ConflictError: it is closed. BadRequestError: the cause, or the reward, is none.
         """
         if session.closed is not None:
             msg = "expected an open session, got one that is closed"
@@ -281,6 +279,11 @@ class Sessions:
             "waiting_for_rewards": sum(live.ended_at is not None for live in lives),
             "requests": self._requests,
         }
+
+    def forget(self, sessions: Sequence[Session]) -> None:
+        """What came of them is safe elsewhere."""
+        if self._record is not None:
+            self._record.forget([session.opened.session_id for session in sessions])
 
     async def finish(self) -> None:
         """Wait for the ends that are under way; replies that are being made are given up."""
@@ -380,8 +383,7 @@ class Sessions:
         except Exception:  # the record keeps it, and the next start tries again
             log.exception("session %s is over, and could not be handed on", session.opened.session_id)
             return
-        if self._record is not None:
-            self._record.forget(session.opened.session_id)
+        self.forget([session])
 
 
 def _expect_reward(value: object) -> float:
