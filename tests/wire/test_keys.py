@@ -3,6 +3,7 @@ import os
 import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,33 @@ def test_allowed_machines_are_let_in_and_known_by_their_names(tmp_path: Path) ->
     assert folder.key_of("127.0.0.1") == folder.own().public
     assert folder.remove("actor.example") == [line]
     assert not (set(folder.allowed()) & {line})
+
+
+def test_machines_that_are_allowed_at_the_same_time_are_all_let_in(tmp_path: Path) -> None:
+    was_read, goes_on = threading.Event(), threading.Event()
+
+    class Slow(KeyFolder):
+        def allowed(self) -> list[Machine]:
+            known = super().allowed()
+            was_read.set()
+            assert goes_on.wait(30.0)
+            return known
+
+    folder = make_keys(tmp_path / "keys", "learner")
+    lines = [line_of(make_keys(tmp_path / name, name)) for name in ("one", "two")]
+    both = [
+        threading.Thread(target=keys.allow, args=(line,))
+        for keys, line in zip((Slow(folder.path), folder), lines, strict=True)
+    ]
+    both[0].start()
+    assert was_read.wait(30.0)
+    both[1].start()
+    # Time enough to come in between, if it may.
+    both[1].join(0.1)
+    goes_on.set()
+    for one in both:
+        one.join(30.0)
+    assert folder.allowed() == lines
 
 
 def test_a_name_has_one_key(tmp_path: Path) -> None:

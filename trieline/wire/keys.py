@@ -1,4 +1,4 @@
-"""The keys of this machine, and of the machines that it speaks with: a folder of three small files.
+"""The keys of this machine, and of the machines that it speaks with: a folder of small files.
 
     private   the secret half of this machine's pair, for its user alone
     public    the other half and a name: the line that others are to allow
@@ -6,7 +6,7 @@
 
 A name is what stands for the machine in an address: `tcp://NAME:7701`. Keys are CURVE's (Curve25519), 32
 bytes, written in base64. A folder that others can look into is refused. `allowed` is read at each use, so a
-machine that is allowed later is let in without a restart.
+machine that is allowed later is let in without a restart. Whoever changes the folder holds its `lock`.
 """
 
 import base64
@@ -16,13 +16,16 @@ import re
 import shlex
 import socket
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import zmq
 from zmq.utils import z85
 
+from trieline.common.errors import LockError
+from trieline.common.file_lock import file_lock
 from trieline.common.folders import make_private, whole_file
 from trieline.common.regular_file import open_regular
 from trieline.common.text import shown_value
@@ -30,7 +33,9 @@ from trieline.wire.addresses import is_this_machine
 from trieline.wire.errors import KeysError
 
 DEFAULT_FOLDER = "~/.config/trieline/keys"
-PRIVATE, PUBLIC, ALLOWED = "private", "public", "allowed"
+PRIVATE, PUBLIC, ALLOWED, LOCK = "private", "public", "allowed", "lock"
+# Changes take milliseconds.
+LOCK_S = 30.0
 # Larger files are none of ours.
 MAX_FILE_BYTES = 1 << 20
 KEY = re.compile(r"[A-Za-z0-9+/]{43}=")
@@ -85,12 +90,13 @@ class KeyFolder:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             make_private(self.path)
             public, secret = (z85.decode(half) for half in zmq.curve_keypair())
-            if os.path.lexists(self.path / PRIVATE):
-                raise FileExistsError
-            _write_closed(self.path / PUBLIC, f"{as_text(public)} {name}\n".encode())
-            descriptor = os.open(self.path / PRIVATE, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "w") as file:
-                file.write(f"{as_text(secret)}\n")
+            with self._alone():
+                if os.path.lexists(self.path / PRIVATE):
+                    raise FileExistsError
+                _write_closed(self.path / PUBLIC, f"{as_text(public)} {name}\n".encode())
+                descriptor = os.open(self.path / PRIVATE, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+                with os.fdopen(descriptor, "w") as file:
+                    file.write(f"{as_text(secret)}\n")
         except FileExistsError:
             msg = f"expected no keys of this machine in {self.path} yet, got a pair: it is kept"
             raise KeysError(msg) from None
@@ -149,7 +155,44 @@ class KeyFolder:
             KeysError: one of its names has another key here, or the folder can't be written.
         """
         self._expect_folder()
-        known = self.allowed()
+        with self._alone():
+            known = self.allowed()
+            self._expect_free(machine, known)
+            same = [other for other in known if other.key == machine.key]
+            if same and {*machine.names} <= {name for other in same for name in other.names}:
+                return False
+            self._write([*known, machine])
+        return True
+
+    def remove(self, key_or_name: str) -> list[Machine]:
+        """Let these machines in no more. Connections that they have go on until they break.
+
+        Raises:
+            KeysError: nobody is called so, or the folder can't be written.
+        """
+        self._expect_folder()
+        with self._alone():
+            known = self.allowed()
+            gone = [m for m in known if key_or_name == m.key or key_or_name.lower() in m.names]
+            if not gone:
+                names = ", ".join(name for machine in known for name in machine.names) or "nobody is allowed"
+                msg = f"expected a key or a name in {self.path / ALLOWED} ({names}), got {key_or_name!r}"
+                raise KeysError(msg)
+            self._write([machine for machine in known if machine not in gone])
+        return gone
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """No other process changes the folder inside the block. Raises KeysError."""
+        with ExitStack() as held:
+            try:
+                held.enter_context(file_lock(self.path / LOCK, what="to change its keys", timeout_s=LOCK_S))
+            except (LockError, OSError) as error:
+                msg = f"can't change the keys in {self.path}: {error}"
+                raise KeysError(msg) from error
+            yield
+
+    def _expect_free(self, machine: Machine, known: Sequence[Machine]) -> None:
         for other in known:
             taken = sorted({*machine.names} & {*other.names})
             if other.key != machine.key and taken:
@@ -158,26 +201,6 @@ class KeyFolder:
                     f"longer that, `trieline keys remove {taken[0]}{self.flag}` first"
                 )
                 raise KeysError(msg)
-        same = [other for other in known if other.key == machine.key]
-        if same and {*machine.names} <= {name for other in same for name in other.names}:
-            return False
-        self._write([*known, machine])
-        return True
-
-    def remove(self, key_or_name: str) -> list[Machine]:
-        """Let these machines in no more. Connections that they have go on until they break.
-
-        Raises:
-            KeysError: nobody is called so.
-        """
-        known = self.allowed()
-        gone = [m for m in known if key_or_name == m.key or key_or_name.lower() in m.names]
-        if not gone:
-            names = ", ".join(name for machine in known for name in machine.names) or "nobody is allowed"
-            msg = f"expected a key or a name in {self.path / ALLOWED} ({names}), got {key_or_name!r}"
-            raise KeysError(msg)
-        self._write([machine for machine in known if machine not in gone])
-        return gone
 
     def _write(self, machines: Sequence[Machine]) -> None:
         try:
