@@ -1,6 +1,7 @@
 """Whole replays by several processes: the same run as by one, whatever their number later, and killed."""
 
 import json
+import multiprocessing
 import re
 import signal
 import subprocess
@@ -23,7 +24,7 @@ from trieline.learner.keeping.checkpoint import (
     read_state,
     read_trainer_tensors,
 )
-from trieline.learner.ranks.start import place_of
+from trieline.learner.ranks.start import _start, place_of
 
 REPLAY = """
 import logging, msgspec, sys
@@ -155,6 +156,21 @@ def test_a_rank_that_ends_before_it_meets_the_others_is_not_waited_for() -> None
     ended = subprocess.run([sys.executable, "-c", crew], capture_output=True, text=True, timeout=120)
     assert ended.returncode == 1
     assert "rank 1 ended with exit code 1 before it met the others: the run ends here" in ended.stderr
+
+
+def test_a_started_rank_ends_with_a_rank_0_that_is_killed_before_it_met_it(tmp_path: Path) -> None:
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+
+    def rank_0() -> None:
+        sender.send(_start(1, 2, tmp_path / "store").pid)
+        time.sleep(600)
+
+    starter = multiprocessing.get_context("fork").Process(target=rank_0)
+    starter.start()
+    other = receiver.recv()
+    starter.kill()
+    starter.join()
+    expect_gone(other)
 
 
 def test_the_variables_of_torchrun_say_the_place() -> None:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,6 +25,8 @@ TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 FOLLOWER = "trieline.learner.follower"
 END_S = 10.0
 """For a started rank to end after it was told to."""
+STARTER = "TRIELINE_RANKS_STARTER"
+"""Environment variable: the process id of rank 0, for the ranks that it has started."""
 LOOK_S = 0.5
 """Whether one that has yet to meet the others has ended."""
 
@@ -80,7 +82,7 @@ class Crew:
             msg = f"expected learner.ranks = {place.size}, the number that torchrun started, got {num_ranks}"
             raise LearnerError(msg)
         try:
-            with self._expecting_children():
+            with _expecting_others(self._missing, at_end=lambda: self._end_children(0.0)):
                 self.ranks = Ranks(place, store, how_ended=self._how_ended)
         except BaseException:
             self._end_children(0.0)
@@ -97,27 +99,11 @@ class Crew:
         self.ranks.close(end_others=end_others)
         self._end_children(END_S if end_others else 0.0)
 
-    @contextmanager
-    def _expecting_children(self) -> Iterator[None]:
-        """Inside, this process waits for them, and ends with the first that ends before it has come."""
-        met = threading.Event()
-
-        def look() -> None:
-            while not met.wait(LOOK_S):
-                gone = [rank for rank, child in enumerate(self._children, 1) if child.poll() is not None]
-                if gone and not met.is_set():
-                    how = self._how_ended(gone[0])
-                    log.error("rank %d ended%s before it met the others: the run ends here", gone[0], how)
-                    self._end_children(0.0)
-                    logging.shutdown()
-                    # The main thread waits for it in the middle of torch.
-                    os._exit(1)
-
-        threading.Thread(target=look, daemon=True, name="started ranks").start()
-        try:
-            yield
-        finally:
-            met.set()
+    def _missing(self) -> str:
+        gone = [rank for rank, child in enumerate(self._children, 1) if child.poll() is not None]
+        if not gone:
+            return ""
+        return f"rank {gone[0]} ended{self._how_ended(gone[0])} before it met the others: the run ends here"
 
     def _how_ended(self, rank: int) -> str:
         if not self._children:
@@ -144,7 +130,37 @@ def ranks_of_follower() -> Ranks:
     place = place_of(os.environ)
     assert place is not None, "started as one of several ranks"
     path = os.environ.get(STORE)
-    return Ranks(place, None if path is None else FileStore(path, place.size))
+    with _expecting_others(_missing_starter):
+        return Ranks(place, None if path is None else FileStore(path, place.size))
+
+
+def _missing_starter() -> str:
+    if os.environ.get(STARTER) in (None, str(os.getppid())):
+        return ""
+    return f"rank 0 ended before rank {os.environ.get('RANK')} met it: it ends, too"
+
+
+@contextmanager
+def _expecting_others(
+    missing: Callable[[], str], at_end: Callable[[], None] = lambda: None
+) -> Iterator[None]:
+    """Inside, this process waits to meet the others, and ends as soon as one of them is `missing`."""
+    met = threading.Event()
+
+    def look() -> None:
+        while not met.wait(LOOK_S):
+            if (problem := missing()) and not met.is_set():
+                log.error("%s", problem)
+                at_end()
+                logging.shutdown()
+                # The main thread waits for it in the middle of torch.
+                os._exit(1)
+
+    threading.Thread(target=look, daemon=True, name="ranks that come").start()
+    try:
+        yield
+    finally:
+        met.set()
 
 
 def _start(rank: int, size: int, store: Path) -> subprocess.Popen[bytes]:
@@ -158,6 +174,7 @@ def _start(rank: int, size: int, store: Path) -> subprocess.Popen[bytes]:
             "LOCAL_RANK": str(rank),
             "WORLD_SIZE": str(size),
             STORE: str(store),
+            STARTER: str(os.getpid()),
         },
     )
 
