@@ -5,8 +5,8 @@
 The same step, float32, on the same trees: one process on one thread, one process on as many threads as there
 are ranks, and ranks of one thread each, their weights gathered layer by layer or once a step
 (`learner.gather`). Each in processes of its own, through gloo on this machine. `seconds` is the fastest of
-the rounds, as other programs can only slow one down; `cpu_seconds` of it what the processes computed,
-which shows how much work the sharing adds; `peak_gib` the most memory of the largest process.
+the rounds, as other programs can only slow one down; `cpu_seconds` the least that the first process computed
+in one, which shows how much work the sharing adds; `peak_gib` the most memory of the largest process.
 
 Two ranks on the cores of one machine share its memory and caches, and talk through its loopback: the figures
 say what sharing costs, not what more machines gain. NCCL and GPUs: never run. Written to `ranks.json` in
