@@ -171,9 +171,9 @@ def _expect_equal_steps(one: TreeModel, many: TreeModel, rank: int, mesh: Device
     config = OptimizerConfig(lr=1e-2, weight_decay=0.1, max_grad_norm=1e-2)
     reference = torch.optim.AdamW(one.parameters(), lr=1e-2, betas=config.betas, weight_decay=0.1)
     optimizer = ShardedOptimizer(many.named_parameters(), config, total_steps=3)
-    # With the value head: what has no gradient would be decayed on one side alone.
-    objective = msgspec.structs.replace(VTRACE, kl_coef=0.0)
-    for number in range(3):
+    # Of the second one the value head has no gradient, and is decayed all the same.
+    objectives = [msgspec.structs.replace(VTRACE, kl_coef=0.0), ObjectiveConfig(loss="sft")] * 2
+    for number, objective in enumerate(objectives[:3]):
         trees = random_trees(100 + number, count=4)
         one.zero_grad()
         many.zero_grad()
@@ -181,6 +181,10 @@ def _expect_equal_steps(one: TreeModel, many: TreeModel, rank: int, mesh: Device
         accumulate_gradients(one, batch, objective, policy_version=0)
         spread = prepare_batch(trees, objective, max_tokens=ONE_PASS, num_ranks=mesh.size())
         _share(many, spread, objective, rank, "layer", None, mesh)
+        without = [parameter for parameter in one.parameters() if parameter.grad is None]
+        assert bool(without) == (objective.loss == "sft")
+        for parameter in without:
+            parameter.grad = torch.zeros_like(parameter)
         norm = nn.utils.clip_grad_norm_(one.parameters(), config.max_grad_norm)
         reference.step()
         update = optimizer.step()

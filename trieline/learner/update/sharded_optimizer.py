@@ -64,7 +64,9 @@ class ShardedOptimizer:
         """Clip by the norm over all ranks, update the own shards, and drop the gradients."""
         rate = learning_rate(self.config, self.updates, self._total_steps) if lr is None else lr
         for name, parameter in self._named.items():
-            self._shards[name].grad = None if parameter.grad is None else _shard(parameter.grad)
+            # What has none is decayed all the same, as in one process, where gradients are always there.
+            own = torch.zeros_like(self._shards[name]) if parameter.grad is None else _shard(parameter.grad)
+            self._shards[name].grad = own
         norm = self._norm()
         applied = math.isfinite(norm)
         if applied:
