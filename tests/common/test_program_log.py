@@ -26,12 +26,14 @@ def test_what_strangers_wrote_is_made_visible_in_messages_and_errors(
     monkeypatch.setattr(sys, "stderr", shown := io.StringIO())
     start_log()
     root.warning("it said %s", "\x1b[2J\ud800")
+    root.warning("asked %s", "http://ada:pw@host/")
     try:
         raise ValueError("\x1b]0;title\x07")
     except ValueError:
         root.exception("failed")
     assert r"WARNING" in shown.getvalue()
     assert r"root: it said \x1b[2J\ud800" + "\n" in shown.getvalue()
+    assert "root: asked http://***@host/\n" in shown.getvalue()
     assert r"ValueError: \x1b]0;title\x07" + "\n" in shown.getvalue()
 
 

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import TextIO
 
+from trieline.common.credentials import without_credentials
 from trieline.common.text import LINES, visible
 
 LOG_FORMAT = "%(asctime)s %(levelname)-7s %(process)d %(name)s: %(message)s"
@@ -13,10 +14,13 @@ CHATTY = ("httpx", "urllib3", "filelock", "matplotlib")
 
 
 class _Formatter(logging.Formatter):
-    """What strangers wrote, in a message or an error, moves no cursor of who reads the log."""
+    """What strangers wrote, in a message or an error, moves no cursor of who reads the log.
+
+    Addresses stand there without passwords.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
-        return visible(super().format(record), keep=LINES)
+        return visible(without_credentials(super().format(record)), keep=LINES)
 
 
 class _ToStderr(logging.StreamHandler[TextIO]):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from trieline.actors.errors import EnvironmentSetupError
+from trieline.common.credentials import without_credentials
 from trieline.common.folders import can_be_written
 from trieline.common.machine_limits import cpu_quota, machine_memory, usable_memory
 from trieline.config import Config, ConfigError
@@ -115,9 +116,8 @@ def _check_engine(config: Config) -> Iterator[Finding]:
     if server.backend == "own":
         return
     if server.engine.urls:
-        yield Finding(
-            "OK", "engine", f"{server.backend} at {', '.join(server.engine.urls)}, asked at the start"
-        )
+        where = without_credentials(", ".join(server.engine.urls))
+        yield Finding("OK", "engine", f"{server.backend} at {where}, asked at the start")
         return
     program = (server.engine.command or [USUAL_PROGRAMS[server.backend]])[0]
     if shutil.which(program) is None:

@@ -283,6 +283,27 @@ def test_sessions_open_by_themselves_online(tmp_path: Path) -> None:
     run(play())
 
 
+def test_a_fault_of_the_gateway_is_logged_without_the_key(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def play() -> None:
+        async with served(tmp_path) as at:
+            session = await opened(at)
+            at.policy.error = RuntimeError("boom")
+            async with (
+                aiohttp.ClientSession() as http,
+                http.post(
+                    f"{at.url}/s/{session['key']}/v1/chat/completions", json={"model": "m", "messages": ASKED}
+                ) as response,
+            ):
+                assert response.status == 500
+            assert "POST /s/{key}/v1/chat/completions" in caplog.text
+            assert "boom" in caplog.text
+            assert session["key"] not in caplog.text
+
+    run(play())
+
+
 def test_a_key_guards_who_opens_sessions(tmp_path: Path) -> None:
     async def play() -> None:
         async with served(tmp_path, config=GatewayConfig(port=0, admin_key="secret")) as at:

@@ -18,12 +18,10 @@ from trieline.launcher.run_folder import RunFolder
 from trieline.launcher.trackers import follower as module
 from trieline.launcher.trackers.follower import Follower, figures_of, read_sent, sent_file, unsent
 from trieline.launcher.trackers.tracker import (
-    WITHHELD,
     Tracker,
     expect_installed,
     flattened,
     tracked_run,
-    without_secrets,
 )
 
 DEADLINE_S = 20.0
@@ -176,17 +174,7 @@ def test_only_finite_numbers_are_figures() -> None:
     assert figures_of(record) == {"a/b": 3.0}
 
 
-def test_secrets_stay_here() -> None:
-    config = {
-        "gateway": {"admin_key": "s3cret", "max_tokens": 5},
-        "servers": [{"token": "t", "url": "u"}],
-        "key": "",
-    }
-    assert without_secrets(config) == {
-        "gateway": {"admin_key": WITHHELD, "max_tokens": 5},
-        "servers": [{"token": WITHHELD, "url": "u"}],
-        "key": "",
-    }
+def test_facts_have_dotted_names() -> None:
     assert flattened({"a": {"b": [1, {"c": None}]}, "d": True}) == {
         "a.b.0": "1",
         "a.b.1.c": "None",

@@ -203,8 +203,9 @@ async def _in_form(request: web.Request, handler: Handler) -> web.StreamResponse
     except (ConnectionError, TimeoutError, asyncio.CancelledError):
         raise
     except Exception:
-        # A fault of ours must not end the sessions of others.
-        log.exception("%s %s", request.method, request.path)
+        # A fault of ours must not end the sessions of others. The path may have a session's key in it.
+        resource = request.match_info.route.resource
+        log.exception("%s %s", request.method, resource.canonical if resource is not None else "elsewhere")
         raise
 
 

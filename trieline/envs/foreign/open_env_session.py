@@ -13,6 +13,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from trieline.common.credentials import without_credentials
 from trieline.common.numbers import MAX_REWARD
 from trieline.envs.errors import EnvError, GraderError
 
@@ -48,6 +49,7 @@ class Session:
 
     def __init__(self, url: str, *, connect_seconds: float, answer_seconds: float) -> None:
         self.url = socket_url(url)
+        self._shown = without_credentials(self.url)
         self.connect_seconds, self.answer_seconds = connect_seconds, answer_seconds
         self._socket: Any = None
         self._open = ExitStack()
@@ -68,7 +70,7 @@ class Session:
             self.close()
             if time.monotonic() > deadline:
                 msg = (
-                    f"{self.url} had no free session in {FULL_SECONDS:g} s: it needs one for each episode "
+                    f"{self._shown} had no free session in {FULL_SECONDS:g} s: it needs one for each episode "
                     "that is played at once (max_concurrent_envs there, actor.episodes here)"
                 )
                 raise GraderError(msg)
@@ -122,7 +124,7 @@ class Session:
                 return
             except (OSError, WebSocketException) as error:
                 if time.monotonic() > deadline:
-                    msg = f"expected an OpenEnv server at {self.url}: {type(error).__name__}: {error}"
+                    msg = f"expected an OpenEnv server at {self._shown}: {type(error).__name__}: {error}"
                     raise EnvError(msg) from error
             time.sleep(RETRY_SECONDS)
 
@@ -130,7 +132,7 @@ class Session:
         from websockets.exceptions import ConnectionClosedOK, WebSocketException
 
         if self._socket is None:
-            msg = f"the session with {self.url} is lost"
+            msg = f"the session with {self._shown} is lost"
             raise GraderError(msg)
         try:
             self._socket.send(json.dumps({"type": kind, "data": dict(data)}))
@@ -140,7 +142,7 @@ class Session:
             self._failed(f"expected an answer to {kind!r} within {self.answer_seconds:g} s")
         except ConnectionClosedOK as error:
             self.close()
-            msg = f"{self.url}: the session is lost: {error}"
+            msg = f"{self._shown}: the session is lost: {error}"
             raise Lost(msg) from error
         except (OSError, WebSocketException, ValueError, RecursionError) as error:
             self._failed(f"the session is lost: {type(error).__name__}: {error}")
@@ -180,7 +182,7 @@ class Session:
     def _failed(self, why: str) -> NoReturn:
         """Raises GraderError: the episode is broken, and the socket is of no more use."""
         self.close()
-        msg = f"{self.url}: {why}"
+        msg = f"{self._shown}: {why}"
         raise GraderError(msg)
 
 
@@ -190,7 +192,8 @@ def socket_url(url: str) -> str:
         if url.startswith(plain):
             url = secure + url.removeprefix(plain)
     if not url.startswith(("ws://", "wss://")) or len(url) > 2000:
-        msg = f"expected the address of an OpenEnv server such as ws://127.0.0.1:8000, got {url!r:.200}"
+        came = without_credentials(url)
+        msg = f"expected the address of an OpenEnv server such as ws://127.0.0.1:8000, got {came!r:.200}"
         raise EnvError(msg)
     url = url.rstrip("/")
     return url if url.endswith("/ws") else f"{url}/ws"

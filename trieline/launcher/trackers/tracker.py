@@ -2,13 +2,13 @@
 
 import importlib
 import importlib.util
-import re
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from trieline.common.credentials import without_secrets
 from trieline.common.file_lock import file_lock
 from trieline.common.folders import write_whole
 from trieline.config import Config, ConfigError, config_to_dict
@@ -19,10 +19,7 @@ MODULES = {"wandb": "wandb", "trackio": "trackio", "mlflow": "mlflow"}
 """By tracker: what has to be installed. The extra has the tracker's name."""
 FOLDER = "trackers"
 """In a run folder."""
-WITHHELD = "(not sent)"
 NAMING_S = 10.0
-
-_SECRET = re.compile(r"(^|_)(key|secret|password|token)$")
 
 
 class Tracker(Protocol):
@@ -80,16 +77,6 @@ def tracked_run(folder: RunFolder, config: Config) -> TrackedRun:
         folder=own,
         facts={"config": without_secrets(config_to_dict(config)), "machine": describe_machine()},
     )
-
-
-def without_secrets(value: Any) -> Any:
-    """The same nested value; what stands under the name of a key, token or password is withheld."""
-    if isinstance(value, Mapping):
-        return {
-            name: WITHHELD if inner and _SECRET.search(name.lower()) else without_secrets(inner)
-            for name, inner in value.items()
-        }
-    return [without_secrets(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def flattened(value: Any, prefix: str = "") -> dict[str, str]:

@@ -34,6 +34,7 @@ from trieline.learner.errors import CheckpointError
 from trieline.learner.policy_server.engine import Refused
 from trieline.learner.policy_server.errors import EngineError, InvalidRequestError
 from trieline.learner.policy_server.foreign.engine import ForeignEngine
+from trieline.learner.policy_server.foreign.http_link import HttpLink
 from trieline.wire.messages import Completion
 
 Connect = Callable[..., ForeignEngine]
@@ -502,6 +503,17 @@ def test_the_token_travels_with_every_call(fake: FakeEngine, connect: Connect) -
     fake.answer = answer
     completed(engine, max_tokens=1)
     assert seen == ["Bearer secret"]
+
+
+def test_its_password_is_in_no_message() -> None:
+    async def asked() -> str:
+        link = HttpLink("vLLM", "http://ada:pw@127.0.0.1:1", timeout_s=5.0, max_bytes=100)
+        try:
+            return await link.is_there("/health", timeout_s=5.0)
+        finally:
+            await link.close()
+
+    assert asyncio.run(asked()).startswith("vLLM at http://***@127.0.0.1:1 is not to be reached")
 
 
 def test_a_cpu_is_given_no_seeds_and_no_tied_head(

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from trieline.common.credentials import shown_command
 from trieline.common.text import LINES, visible
 from trieline.learner.policy_server.errors import EngineGoneError
 
@@ -32,7 +33,7 @@ class ChildEngine:
         """Start it. `log_file`: of all that it prints; None: where this process prints, too."""
         self._log_file = log_file
         self._name = command[0]
-        log.info("starting %s; its log: %s", " ".join(command), log_file or "here")
+        log.info("starting %s; its log: %s", " ".join(shown_command(command)), log_file or "here")
         with contextlib.ExitStack() as files:
             output = None if log_file is None else files.enter_context(log_file.open("ab"))
             self._process = subprocess.Popen(

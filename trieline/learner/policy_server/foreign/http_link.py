@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar
 import aiohttp
 import msgspec
 
+from trieline.common.credentials import without_credentials
 from trieline.common.text import shortened
 from trieline.learner.policy_server.errors import (
     EngineAwayError,
@@ -37,7 +38,7 @@ class HttpLink:
         self, kind: str, url: str, *, socket: str = "", token: str = "", timeout_s: float, max_bytes: int
     ) -> None:
         """`kind`: what runs there, for errors. `socket`: the path of a Unix socket in place of TCP."""
-        self.name = f"{kind} at {f'unix:{socket}' if socket else url}"
+        self.name = f"{kind} at {f'unix:{socket}' if socket else without_credentials(url)}"
         self._url = url.rstrip("/")
         self.timeout_s = timeout_s
         """Of a call that says no other."""
@@ -115,7 +116,7 @@ class HttpLink:
             msg = f"{self.name} did not answer {path} within {seconds:g} s"
             raise EngineLateError(msg) from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            why = shortened(error, SHOWN_REASON) or type(error).__name__
+            why = shortened(without_credentials(str(error)), SHOWN_REASON) or type(error).__name__
             msg = f"{self.name} is not to be reached ({path}): {why}"
             raise EngineAwayError(msg) from error
         if status in REQUEST_FAULTS and body is not None:
