@@ -19,6 +19,7 @@ from ray.exceptions import RayError
 from trieline.common.errors import about_file
 from trieline.config import Config, ConfigError
 from trieline.launcher.ray_seat import Seat
+from trieline.launcher.server_gpus import gpus_of_server
 from trieline.launcher.supervisor import ProcessSpec, Program, start_here
 from trieline.wire.addresses import free_loopback_address, host_of, ip_of, is_elsewhere, is_local
 from trieline.wire.config import ADDRESSES, LinksConfig
@@ -84,16 +85,25 @@ class RayCluster:
             return {"num_cpus": config.actor.processes, "scheduling_strategy": "SPREAD"}
         # A policy server binds its address, so it goes to the node that has it.
         number = int(spec.name.rpartition("-")[2]) if spec.name[-1].isdecimal() else 0
-        address = config.links.generate_addresses[number]
-        host = host_of(address)
-        # Ray knows its nodes by their numbers.
-        node = ip_of(host) if host is not None and is_elsewhere(address) else self._here
-        gpus = 1 if config.policy_server.device == "cuda" else 0
+        nodes = [self._node_of(address) for address in config.links.generate_addresses]
+        node = nodes[number]
+        gpus = gpus_of_server(config.policy_server, there=_gpus_of(node), servers=nodes.count(node))
         return {"num_cpus": 1, "num_gpus": gpus, "resources": {f"node:{node}": SHARE}}
+
+    def _node_of(self, address: str) -> str:
+        """Its number: Ray knows its nodes by that."""
+        host = host_of(address)
+        return ip_of(host) if host is not None and is_elsewhere(address) else self._here
 
     def close(self) -> None:
         """Leave the cluster; what still runs through this connection is ended. Idempotent."""
         ray.shutdown()
+
+
+def _gpus_of(node: str) -> int:
+    """What Ray has counted, or was told, at this number."""
+    there = [one for one in ray.nodes() if one["Alive"] and one["NodeManagerAddress"] == node]
+    return int(sum(one["Resources"].get("GPU", 0) for one in there))
 
 
 class PlacedProgram:
