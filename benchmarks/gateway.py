@@ -7,10 +7,11 @@ before, what was sampled, and 24 new tokens or so. `direct` renders the chats in
 policy server over its own link; `gateway` sends them over HTTP with the OpenAI API's bodies to a gateway that
 records them on the disk, a program of its own. Both take turns in each round, which begins with prompts that
 nobody has asked yet. Tokens a second are those of the median round, the ratio is the median of the rounds'.
-Beside them stands the processor time for a token, of the client, the gateway and the policy server together:
-what other programs on the machine do changes it less. With `builtin:tiny` the policy server costs next to
-nothing, and the gateway is what limits. Rows are written to `benchmarks/results/gateway.json`, in place of
-those of the same model and number of sessions.
+Beside them stands the processor time for a token, of the client, the gateway and the policy server together,
+and the share of the time in which the policy server, which has one thread here, computed nothing: so much of
+its speed a side leaves unused, whatever other programs on the machine do to the speed itself. With
+`builtin:tiny` the policy server costs next to nothing, and the gateway is what limits. Rows are written to
+`benchmarks/results/gateway.json`, in place of those of the same model and number of sessions.
 """
 
 import argparse
@@ -155,7 +156,15 @@ class Took:
 
     speeds: list[float] = field(default_factory=list)
     tokens: int = 0
+    seconds: float = 0.0
     processor_s: float = 0.0
+    server_s: float = 0.0
+    """Of these, the policy server's."""
+
+    @property
+    def unused(self) -> float:
+        """Share of the time in which the policy server had nothing to compute, or did not get to it."""
+        return 1 - self.server_s / self.seconds
 
 
 async def measure(
@@ -177,7 +186,9 @@ async def measure(
             side = took[name]
             side.speeds.append(tokens / seconds)
             side.tokens += tokens
+            side.seconds += seconds
             side.processor_s += sum(used.values())
+            side.server_s += used["policy server"]
             own_s += used["gateway"] if name == "gateway" else 0.0
     processor_ms = {name: 1000 * side.processor_s / side.tokens for name, side in took.items()}
     ratios = [b / a for a, b in zip(took["direct"].speeds, took["gateway"].speeds, strict=True)]
@@ -191,6 +202,8 @@ async def measure(
         "direct_processor_ms_per_token": round(processor_ms["direct"], 3),
         "gateway_processor_ms_per_token": round(processor_ms["gateway"], 3),
         "processor_ratio": round(processor_ms["direct"] / processor_ms["gateway"], 3),
+        "direct_unused": round(took["direct"].unused, 4),
+        "gateway_unused": round(took["gateway"].unused, 4),
         "gateway_own_processor_ms_per_request": round(1000 * own_s / (rounds * sessions * TURNS), 2),
         "memory_mib": round(programs["gateway"].memory_info().rss / 2**20, 1),
         "load_average": round(os.getloadavg()[0], 1),
@@ -226,7 +239,8 @@ def main() -> None:
         config = Path(folder) / "config.toml"
         lines = [f'[model]\npath = "{options.model}"\n[[envs]]\nid = "trieline/Arithmetic-v0"\n[links]\n']
         lines += [f'{name} = "{address}"\n' for name, address in links.items()]
-        lines += [f"[actor]\ngenerate_timeout_s = {TIMEOUT_S}\n[gateway]\nport = {PORT}\n"]
+        lines += [f"[policy_server]\nthreads = 1\n[actor]\ngenerate_timeout_s = {TIMEOUT_S}\n"]
+        lines += [f"[gateway]\nport = {PORT}\n"]
         config.write_text("".join(lines))
         programs: list[subprocess.Popen[bytes]] = []
         try:
