@@ -13,6 +13,8 @@ third prints what each link carries at 10, 1,000 and 100,000 episodes at once (`
 """
 
 import argparse
+import asyncio
+import itertools
 import json
 import os
 import platform
@@ -29,19 +31,23 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import psutil
 import torch
 
-from benchmarks.policy_server import EngineSide
 from benchmarks.scale_links import Episodes, table
 from benchmarks.scale_simulation import Costs, MachineSpec, Prediction, RunSpec, Simulation, Workload
 from trieline.config import load_config
 from trieline.launcher.core_sharing import share_cores
 from trieline.learner.model_folder.model_source import prepare_model
+from trieline.wire.config import LinksConfig
 from trieline.wire.journal import read_journal
+from trieline.wire.messages import Sampling
+from trieline.wire.policy_client import PolicyClient
 from trieline.wire.tree import TrajectoryTree
 
 RESULTS = Path(__file__).parent / "results" / "scale.json"
-ROWS, NEW_TOKENS, PROMPTS = (1, 4, 16, 48), 16, (8, 128)
+ROWS, NEW_TOKENS, PROMPTS = (1, 4, 16), (1, 4, 16), (8, 64)
+ROUNDS, START_S = 20, 120.0
 WARM_UP_STEPS = 4
 GROUP, TREES, EPISODES = 4, 16, 4
 SETTINGS = (
@@ -55,6 +61,9 @@ SETTINGS = (
     "learner.optimizer.lr=1e-7",
 )
 """Few episodes a worker, so that more workers give the policy server more to do at once."""
+
+Load = tuple[int, int, int]
+"""Tokens of a prompt, tokens of an answer, requests at once."""
 
 
 class Spread(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -99,27 +108,60 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     run: RunSpec
 
 
-def engine_costs() -> dict[str, float]:
-    """Seconds of a step, of a row in it, of a prompt's token and of a request, by least squares."""
-    folder = prepare_model("builtin:tiny")
-    side = EngineSide(folder, torch.float32, max(ROWS), NEW_TOKENS)
-    rng = np.random.default_rng(0)
-    factors, seconds = [], []
-    for length in PROMPTS:
-        for rows in ROWS:
-            times = []
-            for _ in range(5):
-                prompts = [rng.integers(3, 250, length).astype(np.int32) for _ in range(rows)]
-                side.reset()
-                began = time.perf_counter()
-                side(prompts)
-                times.append(time.perf_counter() - began)
-            factors.append([NEW_TOKENS, NEW_TOKENS * rows, rows * length, rows])
-            seconds.append(statistics.median(times))
+def server_costs() -> dict[str, float]:
+    """Processor seconds of a step, of a row in it, of a prompt's token and of a request, by least squares.
+
+    Of the policy server's process, asked over its link as workers ask it.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        links = {name: f"ipc://{scratch}/{name}" for name in ("trajectories", "generate", "weights_fetch")}
+        flags = [f"links.{name}={address}" for name, address in links.items()]
+        flags += [f"policy_server.max_rows={max(ROWS)}", "policy_server.threads=1", *SETTINGS]
+        command = [sys.executable, "-m", "trieline", "policy-server"]
+        command += [part for flag in flags for part in ("--set", flag)]
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+        try:
+            client = PolicyClient(msgspec.convert(links, LinksConfig))
+            loads, seconds = asyncio.run(_asked(client, psutil.Process(process.pid)))
+        finally:
+            process.terminate()
+            process.wait()
+    factors = np.asarray(
+        [[tokens, tokens * rows, rows * length, rows] for length, tokens, rows in loads], np.float64
+    )
     scale = 1 / np.asarray(seconds)  # each point counts by its relative error
-    found, *_ = np.linalg.lstsq(np.asarray(factors) * scale[:, None], np.ones(len(seconds)), rcond=None)
-    names = ("server_step_s", "server_row_s", "prompt_token_s", "request_s")
-    return {name: max(0.0, float(value)) for name, value in zip(names, found, strict=True)}
+    names = ["server_step_s", "server_row_s", "prompt_token_s", "request_s"]
+    counted = list(range(len(names)))
+    while True:
+        found, *_ = np.linalg.lstsq(factors[:, counted] * scale[:, None], np.ones(len(seconds)), rcond=None)
+        if found.min() >= 0:
+            return dict.fromkeys(names, 0.0) | {
+                names[column]: float(cost) for column, cost in zip(counted, found, strict=True)
+            }
+        del counted[int(found.argmin())]  # nothing costs less than nothing
+
+
+async def _asked(client: PolicyClient, server: psutil.Process) -> tuple[list[Load], list[float]]:
+    """What was asked at once, with the processor seconds of each."""
+    await client.start()
+    await client.status(START_S)
+    rng = np.random.default_rng(0)
+
+    async def ask(length: int, tokens: int, rows: int) -> None:
+        prompts = [rng.integers(3, 250, length).astype(np.int32) for _ in range(rows)]
+        sampling = Sampling(max_tokens=tokens)
+        await asyncio.gather(*(client.generate(prompt, sampling, timeout_s=START_S) for prompt in prompts))
+
+    loads = list(itertools.product(PROMPTS, NEW_TOKENS, ROWS))
+    seconds = []
+    for load in loads:
+        await ask(*load)
+        before = sum(server.cpu_times()[:2])
+        for _ in range(ROUNDS):
+            await ask(*load)
+        seconds.append((sum(server.cpu_times()[:2]) - before) / ROUNDS)
+    await client.close()
+    return loads, seconds
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,6 +176,12 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     worker_s_a_turn: float
     """Processor seconds of the workers."""
     trees: list[TrajectoryTree]
+
+    @property
+    def learner_s_a_token(self) -> float:
+        """What of a step is fixed included."""
+        tokens, seconds = np.asarray(self.learner_s).T
+        return float(seconds.sum() / tokens.sum())
 
 
 def real_run(workers: int, staleness: int, steps: int) -> Measured:
@@ -201,7 +249,8 @@ def _worker_seconds(launcher: int) -> float:
 
 
 def _between(clocks: Sequence[tuple[float, float]], began: float, ended: float) -> float:
-    times, used = zip(*clocks, strict=True)
+    times, found = zip(*clocks, strict=True)
+    used = np.maximum.accumulate(found)  # workers that have ended count as before
     return float(np.interp(ended, times, used) - np.interp(began, times, used))
 
 
@@ -228,19 +277,19 @@ def workload_of(trees: Sequence[TrajectoryTree]) -> Workload:
     return Workload(episodes=episodes, shared_tokens=statistics.mean(shared), group_size=group)
 
 
-def costs_of(engine: dict[str, float], run: Measured, weights_bytes: int) -> Costs:
-    """What was measured of the engine by itself and of each program in one run."""
+def costs_of(server: dict[str, float], run: Measured, weights_bytes: int) -> Costs:
+    """What was measured of the policy server by itself and of each program in one run."""
     tokens, seconds = np.asarray(run.learner_s).T
     token_s, step_s = np.polyfit(tokens, seconds, 1)
     if token_s <= 0 or step_s < 0:  # steps of one size say nothing of what is fixed
-        token_s, step_s = seconds.sum() / tokens.sum(), 0.0
+        token_s, step_s = run.learner_s_a_token, 0.0
     return Costs(
         turn_s=run.worker_s_a_turn,
         learner_step_s=float(step_s),
         learner_token_s=float(token_s),
         publish_s=run.publish_s,
         weights_bytes=weights_bytes,
-        **engine,
+        **server,
     )
 
 
@@ -262,7 +311,7 @@ def this_machine(workers: int, staleness: int, cores: int) -> MachineSpec:
 def compare(workers: Sequence[int], steps: int) -> dict[str, Any]:
     """Runs beside what the simulation says of them, with the costs of the first."""
     cores = len(os.sched_getaffinity(0))
-    engine = engine_costs()
+    server = server_costs()
     weights = sum(path.stat().st_size for path in prepare_model("builtin:tiny").glob("*.safetensors"))
     result: dict[str, Any] = {
         "command": "python -m benchmarks.scale",
@@ -274,7 +323,7 @@ def compare(workers: Sequence[int], steps: int) -> dict[str, Any]:
         for number in workers:
             run = real_run(number, staleness, steps)
             if costs is None or load is None:
-                costs, load = costs_of(engine, run, weights), workload_of(run.trees)
+                costs, load = costs_of(server, run, weights), workload_of(run.trees)
                 result["costs"] = msgspec.to_builtins(costs)
                 print(result["costs"])
             said = Simulation(
@@ -300,6 +349,7 @@ def _row(workers: int, staleness: int, run: Measured, said: Prediction) -> dict[
         "step_s": {"run": round(run.step_s, 3), "said": round(said.step_s, 3)},
         "staleness": {"run": round(run.staleness, 2), "said": round(said.staleness, 2)},
         "worker_ms_a_turn": round(run.worker_s_a_turn * 1e3, 3),
+        "learner_ms_a_token": round(run.learner_s_a_token * 1e3, 3),
         "busy": {name: round(share, 2) for name, share in said.busy.items()},
     }
 
