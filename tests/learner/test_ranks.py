@@ -15,7 +15,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from tests.learner.test_resume import GROUP, VTRACE, metrics_of, replay
+from tests.learner.test_resume import GROUP, LORA, VTRACE, metrics_of, replay
 from trieline.learner.config import LearnerConfig
 from trieline.learner.errors import LearnerError
 from trieline.learner.keeping.checkpoint import (
@@ -59,22 +59,31 @@ def expect_same_run(run_dir: Path, straight: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("first", "then", "gather"),
+    ("trained", "first", "then", "gather"),
     [
-        (2, 1, "layer"),
-        pytest.param(1, 2, "step", marks=pytest.mark.long),
-        pytest.param(3, 2, "layer", marks=pytest.mark.long),
+        (VTRACE, 2, 1, "layer"),
+        pytest.param(VTRACE, 1, 2, "step", marks=pytest.mark.long),
+        pytest.param(VTRACE, 3, 2, "layer", marks=pytest.mark.long),
+        pytest.param(LORA, 2, 1, "layer", marks=pytest.mark.long),
+        pytest.param(LORA, 1, 2, "step", marks=pytest.mark.long),
     ],
+    ids=["2 and 1", "1 and 2", "3 and 2", "adapters, 2 and 1", "adapters, 1 and 2"],
 )
 def test_a_run_goes_on_with_another_number_of_ranks(
-    first: int, then: int, gather: str, recorded: Path, tiny_folder: Path, tmp_path: Path
+    trained: LearnerConfig,
+    first: int,
+    then: int,
+    gather: str,
+    recorded: Path,
+    tiny_folder: Path,
+    tmp_path: Path,
 ) -> None:
     straight, run_dir = tmp_path / "straight", tmp_path / "run"
-    assert replay(VTRACE, recorded, tiny_folder, straight) == 0
+    assert replay(trained, recorded, tiny_folder, straight) == 0
 
     def config(ranks: int, **settings: object) -> LearnerConfig:
         own = {"gather": gather} if ranks > 1 else {}
-        return msgspec.structs.replace(VTRACE, ranks=ranks, **own, **settings)
+        return msgspec.structs.replace(trained, ranks=ranks, **own, **settings)
 
     half = config(first, checkpoint_every=2, keep_checkpoints=9)
     assert replay(half, recorded, tiny_folder, run_dir) == 0
@@ -82,9 +91,10 @@ def test_a_run_goes_on_with_another_number_of_ranks(
     (run_dir / "checkpoints/step_4").rename(tmp_path / "step_4")
     assert replay(config(then), recorded, tiny_folder, run_dir, resume=True) == 0
     expect_same_run(run_dir, straight)
-    model = AutoModelForCausalLM.from_pretrained(run_dir / "checkpoints/step_2/model")
-    weights = tensors_of(run_dir / "checkpoints/step_2")
-    assert all(torch.equal(p, weights[name]) for name, p in model.named_parameters())
+    if trained.lora is None:
+        model = AutoModelForCausalLM.from_pretrained(run_dir / "checkpoints/step_2/model")
+        weights = tensors_of(run_dir / "checkpoints/step_2")
+        assert all(torch.equal(p, weights[name]) for name, p in model.named_parameters())
 
 
 def started(recorded: Path, model: Path, run_dir: Path, log: Path) -> tuple[subprocess.Popen[bytes], int]:

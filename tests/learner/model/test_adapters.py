@@ -1,6 +1,7 @@
 """The setting `learner.lora`: what is trained, named and merged, and what is refused."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,22 +10,34 @@ import pytest
 import torch
 
 from tests.learner.tiny_models import tiny_hf_model
-from trieline.learner.config import LoraConfig
+from tests.learner.update.test_train_step import trees
+from trieline.learner.batch.batch import prepare_batch
+from trieline.learner.config import LearnerConfig, LoraConfig
 from trieline.learner.errors import CheckpointError, LearnerError
 from trieline.learner.model.adapters import Adapters
+from trieline.learner.model.tree_forward import TreeModel
 from trieline.learner.model_folder.adapter_weights import low_ranks, merged, read_settings
+from trieline.learner.objective_config import ObjectiveConfig
+from trieline.learner.update.learner import Learner
+from trieline.learner.update.train_step import accumulate_gradients
 
 BASE = Path("/base")
 
 
-def adapted(**settings: Any) -> tuple[Any, Adapters, dict[str, torch.Tensor]]:
-    """A model with adapters that do something, those by their published names."""
-    model = tiny_hf_model("qwen3")
+def adapt(model: Any, **settings: Any) -> Adapters:
+    """Put adapters that do something into a model."""
     adapters = Adapters(model, LoraConfig(**settings), BASE)
     torch.manual_seed(1)
     for parameter in model.parameters():
         if parameter.requires_grad:
             torch.nn.init.normal_(parameter, std=0.2)
+    return adapters
+
+
+def adapted(**settings: Any) -> tuple[Any, Adapters, dict[str, torch.Tensor]]:
+    """A model with adapters that do something, those by their published names."""
+    model = tiny_hf_model("qwen3")
+    adapters = adapt(model, **settings)
     trained = {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
     return model, adapters, trained
 
@@ -67,6 +80,35 @@ def test_peft_opens_what_is_saved(tmp_path: Path) -> None:
     save_file(adapters.published(trained), tmp_path / "adapter_model.safetensors")
     opened = peft.PeftModel.from_pretrained(tiny_hf_model("qwen3"), str(tmp_path))
     torch.testing.assert_close(logits(opened), logits(model), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("max_tokens", [12, 10_000], ids=["depth-first", "one pass"])
+def test_without_its_adapters_a_model_is_its_own_reference(max_tokens: int) -> None:
+    config = ObjectiveConfig(kl_coef=0.5)
+    batch = prepare_batch(trees(), config, max_tokens=max_tokens)
+    found = []
+    for own in (True, False):
+        model, second = (TreeModel(tiny_hf_model("qwen3")) for _ in range(2))
+        adapt(model.hf_model, rank=4)
+        reference = model if own else second
+        figures = accumulate_gradients(model, batch, config, policy_version=0, reference=reference)
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        found.append((dict(figures.items()), gradients))
+    (own_figures, own_gradients), (figures, gradients) = found
+    assert own_figures == figures
+    assert own_figures["loss/kl"] > 0.1
+    assert len(gradients) == 2 * 2 * 7
+    assert all(torch.equal(own, other) for own, other in zip(own_gradients, gradients, strict=True))
+
+
+def test_adapters_need_no_second_copy_of_their_model(tiny_folder: Path, tmp_path: Path) -> None:
+    config = LearnerConfig(objective=ObjectiveConfig(kl_coef=0.5), lora=LoraConfig(rank=2))
+    learner = Learner(config, tiny_folder, dtype=torch.float32)
+    assert learner.reference is learner.model
+    other = shutil.copytree(tiny_folder, tmp_path / "other")
+    second = Learner(config, tiny_folder, dtype=torch.float32, reference_folder=other)
+    assert second.reference is not None
+    assert not any("lora" in name for name, _ in second.reference.named_parameters())
 
 
 @pytest.mark.parametrize("target", ["lm_head", "embed_tokens", "query"])

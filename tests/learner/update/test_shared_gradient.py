@@ -22,8 +22,9 @@ from tests.learner.tiny_models import VOCAB_SIZE, tiny_hf_model, tiny_pair
 from tests.trees import random_tree
 from trieline.common.tally import Tally
 from trieline.learner.batch.batch import Batch, prepare_batch
-from trieline.learner.config import OptimizerConfig
+from trieline.learner.config import LoraConfig, OptimizerConfig
 from trieline.learner.errors import ModelRefusedError
+from trieline.learner.model.adapters import Adapters
 from trieline.learner.model.sharding import release, shard_model
 from trieline.learner.model.tree_forward import TreeModel
 from trieline.learner.objective_config import ObjectiveConfig
@@ -122,6 +123,35 @@ def _compare(rank: int, mesh: DeviceMesh) -> None:
             got = _share(many, batches[1], config, rank, gather, frozen[1], mesh)
             _expect_equal(one, many, wanted, got)
         _expect_equal_steps(one, many, rank, mesh)
+    _compare_adapters(rank, mesh)
+
+
+def _compare_adapters(rank: int, mesh: DeviceMesh) -> None:
+    """Of the KL term, the reference is the model itself without them."""
+    (one, _), (many, _) = tiny_pair(), tiny_pair()
+    for model in (one, many):
+        Adapters(model.hf_model, LoraConfig(rank=5), Path("/base"))
+        torch.manual_seed(1)
+        for name, parameter in model.hf_model.named_parameters():
+            if "lora_" in name:
+                nn.init.normal_(parameter, std=0.2)
+    shard_model(many, mesh, torch.float64)
+    for number, (gather, max_tokens) in enumerate(
+        [("layer", ONE_PASS), ("step", SOME_OF_BOTH), ("layer", DEPTH_FIRST)]
+    ):
+        trees = random_trees(200 + number, count=5)
+        one.zero_grad()
+        many.zero_grad()
+        batch = prepare_batch(trees, VTRACE, max_tokens=max_tokens)
+        spread = prepare_batch(
+            trees, VTRACE, max_tokens=max_tokens, num_ranks=mesh.size(), pair_cost=PAIR_COST
+        )
+        wanted = accumulate_gradients(one, batch, VTRACE, policy_version=0, reference=one)
+        _expect_equal(one, many, wanted, _share(many, spread, VTRACE, rank, gather, many, mesh))
+        trained = {name for name, p in many.hf_model.named_parameters() if p.grad is not None}
+        assert len(trained) == 2 * 2 * 7
+        assert all("lora_" in name for name in trained)
+    _expect_equal_steps(one, many, rank, mesh)
 
 
 def _share(
@@ -169,7 +199,8 @@ def _expect_equal(one: TreeModel, many: TreeModel, wanted: Tally, got: Tally) ->
 def _expect_equal_steps(one: TreeModel, many: TreeModel, rank: int, mesh: DeviceMesh) -> None:
     """The gradient is clipped, weights are decayed, and what was gathered before is not used afterwards."""
     config = OptimizerConfig(lr=1e-2, weight_decay=0.1, max_grad_norm=1e-2)
-    reference = torch.optim.AdamW(one.parameters(), lr=1e-2, betas=config.betas, weight_decay=0.1)
+    trained = {name: p for name, p in one.named_parameters() if p.requires_grad}
+    reference = torch.optim.AdamW(trained.values(), lr=1e-2, betas=config.betas, weight_decay=0.1)
     optimizer = ShardedOptimizer(many.named_parameters(), config, total_steps=3)
     # Of the second one the value head has no gradient, and is decayed all the same.
     objectives = [msgspec.structs.replace(VTRACE, kl_coef=0.0), ObjectiveConfig(loss="sft")] * 2
@@ -181,11 +212,11 @@ def _expect_equal_steps(one: TreeModel, many: TreeModel, rank: int, mesh: Device
         accumulate_gradients(one, batch, objective, policy_version=0)
         spread = prepare_batch(trees, objective, max_tokens=ONE_PASS, num_ranks=mesh.size())
         _share(many, spread, objective, rank, "layer", None, mesh)
-        without = [parameter for parameter in one.parameters() if parameter.grad is None]
+        without = [parameter for parameter in trained.values() if parameter.grad is None]
         assert bool(without) == (objective.loss == "sft")
         for parameter in without:
             parameter.grad = torch.zeros_like(parameter)
-        norm = nn.utils.clip_grad_norm_(one.parameters(), config.max_grad_norm)
+        norm = nn.utils.clip_grad_norm_(trained.values(), config.max_grad_norm)
         reference.step()
         update = optimizer.step()
         assert update.applied
@@ -193,7 +224,7 @@ def _expect_equal_steps(one: TreeModel, many: TreeModel, rank: int, mesh: Device
         expected, found = (recompute_logprobs(model, trees) for model in (one, many))
         release(many)
         assert all((a == b).all() for a, b in zip(expected, found, strict=True))
-    for name, parameter in one.named_parameters():
+    for name, parameter in trained.items():
         whole = _whole(optimizer.masters()[name])
         torch.testing.assert_close(whole, parameter.detach(), rtol=1e-9, atol=1e-12)
 

@@ -8,6 +8,7 @@ these.
 """
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,15 @@ class Adapters:
             for factor in FACTORS
             if name.endswith(factor)
         }
+
+
+def switched_off(hf_model: Any) -> AbstractContextManager[None]:
+    """Inside, the adapters of `hf_model` add nothing: it computes with its own weights alone."""
+    from peft.helpers import rescale_adapter_scale
+
+    # peft's own switch would also change which parameters take gradients.
+    off: AbstractContextManager[None] = rescale_adapter_scale(hf_model, 0.0)
+    return off
 
 
 def _targets(hf_model: Any, config: LoraConfig) -> list[str]:

@@ -68,7 +68,7 @@ def gathered(model: TreeModel, reference: TreeModel | None) -> Iterator[Callable
     Yields what each rank calls after its last pass: the one backward that then follows, inside the block and
     on every rank, sums the gradients over the ranks.
     """
-    models = [model] if reference is None else [model, reference]
+    models = [model] if reference is None or reference is model else [model, reference]
     for each in models:
         _keep_after_forward(each, keep=True)
         _fsdp(each).set_requires_gradient_sync(False)
@@ -82,8 +82,8 @@ def gathered(model: TreeModel, reference: TreeModel | None) -> Iterator[Callable
     yield sum_up
     for each in models:
         _keep_after_forward(each, keep=False)
-    if reference is not None:
-        release(reference)
+    for each in models[1:]:
+        release(each)
 
 
 def release(model: TreeModel) -> None:

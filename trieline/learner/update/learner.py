@@ -67,7 +67,8 @@ class Learner:
     ) -> None:
         """Load the model in float32 and take its weights as masters; `dtype` is what it computes in.
 
-        `reference_folder`: of the model that the KL term compares with. Loaded only if there is such a term.
+        `reference_folder`: of the model that the KL term compares with. Loaded only if there is such a term,
+        and it is another one than the trained one without its adapters.
         `make_optimizer`: gets the parameters of the policy, then those of the value head.
 
         Raises:
@@ -109,9 +110,14 @@ class Learner:
         self._peak_flops = peak_flops(dtype, self.device)
         self.reference: TreeModel | None = None
         if config.objective.kl_coef > 0:
-            self.reference = self._load(reference_folder or model_folder, dtype, with_value_head=False)
-            self.reference.requires_grad_(False)
-            self._distribute(self.reference)
+            self.reference = self._load_reference(reference_folder or model_folder, model_folder)
+
+    def _load_reference(self, folder: Path, model_folder: Path) -> TreeModel:
+        if self.adapters is not None and folder == model_folder:
+            return self.model
+        reference = self._load(folder, self.dtype, with_value_head=False).requires_grad_(False)
+        self._distribute(reference)
+        return reference
 
     def _load(self, folder: Path, dtype: torch.dtype, *, with_value_head: bool) -> TreeModel:
         reproducible = self.config.reproducible_attention

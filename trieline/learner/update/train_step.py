@@ -1,6 +1,7 @@
 """One gradient: forward and backward over the packs of a batch, and the metrics of the step."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from trieline.learner.batch.segments import Segment, cut_segments
 from trieline.learner.batch.sequences import tree_sequences
 from trieline.learner.batch.trie import Trie, build_trie
 from trieline.learner.errors import ObjectiveError
+from trieline.learner.model.adapters import switched_off
 from trieline.learner.model.depth_first import backward_depth_first, forward_depth_first
 from trieline.learner.model.tree_forward import TreeModel
 from trieline.learner.objective.pack_loss import PackOutputs, pack_loss
@@ -43,6 +45,7 @@ def accumulate_gradients(
     `.grad` of parameters below float32 is float32. `policy_version` is that of the model's weights: where a
     sequence was sampled by these very weights, recorded and recomputed log-probabilities must agree, and
     `mismatch_kl/*` says how well. A batch without packs leaves the gradients alone.
+    `reference` may be `model` where that has adapters: without them, it is what it began as.
     """
     _expect_parts(model, config, reference)
     metrics = StepMetrics(config, policy_version)
@@ -66,7 +69,7 @@ def forward_pack(
     """Run the model on one pack, and the reference model without gradients."""
     reference_logprobs = None
     if reference is not None:
-        with torch.no_grad():
+        with _as_reference(model, reference):
             reference_logprobs, _ = _targets(reference, reference.hidden_states(pack.trie), pack, config)
     return _outputs(model, model.hidden_states(pack.trie), pack, config, reference_logprobs)
 
@@ -84,7 +87,7 @@ def _train_depth_first(
     parts = divide_pack(pack, segments)
     expected: list[Tensor | None] = [None] * len(parts)
     if reference is not None:
-        with torch.no_grad():
+        with _as_reference(model, reference):
             for i, hidden in enumerate(forward_depth_first(reference, pack.trie, segments)):
                 expected[i], _ = _targets(reference, hidden, parts[i].pack, config)
     vtrace: PartTargets | None = None
@@ -106,6 +109,13 @@ def _train_depth_first(
         return result.loss
 
     backward_depth_first(model, pack.trie, segments, loss)
+
+
+@contextmanager
+def _as_reference(model: TreeModel, reference: TreeModel) -> Iterator[None]:
+    off = switched_off(model.hf_model) if reference is model else nullcontext()
+    with torch.no_grad(), off:
+        yield
 
 
 @torch.no_grad()
