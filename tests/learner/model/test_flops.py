@@ -7,25 +7,39 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.learner.tiny_models import VOCAB_SIZE, tiny_pair
+from tests.learner.tiny_models import VOCAB_SIZE, WINDOW, tiny_pair
 from tests.trees import random_tree
 from trieline.learner.batch.batch import prepare_batch
+from trieline.learner.batch.trie import Trie
 from trieline.learner.model.flops import peak_flops, step_flops
 from trieline.learner.objective_config import ObjectiveConfig
 
-LAYERS, QUERY_HEADS, HEAD_WIDTH, MODEL_WIDTH = 2, 6, 8, 24
+QUERY_HEADS, HEAD_WIDTH = 6, 8
 
 
-@pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3"])
-def test_counts_what_a_plain_model_does_for_the_unique_tokens(architecture: str) -> None:
+@pytest.mark.parametrize(
+    ("architecture", "windows"),
+    [("llama", [0, 0]), ("qwen2", [0, WINDOW]), ("qwen3", [0, 0]), ("mistral", [WINDOW, WINDOW])],
+)
+def test_counts_what_a_plain_model_does_for_the_unique_tokens(architecture: str, windows: list[int]) -> None:
     model, plain = tiny_pair(architecture)
     rng = np.random.default_rng(0)
     trees = [random_tree(rng, vocab_size=VOCAB_SIZE, max_nodes=6, max_node_tokens=5) for _ in range(3)]
     batch = prepare_batch(trees, ObjectiveConfig(loss="sft"), max_tokens=10_000)
     (pack,) = batch.packs
     expected = linear_flops(plain, pack.trie.num_tokens, len(pack.rows))
-    expected += 12 * pack.trie.num_visible_pairs * LAYERS * QUERY_HEADS * HEAD_WIDTH
+    assert pairs(pack.trie, WINDOW) < pairs(pack.trie, 0) == pack.trie.num_visible_pairs
+    expected += 12 * sum(pairs(pack.trie, window) for window in windows) * QUERY_HEADS * HEAD_WIDTH
     assert step_flops(model, batch) == expected
+
+
+def pairs(trie: Trie, window: int) -> int:
+    """Of a query and a key that it sees."""
+    return sum(
+        not window or trie.position[i] - trie.position[j] < window
+        for j, end in enumerate(trie.subtree_end)
+        for i in range(j, end)
+    )
 
 
 def linear_flops(plain: Any, tokens: int, rows: int) -> int:

@@ -50,6 +50,12 @@ class Trie:
         """Query-key pairs of one attention head: each token sees itself and those above it."""
         return int(self.position.sum(dtype=np.int64)) + self.num_tokens
 
+    def num_pairs_within(self, window: int) -> int:
+        """`num_visible_pairs` where each token sees the last `window` tokens of its path alone; 0: all."""
+        if not window:
+            return self.num_visible_pairs
+        return int(np.minimum(self.position, window - 1).sum(dtype=np.int64)) + self.num_tokens
+
     @property
     def num_sequence_tokens(self) -> int:
         """L: the tokens of all sequences, each counted in full."""
