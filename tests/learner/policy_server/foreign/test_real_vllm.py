@@ -124,14 +124,14 @@ def test_new_weights_while_it_samples(engine: ForeignEngine, folder: Path, tmp_p
     loaded: list[float] = []
 
     def load() -> None:
-        time.sleep(0.5)
+        time.sleep(0.2)
         began = time.monotonic()
         give(engine, tmp_path / "policy.safetensors", 7)
         loaded.append(time.monotonic() - began)
 
     thread = threading.Thread(target=load)
     thread.start()
-    completions = ask(engine, 4, max_tokens=300)
+    completions = ask(engine, 4, max_tokens=900)
     thread.join(300.0)
     assert loaded
     for one in completions:
