@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=8192)
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name in options.models:
         row: dict[str, Any] = {"model": name, "tokens": options.tokens}
         if torch.cuda.is_available():
@@ -64,9 +64,9 @@ def main() -> None:
         row |= {"told_tensors_gib": (need.total - need.overhead) / GIB, "told_gib": need.total / GIB}
         print(row, flush=True)
         rows.append(row)
-    (options.output / "memory.json").write_text(
-        json.dumps({"machine": machine(), "rows": rows}, indent=1) + "\n"
-    )
+        (options.output / "memory.json").write_text(
+            json.dumps({"machine": machine(), "rows": rows}, indent=1) + "\n"
+        )
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ the same engine runs on the CPU, `launched` alone. Written to `sampling.json` in
 import argparse
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,15 +52,14 @@ def seconds_of(engine: GpuEngine, rows: int, load: str, options: argparse.Namesp
     return time.perf_counter() - began
 
 
-def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
+def measure(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     decoder = make_decoder(options.model)
     longest = max(options.rows)
     room = options.prompt + options.new
     config = PolicyServerConfig(
         max_rows=longest, max_context=room, kv_tokens=longest * room, prefill_tokens=8192
     )
-    found = []
-    for side in ("launched", "graphs") if DEVICE.type == "cuda" else ("launched",):
+    for side in ("graphs", "launched") if DEVICE.type == "cuda" else ("launched",):
         engine = GpuEngine(decoder, config)
         if side == "graphs":
             engine.warm_up()
@@ -77,9 +77,8 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
                 }
                 speed = f"{row['tokens_per_second']:9.1f} tokens/s"
                 print(f"{side:9} {load:10} {rows:4} rows: {speed}", flush=True)
-                found.append(row)
+                yield row
         del engine
-    return found
 
 
 def main() -> None:
@@ -93,9 +92,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()
-    rows = measure(options)
+    rows: list[dict[str, Any]] = []
     about = {"machine": machine(), "prompt": options.prompt, "new": options.new, "rows": rows}
-    (options.output / "sampling.json").write_text(json.dumps(about, indent=1) + "\n")
+    for row in measure(options):
+        rows.append(row)
+        (options.output / "sampling.json").write_text(json.dumps(about, indent=1) + "\n")
 
 
 if __name__ == "__main__":

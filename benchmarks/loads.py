@@ -66,18 +66,20 @@ def shape_for(ratio: int, unique_tokens: int, load: str) -> Shape:
     )
 
 
-def make_trees(shape: Shape, seed: int = 0) -> list[TrajectoryTree]:
-    """The batch of a shape, with random tokens."""
+def make_trees(shape: Shape, seed: int = 0, *, vocabulary: int = VOCABULARY) -> list[TrajectoryTree]:
+    """The batch of a shape, with random tokens below `vocabulary`."""
     nodes = [Node(parent=-1, tokens=shape.trunk - shape.sampled_trunk, sampled=False)]
     if shape.sampled_trunk:
         nodes.append(Node(parent=0, tokens=shape.sampled_trunk, sampled=True))
     nodes += [Node(parent=len(nodes) - 1, tokens=shape.branch, sampled=True)] * shape.branches
     leaves = range(len(nodes) - shape.branches, len(nodes))
     rng = np.random.default_rng(seed)
-    return [_random_tree(nodes, leaves, rng) for _ in range(shape.trees)]
+    return [_random_tree(nodes, leaves, rng, vocabulary) for _ in range(shape.trees)]
 
 
-def agent_trees(ratio: int, unique_tokens: int, seed: int = 0) -> list[TrajectoryTree]:
+def agent_trees(
+    ratio: int, unique_tokens: int, seed: int = 0, *, vocabulary: int = VOCABULARY
+) -> list[TrajectoryTree]:
     """One task's runs of an agent with tools, 2 * `ratio` of them in about `unique_tokens` tokens.
 
     The prompt is as long as four turns, a run has twelve of them. The first run is the trunk; the others
@@ -110,7 +112,7 @@ def agent_trees(ratio: int, unique_tokens: int, seed: int = 0) -> list[Trajector
         else:
             nodes.append(Node(parent=0, tokens=turn, sampled=False))
             leaves.append(play(len(nodes) - 1, turns))
-    return [_random_tree(nodes, leaves, rng)]
+    return [_random_tree(nodes, leaves, rng, vocabulary)]
 
 
 def _tree(nodes: Sequence[Node], leaves: Sequence[int], token_ids: Int32) -> TrajectoryTree:
@@ -135,9 +137,11 @@ def _tree(nodes: Sequence[Node], leaves: Sequence[int], token_ids: Int32) -> Tra
     )
 
 
-def _random_tree(nodes: Sequence[Node], leaves: Sequence[int], rng: np.random.Generator) -> TrajectoryTree:
+def _random_tree(
+    nodes: Sequence[Node], leaves: Sequence[int], rng: np.random.Generator, vocabulary: int
+) -> TrajectoryTree:
     count = sum(node.tokens for node in nodes)
-    return _tree(nodes, leaves, rng.integers(0, VOCABULARY, count).astype(np.int32))
+    return _tree(nodes, leaves, rng.integers(0, vocabulary, count).astype(np.int32))
 
 
 def merged_rows(trees: Sequence[TrajectoryTree], max_tokens: int) -> Batch:

@@ -27,14 +27,22 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
-from benchmarks.loads import OBJECTIVE, agent_trees, make_trees, merged_rows, shape_for, turn_rows
+from benchmarks.loads import (
+    OBJECTIVE,
+    VOCABULARY,
+    agent_trees,
+    make_trees,
+    merged_rows,
+    shape_for,
+    turn_rows,
+)
 from trieline.kernels.cpu.flags import BFLOAT16_FLAGS, cpu_flags
 from trieline.learner.allocator import keep_freed_memory
 from trieline.learner.batch.batch import Batch, prepare_batch
@@ -66,10 +74,14 @@ def make_optimizer(model: TreeModel, dtype: torch.dtype) -> MasterOptimizer:
     )
 
 
-def trees_for(load: str, ratio: int, unique_tokens: int) -> list[TrajectoryTree]:
+def trees_for(
+    load: str, ratio: int, unique_tokens: int, *, vocabulary: int = VOCABULARY
+) -> list[TrajectoryTree]:
+    """`vocabulary`: of the model; the tokens are of the first `VOCABULARY` at most."""
+    vocabulary = min(vocabulary, VOCABULARY)
     if load == "agent" and ratio > 1:
-        return agent_trees(ratio, unique_tokens)
-    return make_trees(shape_for(ratio, unique_tokens, load))
+        return agent_trees(ratio, unique_tokens, vocabulary=vocabulary)
+    return make_trees(shape_for(ratio, unique_tokens, load), vocabulary=vocabulary)
 
 
 def flops(batch: Batch, model: TreeModel) -> float:
@@ -128,15 +140,15 @@ def tokens_of(batch: Batch) -> int:
     return sum(pack.trie.num_tokens for pack in batch.packs)
 
 
-def measure(dtype: torch.dtype, options: argparse.Namespace, *, with_turns: bool) -> list[dict[str, Any]]:
+def measure(dtype: torch.dtype, options: argparse.Namespace, *, with_turns: bool) -> Iterator[dict[str, Any]]:
     model = make_model(SHAPES[options.model], dtype, options.device, reproducible=options.reproducible)
     optimizer = make_optimizer(model, dtype)
-    rows = []
+    vocabulary = SHAPES[options.model].vocab_size
     for load in options.loads:
         for ratio in options.ratios:
             if ratio == 1 and load != options.loads[0]:
                 continue
-            trees = trees_for(load, ratio, options.unique_tokens)
+            trees = trees_for(load, ratio, options.unique_tokens, vocabulary=vocabulary)
             trie = prepare_batch(trees, OBJECTIVE, max_tokens=options.max_tokens)
             merged = merged_rows(trees, options.max_tokens)
             apart = compare(model, optimizer, (trie, merged)) if options.compare else {}
@@ -169,8 +181,7 @@ def measure(dtype: torch.dtype, options: argparse.Namespace, *, with_turns: bool
                 (turn_seconds,) = fastest([step(model, turns, optimizer)], 1)
                 row |= {"turn_tokens": tokens_of(turns), "turn_seconds": turn_seconds}
             print(_line(row), flush=True)
-            rows.append(row)
-    return rows
+            yield row
 
 
 def _line(row: dict[str, Any]) -> str:
@@ -240,8 +251,11 @@ def _panel(row: dict[str, Any]) -> str:
 
 
 def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    import matplotlib as mpl
-
+    try:
+        import matplotlib as mpl
+    except ImportError:
+        print("no picture: matplotlib is not installed")
+        return
     mpl.use("Agg")
     from matplotlib import pyplot
 
@@ -295,10 +309,13 @@ def main() -> None:
     keep_freed_memory()  # as the learner's program does
     torch.set_num_threads(options.threads)
     print(machine())
-    rows = []
+    rows: list[dict[str, Any]] = []
+    kept: list[dict[str, Any]] = []
     for number, name in enumerate(options.dtypes):
-        rows += measure(getattr(torch, name), options, with_turns=number == 0)
-    plot(keep(rows, options), options.output / "train_step.png")
+        for row in measure(getattr(torch, name), options, with_turns=number == 0):
+            rows.append(row)
+            kept = keep(rows, options)
+    plot(kept, options.output / "train_step.png")
     judged = [row for row in rows if row["load"] != "rollouts"]
     if judged:
         worst = min(judged, key=lambda row: row["share_of_ratio"])
