@@ -19,6 +19,8 @@ from trieline.kernels.gpu.tree_attention_op import tree_attention_on_gpu, tree_a
 from trieline.kernels.gpu.tree_blocks import TreeBlocks, plan_tree_blocks
 from trieline.kernels.preorder import depths
 
+# Under the interpreter minutes; on a GPU, where `long` is not asked for, they run all the same.
+pytestmark = pytest.mark.long
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 
