@@ -16,6 +16,7 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from trieline.kernels.cpu.precision import HALF_DTYPES
+from trieline.kernels.path_intervals import path_intervals
 from trieline.kernels.tree_attention import reference_tree_attention, tree_attention
 from trieline.kernels.tree_plan import plan_tree_attention
 
@@ -149,7 +150,7 @@ def intervals_side(pack: Pack) -> Side:
         raise LeftOutError(msg) from error
 
     def make() -> Any:
-        return plan_cudnn_attention(pack.ends, *pack.qkv)
+        return plan_cudnn_attention(path_intervals(pack.ends), *pack.qkv)
 
     plan = make()
     return Side(

@@ -2,7 +2,9 @@
 
 For query m of row r = rows[m], with c = lengths[m] tokens seen:
 
-    out[m] = softmax(scale * q[m] K^T) V,  K = keys[slots[r, :c]],  V = values[slots[r, :c]]
+    out[m] = softmax(scale * q[m] K^T) V,  K = keys[slots[r, b:c]],  V = values[slots[r, b:c]]
+
+with b = 0, or in layers with a sliding window b = max(0, c - window).
 
 A prefix that many sequences share lies in the same slots for all of them. On a GPU a Triton kernel reads the
 slots where they lie (`gpu/slot_attention_op`); elsewhere they are gathered first (`gathered_attention`).
@@ -29,6 +31,7 @@ def slot_attention(
     *,
     scale: float,
     longest: int,
+    window: int = 0,
 ) -> Tensor:
     """As in the module: [M, Q, W] like the query. The new tokens' keys and values are in their slots already.
 
@@ -40,15 +43,24 @@ def slot_attention(
         lengths_M: int64, at least 1 and at most `longest`.
         scale: of the scores.
         longest: of `lengths_M`; not looked at by the Triton kernel.
+        window: how many of the newest tokens are seen, the query's own among them; 0: all.
     """
     if takes_triton(query_MQD.device, query_MQD.dtype):
         from trieline.kernels.gpu.slot_attention_op import slot_attention_on_gpu
 
         return slot_attention_on_gpu(
-            query_MQD, keys_PHD, values_PHW, slots_RC, rows_M, lengths_M, scale=scale
+            query_MQD, keys_PHD, values_PHW, slots_RC, rows_M, lengths_M, scale=scale, window=window
         )
     return gathered_attention(
-        query_MQD, keys_PHD, values_PHW, slots_RC, rows_M, lengths_M, scale=scale, longest=longest
+        query_MQD,
+        keys_PHD,
+        values_PHW,
+        slots_RC,
+        rows_M,
+        lengths_M,
+        scale=scale,
+        longest=longest,
+        window=window,
     )
 
 
@@ -62,12 +74,16 @@ def gathered_attention(
     *,
     scale: float,
     longest: int,
+    window: int = 0,
 ) -> Tensor:
     """The same, from copies of the keys and values padded to the longest."""
     count, heads = len(query_MQD), keys_PHD.shape[1]
     # What lies behind a row's length is masked; it may be any slot, but it must be one.
     slots_ML = slots_RC[rows_M, :longest].long()
-    seen_ML = torch.arange(longest, device=lengths_M.device) < lengths_M[:, None]
+    places = torch.arange(longest, device=lengths_M.device)
+    seen_ML = places < lengths_M[:, None]
+    if window:
+        seen_ML &= places >= lengths_M[:, None] - window
     keys, values = (
         functional.embedding(torch.where(seen_ML, slots_ML, 0), pool.flatten(1))
         .view(count, longest, heads, -1)
@@ -93,11 +109,13 @@ def reference_slot_attention(
     lengths_M: Tensor,
     *,
     scale: float,
+    window: int = 0,
 ) -> Tensor:
     """The same from the formula in float64, query by query."""
     outs = []
     for query_QD, row, length in zip(query_MQD, rows_M.tolist(), lengths_M.tolist(), strict=True):
-        slots = slots_RC[row, :length].long()
+        first = max(0, length - window) if window else 0
+        slots = slots_RC[row, first:length].long()
         keys_HCD, values_HCW = (pool[slots].transpose(0, 1).double() for pool in (keys_PHD, values_PHW))
         query_HGD = query_QD.view(len(keys_HCD), -1, query_QD.shape[-1]).double()
         weights_HGC = (scale * query_HGD @ keys_HCD.mT).softmax(-1)

@@ -63,6 +63,17 @@ def test_widths_that_are_no_power_of_two_and_differ() -> None:
     torch.testing.assert_close(slot_attention_on_gpu(*operands, scale=1.0), expected, atol=2e-5, rtol=2e-5)
 
 
+@pytest.mark.parametrize("window", [1, 7, 64, 100, 1000])
+@pytest.mark.parametrize("splits", [1, 3])
+def test_a_window_is_the_formula(window: int, splits: int) -> None:
+    operands = problem([1, 64, 65, 200], (4, 2), (32, 32), torch.float32)
+    expected = reference_slot_attention(*operands, scale=0.3, window=window)
+    found = slot_attention_on_gpu(*operands, scale=0.3, window=window, num_splits=splits)
+    torch.testing.assert_close(found, expected, atol=2e-5, rtol=2e-5)
+    gathered = gathered_attention(*operands, scale=0.3, longest=200, window=window)
+    torch.testing.assert_close(gathered, expected, atol=2e-5, rtol=2e-5)
+
+
 def test_few_sequences_are_split_and_many_are_not() -> None:
     assert splits_for(8) == 16
     assert splits_for(64) == 4

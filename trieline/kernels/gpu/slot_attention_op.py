@@ -35,6 +35,7 @@ def split_kernel(
     Total,
     scale,
     capacity,
+    window,
     HEADS: tl.constexpr,
     GROUP: tl.constexpr,
     GROUP_BLOCK: tl.constexpr,
@@ -48,7 +49,8 @@ def split_kernel(
     """One split: sums of 2^(score - largest) and of the values under them, for each query head of a group.
 
     Query [M, H, G, D], Keys [P, H, D], Values [P, H, W], Slots [R, C]; Partial [M, H, S, GROUP_BLOCK, W],
-    Largest and Total [M, H, S, GROUP_BLOCK]. `scale` is that of a softmax of base 2.
+    Largest and Total [M, H, S, GROUP_BLOCK]. `scale` is that of a softmax of base 2; a `window` of `capacity`
+    hides nothing.
     """
     one = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1)
@@ -67,11 +69,13 @@ def split_kernel(
     high = tl.full((GROUP_BLOCK,), float("-inf"), tl.float32)
     weight = tl.zeros((GROUP_BLOCK,), tl.float32)
     out = tl.zeros((GROUP_BLOCK, VALUE_BLOCK), tl.float32)
-    blocks = tl.cdiv(length, BLOCK_N)
-    share = tl.cdiv(blocks, num_splits)
-    for block in range(split * share, tl.minimum((split + 1) * share, blocks)):
+    begin = tl.maximum(length - window, 0)
+    first = begin // BLOCK_N
+    stop = tl.cdiv(length, BLOCK_N)
+    share = tl.cdiv(stop - first, num_splits)
+    for block in range(first + split * share, tl.minimum(first + (split + 1) * share, stop)):
         n = block * BLOCK_N + tl.arange(0, BLOCK_N)
-        seen = n < length
+        seen = (n >= begin) & (n < length)
         slot = tl.load(Slots + row * capacity + n, mask=seen, other=0).to(tl.int64)
         k = tl.load(
             Keys + (slot[:, None] * HEADS + head) * KEY_WIDTH + d[None, :],
@@ -149,6 +153,7 @@ def slot_attention_on_gpu(
     lengths_M: Tensor,
     *,
     scale: float,
+    window: int = 0,
     num_splits: int | None = None,
 ) -> Tensor:
     """As `slot_attention`. `num_splits`: of the keys of a sequence; None: as many as fill a GPU."""
@@ -174,6 +179,7 @@ def slot_attention_on_gpu(
         total,
         scale * LOG2_E,
         slots_RC.shape[1],
+        window or slots_RC.shape[1],
         HEADS=heads,
         GROUP=queries // heads,
         GROUP_BLOCK=group_block,

@@ -19,7 +19,6 @@ from tests.learner.policy_server.cpu.tiny import (
     save_model,
     tiny_engine,
 )
-from trieline.learner.errors import ModelRefusedError
 from trieline.learner.keeping.weight_file import ADAPTER_KEY, write_weights
 from trieline.learner.policy_server.batching.stop_text import Decode
 from trieline.learner.policy_server.config import PolicyServerConfig
@@ -79,7 +78,7 @@ def expect_equal(found: Completion, expected: Completion) -> None:
 
 
 @pytest.mark.parametrize("fused", [True, False])
-@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "gemma3", "mistral"])
 def test_figures_are_those_of_a_plain_forward(
     family: str, fused: bool, device: torch.device, tmp_path: Path
 ) -> None:
@@ -233,9 +232,3 @@ def test_steps_without_adapters_are_not_repeated_where_those_with_them_can_not_b
         one.load(tmp_path / "adapters.safetensors", 1)
     asked = request(0, random_prompt(0, 9), max_tokens=5)
     expect_equal(generate(engine, asked)[0], generate(on_cpu, asked)[0])
-
-
-def test_windows_are_refused_by_name(tmp_path: Path) -> None:
-    decoder = load_decoder(save_model(tmp_path, "mistral"), torch.float32)
-    with pytest.raises(ModelRefusedError, match="no sliding windows on a GPU"):
-        GpuEngine(decoder, PolicyServerConfig(kv_tokens=500))

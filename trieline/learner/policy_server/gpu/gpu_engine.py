@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from trieline.kernels.gpu.availability import takes_triton
-from trieline.learner.errors import ModelRefusedError
 from trieline.learner.policy_server.batching.backend import Planned
 from trieline.learner.policy_server.batching.engine import BatchingEngine, max_context_of
 from trieline.learner.policy_server.batching.grammars import Grammars
@@ -53,12 +52,6 @@ class GpuBackend:
     """The `Backend` of `GpuEngine`."""
 
     def __init__(self, decoder: Decoder, config: PolicyServerConfig, record: Record | None) -> None:
-        if any(decoder.kv_shape.windows):
-            msg = (
-                "the policy server has no sliding windows on a GPU, and the model has some: "
-                "expected policy_server.device = 'cpu'"
-            )
-            raise ModelRefusedError(msg)
         self.decoder = decoder
         self.places = SlotRows(
             decoder.device,

@@ -24,6 +24,17 @@ class SlotChunk:
     seen: Tensor | None
     """bool [count, S] which of them a token sees; None: it is plain causal."""
 
+    def within(self, window: int) -> "SlotChunk":
+        """The chunk in a layer where a token sees the newest `window` tokens of its row; 0: all."""
+        whole = len(self.slots)
+        if not window or whole <= window:
+            return self
+        start = whole - self.count
+        first = max(0, start - window + 1)
+        seen = torch.ones(self.count, whole - first, dtype=torch.bool, device=self.slots.device)
+        seen.tril_(start - first).triu_(start - first - window + 1)
+        return SlotChunk(slots=self.slots[first:], count=self.count, seen=seen)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SlotLayout:
@@ -45,6 +56,7 @@ class SlotCache:
 
     def __init__(self, shape: KVShape, num_slots: int, table_RC: Tensor, dtype: torch.dtype) -> None:
         per_layer, device = (num_slots, shape.heads), table_RC.device
+        self._shape = shape
         # Zeros: what is masked is multiplied by 0 all the same, and 0 x NaN is NaN.
         self.keys = torch.zeros(shape.layers, *per_layer, shape.key_width, dtype=dtype, device=device)
         self.values = torch.zeros(shape.layers, *per_layer, shape.value_width, dtype=dtype, device=device)
@@ -63,7 +75,7 @@ class SlotCache:
         keys, values = self.keys[layer], self.values[layer]
         keys.index_copy_(0, layout.slots, key_THD)
         values.index_copy_(0, layout.slots, value_THW)
-        count = len(layout.rows)
+        count, window = len(layout.rows), self._shape.window(layer)
         parts = []
         if count:
             parts.append(
@@ -76,10 +88,12 @@ class SlotCache:
                     layout.lengths,
                     scale=scale,
                     longest=layout.longest,
+                    window=window,
                 )
             )
         begin = count
-        for chunk in layout.chunks:
+        for whole in layout.chunks:
+            chunk = whole.within(window)
             query = query_TQD[begin : begin + chunk.count]
             parts.append(_attend_chunk(chunk, query, keys[chunk.slots], values[chunk.slots], scale))
             begin += chunk.count
