@@ -169,7 +169,7 @@ def sequences_side(pack: Pack) -> Side:
 
     def one_by_one(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         rows = zip(*(t.split_with_sizes(lengths, dim=2) for t in (q, k, v)), strict=True)
-        return torch.cat([_causal(*row, pack.scale) for row in rows], dim=1)
+        return torch.cat([_causal(q, k, v, pack.scale) for q, k, v in rows], dim=1)
 
     return Side(attend=one_by_one, operands=operands, token=token)
 
@@ -283,8 +283,8 @@ def varlen_side(pack: Pack, kernel: Callable[[], Varlen]) -> Side:
     rows = Rows.of(lengths, lengths, pack.ends.device)
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        by_token = (t[0].transpose(0, 1) for t in (q, k, v))
-        return attend_rows(*by_token, rows)[None]
+        q, k, v = (t[0].transpose(0, 1) for t in (q, k, v))
+        return attend_rows(q, k, v, rows)[None]
 
     return Side(attend=attend, operands=operands, token=token)
 

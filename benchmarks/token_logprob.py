@@ -77,7 +77,8 @@ def gathered(hidden: Tensor, weight: Tensor, rows: Tensor, targets: Tensor) -> T
     logits = functional.linear(hidden[rows], weight) / TEMPERATURE
     logprobs = logits.gather(-1, targets[:, None])[:, 0] - logits.logsumexp(-1)
     entropies = []
-    for part in logits.split(ENTROPY_ROWS):
+    for start in range(0, len(logits), ENTROPY_ROWS):
+        part = logits[start : start + ENTROPY_ROWS]
         logs = part.log_softmax(-1)
         entropies.append(-(logs.exp() * logs).sum(-1))
     return _loss(logprobs.float(), torch.cat(entropies).float() * len(hidden) / len(rows))
@@ -219,7 +220,8 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     results: dict[str, dict[str, Any]] = {}
     running: dict[str, Loss] = {}
     for name, side in sides.items():
-        results[name] = row = {"side": name}
+        row: dict[str, Any] = {"side": name}
+        results[name] = row
         if isinstance(side, str):
             row["left_out"] = side
             continue

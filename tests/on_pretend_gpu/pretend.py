@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._library.custom_ops import CustomOpDef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from triton.runtime import interpreter
@@ -52,7 +53,7 @@ class OnDevice(Tensor):
     """Numbers in the CPU's memory, on another device as far as torch knows."""
 
     numbers: Tensor
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @staticmethod
     def __new__(cls, numbers: Tensor) -> "OnDevice":
@@ -70,7 +71,7 @@ class OnDevice(Tensor):
         return wrapper
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         return compute(func, args, kwargs or {})
@@ -91,18 +92,22 @@ class OnDevice(Tensor):
         return self.numbers.tolist()
 
     @property
-    def data(self) -> Tensor:  # type: ignore[override]
+    def data(self) -> Tensor:
         return self.detach()
 
     @data.setter
     def data(self, other: Tensor) -> None:
         assert isinstance(other, OnDevice), f"a parameter on {self.device} gets data on {other.device}"
-        Tensor.data.__set__(self, other)  # type: ignore[attr-defined]
+        of_tensors: Any = Tensor.data
+        of_tensors.__set__(self, other)
         self.numbers = other.numbers
 
 
 class PretendDevice(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """While it is on, tensors can be made on the device and moved to it."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -179,7 +184,7 @@ def _know_operators() -> None:
 
     for module in (token_logprob_op, tree_attention_op):
         for value in vars(module).values():
-            if isinstance(value, torch.library.CustomOpDef):
+            if isinstance(value, CustomOpDef):
                 BODIES[value._opoverload] = value._init_fn
 
 

@@ -40,7 +40,13 @@ def test_requests_of_all_kinds_and_new_weights(
         if number == 2:
             how |= {"top_p": 0.8, "top_k": 30, "tell_masks": True}
         asked.append(request(number, prompt, max_tokens=3, seed=number, **how))
-    limits = {"max_rows": 2, "max_context": 64, "kv_tokens": 300, "prefix_tokens": 60, "prefill_tokens": 32}
+    limits: dict[str, Any] = {
+        "max_rows": 2,
+        "max_context": 64,
+        "kv_tokens": 300,
+        "prefix_tokens": 60,
+        "prefill_tokens": 32,
+    }
     on_cpu = tiny_engine(folder, decode=spelled, **limits)
     decoder = load_decoder(folder, torch.float32, device=device)
     engine = GpuEngine(decoder, PolicyServerConfig(**limits), decode=spelled, record=again)

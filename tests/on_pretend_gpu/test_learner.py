@@ -102,8 +102,11 @@ def test_a_mix_of_devices_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
         there, here = torch.ones(2, 3).to(device), torch.ones(2, 3)
         assert (there + torch.tensor(1.0) + there.cpu().to(device)).tolist() == [[3.0] * 3] * 2
         assert there[torch.tensor([1])].device == device
-        for mixed in (lambda: there + here, lambda: there @ here.T, lambda: here[there[0].long()]):
-            with pytest.raises(DeviceMixError, match="on one device"):
-                mixed()
+        with pytest.raises(DeviceMixError, match="on one device"):
+            there + here
+        with pytest.raises(DeviceMixError, match="on one device"):
+            there @ here.T
+        with pytest.raises(DeviceMixError, match="on one device"):
+            here[there[0].long()]
         with pytest.raises(RuntimeError, match="numpy"):
             there.numpy()
