@@ -189,6 +189,14 @@ def _link_contradictions(config: Config) -> Iterator[str]:
             f"and {links.peer_timeout_s:g}: a policy server that is gone would end the run before it counts "
             "as lost"
         )
+    longest = config.actor.generate_timeout_s
+    for name in () if config.policy_server.in_flight_updates else ("weights_timeout_s", "startup_timeout_s"):
+        if (patience := getattr(learner, name)) <= longest:
+            yield (
+                f"expected learner.{name} > actor.generate_timeout_s with policy_server.in_flight_updates = "
+                f"false, got {patience:g} and {longest:g}: new weights wait for the longest reply, and the "
+                "learner would give up before"
+            )
 
 
 def _env_contradictions(config: Config, number: int) -> Iterator[str]:

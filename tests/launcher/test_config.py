@@ -97,6 +97,10 @@ def test_the_resolved_copy_is_the_same_configuration(base: str, tmp_path: Path) 
         ("links.max_message_bytes=262143", r"within 16383 tokens \(links\.max_message_bytes\)"),
         ("links.heartbeat_s=16", r"expected links\.peer_timeout_s >= 2 x links\.heartbeat_s, got 30 and 16"),
         ("links.peer_timeout_s=60", r"weights_timeout_s > links\.peer_timeout_s, got 60 and 60"),
+        (
+            "policy_server.in_flight_updates=false",
+            r"expected learner\.weights_timeout_s > actor\.generate_timeout_s .* false, got 60 and 120",
+        ),
         ("learner.batch_timeout_s=600", r"expected learner\.batch_timeout_s > 900 s.*envs\.0.*got 600"),
         ("actor.episodes=3", r"expected learner\.batch_timeout_s > 2700 s.*\(3 x the time limit.*got 2400"),
         ("actor.episode_timeout_s=2400", r"expected learner\.batch_timeout_s > 2400 s"),
@@ -116,6 +120,7 @@ def test_a_mistake_is_named(base: str, setting: str, expected: str) -> None:
 def test_limits_that_fit_each_other_pass(base: str) -> None:
     load_config([base], ["envs.0.episode.max_context=8192", "links.max_tree_tokens=65536"])
     load_config([base], ["actor.branching=random", "actor.branches=2"])
+    load_config([base], ["policy_server.in_flight_updates=false", "learner.weights_timeout_s=121"])
     load_config([base], ["learner.replay=somewhere", "actor.episode_timeout_s=5000"])
     load_config([base], ["envs.0.episode.turn_timeout_s=5", "actor.turn_timeout_s=5000"])
 

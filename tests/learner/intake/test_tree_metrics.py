@@ -58,6 +58,31 @@ def test_broken_rollouts_count_in_nothing_but_the_failures() -> None:
     assert num_sampled_tokens([MATH, CODE, LOST]) == 6 + 3 + 3
 
 
+def test_each_token_counts_with_its_own_version() -> None:
+    # Rollouts of 1, 2 and 3 tokens after a prompt of 2: the second is of two versions.
+    mixed = replace(MATH, policy_versions=np.array([-1, -1, 4, 3, 5, 4, 4, 4], np.int32))
+    metrics = batch_metrics([mixed], policy_version=5)
+    assert metrics["off_policy/token_staleness/mean"] == pytest.approx((1 + 2 + 0 + 1 + 1 + 1) / 6)
+    assert metrics["off_policy/mixed_replies"] == pytest.approx(1 / 3)
+    assert metrics["off_policy/mixed_sequences"] == pytest.approx(1 / 3)
+    assert batch_metrics([MATH], policy_version=1)["off_policy/token_staleness/mean"] == 0.0
+
+
+def test_a_sequence_of_whole_replies_by_several_versions_is_mixed() -> None:
+    # The prompt, a reply to it, then two second turns: one by the weights of the first, one by newer ones.
+    turns = replace(
+        MATH,
+        parents=np.array([-1, 0, 1, 1], np.int32),
+        policy_versions=np.array([-1, -1, 4, 4, 4, 5, 5, 5], np.int32),
+        leaf_nodes=np.array([2, 3], np.int32),
+        leaf_terminated=np.array([True, True]),
+        leaf_causes=("", ""),
+    )
+    metrics = batch_metrics([turns], policy_version=5)
+    assert metrics["off_policy/mixed_replies"] == 0.0
+    assert metrics["off_policy/mixed_sequences"] == 0.5
+
+
 def test_success_episodes_and_tokens_are_counted_by_level() -> None:
     metrics = level_metrics([MATH, replace(MATH, level=2), CODE, LOST])
     assert metrics == {

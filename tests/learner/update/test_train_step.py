@@ -101,6 +101,7 @@ def test_only_tokens_with_a_fresh_past_are_compared() -> None:
     metrics = accumulate_gradients(MODEL, batch, config, policy_version=7)
     assert metrics["mismatch_kl/fresh_fraction"] < 1
     assert metrics.get("mismatch_kl/max", 0.0) < 1e-12
+    assert metrics["off_policy/kl/logprob_max_abs"] == pytest.approx(5, abs=1e-5), "but told"
     metrics = accumulate_gradients(MODEL, batch, config, policy_version=8)
     assert metrics["mismatch_kl/fresh_fraction"] == 0
     assert "mismatch_kl/mean" not in metrics

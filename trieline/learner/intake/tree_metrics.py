@@ -24,6 +24,7 @@ def batch_metrics(trees: Sequence[TrajectoryTree], *, policy_version: int) -> Ta
         age = staleness(tree, policy_version)
         metrics.add_mean("off_policy/staleness/mean", age, 1)
         metrics.add_maximum("off_policy/staleness/max", age)
+        _add_versions(metrics, tree, policy_version)
         _add_rewards(metrics, tree)
         _add_completions(metrics, tree)
     return metrics
@@ -94,6 +95,25 @@ def text_sample(trees: Sequence[TrajectoryTree], step: int) -> dict[str, Any] | 
 def num_sampled_tokens(trees: Sequence[TrajectoryTree]) -> int:
     """Tokens that the policy wrote, each once however many sequences go through it."""
     return sum(int(np.diff(tree.node_offsets)[tree.sampled].sum()) for tree in trees)
+
+
+def _add_versions(metrics: Tally, tree: TrajectoryTree, policy_version: int) -> None:
+    """How far behind each sampled token is, and the shares of replies and sequences of several versions."""
+    # Of each node and all that comes before it.
+    seen: list[frozenset[int]] = []
+    for node, parent in enumerate(tree.parents.tolist()):
+        before = seen[parent] if parent >= 0 else frozenset[int]()
+        if not tree.sampled[node]:
+            seen.append(before)
+            continue
+        versions = tree.policy_versions[tree.node_tokens(node)]
+        behind = np.maximum(policy_version - versions, 0)
+        metrics.add_mean("off_policy/token_staleness/mean", int(behind.sum()), len(versions))
+        own = frozenset(versions.tolist())
+        metrics.add_mean("off_policy/mixed_replies", len(own) > 1, 1)
+        seen.append(before | own)
+    for leaf in tree.leaf_nodes.tolist():
+        metrics.add_mean("off_policy/mixed_sequences", len(seen[leaf]) > 1, 1)
 
 
 def _add_rewards(metrics: Tally, tree: TrajectoryTree) -> None:

@@ -68,6 +68,10 @@ class PolicyServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     """Tokens of finished sequences and shared prompts kept for reuse, least recently used out first."""
     prefill_tokens: Annotated[int, msgspec.Meta(ge=16, le=65_536)] = 1024
     """Prompt tokens computed in one step at most: what running requests wait for while prompts are read."""
+    in_flight_updates: bool = True
+    """New weights come between two tokens, so that several versions may sample one reply; each token says
+    which did. False: one version samples a whole reply. New weights wait until the requests that run are
+    finished, and no other begins meanwhile. An engine of others finishes all that it was given."""
     max_failures: Positive = 3
     """Steps that may fail, with no request answered in between, before the server exits with an error."""
     stop_grace_s: Seconds = 2.0

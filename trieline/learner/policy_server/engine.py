@@ -49,6 +49,10 @@ class Refused:
 class Engine(Protocol):
     """Works on many requests at once; `step` moves all of them on. Called from one thread."""
 
+    admits: bool
+    """False: requests that don't run yet wait, and those that run go on. An engine that can't tell them apart
+    lets all run."""
+
     @property
     def policy_version(self) -> int:
         """Of the weights that the next token is sampled with."""

@@ -121,10 +121,12 @@ class PolicyServer:
         self._waiting = WaitingRequests(config.max_waiting)
         self._began = False
         self._failures = 0
-        self._owed: tuple[int, Path] | None = None
-        """Weights that the engine did not take when it was given them."""
-        self._retry_at = 0.0
+        self._newest: tuple[int, Path] | None = None
+        """Weights that the engine is yet to be given, or did not take."""
+        self._due_at = 0.0
         self._loading: _Loading | None = None
+        self._holds_back = False
+        """No request begins: new weights wait for those that run, or are on their way."""
 
     def serve(self, stop: StopFlag) -> int:
         """The exit status."""
@@ -152,7 +154,8 @@ class PolicyServer:
         return 0
 
     def _busy(self) -> bool:
-        return len(self._waiting) + self._engine.waiting + self._engine.running > 0
+        in_front = 0 if self._holds_back else len(self._waiting)
+        return in_front + self._engine.waiting + self._engine.running > 0
 
     def _may_begin(self) -> bool:
         if not self._began and self._subscriber.is_alone():
@@ -185,7 +188,8 @@ class PolicyServer:
                 self._refuse(displaced, "overloaded", "others who asked for less come first")
 
     def _feed(self) -> None:
-        while self._waiting and self._engine.waiting < ROWS_AHEAD * self._config.max_rows:
+        ahead = 0 if self._holds_back else ROWS_AHEAD * self._config.max_rows
+        while self._waiting and self._engine.waiting < ahead:
             self._engine.submit(*self._waiting.take())
 
     def _step(self) -> None:
@@ -207,23 +211,38 @@ class PolicyServer:
             self._sockets.reply(answer.ticket[0], answer.completion)
 
     def _swap_weights(self) -> None:
-        """Give the engine the newest weights, or see whether it has them by now: nothing waits for it."""
-        loading, self._loading = self._loading or self._next_weights(), None
-        if loading is None:
-            return
+        """Give the engine the newest weights, or see whether it has them by now: nothing waits for it.
+
+        Without updates in flight they wait until nothing runs, and nothing begins before they are in.
+        """
+        if (announced := self._subscriber.poll()) is not None:
+            self._newest, self._due_at = announced, 0.0
+        at_once = self._config.in_flight_updates
+        if self._loading is None and (due := self._due()) and (at_once or not self._engine.running):
+            self._loading, self._newest = _Loading(*due), None
+        if self._loading is not None and self._load(self._loading):
+            self._loading = None
+        self._holds_back = not at_once and (self._loading or self._due()) is not None
+        self._engine.admits = not self._holds_back
+
+    def _due(self) -> tuple[int, Path] | None:
+        return self._newest if time.monotonic() >= self._due_at else None
+
+    def _load(self, loading: _Loading) -> bool:
+        """False: they are on their way."""
         version, path = loading.version, loading.path
         try:
             if loading.coming is None:
                 loading.coming = self._engine.load(path, version)
             if loading.coming is not None:
                 if not loading.coming.done():
-                    self._loading = loading
-                    return
+                    return False
                 loading.coming.result()
         except EngineError as error:
             log.error("weights of version %d were not taken, another try follows: %s", version, error)
-            self._owed, self._retry_at = (version, path), time.monotonic() + RETRY_S
-            return
+            if self._newest is None:
+                self._newest, self._due_at = (version, path), time.monotonic() + RETRY_S
+            return True
         except (CheckpointError, OSError) as error:
             log.error(
                 "weights of version %d refused, those of %d stay: %s",
@@ -231,20 +250,12 @@ class PolicyServer:
                 self._engine.policy_version,
                 error,
             )
-            return
+            return True
         self._began = True
         seconds = time.perf_counter() - loading.began
         self._subscriber.report_loaded(version, seconds)
         log.info("serving version %d (loaded in %.3f s)", version, seconds)
-
-    def _next_weights(self) -> _Loading | None:
-        newest = self._subscriber.poll()
-        if newest is None and time.monotonic() >= self._retry_at:
-            newest = self._owed
-        if newest is None:
-            return None
-        self._owed = None
-        return _Loading(*newest)
+        return True
 
     def _status(self, request_id: int) -> ServerStatus:
         engine = self._engine

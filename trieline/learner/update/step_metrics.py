@@ -46,9 +46,11 @@ def _add_mean(tally: Tally, name: str, values: Tensor) -> None:
 
 
 def _add_mismatch(tally: Tally, pack: Pack, outputs: PackOutputs, policy_version: int) -> None:
-    """Of the tokens whose whole past was sampled by these weights."""
+    """Of the tokens whose whole past was sampled by these weights; and of all, as `off_policy/kl/*`."""
     of_these_weights = (pack.oldest_version == policy_version) & (pack.newest_version == policy_version)
     fresh = torch.from_numpy(of_these_weights)
     _add_mean(tally, "mismatch_kl/fresh_fraction", fresh)
     recomputed = outputs.logprobs.detach()[torch.from_numpy(pack.column_targets)]
-    add_disagreement(tally, "mismatch_kl", recomputed[fresh], torch.from_numpy(pack.behavior_logprobs)[fresh])
+    recorded = torch.from_numpy(pack.behavior_logprobs)
+    add_disagreement(tally, "mismatch_kl", recomputed[fresh], recorded[fresh])
+    add_disagreement(tally, "off_policy/kl", recomputed, recorded)

@@ -6,13 +6,16 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
 
+from tests.learner.policy_server.foreign.asking import request
 from tests.learner.policy_server.foreign.fake_engine import DEADLINE_S, FakeEngine
 from tests.learner.policy_server.foreign.test_engine import wait_for, weights_file
+from tests.learner.policy_server.test_in_flight_updates import Script
 from trieline.learner.policy_server.config import PolicyServerConfig
 from trieline.learner.policy_server.foreign.engine import ForeignEngine
 from trieline.learner.policy_server.process import PolicyServer, StopFlag
@@ -168,3 +171,29 @@ def test_a_server_whose_engine_hangs_with_new_weights_answers_and_stops(
         serving.stop.reason = "the end of the test"
         serving.thread.join(DEADLINE_S)
         assert not serving.thread.is_alive()
+
+
+def test_weights_that_wait_for_replies_wait_for_all_that_an_engine_was_given(
+    fake: FakeEngine, connect: Callable[..., ForeignEngine], tmp_path: Path
+) -> None:
+    engine, stop = connect(fake), StopFlag()
+    fake.holds = True
+    script, weights = Script(stop), weights_file(tmp_path / "policy.safetensors")
+    # The fake has two rows: one of the first three requests waits in it.
+    script.messages = {
+        turn: [request(number, max_tokens=2) for number in numbers]
+        for turn, numbers in {1: [1, 2, 3], 8: [4]}.items()
+    }
+
+    def announced(turn: int) -> tuple[int, Path] | None:
+        if turn == 20:
+            fake.release()
+        return (9, weights) if turn == 5 else None
+
+    script.announces, script.until = announced, 4
+    sockets: Any = script
+    config = PolicyServerConfig(in_flight_updates=False)
+    assert PolicyServer(config, engine, sockets, sockets).serve(stop) == 0
+    versions = {number: one.policy_versions.tolist() for number, one in sorted(script.answers.items())}
+    assert versions == {1: [0, 0], 2: [0, 0], 3: [0, 0], 4: [9, 9]}
+    assert [version for _, version in script.loaded] == [9]

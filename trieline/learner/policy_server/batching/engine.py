@@ -64,6 +64,7 @@ class BatchingEngine:
         """`decode`: for stop strings, `grammars`: for grammars; None: requests with some are refused."""
         self.decoder = backend.decoder
         self.policy_version = policy_version
+        self.admits = True
         self.max_context = max_context_of(config, backend.decoder)
         self.counters = EngineCounters()
         self._config = config
@@ -223,7 +224,7 @@ class BatchingEngine:
         budget = self._config.prefill_tokens - sum(sequence.pending for sequence in reading)
         held_back: list[Sequence] = []
         try:
-            while self._waiting and budget > 0:
+            while self.admits and self._waiting and budget > 0:
                 sequence = self._waiting[0]
                 prompt = sequence.tokens[: sequence.length]
                 matched = self._places.matched(sequence.readable)

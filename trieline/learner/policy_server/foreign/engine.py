@@ -70,6 +70,7 @@ class ForeignEngine:
         """`make_link` is called in the loop of the connections. `child`: it runs there; not ended by this."""
         self.policy_version = 0
         self.tokens_generated = 0
+        self.admits = True  # What is submitted is on its way at once, whatever this says.
         self._dialect = dialect
         self._served = served
         self._weights = weights
