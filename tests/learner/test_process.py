@@ -1,5 +1,6 @@
 """The learner with a real policy server, a real actor, and real sockets between them."""
 
+import asyncio
 import os
 import shutil
 import signal
@@ -7,11 +8,13 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 import torch
 
@@ -24,6 +27,7 @@ from tests.learner.live_parts import (
     records,
     wait_for_step,
 )
+from tests.learner.policy_server.test_process import Serving
 from tests.learner.test_live_links import open_links
 from trieline.common.file_lock import file_lock
 from trieline.learner.config import EvaluationConfig, LearnerConfig, OptimizerConfig, WarmStartConfig
@@ -34,8 +38,9 @@ from trieline.learner.process import LOCK_FILE, LearnerRun, run_learner
 from trieline.learner.training import WARM_START_EPISODES
 from trieline.learner.update.learner import Learner
 from trieline.wire.config import EnvConfig, EpisodeConfig, LinksConfig, ModelConfig
+from trieline.wire.generate_link import PolicyClient
 from trieline.wire.journal import read_journal
-from trieline.wire.messages import Assignment
+from trieline.wire.messages import Assignment, Sampling
 from trieline.wire.task_lists import TaskLists
 
 CONFIG = LearnerConfig(
@@ -120,6 +125,44 @@ def test_a_live_run(max_staleness: int, links: LinksConfig, tiny_folder: Path, t
     numbers = [d.sequence_number for d in read_journal(tmp_path / "journal")]
     assert numbers == sorted(set(numbers))
     assert len(numbers) == len(actor.sent), "what is played for an evaluation is not trained on"
+
+
+def test_a_run_goes_on_where_its_server_finishes_replies_before_it_takes_new_weights(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    """Somebody's replies, longer than those of the run, are always under way when weights come."""
+    links, over = free_links(), threading.Event()
+    versions: list[list[int]] = []
+
+    async def chat(client: PolicyClient, seed: int) -> None:
+        while not over.is_set():
+            prompt, sampling = np.full(8, 50, np.int32), Sampling(max_tokens=60, seed=seed)
+            reply = await client.generate(prompt, sampling, timeout_s=60)
+            versions.append(np.unique(reply.policy_versions).tolist())
+
+    async def chats() -> None:
+        client = PolicyClient(links)
+        await client.start()
+        try:
+            await asyncio.gather(*(chat(client, seed) for seed in range(3)))
+        finally:
+            await client.close()
+
+    config = msgspec.structs.replace(CONFIG, max_staleness=1, canary_every=1)
+    with closing(Serving(links, tiny_folder, tmp_path / "fetch", in_flight_updates=False)):
+        others = threading.Thread(target=lambda: asyncio.run(chats()))
+        others.start()
+        try:
+            with EvenActor(links):
+                assert run(config, links, tiny_folder, tmp_path / "run", evaluation=EVALUATION) == 0
+        finally:
+            over.set()
+            others.join()
+    steps = steps_of(tmp_path / "run")
+    assert [r["policy_version"] for r in steps] == [1, 2, 3, 4]
+    assert max(r["off_policy/staleness/max"] for r in steps) <= 1
+    assert {len(one) for one in versions} == {1}
+    assert len({one[0] for one in versions}) > 1, "under several versions, one after the other"
 
 
 def test_a_run_without_an_evaluation_asks_for_training_alone(
