@@ -94,8 +94,8 @@ def test_without_its_adapters_a_model_is_its_own_reference(max_tokens: int) -> N
         figures = accumulate_gradients(model, batch, config, policy_version=0, reference=reference)
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
         found.append((dict(figures.items()), gradients))
-    (own_figures, own_gradients), (figures, gradients) = found
-    assert own_figures == figures
+    (own_figures, own_gradients), (other_figures, gradients) = found
+    assert own_figures == other_figures
     assert own_figures["loss/kl"] > 0.1
     assert len(gradients) == 2 * 2 * 7
     assert all(torch.equal(own, other) for own, other in zip(own_gradients, gradients, strict=True))
