@@ -117,11 +117,24 @@ PARTS = (
     ),
     Part(
         name="learning",
-        command=("-c", "from trieline.command_line import main; main()", "train", "--config", "tiny"),
-        gpu=("--set", "learner.steps=20", "--set", "run.dir='{output}/run'"),
+        command=(
+            *("-m", "trieline", "train", "--config", "tiny", "--set", "run.folder='{output}/runs'"),
+            *("--set", "learner.warm_start.evaluate_every=10"),
+        ),
+        gpu=(
+            *("--set", "learner.steps=20", "--set", "learner.warm_start.target=0.2"),
+            *("--set", "evaluation.episodes=20"),
+        ),
         cpu=(
-            *("--set", "learner.steps=1", "--set", "learner.trees_per_step=8", "--set", "actor.processes=1"),
-            *("--set", "learner.warm_start.max_steps=1", "--set", "run.dir='{output}/run'"),
+            *(
+                "--set",
+                "learner.steps=2",
+                "--set",
+                "learner.trees_per_step=4",
+                "--set",
+                "evaluation.episodes=4",
+            ),
+            *("--set", "learner.fill_batches=8.0", "--set", "learner.warm_start.target=0.02"),
         ),
         limit=45,
     ),

@@ -1,6 +1,6 @@
 """Registers, shared memory and spills of every kernel, compiled ahead of time for sm_90 without a device.
 
-    python benchmarks/kernels_sm90.py [--kernels attend keys queries] [--tile M N WARPS STAGES]
+    python -m benchmarks.kernels_sm90 [--kernels attend keys queries] [--tile M N WARPS STAGES]
 
 Needs torch and triton, whose wheel brings ptxas. The compiled kernels are those that a launch would take:
 sizes and strides divisible by 16 say so, the numbers of tokens don't. `--tile` tries another tile. Written
@@ -11,12 +11,9 @@ import argparse
 import json
 import re
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 import triton

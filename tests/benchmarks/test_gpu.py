@@ -76,7 +76,7 @@ def test_every_part_runs_on_a_cpu(tmp_path: Path) -> None:
     (told,) = json.loads((tmp_path / "memory.json").read_text())["rows"]
     # The head may keep a GiB of logits; the rest of this shape is nothing beside.
     assert 1.0 < told["told_tensors_gib"] < 1.1
-    assert list((tmp_path / "run").rglob("*.safetensors"))
+    assert list((tmp_path / "runs").rglob("*.safetensors"))
 
 
 def test_a_part_that_is_out_of_time_is_named_and_the_command_fails(tmp_path: Path) -> None:
