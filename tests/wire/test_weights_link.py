@@ -25,6 +25,7 @@ from trieline.wire.messages import (
     WeightsAnnouncement,
     WeightsLoaded,
 )
+from trieline.wire.weights_chunks import MAX_STRANGERS, WINDOW, ChunkTraffic
 from trieline.wire.weights_fetch import Fetch
 from trieline.wire.weights_link import WeightsSubscriber
 from trieline.wire.weights_publisher import CHUNK_BYTES
@@ -164,6 +165,65 @@ def test_a_chunk_that_is_damaged_or_lost_is_fetched_again(
     assert fetched.read_bytes() == path.read_bytes()
     assert learner.faults == 1
     assert server.corrupt == (fault == "damaged")
+
+
+def test_enough_is_asked_for_to_fill_a_long_line(
+    links: LinksConfig, closing: contextlib.ExitStack, tmp_path: Path
+) -> None:
+    context = closing.enter_context(zmq.Context())
+    router = closing.enter_context(context.socket(zmq.ROUTER))
+    router.linger = 0
+    router.bind(links.weights_fetch)
+    size = 20 * CHUNK_BYTES + 1
+    subscriber(closing, links, tmp_path)
+    asked: list[int] = []
+    while len(asked) < WINDOW:
+        assert router.poll(int(WAIT_S * 1000))
+        peer, *frames = router.recv_multipart()
+        match decode(frames, ServerToLearner, max_bytes=1 << 20):
+            case LatestRequest():
+                announcement = WeightsAnnouncement(policy_version=1, num_bytes=size, crc32=0, path="/nowhere")
+                router.send_multipart([peer, *encode(announcement)])
+            case ChunkRequest(offset=offset):
+                asked.append(offset)
+    assert asked == [CHUNK_BYTES * number for number in range(WINDOW)]
+
+
+def test_one_more_is_asked_for_with_each_that_comes_and_only_one_after_a_stall(tmp_path: Path) -> None:
+    announcement = WeightsAnnouncement(policy_version=1, num_bytes=95, crc32=0, path="/nowhere")
+    fetch = Fetch(announcement, tmp_path, chunk_bytes=10)
+    assert fetch.wanted() == [(10 * number, 10) for number in range(WINDOW)]
+    assert fetch.wanted() == []
+    for number in range(3):
+        assert fetch.take(Chunk(policy_version=1, offset=10 * number, data=np.zeros(10, np.uint8)))
+    assert fetch.wanted() == [(80, 10), (90, 5)]
+    # The fourth was lost: those after it are of no use.
+    assert not fetch.take(Chunk(policy_version=1, offset=40, data=np.zeros(10, np.uint8)))
+    fetch.begin_again()
+    assert fetch.wanted() == [(30, 10)]
+    assert fetch.take(Chunk(policy_version=1, offset=30, data=np.zeros(10, np.uint8)))
+    assert fetch.wanted() == [(40, 10)]
+    fetch.discard()
+
+
+def test_who_waits_for_a_turn_gets_all_that_it_has_asked_for() -> None:
+    traffic = ChunkTraffic(repeat_s=60.0, timeout_s=60.0)
+    requests = [
+        ChunkRequest(server_id="x", policy_version=1, offset=offset, num_bytes=1) for offset in range(3)
+    ]
+
+    def may_send(peer: int, number: int) -> bool:
+        return traffic.may_send(
+            b"%d" % peer, requests[number], zmq.Frame(), is_last=number == 2, joined=False
+        )
+
+    assert all(may_send(peer, 2) for peer in range(MAX_STRANGERS))
+    assert not any(may_send(99, number) for number in range(3))
+    traffic.heard(b"0")
+    assert [(peer, request) for peer, request, _ in traffic.waiting()] == [(b"99", one) for one in requests]
+    assert all(may_send(99, number) for number in range(3))
+    assert not may_send(99, 1), "it was just sent"
+    assert traffic.waiting() == []
 
 
 def test_a_server_outlives_a_disk_that_takes_no_version(

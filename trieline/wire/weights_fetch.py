@@ -5,30 +5,49 @@ import zlib
 from pathlib import Path
 
 from trieline.wire.messages import Chunk, WeightsAnnouncement
+from trieline.wire.weights_chunks import WINDOW
 
 
 class Fetch:
-    """One version's file on its way, written in order beside its final name."""
+    """One version's file on its way, written in order beside its final name.
+
+    Some chunks are asked for before the first of them is here, and come in the order in which they were asked
+    for, unless one is lost.
+    """
 
     def __init__(self, announcement: WeightsAnnouncement, folder: Path, chunk_bytes: int) -> None:
         self.announcement = announcement
         self.written = 0
         self.crc = 0
         self._chunk_bytes = chunk_bytes
-        self._asked_at = time.monotonic()
+        self._asked = 0
+        """Bytes."""
+        self._window = WINDOW
+        self._moved_at = time.monotonic()
         name = f"weights-{announcement.publisher_start}-{announcement.policy_version}.safetensors"
         self._path = folder / name
         self._partial = folder / f"{name}.partial"
         self._file = self._partial.open("wb", buffering=0)
 
-    def wanted(self) -> tuple[int, int]:
-        """(offset, bytes) of the chunk to ask for now."""
-        self._asked_at = time.monotonic()
-        return self.written, min(self._chunk_bytes, self.announcement.num_bytes - self.written)
+    def wanted(self) -> list[tuple[int, int]]:
+        """(offset, bytes) of the chunks to ask for now."""
+        most = min(self.written + self._window * self._chunk_bytes, self.announcement.num_bytes)
+        offsets = range(self._asked, most, self._chunk_bytes)
+        if offsets:
+            self._moved_at = time.monotonic()
+        self._asked = max(self._asked, most)
+        return [(offset, min(self._chunk_bytes, most - offset)) for offset in offsets]
+
+    def begin_again(self) -> None:
+        """Nothing comes any more: what is missing is to be asked for again, one chunk after the other.
+
+        A slow line would only be filled with the same ones again.
+        """
+        self._asked, self._window = self.written, 1
 
     def silent_s(self) -> float:
-        """Since the last chunk was asked for."""
-        return time.monotonic() - self._asked_at
+        """Since a chunk was asked for, or came."""
+        return time.monotonic() - self._moved_at
 
     def state(self) -> str:
         """For messages."""
@@ -47,6 +66,7 @@ class Fetch:
             left = left[self._file.write(left) :]
         self.crc = zlib.crc32(chunk.data.data, self.crc)
         self.written += len(chunk.data)
+        self._moved_at = time.monotonic()
         return True
 
     def finish(self) -> Path:

@@ -39,13 +39,13 @@ from trieline.wire.messages import (
     WeightsAnnouncement,
 )
 from trieline.wire.socket_thread import Context, SocketThread
-from trieline.wire.weights_chunks import ChunkTraffic
+from trieline.wire.weights_chunks import WINDOW, ChunkTraffic
 from trieline.wire.weights_roll import ServerRoll
 
 logger = logging.getLogger(__name__)
 
 # Chunks and announcements for each server. Full: what is sent is dropped, and asked for again.
-SEND_QUEUE = 4
+SEND_QUEUE = WINDOW + 2
 # Messages read before the chunks of those who wait get their turn.
 READ_AT_ONCE = 1_000
 # Of a server's request.

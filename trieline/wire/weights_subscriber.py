@@ -153,7 +153,8 @@ class WeightsSubscriber:
             self._complaints.add(
                 "fetches that stalled", f"version {fetch.announcement.policy_version}, {fetch.state()}"
             )
-            self._ask_for_chunk(fetch)
+            fetch.begin_again()
+            self._ask_for_chunks(fetch)
         return reached
 
     def _report(self) -> None:
@@ -240,17 +241,17 @@ class WeightsSubscriber:
             return
         chunk_bytes = min(CHUNK_BYTES, self._links.max_message_bytes // 2)
         self._fetch = Fetch(announcement, self._folder, chunk_bytes)
-        self._ask_for_chunk(self._fetch)
+        self._ask_for_chunks(self._fetch)
 
-    def _ask_for_chunk(self, fetch: Fetch) -> None:
-        offset, num_bytes = fetch.wanted()
-        request = ChunkRequest(
-            server_id=self._server_id,
-            policy_version=fetch.announcement.policy_version,
-            offset=offset,
-            num_bytes=num_bytes,
-        )
-        self._send(request)
+    def _ask_for_chunks(self, fetch: Fetch) -> None:
+        for offset, num_bytes in fetch.wanted():
+            request = ChunkRequest(
+                server_id=self._server_id,
+                policy_version=fetch.announcement.policy_version,
+                offset=offset,
+                num_bytes=num_bytes,
+            )
+            self._send(request)
 
     def _take_chunk(self, chunk: Chunk) -> None:
         fetch = self._fetch
@@ -264,7 +265,7 @@ class WeightsSubscriber:
         if not fetch.take(chunk):
             return
         if fetch.written < fetch.announcement.num_bytes:
-            self._ask_for_chunk(fetch)
+            self._ask_for_chunks(fetch)
         elif fetch.crc == fetch.announcement.crc32:
             self._fetch = None
             self._keep(fetch.announcement, fetch.finish())
