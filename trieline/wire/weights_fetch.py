@@ -8,6 +8,11 @@ from trieline.wire.messages import Chunk, WeightsAnnouncement
 from trieline.wire.weights_chunks import WINDOW
 
 
+def file_name(announcement: WeightsAnnouncement) -> str:
+    """Of a version that is fetched."""
+    return f"weights-{announcement.publisher_start}-{announcement.policy_version}.safetensors"
+
+
 class Fetch:
     """One version's file on its way, written in order beside its final name.
 
@@ -24,7 +29,7 @@ class Fetch:
         """Bytes."""
         self._window = WINDOW
         self._moved_at = time.monotonic()
-        name = f"weights-{announcement.publisher_start}-{announcement.policy_version}.safetensors"
+        name = file_name(announcement)
         self._path = folder / name
         self._partial = folder / f"{name}.partial"
         self._file = self._partial.open("wb", buffering=0)

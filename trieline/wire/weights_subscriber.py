@@ -36,7 +36,8 @@ from trieline.wire.messages import (
     WeightsLoaded,
 )
 from trieline.wire.socket_thread import Context, SocketThread
-from trieline.wire.weights_fetch import Fetch
+from trieline.wire.weights_fetch import Fetch, file_name
+from trieline.wire.weights_neighbours import Neighbours
 from trieline.wire.weights_publisher import CHUNK_BYTES
 
 logger = logging.getLogger(__name__)
@@ -49,6 +50,8 @@ STALLED_HEARTBEATS = 3
 KEPT_FILES = 2
 # How often a learner that is away is tried.
 AWAY_S = 0.1
+# How often it is looked whether a neighbour has fetched a version.
+NEIGHBOUR_S = 0.05
 # After so many heartbeats without one there is no learner.
 ALONE_HEARTBEATS = 3
 # (publisher_start, policy_version)
@@ -58,8 +61,13 @@ Key = tuple[int, int]
 class WeightsSubscriber:
     """One thread owns the socket; public methods may be called from any thread."""
 
-    def __init__(self, links: LinksConfig, *, server_id: str, fetch_folder: Path) -> None:
-        """`fetch_folder` belongs to this server alone; it is made if a version has to be fetched."""
+    def __init__(
+        self, links: LinksConfig, *, server_id: str, fetch_folder: Path, neighbours: str = ""
+    ) -> None:
+        """`fetch_folder` belongs to this server alone; it is made if a version has to be fetched.
+
+        `neighbours`: the pattern of such folders beside it, of other servers; "": each fetches for itself.
+        """
         self.corrupt = 0
         """Files whose CRC-32 was wrong."""
         self.malformed = 0
@@ -75,6 +83,9 @@ class WeightsSubscriber:
         self._complete: Key | None = None
         self._unusable_local: Key | None = None
         self._fetch: Fetch | None = None
+        self._neighbours = Neighbours(fetch_folder, neighbours, patience_s=links.peer_timeout_s)
+        self._waits = False
+        """For the fetch of a neighbour."""
         self._reached_at = time.monotonic()
         self._fetched: deque[Path] = deque()
         self._complaints = Complaints("weights")
@@ -139,7 +150,10 @@ class WeightsSubscriber:
             self._next_heartbeat = time.monotonic() + pause_s
         self._report()
         self._take_latest()
-        return max(0.0, self._next_heartbeat - time.monotonic()) if all_read else 0.0
+        if not all_read:
+            return 0.0
+        left_s = max(0.0, self._next_heartbeat - time.monotonic())
+        return min(left_s, NEIGHBOUR_S) if self._waits else left_s
 
     def _beat(self) -> bool:
         """Ask for the latest and report; False if the learner is away."""
@@ -189,7 +203,7 @@ class WeightsSubscriber:
 
     def _take_latest(self) -> None:
         """Make the latest version complete, once the fetch of an earlier one is through."""
-        latest = self._latest
+        latest, self._waits = self._latest, False
         if latest is None or self._fetch is not None or _key(latest) == self._complete:
             return
         if self._unusable_local != _key(latest):
@@ -230,6 +244,13 @@ class WeightsSubscriber:
 
     def _begin_fetch(self, announcement: WeightsAnnouncement) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
+        name = file_name(announcement)
+        self._waits = not self._neighbours.begin(name)
+        if self._waits:
+            return
+        if (path := self._neighbours.link(name, lambda path: self._is_whole(path, announcement))) is not None:
+            self._keep(announcement, path)
+            return
         free = shutil.disk_usage(self._folder).free
         if not 0 < announcement.num_bytes < free:
             wanted = f"version {announcement.policy_version} of {announcement.num_bytes} bytes"
@@ -238,6 +259,7 @@ class WeightsSubscriber:
             )
             # Asked for again with the next heartbeat.
             self._latest = None
+            self._neighbours.end()
             return
         chunk_bytes = min(CHUNK_BYTES, self._links.max_message_bytes // 2)
         self._fetch = Fetch(announcement, self._folder, chunk_bytes)
@@ -264,6 +286,7 @@ class WeightsSubscriber:
             return
         if not fetch.take(chunk):
             return
+        self._neighbours.goes_on()
         if fetch.written < fetch.announcement.num_bytes:
             self._ask_for_chunks(fetch)
         elif fetch.crc == fetch.announcement.crc32:
@@ -277,6 +300,7 @@ class WeightsSubscriber:
             self._drop_fetch()
 
     def _drop_fetch(self) -> None:
+        self._neighbours.end()
         if self._fetch is not None:
             self._fetch.discard()
             self._fetch = None
@@ -284,6 +308,7 @@ class WeightsSubscriber:
             self._latest = None
 
     def _keep(self, announcement: WeightsAnnouncement, path: Path) -> None:
+        self._neighbours.end()
         self._fetched.append(path)
         while len(self._fetched) > KEPT_FILES:
             self._fetched.popleft().unlink(missing_ok=True)

@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 
 RefusalKind = Literal["invalid", "overloaded", "stopping", "failed"]
 
+# Begins the names of folders for fetched weights: the servers of one machine find each other's by it.
+FETCHED = "trieline-weights-"
 # How long an idle server sleeps on its socket: the delay of new weights and of a signal.
 IDLE_POLL_S = 0.05
 # Pause before an engine that did not take new weights is given them again.
@@ -70,9 +72,11 @@ def run_policy_server(
                 return 0
             raise
         resources.callback(engine.close)
-        fetched = new_folder("trieline-weights-")
+        fetched = new_folder(FETCHED)
         resources.callback(fetched.close)
-        subscriber = WeightsSubscriber(links, server_id=new_process_name(), fetch_folder=fetched.path)
+        subscriber = WeightsSubscriber(
+            links, server_id=new_process_name(), fetch_folder=fetched.path, neighbours=f"{FETCHED}*"
+        )
         resources.callback(subscriber.close)
         subscriber.start()
         log.info("ready at %s with version %d in %s", sockets.address, engine.policy_version, engine.dtype)
