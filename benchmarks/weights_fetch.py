@@ -19,9 +19,9 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from trieline.wire import weights_fetch
 from trieline.wire.addresses import free_loopback_address
 from trieline.wire.config import LinksConfig
+from trieline.wire.weights_fetch import Fetch
 from trieline.wire.weights_link import WeightsPublisher, WeightsSubscriber
 
 RESULTS = Path(__file__).parent / "results" / "weights_fetch.json"
@@ -52,7 +52,7 @@ def main() -> None:
 
 def fetch(data: bytes, delay_s: float, window: int) -> float:
     """Seconds from the announcement to the whole file."""
-    weights_fetch.WINDOW = window
+    Fetch.window = window
     near = free_loopback_address()
     links = LinksConfig(weights_fetch=free_loopback_address())
     far = LinksConfig(weights_fetch=near)

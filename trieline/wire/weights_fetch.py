@@ -20,6 +20,9 @@ class Fetch:
     for, unless one is lost.
     """
 
+    window = WINDOW
+    """Chunks on their way at most."""
+
     def __init__(self, announcement: WeightsAnnouncement, folder: Path, chunk_bytes: int) -> None:
         self.announcement = announcement
         self.written = 0
@@ -27,7 +30,7 @@ class Fetch:
         self._chunk_bytes = chunk_bytes
         self._asked = 0
         """Bytes."""
-        self._window = WINDOW
+        self._window = self.window
         self._moved_at = time.monotonic()
         name = file_name(announcement)
         self._path = folder / name

@@ -53,7 +53,8 @@ def test_sessions_of_one_tree_are_forgotten_together_whenever_it_is_killed(
     group = ["a1", "a2", "a3"]
     for session_id in [*group, "b1"]:
         record.append(session_id, Opened(session_id=session_id, key="k", unix_s=0.0))
-    unlink, removed = Path.unlink, []
+    unlink = Path.unlink
+    removed: list[Path] = []
 
     def killed_after_one(path: Path, missing_ok: bool = False) -> None:
         if removed:

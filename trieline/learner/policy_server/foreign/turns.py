@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from trieline.learner.policy_server.engine import Ticket
@@ -38,7 +39,7 @@ class Turns:
             request = self._waiting.pop(ticket)
             task = asyncio.get_running_loop().create_task(self._ask(ticket, request))
             self._asked[ticket] = _Asked(request, task)
-            task.add_done_callback(lambda ended, ticket=ticket: self._ended(ticket, ended))
+            task.add_done_callback(partial(self._ended, ticket))
 
     def forget(self, ticket: Ticket) -> None:
         """Nobody waits for its answer. Unknown: does nothing."""
