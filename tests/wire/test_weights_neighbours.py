@@ -3,10 +3,11 @@
 import contextlib
 import os
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
-from tests.wire.weights_ends import publisher, wait_for, weights
+from tests.wire.weights_ends import wait_for, weights
 from trieline.common.file_lock import try_lock
 from trieline.wire.config import LinksConfig
 from trieline.wire.weights_link import WeightsPublisher, WeightsSubscriber
@@ -25,11 +26,25 @@ def start_server(
     return server
 
 
-def publish_unseen(learner: WeightsPublisher, tmp_path: Path, version: int) -> bytes:
-    path = weights(tmp_path, "unseen", seed=version)
+class Elsewhere(WeightsPublisher):
+    """A learner on another machine: nobody here sees its files."""
+
+    def _make_public(self, policy_version: int, path: Path, file: BinaryIO, crc32: int | None) -> None:
+        path.unlink()
+        super()._make_public(policy_version, path, file, crc32)
+
+
+def elsewhere(closing: contextlib.ExitStack, links: LinksConfig) -> WeightsPublisher:
+    learner = Elsewhere(links)
+    closing.callback(learner.close)
+    learner.start()
+    return learner
+
+
+def publish(learner: WeightsPublisher, tmp_path: Path, version: int) -> bytes:
+    path = weights(tmp_path, "weights", seed=version)
     content = path.read_bytes()
     learner.publish(version, path)
-    path.unlink()
     return content
 
 
@@ -40,10 +55,10 @@ def lock_of(tmp_path: Path, learner: WeightsPublisher, version: int) -> Path:
 def test_one_fetches_and_the_others_link_its_file(
     links: LinksConfig, closing: contextlib.ExitStack, tmp_path: Path
 ) -> None:
-    learner = publisher(closing, links)
+    learner = elsewhere(closing, links)
     servers = [start_server(closing, links, tmp_path, number) for number in range(4)]
     for version in (1, 2, 3):
-        content = publish_unseen(learner, tmp_path, version)
+        content = publish(learner, tmp_path, version)
         found = [wait_for(server.poll) for server in servers]
         assert {number for number, _ in found} == {version}
         assert len({path for _, path in found}) == 4, "each has a name of its own for it"
@@ -58,11 +73,11 @@ def test_one_fetches_and_the_others_link_its_file(
 def test_who_fetches_is_waited_for_while_it_gets_something(
     links: LinksConfig, closing: contextlib.ExitStack, tmp_path: Path, ends: str
 ) -> None:
-    learner = publisher(closing, links)
+    learner = elsewhere(closing, links)
     path = lock_of(tmp_path, learner, 1)
     other = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     assert try_lock(other)
-    content = publish_unseen(learner, tmp_path, 1)
+    content = publish(learner, tmp_path, 1)
     server = start_server(closing, links, tmp_path, 0)
     wait_for(lambda: server._waits)
     assert server.poll() is None
@@ -76,11 +91,11 @@ def test_who_fetches_is_waited_for_while_it_gets_something(
 def test_what_a_neighbour_has_is_looked_at(
     links: LinksConfig, closing: contextlib.ExitStack, tmp_path: Path
 ) -> None:
-    learner = publisher(closing, links)
+    learner = elsewhere(closing, links)
     (tmp_path / "server-9").mkdir(mode=0o700)
     name = lock_of(tmp_path, learner, 1).name[1:].removesuffix(".lock")
     weights(tmp_path / "server-9", name, seed=99)
-    content = publish_unseen(learner, tmp_path, 1)
+    content = publish(learner, tmp_path, 1)
     server = start_server(closing, links, tmp_path, 0)
     assert wait_for(server.poll)[1].read_bytes() == content
     assert server.corrupt == 1
