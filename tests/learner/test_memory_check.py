@@ -21,12 +21,14 @@ SMALL = Qwen3Config(
 )
 
 
-def test_packs_of_the_size_that_is_told_fit_and_larger_ones_do_not() -> None:
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_packs_of_the_size_that_is_told_fit_and_larger_ones_do_not(checkpointed: bool) -> None:
     card = 4 * 2**30
-    fitting = fitting_tokens(SMALL, card)
+    fitting = fitting_tokens(SMALL, card, checkpointed=checkpointed)
     assert fitting > 4096
     for share, fits in ((0.98, True), (1.05, False)):
-        assert (training_need(SMALL, tokens=int(share * fitting)).total <= card) is fits
+        need = training_need(SMALL, tokens=int(share * fitting), checkpointed=checkpointed)
+        assert (need.total <= card) is fits
     assert fitting_tokens(SMALL, 2**30) == 0
 
 
@@ -46,6 +48,11 @@ def test_a_run_that_does_not_fit_is_told_what_to_do(tmp_path: Path) -> None:
     assert step == ""
     _, step = shortage(model, learner, server, need.total + served - need.activations // 2)
     assert step.startswith("set learner.max_tokens to ")
+    # Where not even the smallest pack fits, by half of what moments in 8 bits spare.
+    few, many = (training_need(SMALL, tokens=tokens, eight_bit=True) for tokens in (2048, 4096))
+    empty = 2 * few.total - many.total + (need.moments - few.moments) // 2
+    _, step = shortage(model, learner, server, served + empty)
+    assert step.startswith("set learner.optimizer.states to '8bit', and learner.max_tokens to ")
     _, step = shortage(model, learner, server, served + 2**30)
     assert "learner.lora" in step
 
@@ -66,4 +73,5 @@ def test_the_command_says_what_a_model_takes(tmp_path: Path, capsys: pytest.Capt
     assert main(["check", "memory", "--model", str(tmp_path), "--tokens", "1024"]) == 0
     said = capsys.readouterr().out
     assert "packs of up to" in said
+    assert "moments in 8 bits: 0.0; then packs of up to" in said
     assert "policy server, 65536 tokens of cache" in said

@@ -34,6 +34,9 @@ VTRACE = msgspec.structs.replace(
 )
 
 LORA = msgspec.structs.replace(VTRACE, lora=LoraConfig(rank=4))
+EIGHT_BIT = msgspec.structs.replace(
+    VTRACE, optimizer=msgspec.structs.replace(VTRACE.optimizer, states="8bit")
+)
 
 
 def replay(
@@ -69,12 +72,19 @@ def metrics_of(run_dir: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize(
     ("config", "dtype"),
-    [(GROUP, "float32"), (VTRACE, "bfloat16"), (LORA, "bfloat16")],
-    ids=["float32", "bfloat16", "adapters"],
+    [
+        (GROUP, "float32"),
+        (VTRACE, "bfloat16"),
+        (LORA, "bfloat16"),
+        pytest.param(EIGHT_BIT, "bfloat16", marks=pytest.mark.long),
+    ],
+    ids=["float32", "bfloat16", "adapters", "moments in 8 bits"],
 )
 def test_2k_steps_equal_k_steps_resumed_for_k_bit_for_bit(
     config: LearnerConfig, dtype: str, recorded: Path, tiny_folder: Path, tmp_path: Path
 ) -> None:
+    if config.optimizer.states == "8bit":
+        pytest.importorskip("bitsandbytes")
     one, two = tmp_path / "one", tmp_path / "two"
     assert replay(config, recorded, tiny_folder, one, dtype=dtype) == 0
     # The first half ends as a run that is stopped: the schedule is that of four steps.

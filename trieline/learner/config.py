@@ -15,6 +15,9 @@ from trieline.learner.objective_config import ObjectiveConfig
 class OptimizerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """AdamW on float32 master weights."""
 
+    states: Literal["32bit", "8bit"] = "32bit"
+    """Of each number of the two moments. `8bit`: a quarter of their memory, by bitsandbytes; on one rank."""
+
     lr: PositiveFloat = 1e-5
     betas: tuple[Annotated[float, msgspec.Meta(ge=0, lt=1)], Annotated[float, msgspec.Meta(ge=0, lt=1)]] = (
         0.9,
@@ -222,6 +225,12 @@ class LearnerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             raise LearnerError(msg)
         if self.ranks == 1 and self.gather != _DEFAULTS["gather"]:
             _no_effect("gather", self.gather, "ranks = 1")
+        if self.ranks > 1 and self.optimizer.states == "8bit":
+            msg = (
+                f"expected optimizer.states = '32bit' with ranks > 1, got '8bit' with {self.ranks}: ranks "
+                "share the moments out, which is tried with 32 bits alone"
+            )
+            raise LearnerError(msg)
         if self.fill_batches > 1 and not self.objective.skips_equal_returns:
             _no_effect("fill_batches", self.fill_batches, "an objective that leaves no equal returns out")
         if self.replay is not None:

@@ -17,7 +17,12 @@ from trieline.wire.config import ModelConfig
 
 GIB = 2**30
 PROBED_TOKENS = (2048, 4096)
-"""Packs from which the memory of a token is told: it grows with their number alone."""
+"""Packs from which the memory of a token is told at first."""
+MOST_TOKENS = 1 << 22
+"""Of a pack that is told of."""
+PROBES = 8
+TOLERANCE = 1e-3
+"""Of the card, by which a pack that is said to fit may be too large."""
 
 
 class UnknownModelError(LearnerError):
@@ -51,17 +56,44 @@ def memory_lines(config: Any, *, card_bytes: int, tokens: Sequence[int], kv_toke
         fitting = fitting_tokens(config, card_bytes, checkpointed=checkpointed)
         how = " if layers are recomputed" if checkpointed else ""
         yield f"  of {card_bytes / GIB:.1f} GiB, packs of up to {fitting} tokens fit{how}"
+    moments = training_need(config, tokens=PROBED_TOKENS[0], eight_bit=True).moments
+    few, many = (
+        fitting_tokens(config, card_bytes, checkpointed=again, eight_bit=True) for again in (False, True)
+    )
+    yield (
+        f"moments in 8 bits: {moments / GIB:.1f}; then packs of up to {few} tokens fit, {many} if layers are "
+        "recomputed"
+    )
     serving = serving_need(config, kv_tokens=kv_tokens)
     yield f"policy server, {kv_tokens} tokens of cache: {serving / GIB:.1f}"
 
 
-def fitting_tokens(config: Any, card_bytes: int, *, checkpointed: bool = False) -> int:
-    """The most tokens of a pack with which a learner alone fits; 0: with none."""
-    few, many = (
-        training_need(config, tokens=count, checkpointed=checkpointed).total for count in PROBED_TOKENS
-    )
-    a_token = (many - few) / (PROBED_TOKENS[1] - PROBED_TOKENS[0])
-    return max(0, PROBED_TOKENS[0] + int((card_bytes - few) / max(a_token, 1.0)))
+def fitting_tokens(
+    config: Any, card_bytes: int, *, checkpointed: bool = False, eight_bit: bool = False
+) -> int:
+    """The most tokens of a pack with which a learner alone fits; 0: with none.
+
+    What is needed grows with the tokens, and faster the more there are: where layers are recomputed, not at
+    all while the head needs more than they do. So a line through two packs finds too many tokens at worst,
+    and one through packs of that size finds fewer.
+    """
+
+    def need(tokens: int) -> int:
+        return training_need(config, tokens=tokens, checkpointed=checkpointed, eight_bit=eight_bit).total
+
+    few, many = PROBED_TOKENS
+    least, most = need(few), need(many)
+    for _ in range(PROBES):
+        a_token = (most - least) / (many - few)
+        found = min(few + int((card_bytes - least) / max(a_token, 1.0)), MOST_TOKENS)
+        if found <= many:
+            break
+        few, many = found // 2, found
+        most = need(many)
+        if most <= card_bytes * (1 + TOLERANCE):
+            break
+        least = need(few)
+    return max(found, 0)
 
 
 def shortage(
@@ -69,6 +101,7 @@ def shortage(
 ) -> tuple[str, str]:
     """What a run's learner and its policy server on one card need, and what to do if it is too much."""
     shape = config_of(model.path)
+    eight_bit = learner_config.optimizer.states == "8bit"
     dtype = choose_dtype(model.dtype, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     learner = training_need(
         shape,
@@ -76,6 +109,7 @@ def shortage(
         dtype=dtype,
         checkpointed=learner_config.gradient_checkpointing,
         with_reference=learner_config.objective.kl_coef > 0,
+        eight_bit=eight_bit,
     ).total
     server = 0
     if server_config.device != "cpu" and server_config.backend == "own":
@@ -86,7 +120,10 @@ def shortage(
     text = f"about {parts}, of {card_bytes / GIB:.0f}"
     if learner + server <= card_bytes:
         return text, ""
-    fitting = fitting_tokens(shape, card_bytes - server, checkpointed=learner_config.gradient_checkpointing)
-    if fitting:
+    checkpointed = learner_config.gradient_checkpointing
+    free = card_bytes - server
+    if fitting := fitting_tokens(shape, free, checkpointed=checkpointed, eight_bit=eight_bit):
         return text, f"set learner.max_tokens to {fitting} or less"
+    if fitting := fitting_tokens(shape, free, checkpointed=checkpointed, eight_bit=True):
+        return text, f"set learner.optimizer.states to '8bit', and learner.max_tokens to {fitting} or less"
     return text, "train with learner.lora, on several GPUs, or a smaller model"

@@ -44,7 +44,9 @@ class RankedLearner(Learner):
         self._end_crew: Callable[..., None] = ranks.close
         self._mesh = ranks.mesh(choose_device(config.device))
         # Ranks of one machine would make way for each other.
-        config = msgspec.structs.replace(config, give_way=False)
+        config = msgspec.structs.replace(config, give_way=False, ranks=ranks.size)
+        # torchrun may have started more than the config knows of.
+        config.validate()
         super().__init__(config, model_folder, dtype=dtype, make_optimizer=ShardedOptimizer)
         self._peak_flops *= ranks.size
         self._pair_cost = pair_cost(self.model)

@@ -24,6 +24,7 @@ from trieline.learner.model.tree_forward import TreeModel, load_tree_model
 from trieline.learner.objective_config import ObjectiveConfig
 from trieline.learner.ranks.group import Ranks
 from trieline.learner.ranks.orders import Order
+from trieline.learner.update.eight_bit import EightBitOptimizer
 from trieline.learner.update.optimizer import MasterOptimizer, Optimizer, OptimizerFactory
 from trieline.learner.update.train_step import accumulate_gradients, recompute_logprobs
 from trieline.wire.tree import TrajectoryTree
@@ -63,16 +64,17 @@ class Learner:
         *,
         dtype: torch.dtype,
         reference_folder: Path | None = None,
-        make_optimizer: OptimizerFactory = MasterOptimizer,
+        make_optimizer: OptimizerFactory | None = None,
     ) -> None:
         """Load the model in float32 and take its weights as masters; `dtype` is what it computes in.
 
         `reference_folder`: of the model that the KL term compares with. Loaded only if there is such a term,
         and it is another one than the trained one without its adapters.
-        `make_optimizer`: gets the parameters of the policy, then those of the value head.
+        `make_optimizer`: gets the parameters of the policy, then those of the value head. None: as the
+        config has it.
 
         Raises:
-            LearnerError: the device that the config asks for is not there.
+            LearnerError: the device or library that the config asks for is not there.
             ModelRefusedError: the model can't be trained on tries.
         """
         self.config = config
@@ -98,6 +100,8 @@ class Learner:
         self._policy_names = [name for name, _ in named]
         head = [] if self.model.value_head is None else list(self.model.value_head.named_parameters())
         value_names = [VALUE_HEAD + name for name, _ in head]
+        if make_optimizer is None:
+            make_optimizer = EightBitOptimizer if config.optimizer.states == "8bit" else MasterOptimizer
         self.optimizer: Optimizer = make_optimizer(
             # The policy first: its weights are published as one run of bytes.
             [*named, *zip(value_names, (p for _, p in head), strict=True)],

@@ -22,12 +22,13 @@ from transformers import AttentionInterface, AutoModelForCausalLM
 
 from trieline.kernels.token_logprob import DEFAULT_LOGITS_BUDGET
 from trieline.learner.config import OptimizerConfig
+from trieline.learner.update.eight_bit import moment_bytes
 from trieline.learner.update.optimizer import MasterOptimizer
 
 META = torch.device("meta")
 SIZES_ATTENTION = "trieline_sizes"
 MOMENT_BYTES = 8
-"""AdamW's two moments of a parameter, in float32."""
+"""AdamW's two moments of a number, in float32."""
 CONTEXT_BYTES = 1 << 30
 """Of a process that computes on a GPU: CUDA's context, cuBLAS, kernels."""
 GAPS = 0.05
@@ -65,10 +66,12 @@ def training_need(
     dtype: torch.dtype = torch.bfloat16,
     checkpointed: bool = False,
     with_reference: bool = False,
+    eight_bit: bool = False,
 ) -> MemoryNeed:
     """Of a model by its Hugging Face `config`, with packs of `tokens` unique tokens.
 
     `checkpointed`: layers keep their inputs alone and are computed again in the backward.
+    `eight_bit`: moments are kept in 8 bits.
     """
     with LiveBytes() as live:
         model, optimizer = _model_on_meta(config, dtype)
@@ -78,12 +81,15 @@ def training_need(
     count = sum(p.numel() for p in model.parameters())
     gradients = optimizer._grad.numel() * 4
     weights = held - gradients
-    tensors = most + MOMENT_BYTES * count
+    moments = MOMENT_BYTES * count
+    if eight_bit:
+        moments = sum(moment_bytes(p.numel()) for p in model.parameters())
+    tensors = most + moments
     return MemoryNeed(
         parameters=count,
         weights=weights,
         gradients=gradients,
-        moments=MOMENT_BYTES * count,
+        moments=moments,
         reference=count * dtype.itemsize if with_reference else 0,
         activations=most - held,
         overhead=CONTEXT_BYTES + int(GAPS * tensors),

@@ -9,7 +9,7 @@ the one run of bytes that they are.
 import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -127,7 +127,10 @@ class MasterOptimizer:
             self._spans[name] = (slice(offset, offset + parameter.numel()), parameter.shape)
             offset += parameter.numel()
             self._take_over(name, parameter)
-        self._adamw = adamw([self._master], config)
+        self._adamw = self._make_adamw(config)
+
+    def _make_adamw(self, config: OptimizerConfig) -> Any:
+        return adamw([self._master], config)
 
     def _take_over(self, name: str, parameter: nn.Parameter) -> None:
         span, shape = self._spans[name]
@@ -156,11 +159,14 @@ class MasterOptimizer:
         if scale < 1:
             self._grad.mul_(scale)
         self._adamw.param_groups[0]["lr"] = rate
+        self._run_adamw()
+        if self._compute is not self._master:
+            self._compute.copy_(self._master)
+
+    def _run_adamw(self) -> None:
         self._master.grad = self._grad
         self._adamw.step()
         self._master.grad = None
-        if self._compute is not self._master:
-            self._compute.copy_(self._master)
 
     def zero_grad(self) -> None:
         """Gradients stay the same memory, so that autograd adds into it."""
@@ -260,7 +266,7 @@ def saved_moments(
     Earlier versions saved each moment as one flat tensor, in the order of the parameters.
 
     Raises:
-        CheckpointError: they are of another model.
+        CheckpointError: they are of another model, or in 8 bits.
     """
     found = dict(state)
     for moment in MOMENTS:
@@ -272,6 +278,12 @@ def saved_moments(
     expected = {moment_name(moment, name): shape for moment in MOMENTS for name, shape in shapes.items()}
     own = {name: tensor for name, tensor in found.items() if name in expected}
     expect_shapes(expected, own, "the optimizer state")
+    if any(not tensor.is_floating_point() for tensor in own.values()):
+        msg = (
+            "expected moments in 32 bits in the checkpoint, got them in 8: it was saved with "
+            "learner.optimizer.states = '8bit'"
+        )
+        raise CheckpointError(msg)
     return {**own, "updates": found["updates"]}
 
 
