@@ -5,7 +5,9 @@ the block; a step takes them back to float32, updates from these, and rounds wha
 gradients stay float32.
 """
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
@@ -42,12 +44,26 @@ def num_blocks(num_elements: int) -> int:
     return -(-num_elements // BLOCK)
 
 
+@contextmanager
+def _without_kernels() -> Iterator[None]:
+    """On some CPUs bitsandbytes, where it finds `kernels`, fetches a program from a hub as it is imported."""
+    known = sys.modules.get("kernels")
+    sys.modules["kernels"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules["kernels"]
+        if known is not None:
+            sys.modules["kernels"] = known
+
+
 class EightBitOptimizer(MasterOptimizer):
     """As `MasterOptimizer`, parameter by parameter, so that no block spans two of them."""
 
     def _make_adamw(self, config: OptimizerConfig) -> Any:
         try:
-            bitsandbytes: Any = import_module("bitsandbytes")
+            with _without_kernels():
+                bitsandbytes: Any = import_module("bitsandbytes")
         except ModuleNotFoundError as error:
             if error.name != "bitsandbytes":
                 raise
