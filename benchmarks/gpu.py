@@ -44,7 +44,7 @@ RESULTS = ROOT / "benchmarks" / "results" / "gpu"
 LIMIT = 480.0
 """Seconds of everything together on a GPU."""
 START = 10.0
-"""Seconds of this command before the first part: torch looks for the GPU."""
+"""Seconds before the first part, in which torch looks for the GPU."""
 GRACE = 2.0
 """Seconds of a limit that a part has for leaving when it is told to."""
 CPU_PATIENCE = 4
@@ -165,13 +165,26 @@ def latest_ends(parts: Sequence[Part], end: float, patience: float) -> list[floa
     return [end - patience * seconds for seconds in after]
 
 
+def machine() -> dict[str, Any]:
+    """Asked for by a process of its own: this one would hold memory of the GPU for as long as it runs."""
+    code = "import json; from benchmarks.tree_attention import machine; print(json.dumps(machine()))"
+    command, environment = [sys.executable, "-c", code], environment_of_parts()
+    asked = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    found: dict[str, Any] = json.loads(asked.stdout.splitlines()[-1])
+    return found
+
+
+def environment_of_parts() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"}
+
+
 def run(part: Part, output: Path, seconds: float, *, on_gpu: bool) -> dict[str, Any]:
     if seconds <= 0:
         return {"part": part.name, "left_out": "no time was left"}
     words = [*part.command, *(part.gpu if on_gpu else part.cpu)]
     for name, value in {"{output}": str(output), "{seconds}": f"{0.8 * seconds:.0f}"}.items():
         words = [word.replace(name, value) for word in words]
-    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"}
+    environment = environment_of_parts()
     if not on_gpu:
         environment["TRITON_INTERPRET"] = "1"
     began = time.monotonic()
@@ -230,17 +243,12 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     parser.add_argument("--limit", type=float, help=f"seconds of all parts together: {LIMIT:.0f} on a GPU")
     options = parser.parse_args()
-
-    import torch
-
-    from benchmarks.tree_attention import machine
-
-    on_gpu = torch.cuda.is_available()
+    about = machine()
+    on_gpu = about["gpu"] is not None
     patience = 1 if on_gpu else CPU_PATIENCE
     output: Path = options.output or (RESULTS if on_gpu else Path(tempfile.mkdtemp(prefix="trieline-gpu-")))
     output = output.resolve()
     output.mkdir(parents=True, exist_ok=True)
-    about = machine()
     print(about, f"figures and logs in {output}", sep="\n", flush=True)
     chosen = [part for part in PARTS if part.name in options.parts]
     end = began + (options.limit or LIMIT * patience)
