@@ -2,7 +2,10 @@
 
 import json
 import shutil
+import sys
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import peft
@@ -15,6 +18,7 @@ from trieline.learner.batch.batch import prepare_batch
 from trieline.learner.config import LearnerConfig, LoraConfig
 from trieline.learner.errors import CheckpointError, LearnerError
 from trieline.learner.model.adapters import Adapters
+from trieline.learner.model.hub_programs import without_kernels
 from trieline.learner.model.tree_forward import TreeModel
 from trieline.learner.model_folder.adapter_weights import low_ranks, merged, read_settings
 from trieline.learner.objective_config import ObjectiveConfig
@@ -109,6 +113,17 @@ def test_adapters_need_no_second_copy_of_their_model(tiny_folder: Path, tmp_path
     second = Learner(config, tiny_folder, dtype=torch.float32, reference_folder=other)
     assert second.reference is not None
     assert not any("lora" in name for name, _ in second.reference.named_parameters())
+
+
+def test_kernels_are_out_of_reach_inside_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "kernels", raising=False)
+    theirs = ModuleType("kernels")
+    for known in (None, theirs):
+        if known is not None:
+            monkeypatch.setitem(sys.modules, "kernels", known)
+        with without_kernels(), pytest.raises(ModuleNotFoundError):
+            import_module("kernels")
+        assert sys.modules.get("kernels") is known
 
 
 @pytest.mark.parametrize("target", ["lm_head", "embed_tokens", "query"])

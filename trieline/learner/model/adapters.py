@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from trieline.learner.config import LoraConfig
 from trieline.learner.errors import LearnerError
+from trieline.learner.model.hub_programs import without_kernels
 from trieline.learner.model.tree_forward import model_name
 from trieline.learner.model_folder.adapter_weights import FACTORS, PREFIX
 
@@ -48,7 +49,8 @@ class Adapters:
             base_model_name_or_path=str(base),
             inference_mode=True,
         )
-        peft.inject_adapter_in_model(settings, hf_model, adapter_name=NAME)
+        with without_kernels():  # peft imports bitsandbytes where that is installed
+            peft.inject_adapter_in_model(settings, hf_model, adapter_name=NAME)
         for name, parameter in hf_model.named_parameters():
             parameter.requires_grad_(_is_factor(name))
         self.config_json = _config_json(settings)

@@ -5,9 +5,7 @@ the block; a step takes them back to float32, updates from these, and rounds wha
 gradients stay float32.
 """
 
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
@@ -15,6 +13,7 @@ import torch
 
 from trieline.learner.config import OptimizerConfig
 from trieline.learner.errors import CheckpointError, LearnerError
+from trieline.learner.model.hub_programs import without_kernels
 from trieline.learner.update.optimizer import (
     MOMENTS,
     MasterOptimizer,
@@ -44,25 +43,12 @@ def num_blocks(num_elements: int) -> int:
     return -(-num_elements // BLOCK)
 
 
-@contextmanager
-def _without_kernels() -> Iterator[None]:
-    """On some CPUs bitsandbytes, where it finds `kernels`, fetches a program from a hub as it is imported."""
-    known = sys.modules.get("kernels")
-    sys.modules["kernels"] = None  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        del sys.modules["kernels"]
-        if known is not None:
-            sys.modules["kernels"] = known
-
-
 class EightBitOptimizer(MasterOptimizer):
     """As `MasterOptimizer`, parameter by parameter, so that no block spans two of them."""
 
     def _make_adamw(self, config: OptimizerConfig) -> Any:
         try:
-            with _without_kernels():
+            with without_kernels():
                 bitsandbytes: Any = import_module("bitsandbytes")
         except ModuleNotFoundError as error:
             if error.name != "bitsandbytes":
