@@ -19,7 +19,7 @@ class FakeEngine:
 
     def __init__(self, *, port: int = 0, socket: str = "") -> None:
         self.calls: list[tuple[str, Any]] = []
-        """Paths with their queries, and bodies, in order."""
+        """Paths with their queries, and bodies, in order, without looks whether it lives."""
         self.label = "default"
         self.weights: list[Path] = []
         """What was read."""
@@ -66,6 +66,11 @@ class FakeEngine:
     def paths(self) -> list[str]:
         return [path for path, _ in self.calls]
 
+    def after(self, path: str, number: int) -> str:
+        """What came after the call of this path that is the `number`th, from 1."""
+        paths = self.paths()
+        return paths[[place for place, one in enumerate(paths) if one == path][number - 1] + 1]
+
     def _serve(self) -> None:
         asyncio.set_event_loop(self._loop)
         self._loop.run_until_complete(self._begin())
@@ -93,7 +98,8 @@ class FakeEngine:
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         body: Any = await request.json() if request.can_read_body else None
-        self.calls.append((request.path_qs, body))
+        if request.path != "/health":
+            self.calls.append((request.path_qs, body))
         if request.path in self.hangs:
             assert self._released is not None
             await self._released.wait()

@@ -170,7 +170,8 @@ def test_weights_that_were_read_in_part_are_served_to_nobody(
     fake.broken["/collective_rpc"] = 500, "a tensor is missing"
     with pytest.raises(EngineError, match=r"vLLM at http://127.*status 500: a tensor is missing"):
         give(engine, weights_file(tmp_path / "policy.safetensors"), 1)
-    assert fake.paths()[-1] == "/resume", "what waits there would wait for ever"
+    # The first one was at its start.
+    assert fake.after("/collective_rpc", 2) == "/resume", "what waits there would wait for ever"
     assert "not read to their end" in fake.label
     assert "a tensor is missing" in refused(engine).reason
     del fake.broken["/collective_rpc"]
@@ -188,7 +189,8 @@ def test_an_engine_whose_word_on_its_cache_is_none_goes_on(
     fake.broken["/reset_prefix_cache"] = 200, "done"
     with pytest.raises(EngineError, match=r"answered /reset_prefix_cache.* with what was not expected"):
         give(engine, weights_file(tmp_path / "policy.safetensors"), 1)
-    assert fake.paths()[-1] == "/resume", "what waits there would wait for ever"
+    asked = "/reset_prefix_cache?reset_running_requests=true"
+    assert fake.after(asked, 2) == "/resume", "what waits there would wait for ever"
 
 
 def changed(change: Callable[[dict[str, Any]], object]) -> Callable[[FakeEngine], dict[str, Any]]:
