@@ -18,6 +18,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from trieline.wire.addresses import free_loopback_address
 from trieline.wire.config import LinksConfig
@@ -50,6 +51,14 @@ def main() -> None:
     RESULTS.write_text(json.dumps(found, indent=2) + "\n")
 
 
+class Elsewhere(WeightsPublisher):
+    """A learner on another machine: nobody here sees its files."""
+
+    def _make_public(self, policy_version: int, path: Path, file: BinaryIO, crc32: int | None) -> None:
+        path.unlink()
+        super()._make_public(policy_version, path, file, crc32)
+
+
 def fetch(data: bytes, delay_s: float, window: int) -> float:
     """Seconds from the announcement to the whole file."""
     Fetch.window = window
@@ -59,7 +68,7 @@ def fetch(data: bytes, delay_s: float, window: int) -> float:
     with (
         tempfile.TemporaryDirectory() as folder,
         relay(near, links.weights_fetch, delay_s),
-        closing(WeightsPublisher(links)) as publisher,
+        closing(Elsewhere(links)) as publisher,
         closing(WeightsSubscriber(far, server_id="far", fetch_folder=Path(folder) / "far")) as subscriber,
     ):
         publisher.start()
@@ -71,7 +80,6 @@ def fetch(data: bytes, delay_s: float, window: int) -> float:
         path = Path(folder) / "weights"
         path.write_bytes(data)
         publisher.publish(1, path, crc32=zlib.crc32(data))
-        path.unlink()
         began = time.perf_counter()
         while not (found := subscriber.poll()):
             if time.perf_counter() - began > LONGEST_S:
