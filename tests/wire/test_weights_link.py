@@ -28,7 +28,7 @@ from trieline.wire.messages import (
 from trieline.wire.weights_chunks import MAX_STRANGERS, WINDOW, ChunkTraffic
 from trieline.wire.weights_fetch import Fetch
 from trieline.wire.weights_link import WeightsSubscriber
-from trieline.wire.weights_publisher import CHUNK_BYTES
+from trieline.wire.weights_publisher import CHUNK_BYTES, SEND_QUEUE
 
 
 def test_the_file_itself_is_taken_where_it_is_visible(
@@ -424,3 +424,22 @@ def test_an_address_in_use_is_an_address_error(links: LinksConfig, closing: cont
     publisher(closing, links)
     with pytest.raises(AddressError, match="another process listens there"):
         publisher(closing, links)
+
+
+def test_a_full_window_and_two_announcements_find_room_however_much_was_read() -> None:
+    # A queue of no line at all: what the server has not read is in it, as behind a line that is slow.
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as learner, context.socket(zmq.DEALER) as server:
+        learner.sndhwm, server.rcvhwm = SEND_QUEUE, 1
+        learner.router_mandatory = True
+        learner.bind("inproc://weights")
+        server.connect("inproc://weights")
+        server.send(b"latest")
+        peer = learner.recv_multipart()[0]
+        under_way = 0
+        for _ in range(5 * SEND_QUEUE):
+            learner.poll(0)
+            while under_way < WINDOW + 2:
+                learner.send_multipart([peer, b"chunk"], zmq.NOBLOCK)
+                under_way += 1
+            server.recv(zmq.NOBLOCK)
+            under_way -= 1
