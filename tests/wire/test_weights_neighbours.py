@@ -99,3 +99,33 @@ def test_what_a_neighbour_has_is_looked_at(
     server = start_server(closing, links, tmp_path, 0)
     assert wait_for(server.poll)[1].read_bytes() == content
     assert server.corrupt == 1
+
+
+def test_a_file_that_is_there_is_taken_whoever_has_the_lock(
+    links: LinksConfig, closing: contextlib.ExitStack, tmp_path: Path
+) -> None:
+    learner = elsewhere(closing, links)
+    path = lock_of(tmp_path, learner, 1)
+    other = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    assert try_lock(other)
+    (tmp_path / "server-9").mkdir(mode=0o700)
+    there = weights(tmp_path / "server-9", path.name[1:].removesuffix(".lock"), seed=1)
+    publish(learner, tmp_path, 1)
+    server = start_server(closing, links, tmp_path, 0)
+    assert wait_for(server.poll)[1].stat().st_ino == there.stat().st_ino
+    os.close(other)
+
+
+def test_locks_that_nobody_holds_go(
+    links: LinksConfig, closing: contextlib.ExitStack, tmp_path: Path
+) -> None:
+    learner = elsewhere(closing, links)
+    left, held = (tmp_path / f".weights-5-{number}.safetensors.lock" for number in (1, 2))
+    left.touch(0o600)
+    other = os.open(held, os.O_RDWR | os.O_CREAT, 0o600)
+    assert try_lock(other)
+    publish(learner, tmp_path, 1)
+    server = start_server(closing, links, tmp_path, 0)
+    wait_for(server.poll)
+    assert [*tmp_path.glob("*.lock")] == [held]
+    os.close(other)

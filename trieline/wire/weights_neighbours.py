@@ -15,6 +15,9 @@ from pathlib import Path
 from trieline.common.file_lock import try_lock
 from trieline.common.regular_file import open_regular
 
+LOCKS = ".weights-*.safetensors.lock"
+"""The names of all locks."""
+
 
 class Neighbours:
     """The other servers of this user on this machine."""
@@ -29,6 +32,8 @@ class Neighbours:
         self._patience_s = patience_s
         self._lock: int | None = None
         self._path = own
+        self._wrong: set[int] = set()
+        """Inodes of files that are not what they are called."""
 
     def begin(self, name: str) -> bool:
         """Whether this server is to fetch the file; False: another one does."""
@@ -42,11 +47,11 @@ class Neighbours:
             return True
         found = os.fstat(lock)
         if try_lock(lock):
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(found, self._path.stat()):
-                    self._lock = lock
-                    self.goes_on()
-                    return True
+            if _is_still(self._path, found):
+                self._lock = lock
+                self._sweep()
+                self.goes_on()
+                return True
             # It was removed meanwhile: there is another one by now, or soon.
             os.close(lock)
             return False
@@ -74,10 +79,20 @@ class Neighbours:
                 os.link(folder / name, target, follow_symlinks=False)
             except OSError:
                 continue
-            if is_whole(target):
-                return target
+            if (inode := target.lstat().st_ino) not in self._wrong:
+                if is_whole(target):
+                    return target
+                self._wrong.add(inode)
             target.unlink()
         return None
+
+    def _sweep(self) -> None:
+        """Remove the locks of this user that dead holders left."""
+        for path in self._own.parent.glob(LOCKS):
+            with contextlib.suppress(OSError), os.fdopen(open_regular(path, os.O_RDWR), "rb+") as lock:
+                found = os.fstat(lock.fileno())
+                if found.st_uid == os.geteuid() and try_lock(lock.fileno()) and _is_still(path, found):
+                    path.unlink()
 
     def _folders(self) -> Iterator[Path]:
         for folder in self._own.parent.glob(self._pattern) if self._pattern else ():
@@ -86,3 +101,9 @@ class Neighbours:
                 is_own = found.st_uid == os.geteuid() and not found.st_mode & 0o022
                 if folder != self._own and stat.S_ISDIR(found.st_mode) and is_own:
                     yield folder
+
+
+def _is_still(path: Path, found: os.stat_result) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(found, path.stat())
+    return False

@@ -245,11 +245,11 @@ class WeightsSubscriber:
     def _begin_fetch(self, announcement: WeightsAnnouncement) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         name = file_name(announcement)
-        self._waits = not self._neighbours.begin(name)
-        if self._waits:
+        # Before whoever fetches is waited for, and once more when it may have just ended.
+        if self._take_neighbours(announcement, name):
             return
-        if (path := self._neighbours.link(name, lambda path: self._is_whole(path, announcement))) is not None:
-            self._keep(announcement, path)
+        self._waits = not self._neighbours.begin(name)
+        if self._waits or self._take_neighbours(announcement, name):
             return
         free = shutil.disk_usage(self._folder).free
         if not 0 < announcement.num_bytes < free:
@@ -264,6 +264,13 @@ class WeightsSubscriber:
         chunk_bytes = min(CHUNK_BYTES, self._links.max_message_bytes // 2)
         self._fetch = Fetch(announcement, self._folder, chunk_bytes)
         self._ask_for_chunks(self._fetch)
+
+    def _take_neighbours(self, announcement: WeightsAnnouncement, name: str) -> bool:
+        """Whether one of them had the whole file."""
+        path = self._neighbours.link(name, lambda path: self._is_whole(path, announcement))
+        if path is not None:
+            self._keep(announcement, path)
+        return path is not None
 
     def _ask_for_chunks(self, fetch: Fetch) -> None:
         for offset, num_bytes in fetch.wanted():
