@@ -16,6 +16,7 @@ def test_settings_keep_their_secrets_here() -> None:
             "token_variable": "VLLM_API_KEY",
         },
         "kwargs": {"headers": {"Authorization": "Bearer t"}, "apiKey": "k", "db-password": "p", "n": 3},
+        "hooks": {"authToken": "t", "run": "cd x && API_KEY='a b' TOKENS=3 agent --set=a.token=t"},
         "key": "",
     }
     assert without_secrets(config) == {
@@ -33,6 +34,7 @@ def test_settings_keep_their_secrets_here() -> None:
             "db-password": WITHHELD,
             "n": 3,
         },
+        "hooks": {"authToken": WITHHELD, "run": "cd x && API_KEY=*** TOKENS=3 agent --set=a.token=***"},
         "key": "",
     }
 
@@ -44,6 +46,8 @@ def test_settings_keep_their_secrets_here() -> None:
         ("tcp://10.0.0.1:7701 and mail ada@host", "tcp://10.0.0.1:7701 and mail ada@host"),
         ("wss://h/ws?api_key=abc&seed=2", "wss://h/ws?api_key=***&seed=2"),
         ("http://h/?max_tokens=5&access_token=t", "http://h/?max_tokens=5&access_token=***"),
+        ("http://h/?maxTokens=5&accessToken=t#end", "http://h/?maxTokens=5&accessToken=***#end"),
+        ("http://ada:p@w@host/v1", "http://***@host/v1"),
         ("git@host:a/b", "git@host:a/b"),
         ("http://[::1]:80/a@b", "http://[::1]:80/a@b"),
     ],
@@ -57,3 +61,12 @@ def test_commands_are_shown_without_keys() -> None:
         "vllm", "--api-key", WITHHELD, "--seed", "1"
     ]  # fmt: skip
     assert shown_command(["run", "--token", "--verbose", "x"]) == ["run", "--token", "--verbose", "x"]
+    assert shown_command(["vllm", "serve", "--api-key", "k", "k2", "--seed", "1"]) == [
+        "vllm", "serve", "--api-key", WITHHELD, WITHHELD, "--seed", "1"
+    ]  # fmt: skip
+    assert shown_command(["docker", "run", "-e", "HF_TOKEN=t", "-e", "N=2", "x"]) == [
+        "docker", "run", "-e", "HF_TOKEN=***", "-e", "N=2", "x"
+    ]  # fmt: skip
+    assert shown_command(["curl", "-H", "X-Api-Key: k", "note: cookie: c", "the key: 5"]) == [
+        "curl", "-H", "X-Api-Key: ***", "note: cookie: ***", "the key: 5"
+    ]  # fmt: skip

@@ -428,7 +428,11 @@ def test_an_address_in_use_is_an_address_error(links: LinksConfig, closing: cont
 
 def test_a_full_window_and_two_announcements_find_room_however_much_was_read() -> None:
     # A queue of no line at all: what the server has not read is in it, as behind a line that is slow.
-    with zmq.Context() as context, context.socket(zmq.ROUTER) as learner, context.socket(zmq.DEALER) as server:
+    with (
+        zmq.Context() as context,
+        context.socket(zmq.ROUTER) as learner,
+        context.socket(zmq.DEALER) as server,
+    ):
         learner.sndhwm, server.rcvhwm = SEND_QUEUE, 1
         learner.router_mandatory = True
         learner.bind("inproc://weights")

@@ -44,8 +44,8 @@ from trieline.wire.weights_roll import ServerRoll
 
 logger = logging.getLogger(__name__)
 
-# Chunks and announcements for each server. Full: what is sent is dropped, and asked for again. libzmq hears of
-# what has left a queue when half of it has, so half of it has to hold a window.
+# Chunks and announcements for each server. Full: what is sent is dropped, and asked for again. libzmq hears
+# of what has left a queue when half of it has, so half of it has to hold a window.
 SEND_QUEUE = 2 * (WINDOW + 2)
 # Messages read before the chunks of those who wait get their turn.
 READ_AT_ONCE = 1_000
