@@ -103,6 +103,11 @@ def test_states_of_other_bits_are_refused() -> None:
     other = {name: t for name, t in eight.state_dict().items() if name != "exp_avg.scales.large"}
     with pytest.raises(CheckpointError, match=r"expected exp_avg\.scales\.large of shape \(20,\)"):
         eight.load_state_dict(other)
+    another = {
+        name: t for name, t in eight.state_dict().items() if "large" not in name and "blocks" not in name
+    }
+    with pytest.raises(CheckpointError, match=r"expected exp_avg\.large of shape \(70, 71\)"):
+        eight.load_state_dict(another)
 
 
 def test_without_bitsandbytes_they_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

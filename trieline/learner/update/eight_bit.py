@@ -97,7 +97,7 @@ class EightBitOptimizer(MasterOptimizer):
         """
         expected = self.state_dict()
         own = {name: tensor for name, tensor in state.items() if name in expected}
-        if {t.dtype for t in own.values()} != {t.dtype for t in expected.values()}:
+        if any(tensor.dtype != expected[name].dtype for name, tensor in own.items()):
             msg = (
                 "expected moments in 8 bits in the checkpoint, got them in 32: it was saved with "
                 "learner.optimizer.states = '32bit'"
