@@ -1,11 +1,13 @@
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import Qwen3Config
 
 from trieline.command_line import main
 from trieline.learner.config import LearnerConfig
 from trieline.learner.memory_check import UnknownModelError, config_of, fitting_tokens, shortage
+from trieline.learner.objective_config import ObjectiveConfig
 from trieline.learner.policy_server.config import PolicyServerConfig
 from trieline.learner.update.memory_need import serving_need, training_need
 from trieline.wire.config import ModelConfig
@@ -55,6 +57,22 @@ def test_a_run_that_does_not_fit_is_told_what_to_do(tmp_path: Path) -> None:
     assert step.startswith("set learner.optimizer.states to '8bit', and learner.max_tokens to ")
     _, step = shortage(model, learner, server, served + 2**30)
     assert "learner.lora" in step
+
+
+def test_what_a_run_is_told_to_do_is_enough_beside_a_reference_and_in_any_precision(tmp_path: Path) -> None:
+    SMALL.save_pretrained(tmp_path)
+    server, objective = PolicyServerConfig(device="cpu"), ObjectiveConfig(kl_coef=0.1)
+    for model, dtype in (
+        (ModelConfig(path=str(tmp_path), dtype="bfloat16"), torch.bfloat16),
+        (ModelConfig(path=str(tmp_path), dtype="float32"), torch.float32),
+    ):
+        need = training_need(SMALL, tokens=32_768, dtype=dtype, with_reference=True)
+        card = need.total - need.activations // 2
+        _, step = shortage(model, LearnerConfig(max_tokens=32_768, objective=objective), server, card)
+        told = int(step.removeprefix("set learner.max_tokens to ").removesuffix(" or less"))
+        # A thousandth of the card may be missing.
+        followed = LearnerConfig(max_tokens=told - told // 100, objective=objective)
+        assert shortage(model, followed, server, card)[1] == "", dtype
 
 
 def test_layers_that_are_computed_again_are_counted_as_such(tmp_path: Path) -> None:

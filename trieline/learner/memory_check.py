@@ -69,7 +69,12 @@ def memory_lines(config: Any, *, card_bytes: int, tokens: Sequence[int], kv_toke
 
 
 def fitting_tokens(
-    config: Any, card_bytes: int, *, checkpointed: bool = False, eight_bit: bool = False
+    config: Any,
+    card_bytes: int,
+    *,
+    dtype: torch.dtype = torch.bfloat16,
+    checkpointed: bool = False,
+    eight_bit: bool = False,
 ) -> int:
     """The most tokens of a pack with which a learner alone fits; 0: with none.
 
@@ -79,7 +84,9 @@ def fitting_tokens(
     """
 
     def need(tokens: int) -> int:
-        return training_need(config, tokens=tokens, checkpointed=checkpointed, eight_bit=eight_bit).total
+        return training_need(
+            config, tokens=tokens, dtype=dtype, checkpointed=checkpointed, eight_bit=eight_bit
+        ).total
 
     few, many = PROBED_TOKENS
     least, most = need(few), need(many)
@@ -103,27 +110,26 @@ def shortage(
     shape = config_of(model.path)
     eight_bit = learner_config.optimizer.states == "8bit"
     dtype = choose_dtype(model.dtype, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    learner = training_need(
+    need = training_need(
         shape,
         tokens=learner_config.max_tokens,
         dtype=dtype,
         checkpointed=learner_config.gradient_checkpointing,
         with_reference=learner_config.objective.kl_coef > 0,
         eight_bit=eight_bit,
-    ).total
+    )
     server = 0
     if server_config.device != "cpu" and server_config.backend == "own":
         server = serving_need(shape, kv_tokens=server_config.kv_tokens, dtype=dtype)
-    parts = f"{learner / GIB:.0f} GiB for the learner"
+    parts = f"{need.total / GIB:.0f} GiB for the learner"
     if server:
         parts += f" and {server / GIB:.0f} for a policy server on the same GPU"
     text = f"about {parts}, of {card_bytes / GIB:.0f}"
-    if learner + server <= card_bytes:
+    if need.total + server <= card_bytes:
         return text, ""
+    free = card_bytes - server - need.reference
     checkpointed = learner_config.gradient_checkpointing
-    free = card_bytes - server
-    if fitting := fitting_tokens(shape, free, checkpointed=checkpointed, eight_bit=eight_bit):
-        return text, f"set learner.max_tokens to {fitting} or less"
-    if fitting := fitting_tokens(shape, free, checkpointed=checkpointed, eight_bit=True):
-        return text, f"set learner.optimizer.states to '8bit', and learner.max_tokens to {fitting} or less"
+    for bits, first in ((eight_bit, ""), (True, "learner.optimizer.states to '8bit', and ")):
+        if fitting := fitting_tokens(shape, free, dtype=dtype, checkpointed=checkpointed, eight_bit=bits):
+            return text, f"set {first}learner.max_tokens to {fitting} or less"
     return text, "train with learner.lora, on several GPUs, or a smaller model"
