@@ -1,5 +1,7 @@
 """Versions as folders that an engine reads: links, copies, merged adapters, and none that does not fit."""
 
+import errno
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -66,3 +68,22 @@ def test_adapters_become_whole_weights(tmp_path: Path) -> None:
     assert changed == {name for name in before if "q_proj.weight" in name}
     for name, tensor in base.merged(file, adapters.config_json).items():
         assert torch.equal(whole[name], tensor)
+
+
+@pytest.mark.parametrize("happens", ["the disk is full", "it is closed"])
+def test_nothing_is_left_of_what_was_not_staged_to_its_end(
+    model_folder: Path, tmp_path: Path, happens: str
+) -> None:
+    class Base(AdapterBase):
+        def merged(self, path: Path, config: str) -> dict[str, torch.Tensor]:
+            if happens == "the disk is full":
+                raise OSError(errno.ENOSPC, "no space left")
+            staged.close()
+            return {"a.weight": torch.zeros(2, 3)}
+
+    file, place = tmp_path / "policy.safetensors", tmp_path / "place"
+    write_weights(file, {"a": torch.zeros(1)}, metadata={ADAPTER_KEY: "{}"})
+    staged = StagedWeights(model_folder, tmp_path / "links", place, Base(model_folder, torch.float32))
+    with pytest.raises(OSError, match="no space left") if happens == "the disk is full" else nullcontext():
+        staged.stage(file, "v1")
+    assert list(place.iterdir()) == []

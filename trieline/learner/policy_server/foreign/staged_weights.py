@@ -33,6 +33,7 @@ class StagedWeights:
         self._copies = shared is not None
         self._expected: Shapes | None = None
         self._staged: list[Path] = []
+        self._closed = False
 
     def stage(self, weights: Path, name: str) -> Path:
         """The folder with these weights, called `name`.
@@ -47,6 +48,19 @@ class StagedWeights:
         folder = self._place / name
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
+        try:
+            self._fill(folder, weights, adapters)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        self._staged = [one for one in self._staged if one != folder] + [folder]
+        while len(self._staged) > KEPT:
+            shutil.rmtree(self._staged.pop(0), ignore_errors=True)
+        if self._closed:
+            self.close()
+        return folder
+
+    def _fill(self, folder: Path, weights: Path, adapters: str | None) -> None:
         target = folder / FILE
         if adapters is not None:
             write_weights(target, self._base.merged(weights, adapters))
@@ -56,13 +70,10 @@ class StagedWeights:
             target.symlink_to(weights.resolve())
         if self.untied:
             write_head(target, folder)
-        self._staged = [one for one in self._staged if one != folder] + [folder]
-        while len(self._staged) > KEPT:
-            shutil.rmtree(self._staged.pop(0), ignore_errors=True)
-        return folder
 
     def close(self) -> None:
-        """Remove what is left. Idempotent."""
+        """Remove what is left, and what another thread is staging as soon as that is there. Idempotent."""
+        self._closed = True
         while self._staged:
             shutil.rmtree(self._staged.pop(), ignore_errors=True)
 
