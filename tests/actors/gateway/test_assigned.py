@@ -140,6 +140,29 @@ def test_a_group_whose_first_session_ended_before_a_restart_becomes_one_tree(
         run(play(learner))
 
 
+def test_sessions_of_a_group_that_comes_again_are_not_among_the_unseated_ones(
+    tmp_path: Path, renderer: ChatRenderer
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+
+    async def play(learner: Learner) -> None:
+        async with life(tmp_path, renderer, record=first) as gateway:
+            sessions = [await gateway.post("/sessions") for _ in range(3)]
+            for session in sessions:
+                await gateway.talk(session["key"])
+            for session, reward in zip(sessions[:2], (1.0, 2.0), strict=True):
+                await gateway.end(session["session_id"], reward)
+            shutil.copytree(first, second)
+        async with life(tmp_path, renderer, record=second, unseated=1) as gateway:
+            await gateway.end(sessions[2]["session_id"], 3.0)
+            await empty(second)
+        assert returns(learner, 0) == [1.0, 2.0, 3.0]
+
+    with Learner(ipc_links(tmp_path)) as learner:
+        learner.offer(ENV_ID, 1, group_size=3)
+        run(play(learner))
+
+
 def test_a_tree_that_the_learner_has_already_is_not_taken_again_after_a_restart(
     tmp_path: Path, renderer: ChatRenderer
 ) -> None:

@@ -93,8 +93,11 @@ class AssignedSessions:
 
     async def start(self) -> None:
         """As in `WorkerPlayer`."""
+        await self._gateway.start(self._expect_again)
+
+    def _expect_again(self, sessions: Sequence[Session]) -> None:
         assignments: dict[tuple[str, int], Assignment] = {}
-        for session in await self._gateway.start():
+        for session in sessions:
             if (seated := session.seated) is not None:
                 key = (seated.run_id, seated.assignment.assignment_id)
                 assignments[key] = seated.assignment

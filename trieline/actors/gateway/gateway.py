@@ -57,21 +57,23 @@ class Gateway:
         )
         self.server = GatewayServer(config, self.sessions, seat=seat)
 
-    async def start(self) -> list[Session]:
-        """Go on with the sessions of before, and listen. Returns them.
+    async def start(self, on_recovered: Callable[[list[Session]], None] = lambda sessions: None) -> None:
+        """Go on with the sessions of before, and listen.
+
+        `on_recovered`: told of them, before any that is over is handed on.
 
         Raises:
             GatewaySetupError: the address can't be had. GatewayRecordError: the record can't be read.
         """
         if sessions := self.sessions.recover():
             log.info("going on with %d sessions of before", len(sessions))
+        on_recovered(sessions)
         try:
             await self.server.start()
         except OSError as error:
             msg = f"can't listen on {self._config.host}:{self._config.port}: {error.strerror or error}"
             raise GatewaySetupError(msg) from error
         log.info("serving agents at %s", self.server.url)
-        return sessions
 
     async def close(self) -> None:
         """Stop listening; what is open stays in the record. Idempotent."""
