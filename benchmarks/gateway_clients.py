@@ -3,6 +3,7 @@
     python -m benchmarks.gateway_clients --install clients                 installs and runs all of them
     python -m benchmarks.gateway_clients --install clients codex aider     some
     python -m benchmarks.gateway_clients openai anthropic                  what is installed here
+    python -m benchmarks.gateway_clients --install clients --tested --only-install codex
 
 The policy writes calls and texts in the model's own template, token for token, with thoughts in the first
 reply and late in the second, so that streams have to be kept alive. Each client plays one session. It
@@ -96,15 +97,27 @@ class SteppingPolicy:
         return write_calls("Now.", [ToolCall(name=step[0], arguments=step[1])])
 
 
-def install(client: Client, folder: Path) -> str:
-    """Into `folder`, unless it is there. Returns what went wrong."""
-    if (folder / "installed").exists():
+def folder_of(client: Client, clients: Path) -> Path:
+    """Where it is installed among the others."""
+    return clients.resolve() / (client.npm or client.pip[0]).replace("/", "_")
+
+
+def is_installed(client: Client, folder: Path) -> bool:
+    """To its end."""
+    return (folder / "installed").exists()
+
+
+def install(client: Client, folder: Path, version: str = "") -> str:
+    """Into `folder`, unless it is there. Returns what went wrong. `version`: "" for the newest."""
+    if is_installed(client, folder):
         return ""
     folder.mkdir(parents=True, exist_ok=True)
     if client.npm:
-        commands = [["npm", "install", "--no-fund", "--no-audit", "--prefix", str(folder), client.npm]]
+        commands = [["npm", "install", "--no-fund", "--no-audit", "--prefix", str(folder)]]
+        commands[0].append(f"{client.npm}@{version}" if version else client.npm)
     else:
         pip = [str(python_of(folder)), "-m", "pip", "install", "--quiet", *client.pip]
+        pip += [f"{client.pip[0].partition('[')[0]}=={version}"] if version else []
         commands = [[sys.executable, "-m", "venv", str(folder)], pip]
     for command in commands:
         if shutil.which(command[0]) is None:
@@ -271,21 +284,28 @@ def main() -> None:
     )
     parser.add_argument("clients", nargs="*", help=f"of {', '.join(CLIENTS)}; without it all of them")
     parser.add_argument("--install", type=Path, help="folder for the clients; without it, what is here")
+    parser.add_argument("--tested", action="store_true", help="install the versions of the last results")
+    parser.add_argument("--only-install", action="store_true", help="play nothing")
     parser.add_argument("--json", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     if unknown := set(arguments.clients) - set(CLIENTS):
         parser.error(f"expected clients of {', '.join(CLIENTS)}, got {', '.join(sorted(unknown))}")
+    tested = json.loads(RESULTS.read_text()) if arguments.tested else {}
     reports: dict[str, dict[str, Any]] = {}
     for name in arguments.clients or CLIENTS:
         client, folder = CLIENTS[name], None
         if arguments.install is not None:
-            folder = arguments.install.resolve() / (client.npm or client.pip[0]).replace("/", "_")
-            if why := install(client, folder):
+            folder = folder_of(client, arguments.install)
+            if why := install(client, folder, tested.get(name, {}).get("version", "")):
                 print(f"{name}: can't be installed: {why}", flush=True)
                 reports[name] = {"finished": False, "not_installed": why}
                 continue
+        if arguments.only_install:
+            continue
         reports[name] = asyncio.run(play(client, folder))
         print(f"{name}: {json.dumps(reports[name], ensure_ascii=False)}", flush=True)
+    if arguments.only_install:
+        sys.exit(1 if reports else 0)
     if set(reports) == set(CLIENTS):
         arguments.json.write_text(json.dumps(reports, indent=2, ensure_ascii=False) + "\n")
     well = [bool(report["finished"] and report["each_once"]) for report in reports.values()]

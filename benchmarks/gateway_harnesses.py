@@ -284,6 +284,8 @@ CLIENTS: dict[str, Client] = {
 """By name. Claude Code's licence is no open one: it is run by hand alone."""
 HERE = ("openai-streamed", "anthropic-streamed")
 """Those whose libraries are installed with the tests."""
+APART = ("openai-agents", "openai-agents-chat", "mini-swe-agent", "codex")
+"""Those that `make test` installs in folders of their own, where it can."""
 
 
 def python_of(folder: Path | None) -> Path:
