@@ -4,6 +4,7 @@ Letters: N layers, P slots, T tokens of a step, M singles, Q query heads, H key-
 D and W head widths of keys and values; S tokens that a chunk sees.
 """
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +15,7 @@ from trieline.kernels.slot_attention import slot_attention
 from trieline.learner.policy_server.decoders.kv_shape import KVShape
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class SlotChunk:
     """A run of one row's tokens that is read in one go: the last `count` of those that it sees."""
 
@@ -24,11 +25,23 @@ class SlotChunk:
     seen: Tensor | None
     """bool [count, S] which of them a token sees; None: it is plain causal."""
 
+    @functools.cached_property
+    def _by_window(self) -> "dict[int, SlotChunk]":
+        return {}
+
     def within(self, window: int) -> "SlotChunk":
-        """The chunk in a layer where a token sees the newest `window` tokens of its row; 0: all."""
-        whole = len(self.slots)
-        if not window or whole <= window:
+        """The chunk in a layer where a token sees the newest `window` tokens of its row; 0: all.
+
+        All layers of a step that ask get the same one.
+        """
+        if not window or len(self.slots) <= window:
             return self
+        if window not in self._by_window:
+            self._by_window[window] = self._within(window)
+        return self._by_window[window]
+
+    def _within(self, window: int) -> "SlotChunk":
+        whole = len(self.slots)
         start = whole - self.count
         first = max(0, start - window + 1)
         seen = torch.ones(self.count, whole - first, dtype=torch.bool, device=self.slots.device)
