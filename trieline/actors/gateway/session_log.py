@@ -82,22 +82,26 @@ class SessionLog:
         Idempotent.
         """
         try:
-            if len(session_ids) > 1:
-                note = self._folder / f"{session_ids[0]}{OVER}"
-                note.write_bytes(msgspec.json.encode(session_ids))
-                self._forget_noted(note)
-            for session_id in session_ids:
-                self._path(session_id).unlink(missing_ok=True)
+            if len(session_ids) < 2:
+                self._remove(session_ids)
+                return
+            note = self._folder / f"{session_ids[0]}{OVER}"
+            note.write_bytes(msgspec.json.encode(session_ids))
+            self._remove(session_ids)
+            note.unlink(missing_ok=True)
         except OSError as error:
             log.warning("can't remove sessions that are over from %s: %s", self._folder, error.strerror)
 
     def _forget_noted(self, note: Path) -> None:
         try:
-            for session_id in msgspec.json.decode(note.read_bytes(), type=list[_SessionId]):
-                self._path(session_id).unlink(missing_ok=True)
+            self._remove(msgspec.json.decode(note.read_bytes(), type=list[_SessionId]))
         except msgspec.MsgspecError:
             log.warning("%s was not written to its end: none of its sessions is gone", note)
         note.unlink(missing_ok=True)
+
+    def _remove(self, session_ids: Sequence[str]) -> None:
+        for session_id in session_ids:
+            self._path(session_id).unlink(missing_ok=True)
 
     def _path(self, session_id: str) -> Path:
         return self._folder / f"{session_id}{SUFFIX}"
