@@ -97,12 +97,7 @@ def tree_side(pack: Pack, *, reproducible: bool = False) -> Side:
     def make() -> Any:
         return plan_tree_attention(pack.ends, dtype=pack.qkv[0].dtype, reproducible=reproducible)
 
-    plan = make()
-    return Side(
-        attend=lambda q, k, v: tree_attention(q, k, v, plan, scale=pack.scale),
-        operands=pack.qkv,
-        planning=min(seconds_of(make) for _ in range(5)),
-    )
+    return _planned(pack, make, tree_attention)
 
 
 def repeatable_side(pack: Pack) -> Side:
@@ -152,9 +147,14 @@ def intervals_side(pack: Pack) -> Side:
     def make() -> Any:
         return plan_cudnn_attention(path_intervals(pack.ends), *pack.qkv)
 
+    return _planned(pack, make, cudnn_attention)
+
+
+def _planned(pack: Pack, make: Callable[[], Any], attend: Callable[..., Any]) -> Side:
+    """A side whose plan is made once a pack, and timed apart."""
     plan = make()
     return Side(
-        attend=lambda q, k, v: cudnn_attention(q, k, v, plan, scale=pack.scale),
+        attend=lambda q, k, v: attend(q, k, v, plan, scale=pack.scale),
         operands=pack.qkv,
         planning=min(seconds_of(make) for _ in range(5)),
     )
